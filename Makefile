@@ -1,0 +1,105 @@
+# Needs Python (3.10 or later) with its headers, make and a C compiler; each target makes the
+# virtual environment it uses when it is missing. `make help` lists the targets.
+#
+#   PYTHON=python3.13   the interpreter; one other than python3 gets a .venv-<name> of its own
+#   ARGS="-k wire -x"   more arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+# Expanded only where used.
+LIBASAN = $(shell $${CC:-gcc} -print-file-name=libasan.so)
+PYTHON_H = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help develop build demo test test-all bench lint debug asan clean
+.PHONY: style types cython-style workflows warnings
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The pip of a fresh Python 3.10 or 3.11 does not know dependency groups.
+$(VENV)/.stamp-venv:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-venv pyproject.toml setup.py
+	$(PIP) install --group test
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.stamp-lint: $(VENV)/.stamp-venv pyproject.toml
+	$(PIP) install --group lint
+	@touch $@
+
+develop: $(VENV)/.stamp-test $(VENV)/.stamp-lint build  ## everything needed to work on it, built in place
+
+build: $(VENV)/.stamp-test  ## rebuild the compiled modules that changed
+	$(PY) setup.py --quiet build_ext --inplace
+
+demo: build  ## see it work
+	$(PY) -m fastmgr demo
+
+test: build  ## the test suite
+	$(PY) -m pytest $(ARGS)
+
+test-all: build  ## CPython's own manager tests, with every interpreter found
+	$(PY) tests/conformance/runner.py --all
+
+bench: build  ## the benchmarks
+	$(PY) -m pytest benchmarks $(ARGS)
+
+lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint  ## style, types, workflows and compiler warnings
+	@$(MAKE) --no-print-directory --keep-going style types cython-style workflows warnings
+
+style: $(VENV)/.stamp-lint
+	$(PY) -m ruff check --output-format=concise
+	$(PY) -m ruff format --check
+
+types: $(VENV)/.stamp-lint
+	$(PY) -m mypy
+
+# It looks for pycodestyle on the path.
+cython-style: $(VENV)/.stamp-lint
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint src
+
+workflows: $(VENV)/.stamp-lint
+	$(VENV)/bin/zizmor --offline --no-progress --quiet --persona=pedantic .github
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+
+# Our own C is held to more than what Cython generates.
+warnings: $(VENV)/.stamp-test  ## build with every warning an error
+	set -e; for header in src/fastmgr/*.h; do $${CC:-gcc} -x c -fsyntax-only -isystem $(PYTHON_H) \
+	    -Wall -Wextra -Wconversion -Werror $$header; done
+	FASTMGR_WERROR=1 $(PY) setup.py --quiet build_ext \
+	    --build-temp build/werror --build-lib build/werror/lib
+
+# A variant is built beside the release build, and must be what the tests then import.
+VARIANT = PYTHONPATH=$(CURDIR)/build/$@/lib PYTHONFAULTHANDLER=1
+IMPORTED = import fastmgr; assert "/build/$@/lib/" in fastmgr.__file__, fastmgr.__file__
+
+debug: $(VENV)/.stamp-test  ## unit tests on a build with debug checks
+	FASTMGR_DEBUG=1 $(PY) setup.py --quiet build --build-base build/$@ --build-lib build/$@/lib
+	$(VARIANT) $(PY) -c '$(IMPORTED)'
+	$(VARIANT) $(PY) -X dev -m pytest tests/unit $(ARGS)
+
+# CPython keeps objects alive at exit on purpose, which a leak check cannot tell from ours.
+SANITIZED = $(VARIANT) LD_PRELOAD=$(LIBASAN) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
+asan: $(VENV)/.stamp-test  ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	FASTMGR_SANITIZE=1 $(PY) setup.py --quiet build --build-base build/$@ --build-lib build/$@/lib
+	$(SANITIZED) $(PY) -c '$(IMPORTED)'
+	$(SANITIZED) $(PY) -m pytest tests/unit $(ARGS)
+
+clean:  ## remove what was built, but not the virtual environments
+	rm -rf build dist src/*.egg-info src/fastmgr/*.so src/fastmgr/*.c
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f .venv*/.stamp-test

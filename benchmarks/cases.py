@@ -1,0 +1,173 @@
+"""What is measured: each case prepares shared objects and one operation on them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from legs import Leg
+
+MEGABYTE = bytes(range(256)) * 4096
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation, ready to run any number of times.
+
+    `read` tells what the operation did, where its own result does not.
+    """
+
+    run: Callable[[], object]
+    expected: object
+    proxies: tuple[object, ...]
+    read: Callable[[], object] | None = None
+
+    def check(self, leg: Leg) -> None:
+        """Make sure that the operation does what its case says, on this leg's proxies."""
+        leg.assert_own(*self.proxies)
+        result = self.run()
+        if self.read is not None:
+            result = self.read()
+        assert result == self.expected
+
+
+@dataclass(frozen=True)
+class Case:
+    """A name for files and command lines, a label for tables, and how to prepare."""
+
+    name: str
+    label: str
+    calls: int
+    prepare: Callable[[Any], Operation]
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(
+    label: str, calls: int = 1
+) -> Callable[[Callable[[Any], Operation]], Callable[[Any], Operation]]:
+    """Add a case that takes this many calls in one operation."""
+
+    def add(prepare: Callable[[Any], Operation]) -> Callable[[Any], Operation]:
+        CASES[prepare.__name__] = Case(prepare.__name__, label, calls, prepare)
+        return prepare
+
+    return add
+
+
+@case("`d[k]`")
+def dict_get(manager: Any) -> Operation:
+    """Read an item of a shared dict."""
+    shared = manager.dict({"key": 1})
+    return Operation(lambda: shared["key"], 1, (shared,))
+
+
+@case("`d[k] = v`")
+def dict_set(manager: Any) -> Operation:
+    """Write an item of a shared dict."""
+    shared = manager.dict({"key": 1})
+
+    def run() -> None:
+        shared["key"] = 2
+
+    return Operation(run, 2, (shared,), read=lambda: shared["key"])
+
+
+@case("`l[i]`")
+def list_get(manager: Any) -> Operation:
+    """Read an item of a shared list."""
+    shared = manager.list(range(100))
+    return Operation(lambda: shared[50], 50, (shared,))
+
+
+@case("`v.get()`")
+def value_get(manager: Any) -> Operation:
+    """Read a shared value."""
+    shared = manager.Value("i", 3)
+    return Operation(shared.get, 3, (shared,))
+
+
+@case("`v.set(x)`")
+def value_set(manager: Any) -> Operation:
+    """Write a shared value."""
+    shared = manager.Value("i", 3)
+    return Operation(lambda: shared.set(4), 4, (shared,), read=shared.get)
+
+
+@case("`ns.x`")
+def namespace_get(manager: Any) -> Operation:
+    """Read an attribute of a shared namespace."""
+    shared = manager.Namespace(x=5)
+    return Operation(lambda: shared.x, 5, (shared,))
+
+
+@case("user's class, `AutoProxy`")
+def user_auto(manager: Any) -> Operation:
+    """Call a method of a user's object through the proxy class that the manager makes."""
+    account = manager.AutoAccount()
+    return Operation(lambda: account.deposit(6), 6, (account,))
+
+
+@case("user's class, own proxy")
+def user_own(manager: Any) -> Operation:
+    """Call a method of a user's object through the user's own proxy class."""
+    account = manager.Account()
+    return Operation(lambda: account.deposit(7), 7, (account,))
+
+
+@case("`lock.acquire(); lock.release()`", calls=2)
+def lock(manager: Any) -> Operation:
+    """Take a shared lock that nobody else wants, and give it back."""
+    shared = manager.Lock()
+
+    def run() -> Any:
+        held = shared.acquire()
+        shared.release()
+        return held
+
+    return Operation(run, True, (shared,))
+
+
+@case("`q.put(x); q.get()`", calls=2)
+def queue(manager: Any) -> Operation:
+    """Put one object into a shared queue and take it out."""
+    shared = manager.Queue()
+
+    def run() -> Any:
+        shared.put(8)
+        return shared.get()
+
+    return Operation(run, 8, (shared,))
+
+
+@case("`event.is_set()`")
+def event(manager: Any) -> Operation:
+    """Ask whether a shared event is set."""
+    shared = manager.Event()
+    shared.set()
+    return Operation(shared.is_set, True, (shared,))
+
+
+@case("`d[k]`, 1 MB of bytes")
+def bytes_1mb(manager: Any) -> Operation:
+    """Read a large value of a shared dict."""
+    shared = manager.dict({"key": MEGABYTE})
+    return Operation(lambda: shared["key"], MEGABYTE, (shared,))
+
+
+@case("`d[a][b]`, nested dicts", calls=2)
+def nested(manager: Any) -> Operation:
+    """Read an item of a shared dict that is itself an item of a shared dict."""
+    inner = manager.dict({"key": 9})
+    outer = manager.dict({"inner": inner})
+    return Operation(lambda: outer["inner"]["key"], 9, (outer, inner, outer["inner"]))
+
+
+@case("`manager.dict()`, create and drop")
+def create(manager: Any) -> Operation:
+    """Create a shared dict and drop it."""
+    return Operation(lambda: len(manager.dict()), 0, (manager, manager.dict()))
+
+
+CALLS = tuple(name for name in CASES if name != "create")
+CLIENTS = ("dict_get", "dict_set", "user_auto", "lock", "queue", "create")

@@ -1,0 +1,40 @@
+"""What fails a benchmark: limits for ratios and counts, never for wall time."""
+
+import json
+
+import pytest
+from measure import Comparison, Effort
+from report import BASELINE, Report
+
+
+class Gate:
+    """Compares what was measured with ``baseline.json``, and keeps it for the report."""
+
+    def __init__(self, report: Report, effort: Effort) -> None:
+        self.baseline: dict[str, dict[str, float]] = json.loads(BASELINE.read_text())
+        self.report = report
+        self.effort = effort
+
+    def ratio(self, section: str, name: str, comparison: Comparison) -> None:
+        """Fail if fastmgr is not as many times faster than stock as it has to be."""
+        floor = self.limit(section, name)
+        if not self.effort.gated:
+            return
+        self.report.add_times(section, name, comparison)
+        if comparison.ratio < floor:
+            ratios = ", ".join(f"{ratio:.2f}" for ratio in comparison.ratios)
+            pytest.fail(f"{section}, {name}: stock/fastmgr below {floor}: {ratios}")
+
+    def count(self, section: str, name: str, stock: float, fast: float) -> None:
+        """Fail if fastmgr needs more of something than it may."""
+        self.report.add_count(section, name, stock, fast)
+        ceiling = self.limit(section, name)
+        if fast > ceiling:
+            pytest.fail(f"{section}, {name}: {fast:g} is more than {ceiling} (stock: {stock:g})")
+
+    def limit(self, section: str, name: str) -> float:
+        """Return the limit of a case: every case has one."""
+        try:
+            return self.baseline[section][name]
+        except KeyError:
+            pytest.fail(f"{BASELINE.name} has no limit for {section}, {name}")

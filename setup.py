@@ -1,0 +1,83 @@
+"""Build the compiled core; everything else is declared in pyproject.toml.
+
+Environment
+-----------
+FASTMGR_DEBUG=1
+    No optimisation, assertions and ``FM_DEBUG`` checks on, full debug symbols (``make debug``).
+FASTMGR_SANITIZE=1
+    The same checks under AddressSanitizer and UndefinedBehaviorSanitizer (``make asan``).
+FASTMGR_WERROR=1
+    A warning of Cython or of the C compiler is an error (``make lint``).
+
+The compiler's flags are not part of what decides whether a module is rebuilt, so each of these
+belongs in a build directory of its own, as the Makefile has it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+DEBUG, SANITIZE, WERROR = (
+    bool(os.environ.get(f"FASTMGR_{name}")) for name in ("DEBUG", "SANITIZE", "WERROR")
+)
+# Python 3.13 brings os.process_cpu_count; macOS has no affinity to ask for.
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def extensions() -> list[Extension]:
+    """Translate every .pyx of the package, one extension module each."""
+    from Cython.Build import cythonize
+    from Cython.Compiler import Options
+
+    compile_args = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+    link_args: list[str] = []
+    if SANITIZE:
+        link_args = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+        compile_args += [*link_args, "-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG"]
+    elif DEBUG:
+        compile_args += ["-O0", "-g3", "-UNDEBUG"]
+    else:
+        compile_args += ["-O2"]
+    if WERROR:
+        compile_args += ["-Werror"]
+        Options.warning_errors = True
+
+    return cythonize(
+        [
+            Extension(
+                f"fastmgr.{source.stem}",
+                [source.as_posix()],
+                include_dirs=["src/fastmgr"],
+                extra_compile_args=compile_args,
+                extra_link_args=link_args,
+                define_macros=[("FM_DEBUG", "1")] if DEBUG or SANITIZE else [],
+            )
+            for source in sorted(Path("src/fastmgr").glob("*.pyx"))
+        ],
+        include_path=["src"],
+        # Cython's warnings appear only when it translates: a build of its own sees all of them.
+        build_dir="build/werror" if WERROR else None,
+        nthreads=0 if WERROR else CPUS,
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "embedsignature": True,
+            "legacy_implicit_noexcept": False,
+        },
+    )
+
+
+# Translation uses processes, which may import this file anew: nothing may happen then.
+if __name__ == "__main__":
+    if os.name != "posix":
+        sys.exit("fastmgr supports Linux and macOS: it needs POSIX sockets, which are not here.")
+    # An sdist and the metadata need no translation: MANIFEST.in names the sources.
+    builds = {"sdist", "egg_info", "dist_info"}.isdisjoint(sys.argv)
+    setup(
+        ext_modules=extensions() if builds else [],
+        options={"build_ext": {"parallel": CPUS}},
+    )

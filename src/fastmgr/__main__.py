@@ -1,0 +1,36 @@
+"""The command line: ``python -m fastmgr demo``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fastmgr import demo
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line without the program's name; `sys.argv` by default.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 1 for a failure, 130 after an interrupt.
+    """
+    parser = argparse.ArgumentParser(prog="python -m fastmgr", description=__doc__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    demo.add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The server's hot path."""
+
+from fastmgr._loop cimport Conn, Loop
+from fastmgr._os cimport uint8_t, uint32_t, uint64_t
+from fastmgr._table cimport Entry, Session, Table
+from fastmgr._wire cimport Reader, Writer
+
+cdef class Engine(Loop):
+    cdef readonly Table table
+    cdef object workers
+    cdef Reader reader            # the loop's own
+    cdef Writer writer            # the loop's own
+    cdef bint offers_fast         # the fast dialect is spoken to those who ask for it
+    cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
+
+    cdef int introduce(self, Conn conn) except -1
+    cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
+    cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
+    cdef int serve_create(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
+    cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1
+    cdef int serve_incref(self, Conn conn, Writer writer, bint on_loop) except -1
+    cdef int serve_release(self, Conn conn, bint on_loop) except -1
+    cdef int work_fast(self, Conn conn) except -1
+    cdef int work_stock(self, Conn conn) except -1
+    cdef int pin(self, Conn conn) except -1
+    cdef int reply(
+        self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload, bint on_loop
+    ) except -1
+    cdef int dispose(self, list dead) except -1
+    cdef tuple run(self, object c, Conn conn, Entry entry, object ident, object name, object args, object kwds)
+    cdef tuple make_proxy(self, Conn conn, Entry parent, object typeid, object result)

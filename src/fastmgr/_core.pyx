@@ -1,0 +1,491 @@
+"""The server's hot path: read, decode, look up, run, encode, write.
+
+Two drivers call one dispatch.  The loop serves connections whose requests run
+built-in code on plain values; a worker thread serves one connection whose
+requests may run anything.  `Engine.serve` is what both call, and the stock
+dialect's ``serve_client`` runs the same `Engine.run`.
+"""
+
+cimport cython
+from libc.string cimport memcpy
+
+from fastmgr._frame cimport (
+    FLAG_ANONYMOUS, FLAG_PICKLED, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_CALL, OP_CONTROL,
+    OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
+    OP_UNSERIALIZABLE, Header,
+)
+from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, Conn, Loop
+from fastmgr._os cimport uint8_t, uint64_t
+from fastmgr._table cimport Entry, Session, Table, key_of
+from fastmgr._wire cimport Reader, Writer
+
+import array
+import pickle
+import queue
+import threading
+from multiprocessing import util
+from traceback import format_exc
+
+from fastmgr import shared
+from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
+from fastmgr.dialects.intro import parse_introduction
+from fastmgr.dialects.stock import Idle, StockConnection
+
+# Callables that run no code but their own on plain arguments.  What they make
+# the loop may make; what of it the loop may also use, the table decides.
+cdef frozenset KNOWN_CALLABLES = frozenset((
+    dict, list, set, shared.Namespace, shared.Value, shared.Array, array.array, queue.Queue,
+    threading.Lock, threading.RLock, threading.Semaphore, threading.BoundedSemaphore,
+    threading.Condition, threading.Event,
+))
+
+cdef object MISSING = object()
+
+# Seconds without a request after which a worker gives its connection back.
+cdef double WORKER_PATIENCE = 1.0
+
+KINDS = {
+    OP_RETURN: "#RETURN", OP_ERROR: "#ERROR", OP_TRACEBACK: "#TRACEBACK", OP_PROXY: "#PROXY",
+    OP_UNSERIALIZABLE: "#UNSERIALIZABLE",
+}
+OPS = {kind: op for op, kind in KINDS.items()}
+
+# Entries of the proxies in the reply being encoded by this thread.
+cdef object transit = threading.local()
+
+
+def note_transit(entry):
+    """A proxy held in this process is being pickled for a client.
+
+    The client takes its own reference only after it has read the proxy; until
+    its next request the entry is held by its connection.
+    """
+    sink = getattr(transit, "sink", None)
+    if sink is not None:
+        sink.append(entry)
+
+
+def create(server, typeid, args, kwds, bint known=False):
+    """Make an object of a registered type and share it; return its entry.
+
+    Raises
+    ------
+    KeyError
+        No type is registered under `typeid`.
+    ValueError
+        The type has no callable and there is not exactly one argument.
+    TypeError
+        The registered ``method_to_typeid`` is no dict.
+    """
+    function, exposed, method_to_typeid, proxytype = server.registry[typeid]
+    if function is None:
+        if kwds or len(args) != 1:
+            raise ValueError("Without callable, must have one non-keyword argument")
+        obj = args[0]
+    else:
+        obj = function(*args, **kwds) if kwds else function(*args)
+        known = known and function in KNOWN_CALLABLES
+    if exposed is None:
+        exposed = server.public_methods(obj)
+    if method_to_typeid is not None:
+        if not isinstance(method_to_typeid, dict):
+            raise TypeError(
+                f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)}, not dict"
+            )
+        exposed = list(exposed) + list(method_to_typeid)
+    return server.table.add(obj, set(exposed), method_to_typeid, known)
+
+
+@cython.final
+cdef class Engine(Loop):
+    """The loop of a server, with what it does with requests.
+
+    Parameters
+    ----------
+    server : Server
+        Its registry, table, hooks and names of public functions are used.
+    listener : Listener or None
+        None where the server accepts connections itself, on threads.
+    workers : Workers
+        Threads for connections that may block or run users' code.
+    offers_fast : bool
+        Whether the fast dialect is offered.
+    """
+
+    def __init__(self, server, listener, workers, bint offers_fast):
+        super().__init__(server, listener)
+        self.table = server.table
+        self.workers = workers
+        self.reader = Reader()
+        self.writer = Writer()
+        self.offers_fast = offers_fast
+        self.proxytypes = {}
+
+    # -- driver one: the loop -----------------------------------------------
+
+    cdef int on_frame(self, Conn conn) except -1:
+        if conn.stream.fast:
+            return self.serve(conn, self.reader, self.writer, True)
+        if self.offers_fast and conn.stock is None and self.introduce(conn):
+            return KEEP
+        return HAND_OFF
+
+    cdef int introduce(self, Conn conn) except -1:
+        """Whether the first request is an introduction; if so it is answered."""
+        cdef bytes frame
+        if conn.stream.size > HANDSHAKE_LIMIT:
+            return 0
+        frame = conn.stream.body[:conn.stream.size]
+        introduced = parse_introduction(frame)
+        if introduced is None:
+            return 0
+        session_id, conn.name = introduced
+        conn.session = self.table.join(session_id)
+        answer = (self.server.instance, conn.session.connections > 1)
+        self.send_frames(conn, [pickle.dumps(("#RETURN", answer), 4)])
+        conn.stream.fast = True
+        return 1
+
+    cdef int on_left(self, Conn conn) except -1:
+        """The peer is gone; with its session's last connection go its references."""
+        cdef Session session = conn.session
+        if session is not None and self.table.leave(session):
+            self.dispose(self.table.forsake(session))
+        return 0
+
+    cdef int dispose(self, list dead) except -1:
+        """Drop entries from the loop: where a destructor might be a user's, elsewhere."""
+        cdef Entry entry
+        for entry in dead:
+            if not entry.known:
+                self.workers.submit(dead.clear, "disposal")
+                break
+        return 0
+
+    cdef int on_hand_off(self, Conn conn) except -1:
+        if not conn.timed:
+            conn.timed = True
+            conn.stream.set_timeout(WORKER_PATIENCE)
+        self.workers.submit(self.work, conn.name or "stock peer", conn)
+        return 0
+
+    # -- driver two: a worker -------------------------------------------------
+
+    def work(self, Conn conn):
+        """Serve one connection on the calling thread until it idles or ends.
+
+        Returns
+        -------
+        bool
+            Whether the thread may serve another connection: not if a user's
+            object may have left something of this one in it.
+        """
+        try:
+            if conn.stream.fast:
+                self.work_fast(conn)
+            else:
+                self.work_stock(conn)
+        except (EOFError, OSError, SystemExit):
+            conn.finished = True
+        except BaseException:
+            conn.finished = True
+            util.sub_warning("connection dropped by an internal error", exc_info=True)
+        finally:
+            self.give_back(conn)
+        return not conn.pinned
+
+    cdef int work_fast(self, Conn conn) except -1:
+        cdef Reader reader = Reader()
+        cdef Writer writer = Writer()
+        cdef int status
+        if conn.undelivered is not None:
+            (op, payload), conn.undelivered = conn.undelivered, None
+            self.reply(conn, writer, op, 0, payload, False)
+            payload = None
+        while not conn.finished:
+            status = conn.stream.receive(False)
+            if status == FRAME_READY:
+                if self.serve(conn, reader, writer, False) == CLOSE:
+                    conn.finished = True
+                conn.stream.tidy()
+            elif status != FRAME_TIMEOUT:
+                conn.finished = True
+            elif not conn.pinned:
+                return 0
+        return 0
+
+    cdef int work_stock(self, Conn conn) except -1:
+        if conn.stock is None:
+            conn.stock = _Served(conn, self.server.serializer)
+        try:
+            if not conn.introduced:
+                self.server.answer_request(conn.stock)
+                conn.finished = True
+            else:
+                self.server.serve_client(conn.stock)
+        except Idle:
+            conn.introduced = True
+        return 0
+
+    cdef int pin(self, Conn conn) except -1:
+        """Keep this thread for this connection: what it owns stays its own."""
+        conn.pinned = True
+        conn.stream.set_timeout(0)
+        if conn.stock is not None:
+            conn.stock.may_idle = False
+        return 0
+
+    # -- the dispatch of both -------------------------------------------------
+
+    cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
+        """Serve the stream's last frame.  The caller owns `conn`, `reader` and `writer`."""
+        cdef uint8_t op = conn.stream.header.op
+        if op == OP_CALL:
+            return self.serve_call(conn, reader, writer, on_loop)
+        if op == OP_RELEASE:
+            return self.serve_release(conn, on_loop)
+        if op == OP_INCREF:
+            return self.serve_incref(conn, writer, on_loop)
+        conn.in_transit = None
+        if op == OP_CREATE:
+            return self.serve_create(conn, reader, writer, on_loop)
+        if op == OP_CONTROL:
+            return HAND_OFF if on_loop else self.serve_control(conn, reader, writer)
+        if op != OP_GOODBYE:
+            util.info("connection dropped: unknown operation %d", op)
+        return CLOSE
+
+    cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
+        cdef uint64_t handle = conn.stream.header.handle
+        cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
+        cdef Entry entry = self.table.find(handle)
+        cdef uint8_t op
+        if on_loop and (entry is None or pickled or not entry.known):
+            return HAND_OFF
+        conn.in_transit = None
+        reader.feed(conn.stream.body, conn.stream.size, not on_loop)
+        try:
+            name = reader.get()
+            args = reader.get()
+            kwds = reader.get()
+        except Exception:
+            return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
+        if entry is not None:
+            if pickled:
+                entry.known = False     # from now on it may hold anything
+            if entry.pins and not conn.pinned:
+                self.pin(conn)
+        op, payload, handle = self.run(conn, conn, entry, "%x" % handle if entry is None else None,
+                                       name, args, kwds)
+        # What the call was given must not outlive it in this frame.
+        entry = args = kwds = None
+        return self.reply(conn, writer, op, handle, payload, on_loop)
+
+    cdef tuple run(self, object c, Conn conn, Entry entry, object ident, object name, object args,
+                   object kwds):
+        """Call a method of a shared object.
+
+        `c` is the connection as hooks see it; `conn` is the engine's, None for a
+        connection that a server accepted itself.
+
+        Returns
+        -------
+        tuple
+            The reply's operation, its payload, and for OP_PROXY the handle.
+        """
+        try:
+            if entry is None:
+                raise KeyError(ident)
+            obj = entry.obj
+            if name in entry.exposed:
+                function = getattr(obj, name, MISSING)
+                if function is not MISSING:
+                    try:
+                        result = function(*args, **kwds) if kwds else function(*args)
+                    except Exception as error:
+                        return OP_ERROR, error, 0
+                    if entry.method_to_typeid:
+                        typeid = entry.method_to_typeid.get(name)
+                        if typeid:
+                            return self.make_proxy(conn, entry, typeid, result)
+                    return OP_RETURN, result, 0
+            fallback = self.server.fallback_mapping.get(name)
+            if fallback is None:
+                raise AttributeError(
+                    f"method {name!r} of {type(obj)!r} object is not in exposed={entry.exposed!r}"
+                )
+            return OP_RETURN, fallback(self.server, c, entry.ident, obj, *args, **(kwds or {})), 0
+        except Exception:
+            return OP_TRACEBACK, format_exc(), 0
+
+    cdef tuple make_proxy(self, Conn conn, Entry parent, object typeid, object result):
+        """Share what a method returned; a fast peer's session owns the reference."""
+        cdef Entry entry
+        if conn is None or conn.session is None:
+            ident, exposed = self.server.create(conn, typeid, result)
+            return OP_PROXY, (exposed, typeid, ident), 0
+        entry = create(self.server, typeid, (result,), None, parent.known)
+        if self.table.session_retain(conn.session, entry.key) is not None:
+            raise EOFError("the client is gone")
+        if typeid not in self.proxytypes:
+            self.proxytypes[typeid] = _importable_name(self.server.registry[typeid][3])
+        payload = (tuple(entry.exposed), typeid, self.proxytypes[typeid])
+        return OP_PROXY, payload, entry.key
+
+    def call(self, c, ident, name, args, kwds):
+        """Call a method for a stock peer; return the ``(kind, payload)`` it is sent."""
+        cdef Conn conn = c.conn if isinstance(c, _Served) else None
+        cdef Entry entry = self.table.find(key_of(ident))
+        if entry is not None:
+            entry.known = False
+            if conn is not None and entry.pins and not conn.pinned:
+                self.pin(conn)
+        op, payload, handle = self.run(c, conn, entry, ident, name, args, kwds)
+        return KINDS[op], payload
+
+    cdef int serve_create(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
+        cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
+        cdef bint anonymous = conn.stream.header.flags & FLAG_ANONYMOUS
+        cdef Entry entry
+        if on_loop and pickled:
+            return HAND_OFF
+        reader.feed(conn.stream.body, conn.stream.size, not on_loop)
+        try:
+            typeid = reader.get()
+            if on_loop:
+                registered = self.server.registry.get(typeid)
+                if registered is None or registered[0] not in KNOWN_CALLABLES:
+                    return HAND_OFF
+            args = reader.get()
+            kwds = reader.get()
+            util.debug("%r requested by %s", typeid, conn.name)
+            entry = create(self.server, typeid, args, kwds, not pickled)
+        except Exception:
+            return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
+        if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
+            return CLOSE
+        return self.reply(conn, writer, OP_RETURN, entry.key, tuple(entry.exposed), on_loop)
+
+    cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1:
+        """One of the server's public functions."""
+        reader.feed(conn.stream.body, conn.stream.size, True)
+        conn.answered = False
+        try:
+            name = reader.get()
+            args = reader.get()
+            kwds = reader.get()
+            function = self.server.public_function(name)
+            result = function(conn, *args, **(kwds or {}))
+        except Exception:
+            return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), False)
+        if conn.answered:
+            return KEEP
+        return self.reply(conn, writer, OP_RETURN, 0, result, False)
+
+    def reply_by_hook(self, Conn conn, message):
+        """Send the reply that a public function gives by itself."""
+        kind, payload = message
+        conn.answered = True
+        self.reply(conn, Writer(), OPS[kind], 0, payload, False)
+
+    cdef int serve_incref(self, Conn conn, Writer writer, bint on_loop) except -1:
+        cdef size_t count = conn.stream.size // sizeof(uint64_t)
+        cdef uint64_t handle
+        cdef size_t i
+        cdef list missing = []
+        for i in range(count):
+            memcpy(&handle, conn.stream.body + i * sizeof(uint64_t), sizeof(uint64_t))
+            try:
+                self.table.retain(handle)
+            except KeyError:
+                missing.append(handle)
+            else:
+                self.table.session_retain(conn.session, handle)
+        return self.reply(conn, writer, OP_RETURN, 0, missing, on_loop)
+
+    cdef int serve_release(self, Conn conn, bint on_loop) except -1:
+        cdef size_t count = conn.stream.size // (2 * sizeof(uint64_t))
+        cdef uint64_t pair[2]
+        cdef size_t i
+        cdef Entry entry
+        if on_loop:
+            for i in range(count):
+                memcpy(pair, conn.stream.body + i * sizeof(pair), sizeof(pair))
+                entry = self.table.find(pair[0])
+                if entry is not None and not entry.known:
+                    return HAND_OFF     # its destructor may be a user's
+        for i in range(count):
+            memcpy(pair, conn.stream.body + i * sizeof(pair), sizeof(pair))
+            try:
+                self.table.session_release(conn.session, pair[0], <Py_ssize_t>pair[1])
+            except (KeyError, AssertionError):
+                util.debug("release of unknown handle %x", pair[0])
+        return KEEP
+
+    cdef int reply(self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload,
+                   bint on_loop) except -1:
+        """Encode a whole reply, then send it."""
+        cdef Header *header
+        cdef int pickled = 0
+        writer.reset()
+        writer.grow(HEADER_SIZE)
+        writer.size = HEADER_SIZE
+        if on_loop:
+            if writer.put_compact(payload):
+                conn.undelivered = (op, payload)
+                return HAND_OFF
+        else:
+            transit.sink = None
+            try:
+                transit.sink = []
+                pickled = writer.put(payload)
+                if transit.sink:
+                    conn.in_transit = transit.sink
+            except Exception:
+                op = OP_UNSERIALIZABLE
+                writer.size = HEADER_SIZE
+                pickled = writer.put(format_exc())
+            finally:
+                transit.sink = None
+        header = <Header *>writer.data
+        header.size = writer.size - HEADER_SIZE
+        header.handle = handle
+        header.call = conn.stream.header.call
+        header.method = 0
+        header.op = op
+        header.flags = FLAG_PICKLED if pickled else 0
+        if on_loop:
+            self.send(conn, writer.data, writer.size)
+        else:
+            conn.stream.send_all(writer.data, writer.size)
+        return KEEP
+
+
+class _Served(StockConnection):
+    """A stock peer's connection as the server's functions see it."""
+
+    def __init__(self, conn, serializer):
+        super().__init__(conn.stream, serializer)
+        self.conn = conn
+        self.may_idle = True
+
+    def send(self, message):
+        transit.sink = []
+        try:
+            data = self._dumps(message)
+            self.in_transit = transit.sink
+        finally:
+            transit.sink = None
+        self.stream.send_bytes(data)
+
+    def close(self):
+        self.conn.close()   # the loop closes the descriptor that it watches
+
+
+cdef object _importable_name(proxytype):
+    """``module:name`` where a client could import it, or None."""
+    module = getattr(proxytype, "__module__", None)
+    name = getattr(proxytype, "__qualname__", None)
+    if not module or not name or "<" in name or module == "__main__":
+        return None
+    return f"{module}:{name}"

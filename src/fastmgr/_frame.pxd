@@ -1,0 +1,63 @@
+"""Whole frames over one connected socket."""
+
+from fastmgr._os cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+# The fast dialect's header: little-endian, packed, before every body.
+cdef packed struct Header:
+    uint64_t size      # bytes of the body
+    uint64_t handle    # the object meant, 0 for none
+    uint32_t call      # given back with the reply
+    uint16_t method    # 0: the method's name is the first value of the body
+    uint8_t op
+    uint8_t flags
+
+cdef enum:
+    HEADER_SIZE = 24
+
+cpdef enum Op:
+    # Requests
+    OP_CALL = 1       # handle; body: name, args, kwds
+    OP_CREATE = 2     # body: typeid, args, kwds
+    OP_CONTROL = 3    # body: function name, args, kwds
+    OP_INCREF = 4     # body: handles; the reply lists those that are gone
+    OP_RELEASE = 5    # body: (handle, count) pairs; no reply
+    OP_GOODBYE = 6    # the session ends in order; no reply
+    # Replies
+    OP_RETURN = 16
+    OP_ERROR = 17
+    OP_TRACEBACK = 18
+    OP_PROXY = 19     # handle; body: exposed, typeid, proxy type or None
+    OP_UNSERIALIZABLE = 20
+
+cdef enum:
+    FLAG_PICKLED = 1    # some value of the body is a pickle
+    FLAG_ANONYMOUS = 2  # OP_CREATE: the reference is not the session's (a later decref returns it)
+
+cdef enum Status:
+    FRAME_READY = 1
+    FRAME_PARTIAL = 0
+    FRAME_EOF = -1
+    FRAME_TIMEOUT = -2
+    FRAME_TOO_LARGE = -3
+
+cdef class Stream:
+    cdef int fd                # owned; -1 once closed
+    cdef char *data            # owned (malloc); holds data[start:end]
+    cdef size_t start, end, capacity
+    cdef size_t limit          # the largest body accepted; 0: any
+    cdef bint fast             # which of the two framings is spoken
+    cdef Header header         # of the last frame
+    cdef const char *body      # of the last frame: borrowed, valid until the next receive
+    cdef size_t size
+    cdef size_t rewind         # where the last frame began, for putting it back
+
+    cdef int take(self) except -9
+    cdef int receive_now(self) except -9
+    cdef int receive(self, bint patient) except -9
+    cdef void put_back(self) noexcept
+    cdef void tidy(self) noexcept
+    cdef size_t _want(self) noexcept
+    cdef int _room(self) except -1
+    cdef ssize_t send_now(self, const char *source, size_t size) except -2
+    cdef int send_all(self, const char *source, size_t size) except -1
+    cdef void close_fd(self) noexcept

@@ -1,0 +1,65 @@
+"""Accepting, authenticating and watching any number of connections on one thread."""
+
+from fastmgr._frame cimport Stream
+from fastmgr._os cimport fm_poller
+from fastmgr._table cimport Session
+
+cdef enum Verdict:
+    KEEP = 0       # the frame is served; the connection stays with the loop
+    HAND_OFF = 1   # the connection goes to a worker, with this frame still to serve
+    CLOSE = 2
+
+cdef class Conn:
+    cdef readonly Stream stream
+    cdef object challenger        # None once both sides have proved the key
+    cdef double deadline          # by when they must have
+    cdef Session session          # None: a stock peer
+    cdef object server            # whose connection this is
+    cdef readonly object name     # what the peer calls its thread
+    cdef object stock             # the StockConnection, once a stock peer is served
+    cdef readonly bint introduced # a stock peer has asked for a session (accept_connection)
+    cdef bint on_worker
+    cdef bint pinned              # the worker is this connection's for life
+    cdef bint left                # it counts no more in its session
+    cdef bint finished            # the worker, or a hook, wants it closed: the loop does that
+    cdef bint closed
+    cdef bint timed               # the socket has its receive timeout
+    cdef bint answered            # a hook has replied to the current request itself
+    cdef bytes output             # what the peer was too slow to take; None for nothing
+    cdef list in_transit          # entries whose proxies the peer is about to read
+    cdef tuple undelivered        # (kind, payload, call) of a reply that a worker must encode
+
+cdef class Loop:
+    cdef fm_poller poller
+    cdef int wake_read, wake_write
+    cdef int pid
+    cdef object listener
+    cdef object server
+    cdef readonly dict conns      # fd -> Conn
+    cdef dict unproven            # Conn -> None, oldest first
+    cdef dict watched             # fd -> callable
+    cdef list inbox               # connections coming back from workers
+    cdef bint stopping
+    cdef bint accepting
+    cdef double accept_again
+    cdef object tick              # called about once a second, or None
+    cdef double next_tick
+
+    cdef int dispatch_event(self, int fd, int ready) except -1
+    cdef int accept_burst(self) except -1
+    cdef int readable(self, Conn conn) except -1
+    cdef int drain(self, Conn conn) except -1
+    cdef int prove(self, Conn conn) except -1
+    cdef int send(self, Conn conn, const char *data, size_t size) except -1
+    cdef int flush(self, Conn conn) except -1
+    cdef int set_interest(self, Conn conn, int interest) except -1
+    cdef int entrust(self, Conn conn) except -1
+    cdef int give_back(self, Conn conn) except -1
+    cdef int drop(self, Conn conn) except -1
+    cdef int wake(self) noexcept
+    cdef int timeout_ms(self) except -2
+    cdef int housekeeping(self) except -1
+    # The composition root overrides these.
+    cdef int on_frame(self, Conn conn) except -1
+    cdef int on_left(self, Conn conn) except -1
+    cdef int on_hand_off(self, Conn conn) except -1

@@ -1,0 +1,382 @@
+"""Accepting, authenticating and watching any number of connections on one thread.
+
+The loop owns a connection until it entrusts it to a worker, and again from when
+the worker gives it back; only then is its stream touched here.  While a worker
+has it the loop watches for the peer's hang-up alone, so a client that dies is
+noticed even while its call is still running.
+"""
+
+cimport cython
+from libc.errno cimport EINTR
+from posix.unistd cimport read as posix_read, write as posix_write
+
+from fastmgr._frame cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
+from fastmgr._os cimport (
+    FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
+    fm_poller_set, fm_poller_wait, os_close,
+)
+from fastmgr._table cimport Session
+
+import errno
+import os
+from multiprocessing import AuthenticationError, util
+from time import monotonic
+
+from fastmgr.dialects.handshake import FAILURE, HANDSHAKE_LIMIT, Challenger, Garbage
+
+cdef enum:
+    BATCH = 64
+    ACCEPT_BATCH = 64
+
+# Connections that have yet to prove the key; the oldest go first when there are more.
+cdef int MOST_UNPROVEN = 1024
+# Seconds without accepting when descriptors have run out.
+cdef double ACCEPT_PAUSE = 0.1
+
+
+@cython.final
+cdef class Conn:
+    """One accepted connection."""
+
+    def __init__(self, Stream stream, server):
+        self.stream = stream
+        self.server = server
+        self.name = ""
+
+    def send(self, message):
+        """Reply to the current request from a server's own function.
+
+        ``Server.shutdown`` and users' functions do ``c.send(('#RETURN', value))``.
+        """
+        self.server._engine.reply_by_hook(self, message)
+
+    def close(self):
+        """Close the connection, once the current request is done with."""
+        self.finished = True
+
+
+cdef class Loop:
+    """The descriptors of one server and what to do when they are ready.
+
+    Parameters
+    ----------
+    server : Server
+        Gives ``authkey`` and ``handshake_timeout`` (seconds).
+    listener : Listener or None
+        Where connections arrive.
+    """
+
+    def __cinit__(self, *args):
+        cdef int status = fm_poller_open(&self.poller, os.environ.get("FASTMGR_POLLER") == "poll")
+        if status < 0:
+            raise OSError(-status, os.strerror(-status))
+        self.wake_read = self.wake_write = -1
+
+    def __init__(self, server, listener):
+        self.server = server
+        self.listener = listener
+        self.pid = os.getpid()
+        self.conns = {}
+        self.unproven = {}
+        self.watched = {}
+        self.inbox = []
+        self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(
+            os, "pipe2") else _nonblocking_pipe()
+        fm_poller_set(&self.poller, self.wake_read, FM_READ, True)
+        if listener is not None:
+            fm_poller_set(&self.poller, listener.fileno(), FM_READ, True)
+            self.accepting = True
+
+    def __dealloc__(self):
+        fm_poller_close(&self.poller)
+        for fd in (self.wake_read, self.wake_write):
+            if fd >= 0:
+                os_close(fd)
+
+    # -- from other threads ----------------------------------------------
+
+    cdef int wake(self) noexcept:
+        cdef char byte = 0
+        # A full pipe wakes the loop as well as one more byte would.
+        return <int>posix_write(self.wake_write, &byte, 1)
+
+    def stop(self):
+        """Let `run` return soon."""
+        self.stopping = True
+        self.wake()
+
+    cdef int give_back(self, Conn conn) except -1:
+        """A worker is done with `conn` for now; only to be called by that worker."""
+        self.inbox.append(conn)
+        self.wake()
+        return 0
+
+    # -- set-up ------------------------------------------------------------
+
+    def watch(self, int fd, callback):
+        """Call `callback` once when `fd` becomes readable or hangs up."""
+        self.watched[fd] = callback
+        fm_poller_set(&self.poller, fd, FM_READ | FM_HANGUP, True)
+
+    def set_tick(self, callback):
+        """Call `callback` about once a second."""
+        self.tick = callback
+
+    # -- the loop ----------------------------------------------------------
+
+    def run(self):
+        """Serve until `stop`."""
+        cdef fm_event events[BATCH]
+        cdef int n, i, timeout
+        while not self.stopping:
+            timeout = self.timeout_ms()
+            with nogil:
+                n = fm_poller_wait(&self.poller, events, BATCH, timeout)
+            for i in range(n if n > 0 else 0):
+                try:
+                    self.dispatch_event(events[i].fd, events[i].ready)
+                except Exception:
+                    # One connection's trouble must not end the others' service.
+                    util.sub_warning("connection dropped by an internal error", exc_info=True)
+                    conn = self.conns.get(events[i].fd)
+                    if conn is not None:
+                        self.drop(conn)
+            self.housekeeping()
+
+    cdef int timeout_ms(self) except -2:
+        """How long the poller may wait: to the next deadline, pause's end or tick."""
+        cdef double wait = 1.0 if self.tick is not None else -1.0
+        cdef double until
+        cdef Conn oldest
+        if not self.accepting and self.listener is not None:
+            wait = ACCEPT_PAUSE
+        if self.unproven:
+            oldest = next(iter(self.unproven))
+            until = oldest.deadline - <double>monotonic()
+            if until < 0:
+                until = 0
+            if wait < 0 or until < wait:
+                wait = until
+        return -1 if wait < 0 else <int>(wait * 1000) + 1
+
+    cdef int housekeeping(self) except -1:
+        cdef double now
+        cdef Conn conn
+        if self.inbox:
+            returned, self.inbox = self.inbox, []
+            for conn in returned:
+                conn.on_worker = False
+                if conn.finished or conn.left:
+                    self.drop(conn)
+                else:
+                    self.set_interest(conn, FM_READ)
+                    self.drain(conn)
+        if self.unproven or not self.accepting or self.tick is not None:
+            now = monotonic()
+            while self.unproven:
+                conn = next(iter(self.unproven))
+                if conn.deadline > now:
+                    break
+                self.drop(conn)
+            if not self.accepting and self.listener is not None and now >= self.accept_again:
+                self.accepting = True
+                fm_poller_set(&self.poller, self.listener.fileno(), FM_READ, True)
+            if self.tick is not None and now >= self.next_tick:
+                self.next_tick = now + 1.0
+                self.tick()
+        return 0
+
+    cdef int dispatch_event(self, int fd, int ready) except -1:
+        cdef Conn conn = self.conns.get(fd)
+        cdef char waste[64]
+        if conn is not None:
+            if conn.on_worker:
+                if ready & FM_HANGUP:
+                    fm_poller_forget(&self.poller, fd)
+                    if not conn.left:
+                        conn.left = True
+                        self.on_left(conn)
+                return 0
+            if conn.output is not None:
+                if ready & (FM_WRITE | FM_HANGUP):
+                    self.flush(conn)
+                return 0
+            return self.readable(conn)
+        if fd == self.wake_read:
+            while posix_read(fd, waste, sizeof(waste)) == sizeof(waste):
+                pass
+        elif self.listener is not None and fd == self.listener.fileno():
+            self.accept_burst()
+        elif fd in self.watched:
+            fm_poller_forget(&self.poller, fd)
+            self.watched.pop(fd)()
+        return 0
+
+    # -- connections -------------------------------------------------------
+
+    cdef int accept_burst(self) except -1:
+        cdef Conn conn
+        cdef Stream stream
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock = self.listener.accept_socket()
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    # The listener stays readable, so waiting on it would spin.
+                    util.info("cannot accept: %s; again in %g s", error, ACCEPT_PAUSE)
+                    self.accepting = False
+                    self.accept_again = <double>monotonic() + ACCEPT_PAUSE
+                    fm_poller_forget(&self.poller, self.listener.fileno())
+                    return 0
+                if self.stopping or self.listener.fileno() < 0:
+                    return 0
+                continue    # the peer gave up before it was accepted
+            stream = Stream(sock.detach(), HANDSHAKE_LIMIT)
+            conn = Conn(stream, self.server)
+            conn.challenger = Challenger(self.server.authkey)
+            conn.deadline = <double>monotonic() + <double>self.server.handshake_timeout
+            self.conns[stream.fd] = conn
+            self.unproven[conn] = None
+            fm_poller_set(&self.poller, stream.fd, FM_READ, True)
+            self.send_frames(conn, [conn.challenger.hello()])
+            if len(self.unproven) > MOST_UNPROVEN:
+                self.drop(next(iter(self.unproven)))
+        return 0
+
+    def send_frames(self, Conn conn, list bodies):
+        """Send small stock frames: the handshake's and the introduction's."""
+        cdef bytes data = b"".join([len(body).to_bytes(4, "big") + body for body in bodies])
+        self.send(conn, data, <size_t>len(data))
+
+    cdef int readable(self, Conn conn) except -1:
+        cdef int status = conn.stream.receive_now()
+        if status == FRAME_READY:
+            return self.drain(conn)
+        if status == FRAME_EOF:
+            return self.drop(conn)
+        return 0
+
+    cdef int drain(self, Conn conn) except -1:
+        """Serve every whole frame that has arrived."""
+        cdef int status, verdict
+        while not conn.closed and conn.output is None:
+            status = conn.stream.take()
+            if status == FRAME_PARTIAL:
+                conn.stream.tidy()
+                return 0
+            if status == FRAME_TOO_LARGE:
+                return self.drop(conn)
+            if conn.challenger is not None:
+                verdict = self.prove(conn)
+            else:
+                verdict = self.on_frame(conn)
+            if verdict == HAND_OFF:
+                return self.entrust(conn)
+            if verdict == CLOSE:
+                return self.drop(conn)
+        return 0
+
+    cdef int prove(self, Conn conn) except -1:
+        """One frame of the handshake."""
+        cdef bytes frame = (<const char *>conn.stream.body)[:conn.stream.size]
+        try:
+            replies = conn.challenger.feed(frame)
+        except AuthenticationError as error:
+            util.info("connection refused: %s", error)
+            self.send_frames(conn, [FAILURE])
+            return CLOSE
+        except Garbage as error:
+            util.info("connection dropped: %s", error)
+            return CLOSE
+        if replies:
+            self.send_frames(conn, replies)
+        if conn.challenger.done:
+            conn.challenger = None
+            conn.stream.limit = 0
+            del self.unproven[conn]
+        return KEEP
+
+    cdef int send(self, Conn conn, const char *data, size_t size) except -1:
+        """Send, and keep for later what the peer does not take now."""
+        cdef ssize_t sent
+        if conn.output is not None:
+            conn.output += data[:size]
+            return 0
+        sent = conn.stream.send_now(data, size)
+        if sent < 0:
+            return self.drop(conn)
+        if <size_t>sent < size:
+            conn.output = (data + sent)[:size - <size_t>sent]
+            self.set_interest(conn, FM_WRITE)
+        return 0
+
+    cdef int flush(self, Conn conn) except -1:
+        cdef bytes output = conn.output
+        cdef ssize_t sent = conn.stream.send_now(output, <size_t>len(output))
+        if sent < 0:
+            return self.drop(conn)
+        if sent < len(output):
+            conn.output = output[sent:]
+            return 0
+        conn.output = None
+        self.set_interest(conn, FM_READ)
+        return self.drain(conn)
+
+    cdef int set_interest(self, Conn conn, int interest) except -1:
+        fm_poller_set(&self.poller, conn.stream.fd, interest, False)
+        return 0
+
+    cdef int entrust(self, Conn conn) except -1:
+        """Hand the connection to a worker, with the frame or the reply that needs it."""
+        if conn.undelivered is None:
+            conn.stream.put_back()
+        conn.on_worker = True
+        self.set_interest(conn, FM_HANGUP)
+        return self.on_hand_off(conn)
+
+    cdef int drop(self, Conn conn) except -1:
+        """Close a connection that the loop owns; dropping twice does nothing."""
+        if conn.closed:
+            return 0
+        conn.closed = True
+        self.unproven.pop(conn, None)
+        # Before close: a forked child's copy would keep the registration.
+        fm_poller_forget(&self.poller, conn.stream.fd)
+        del self.conns[conn.stream.fd]
+        conn.stream.close_fd()
+        conn.in_transit = None
+        if not conn.left:
+            conn.left = True
+            self.on_left(conn)
+        return 0
+
+    def abandon(self):
+        """Close a forked child's copies of the descriptors; the parent's stay in service."""
+        cdef Conn conn
+        for conn in self.conns.values():
+            conn.closed = True
+            conn.stream.close_fd()
+        self.conns.clear()
+        self.unproven.clear()
+        if self.listener is not None:
+            self.listener.abandon()
+        fm_poller_close(&self.poller)
+
+    cdef int on_frame(self, Conn conn) except -1:
+        return CLOSE
+
+    cdef int on_left(self, Conn conn) except -1:
+        return 0
+
+    cdef int on_hand_off(self, Conn conn) except -1:
+        return 0
+
+
+def _nonblocking_pipe():
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    return ends
+

@@ -1,0 +1,192 @@
+/* The little of POSIX that differs between systems, and the readiness poller.
+
+   Leaf functions: they never touch Python, may be called without the GIL, and
+   return a count or -errno.  epoll serves on Linux; poll(2) serves elsewhere
+   and, on Linux too, where FASTMGR_POLLER=poll asks for it (so that the
+   portable half is tested where epoll is at hand). */
+#ifndef FASTMGR_OS_H
+#define FASTMGR_OS_H
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/types.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/epoll.h>
+#endif
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* macOS: SO_NOSIGPIPE, and Python ignores SIGPIPE */
+#endif
+
+static inline ssize_t fm_recv(int fd, void *into, size_t room, int flags) {
+    ssize_t n = recv(fd, into, room, flags);
+    return n < 0 ? -(ssize_t)errno : n;
+}
+
+static inline ssize_t fm_send(int fd, const void *from, size_t size, int flags) {
+    ssize_t n = send(fd, from, size, flags | MSG_NOSIGNAL);
+    return n < 0 ? -(ssize_t)errno : n;
+}
+
+/* Wait until `fd` is ready for `events`; 1 ready, 0 timed out, -errno. */
+static inline int fm_poll_one(int fd, short events, int timeout_ms) {
+    struct pollfd one = {fd, events, 0};
+    int n = poll(&one, 1, timeout_ms);
+    return n < 0 ? -errno : n;
+}
+
+static inline int fm_receive_timeout(int fd, long milliseconds) {
+    struct timeval limit;
+    limit.tv_sec = milliseconds / 1000;
+    limit.tv_usec = (milliseconds % 1000) * 1000;
+    return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ? -errno : 0;
+}
+
+/* ---- the poller ------------------------------------------------------- */
+
+enum { FM_READ = 1, FM_WRITE = 2, FM_HANGUP = 4 };
+
+typedef struct {
+    int fd;
+    int ready; /* FM_READ | FM_WRITE | FM_HANGUP */
+} fm_event;
+
+typedef struct {
+    int epoll;            /* -1: poll(2) is used */
+    struct pollfd *fds;   /* owned; only for poll(2) */
+    size_t count, capacity;
+} fm_poller;
+
+static inline int fm_poller_open(fm_poller *p, int use_poll) {
+    memset(p, 0, sizeof *p);
+    p->epoll = -1;
+#ifdef __linux__
+    if (!use_poll) {
+        p->epoll = epoll_create1(EPOLL_CLOEXEC);
+        return p->epoll < 0 ? -errno : 0;
+    }
+#else
+    (void)use_poll;
+#endif
+    return 0;
+}
+
+static inline void fm_poller_close(fm_poller *p) {
+    if (p->epoll >= 0)
+        close(p->epoll);
+    p->epoll = -1;
+    free(p->fds);
+    p->fds = NULL;
+    p->count = p->capacity = 0;
+}
+
+#ifdef __linux__
+static inline unsigned fm_epoll_events(int interest) {
+    unsigned events = 0;
+    if (interest & FM_READ) events |= EPOLLIN;
+    if (interest & FM_WRITE) events |= EPOLLOUT;
+    if (interest & FM_HANGUP) events |= EPOLLRDHUP;
+    return events;
+}
+#endif
+
+static inline short fm_poll_events(int interest) {
+    short events = 0;
+    if (interest & FM_READ) events |= POLLIN;
+    if (interest & FM_WRITE) events |= POLLOUT;
+#ifdef POLLRDHUP
+    if (interest & FM_HANGUP) events |= POLLRDHUP;
+#endif
+    return events;
+}
+
+/* Set what is wanted of `fd`; a new descriptor is added. */
+static inline int fm_poller_set(fm_poller *p, int fd, int interest, int is_new) {
+#ifdef __linux__
+    if (p->epoll >= 0) {
+        struct epoll_event event;
+        memset(&event, 0, sizeof event);
+        event.events = fm_epoll_events(interest);
+        event.data.fd = fd;
+        return epoll_ctl(p->epoll, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) < 0 ? -errno : 0;
+    }
+#endif
+    (void)is_new;
+    for (size_t i = 0; i < p->count; i++)
+        if (p->fds[i].fd == fd) {
+            p->fds[i].events = fm_poll_events(interest);
+            return 0;
+        }
+    if (p->count == p->capacity) {
+        size_t capacity = p->capacity ? p->capacity * 2 : 64;
+        struct pollfd *grown = realloc(p->fds, capacity * sizeof *grown);
+        if (grown == NULL)
+            return -ENOMEM;
+        p->fds = grown;
+        p->capacity = capacity;
+    }
+    p->fds[p->count].fd = fd;
+    p->fds[p->count].events = fm_poll_events(interest);
+    p->fds[p->count++].revents = 0;
+    return 0;
+}
+
+/* Forget `fd`.  Must come before close(2): a copy of the descriptor in a forked
+   child would otherwise keep an epoll registration alive for ever. */
+static inline void fm_poller_forget(fm_poller *p, int fd) {
+#ifdef __linux__
+    if (p->epoll >= 0) {
+        struct epoll_event unused;
+        epoll_ctl(p->epoll, EPOLL_CTL_DEL, fd, &unused);
+        return;
+    }
+#endif
+    for (size_t i = 0; i < p->count; i++)
+        if (p->fds[i].fd == fd) {
+            p->fds[i] = p->fds[--p->count];
+            return;
+        }
+}
+
+/* Wait for events; their number (at most `room`), 0 on timeout, -errno. */
+static inline int fm_poller_wait(fm_poller *p, fm_event *events, int room, int timeout_ms) {
+#ifdef __linux__
+    if (p->epoll >= 0) {
+        struct epoll_event ready[64];
+        int n = epoll_wait(p->epoll, ready, room < 64 ? room : 64, timeout_ms);
+        if (n < 0)
+            return -errno;
+        for (int i = 0; i < n; i++) {
+            unsigned r = ready[i].events;
+            events[i].fd = ready[i].data.fd;
+            events[i].ready = (r & (EPOLLIN | EPOLLERR) ? FM_READ : 0) | (r & EPOLLOUT ? FM_WRITE : 0) |
+                              (r & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) ? FM_HANGUP : 0);
+        }
+        return n;
+    }
+#endif
+    int n = poll(p->fds, (nfds_t)p->count, timeout_ms);
+    if (n <= 0)
+        return n < 0 ? -errno : 0;
+    int found = 0;
+    for (size_t i = 0; i < p->count && found < room; i++) {
+        short r = p->fds[i].revents;
+        if (r == 0)
+            continue;
+        events[found].fd = p->fds[i].fd;
+        events[found].ready = (r & (POLLIN | POLLERR) ? FM_READ : 0) | (r & POLLOUT ? FM_WRITE : 0) |
+                              (r & (POLLHUP | POLLERR | POLLNVAL) ? FM_HANGUP : 0);
+#ifdef POLLRDHUP
+        if (r & POLLRDHUP) events[found].ready |= FM_HANGUP;
+#endif
+        found++;
+    }
+    return found;
+}
+
+#endif

@@ -1,0 +1,31 @@
+"""Leaf calls into POSIX: no Python, no GIL needed, a count or ``-errno`` back."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "_os.h" nogil:
+    int MSG_DONTWAIT
+    short POLLIN
+    short POLLOUT
+
+    int os_close "close" (int fd)
+    ssize_t fm_recv(int fd, void *into, size_t room, int flags)
+    ssize_t fm_send(int fd, const void *source, size_t size, int flags)
+    int fm_poll_one(int fd, short events, int timeout_ms)
+    int fm_receive_timeout(int fd, long milliseconds)
+
+    int FM_READ
+    int FM_WRITE
+    int FM_HANGUP
+
+    ctypedef struct fm_event:
+        int fd
+        int ready
+
+    ctypedef struct fm_poller:
+        pass
+
+    int fm_poller_open(fm_poller *poller, int use_poll)
+    void fm_poller_close(fm_poller *poller)
+    int fm_poller_set(fm_poller *poller, int fd, int interest, int is_new)
+    void fm_poller_forget(fm_poller *poller, int fd)
+    int fm_poller_wait(fm_poller *poller, fm_event *events, int room, int timeout_ms)

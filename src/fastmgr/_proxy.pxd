@@ -1,0 +1,94 @@
+"""The client's half: sessions, channels and the call path of a proxy."""
+
+from cpython.pythread cimport PyThread_type_lock
+
+from fastmgr._frame cimport Stream
+from fastmgr._os cimport uint8_t, uint32_t, uint64_t
+from fastmgr._wire cimport Reader, Writer
+
+cdef class Holding:
+    cdef uint64_t handle
+    cdef Py_ssize_t local       # proxies of this process that hold a reference
+    cdef Py_ssize_t unclaimed   # references the server gave that no proxy has taken yet
+    cdef Py_ssize_t owed        # references the server counts for this process
+
+cdef class Ref:
+    cdef ClientSession session
+    cdef object ident
+    cdef Holding holding
+
+cdef class Channel:
+    cdef readonly bint usable        # by its thread, for another request
+    cdef readonly bint interrupted   # a request was sent whose reply nobody has read
+    cdef PyThread_type_lock lock     # owned; held while a frame is on its way
+    cpdef tuple call(self, object ident, object name, object args, object kwds)
+    cpdef object close(self)
+    cdef void renew_lock(self) noexcept
+
+cdef class FastChannel(Channel):
+    cdef Stream stream
+    cdef Writer writer
+    cdef Reader reader
+    cdef bint encoding               # `writer` is in use further up this thread's stack
+    cdef uint32_t calls
+    cdef tuple request(
+        self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
+        list due
+    )
+    cdef size_t begin(self, Writer writer, list due) except 0
+    cdef int finish(
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle
+    ) noexcept
+    cdef tuple exchange(self, Writer writer)
+    cdef int send_alone(self, list due, uint8_t op) except -1
+
+cdef class ClientSession:
+    cdef readonly object address
+    cdef readonly object serializer
+    cdef readonly object authkey
+    cdef readonly object local       # threading.local: .connection is the thread's Tenancy
+    cdef bytes id
+    cdef object instance             # which server process answered last
+    cdef readonly bint stock         # the server speaks only the stdlib's dialect
+    cdef readonly bint retired                # its server is known to be gone
+    cdef dict holdings               # ident -> Holding
+    cdef list releases               # (handle or ident, count): to be returned
+    cdef list channels               # all that are open
+    cdef Channel orphan              # kept open though no thread uses it: it keeps the session alive
+    cdef object farewell             # the exit finalizer of this process
+    cdef object __weakref__
+
+    cdef Channel channel(self)
+    cdef Channel open_channel(self)
+    cdef Channel open_fast(self, object name)
+    cdef Channel open_stock(self, object name)
+    cdef int adopt(self, Channel channel) except -1
+    cdef int reclaim(self, FastChannel channel) except -1
+    cdef int lose(self, Channel channel, bint keep) except -1
+    cdef int ask_for(self, object ident, uint64_t handle) except -1
+    cdef int given(self, object ident) except -1
+    cdef int forget(self, object ident, Holding holding) except -1
+    cdef int flush(self) except -1
+    cdef int release_over(self, Channel channel) except -1
+    cdef bint is_stock(self)
+    cdef tuple perform(
+        self, uint8_t op, uint8_t flags, object ident, uint64_t handle, object name, object args,
+        object kwds
+    )
+    cdef object one_shot(self, object name, object args, object kwds)
+    cdef int disconnect(self) except -1
+
+cdef class ProxyCore:
+    cdef public object _token
+    cdef public object _id
+    cdef public object _manager
+    cdef public object _serializer
+    cdef public object _authkey
+    cdef public object _owned_by_manager
+    cdef public object _referent      # in the server: the entry that this proxy holds
+    cdef ClientSession _session_
+    cdef Ref _ref
+    cdef uint64_t _handle
+    cdef object __weakref__
+    cdef dict __dict__
+    cdef ClientSession _session(self)

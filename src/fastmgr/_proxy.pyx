@@ -1,0 +1,819 @@
+# cython: auto_pickle=False
+"""The client's half: sessions, channels and the call path of a proxy.
+
+A process has one `ClientSession` with each server it holds proxies of.  Each
+thread that calls has a channel of its own in it; the session counts what the
+process holds, so that the server need hear only of an object's first proxy and
+of its last.
+
+Finalizers run at any moment and in any thread, also inside a call.  So releases
+queue, and travel with the next request, or at once over a channel whose lock is
+free.  `ClientSession`'s books are changed only in steps that allocate nothing
+the garbage collector tracks, and so cannot be interrupted by a finalizer.
+"""
+
+cimport cython
+from cpython.pythread cimport (
+    NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
+    PyThread_release_lock, PyThread_type_lock,
+)
+from libc.string cimport memcpy
+
+from fastmgr._frame cimport (
+    FLAG_ANONYMOUS, FLAG_PICKLED, FRAME_EOF, FRAME_READY, HEADER_SIZE, OP_CALL, OP_CONTROL,
+    OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
+    OP_UNSERIALIZABLE, Header, Stream,
+)
+from fastmgr._os cimport uint8_t, uint32_t, uint64_t
+from fastmgr._wire cimport Reader, Writer
+
+import errno
+import os
+import threading
+import weakref
+from multiprocessing import process, util
+
+from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
+from fastmgr.dialects.stock import (
+    SERIALIZERS, RemoteError, StockConnection, convert_to_error, dispatch, listener_client,
+    uses_raw_sockets,
+)
+from fastmgr.dialects.transport import connect
+
+cdef dict KINDS = {
+    <int>OP_RETURN: "#RETURN", <int>OP_ERROR: "#ERROR", <int>OP_TRACEBACK: "#TRACEBACK",
+    <int>OP_PROXY: "#PROXY", <int>OP_UNSERIALIZABLE: "#UNSERIALIZABLE",
+}
+cdef dict OPS = {kind: op for op, kind in KINDS.items()}
+
+
+class _StaleConnection(Exception):
+    """The server had closed the connection before the request could be sent whole."""
+
+
+@cython.final
+@cython.no_gc
+cdef class Holding:
+    """What this process holds of one object."""
+
+
+@cython.final
+@cython.no_gc
+cdef class Ref:
+    """One proxy's reference; dropping it is releasing it.
+
+    It takes no part in cycles (what it points to never points back), so it is
+    dropped exactly once, whatever the collector does to the proxy.
+    """
+
+    def __dealloc__(self):
+        cdef Holding holding = self.holding
+        if holding is None:
+            return
+        holding.local -= 1
+        if holding.local == 0 and holding.unclaimed == 0:
+            self.session.forget(self.ident, holding)
+
+
+cdef class Channel:
+    """How one thread reaches one server.
+
+    The session knows nothing more of the way to a server than this: another
+    engine is another subclass.
+    """
+
+    def __cinit__(self, *args, **kwds):
+        self.lock = PyThread_allocate_lock()
+        if self.lock is NULL:
+            raise MemoryError("no memory for a lock")
+        self.usable = True
+
+    def __dealloc__(self):
+        if self.lock is not NULL:
+            PyThread_free_lock(self.lock)
+
+    cdef void renew_lock(self) noexcept:
+        """In a forked child: the lock may have been held by a thread that is not here.
+
+        It is left to leak, for freeing a held lock is undefined.
+        """
+        self.lock = PyThread_allocate_lock()
+
+    cpdef tuple call(self, object ident, object name, object args, object kwds):
+        """Call a method; return the reply's operation and payload.
+
+        The payload of OP_PROXY is (ident, (exposed, typeid, proxy type's name or None)).
+        """
+        raise NotImplementedError
+
+    cpdef object close(self):
+        """Close the connection."""
+        raise NotImplementedError
+
+
+@cython.final
+cdef class FastChannel(Channel):
+    """A connection that speaks the fast dialect."""
+
+    def __init__(self, Stream stream):
+        self.stream = stream
+        self.writer = Writer()
+        self.reader = Reader()
+
+    cpdef object close(self):
+        self.usable = False
+        self.stream.close_fd()
+
+    cdef tuple request(
+        self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
+        list due
+    ):
+        """Encode a request, send it behind the releases that are due, and take the reply."""
+        cdef size_t start
+        cdef bint owner = not self.encoding
+        cdef int pickled = 0
+        # Pickling an argument may call another proxy, over this very channel.
+        cdef Writer writer = self.writer if owner else Writer()
+        self.encoding = True
+        try:
+            start = self.begin(writer, due)
+            if op == OP_INCREF:
+                for item in args:
+                    handle = item
+                    writer.write(&handle, sizeof(handle))
+                handle = 0
+            else:
+                pickled = writer.put(name)
+                pickled |= writer.put(args if type(args) is tuple else tuple(args))
+                pickled |= writer.put(kwds if kwds else None)
+            self.finish(writer, start, op, flags | (FLAG_PICKLED if pickled else 0), handle)
+            return self.exchange(writer)
+        finally:
+            if owner:
+                self.encoding = False
+
+    cdef size_t begin(self, Writer writer, list due) except 0:
+        """Put the releases that are due, then room for a header; where its body starts."""
+        cdef uint64_t pair[2]
+        writer.reset()
+        writer.grow(HEADER_SIZE)
+        writer.size = HEADER_SIZE
+        if due:
+            for handle, count in due:
+                pair[0] = handle
+                pair[1] = count
+                writer.write(pair, sizeof(pair))
+            self.finish(writer, HEADER_SIZE, OP_RELEASE, 0, 0)
+            writer.grow(HEADER_SIZE)
+            writer.size += HEADER_SIZE
+        return writer.size
+
+    cdef int finish(
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle
+    ) noexcept:
+        """Fill in the header before `start` for the body that begins there."""
+        cdef Header header
+        self.calls += 1
+        header.size = writer.size - start
+        header.handle = handle
+        header.call = self.calls
+        header.method = 0
+        header.op = op
+        header.flags = flags
+        memcpy(writer.data + start - HEADER_SIZE, &header, HEADER_SIZE)
+        return 0
+
+    cdef tuple exchange(self, Writer writer):
+        """Send what `writer` holds, and take the reply to its last frame."""
+        cdef Stream stream = self.stream
+        cdef uint32_t expected = self.calls
+        cdef int status
+        cdef uint8_t op
+        cdef uint64_t handle
+        cdef bytes pickled = None
+        cdef Reader reader
+        acquire(self.lock)
+        try:
+            if not self.usable:
+                raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+            try:
+                stream.send_all(writer.data, writer.size)
+            except OSError as error:
+                raise _StaleConnection(error) from None
+            status = stream.receive(True)
+            if status == FRAME_EOF:
+                raise EOFError
+            if status != FRAME_READY or stream.header.call != expected:
+                raise OSError("bad message from the server")
+            op = stream.header.op
+            handle = stream.header.handle
+            if stream.header.flags & FLAG_PICKLED:
+                # Unpickling may call over this channel and overwrite the stream's buffer.
+                pickled = stream.body[:stream.size]
+                payload = None
+            else:
+                self.reader.feed(stream.body, stream.size, False)
+                payload = self.reader.get()
+            stream.tidy()
+        except (OSError, EOFError, _StaleConnection):
+            self.usable = False
+            raise
+        except BaseException:
+            # Between request and reply: out of step, never to be used again.
+            self.usable = False
+            self.interrupted = True
+            raise
+        finally:
+            PyThread_release_lock(self.lock)
+        if pickled is not None:
+            reader = Reader()
+            reader.feed(pickled, <size_t>len(pickled), True)
+            payload = reader.get()
+        if handle:
+            return op, ("%x" % handle, payload)
+        return op, payload
+
+    cdef int send_alone(self, list due, uint8_t op) except -1:
+        """Send releases, or a goodbye behind them, if no call is under way; 1 if done.
+
+        A server that is gone counts as done: what it held for us is gone with it.
+        """
+        cdef Writer writer
+        cdef size_t start
+        if self.interrupted or self.stream.fd < 0:
+            return 0
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            return 0
+        try:
+            writer = Writer()
+            start = self.begin(writer, due)
+            if op == OP_GOODBYE:
+                self.finish(writer, start, OP_GOODBYE, 0, 0)
+            else:
+                writer.size = start - HEADER_SIZE
+            self.stream.send_all(writer.data, writer.size)
+        except OSError as error:
+            util.debug("the manager is gone: %s", error)
+        finally:
+            PyThread_release_lock(self.lock)
+        return 1
+
+
+@cython.final
+cdef class StockChannel(Channel):
+    """A connection that speaks the stdlib's dialect, over any serializer.
+
+    Parameters
+    ----------
+    conn : connection
+        Anything with ``send``, ``recv`` and ``close``, already accepted by the server.
+    """
+
+    cdef object conn
+
+    def __init__(self, conn):
+        self.conn = conn
+
+    cpdef tuple call(self, object ident, object name, object args, object kwds):
+        try:
+            self.conn.send((ident, name, args, kwds))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            self.usable = False
+            raise _StaleConnection(error) from None
+        try:
+            kind, payload = self.conn.recv()
+        except (OSError, EOFError):
+            self.usable = False
+            raise
+        except BaseException:
+            # Also where the reply could not be decoded: nobody knows how far it was read.
+            self.usable = False
+            self.interrupted = True
+            raise
+        op = OPS.get(kind)
+        if op is None:
+            raise convert_to_error(kind, payload)
+        if op == OP_PROXY:
+            exposed, token = payload
+            return op, (token.id, (exposed, token.typeid, None))
+        return op, payload
+
+    cpdef object close(self):
+        self.usable = False
+        self.conn.close()
+
+
+cdef int acquire(PyThread_type_lock lock) noexcept:
+    """Take a channel's lock, without the GIL if it must be waited for."""
+    if not PyThread_acquire_lock(lock, NOWAIT_LOCK):
+        with nogil:
+            PyThread_acquire_lock(lock, WAIT_LOCK)
+    return 0
+
+
+@cython.final
+cdef class Tenancy:
+    """A thread's hold on its channel, dropped when the thread ends."""
+
+    cdef Channel channel
+    cdef object session      # weak: the session owns the threading.local that holds us
+
+    def __dealloc__(self):
+        if self.session is None or self.channel is None or not self.channel.usable:
+            return
+        session = self.session()
+        if session is not None:
+            (<ClientSession>session).lose(self.channel, True)
+
+
+# Every session of this process, for the child of a fork.
+cdef object sessions = weakref.WeakSet()
+
+
+@cython.final
+cdef class ClientSession:
+    """What this process and one server have with each other.
+
+    Parameters
+    ----------
+    address : address
+        The server's.
+    serializer : str
+        A key of `listener_client`.
+    authkey : bytes
+    """
+
+    def __init__(self, address, serializer, authkey):
+        self.address = address
+        self.serializer = serializer
+        self.authkey = authkey
+        self.holdings = {}
+        self.reset()
+        sessions.add(self)
+
+    def reset(self):
+        """Begin anew, with no connection: at first, and in the child of a fork.
+
+        The proxies of a forked child are counted in its books but unknown to the
+        server, which hears of them with the child's first connection.
+        """
+        cdef Holding holding
+        self.id = os.urandom(SESSION_ID_SIZE)
+        self.local = threading.local()
+        self.channels = []
+        self.orphan = None
+        self.releases = []
+        self.farewell = None
+        for ident, holding in list(self.holdings.items()):
+            holding.owed = holding.unclaimed = 0
+            if holding.local == 0:
+                del self.holdings[ident]
+
+    def after_fork_in_child(self):
+        """Drop the inherited connections: they are the parent's."""
+        cdef Channel channel
+        for channel in self.channels:
+            channel.renew_lock()
+            channel.close()
+        self.reset()
+
+    # -- channels ---------------------------------------------------------
+
+    cdef Channel channel(self):
+        """The calling thread's channel, opened if there is none."""
+        cdef Tenancy tenancy
+        cdef object found = getattr(self.local, "connection", None)
+        if found is not None:
+            tenancy = <Tenancy>found
+            if tenancy.channel.usable:
+                return tenancy.channel
+        return self.open_channel()
+
+    def connect(self):
+        """Open a connection for the calling thread, in place of the one it has."""
+        cdef object old = getattr(self.local, "connection", None)
+        self.open_channel()
+        if old is not None:
+            self.lose((<Tenancy>old).channel, False)
+
+    cdef Channel open_channel(self):
+        cdef Channel channel = None
+        cdef Tenancy tenancy
+        name = process.current_process().name
+        thread = threading.current_thread()
+        if thread is not threading.main_thread():
+            name = f"{name}|{thread.name}"
+        util.debug("connecting to the manager at %r", self.address)
+        if self.serializer == "pickle" and uses_raw_sockets("pickle") and not self.stock:
+            channel = self.open_fast(name)
+        if channel is None:
+            channel = self.open_stock(name)
+        tenancy = Tenancy()
+        tenancy.channel = channel
+        tenancy.session = weakref.ref(self)
+        self.local.connection = tenancy
+        return channel
+
+    cdef Channel open_fast(self, object name):
+        """A channel that speaks the fast dialect; None if the server does not."""
+        cdef Stream stream = connect(self.address, self.authkey, introduction(self.id, name))
+        cdef FastChannel channel
+        kind, answer = SERIALIZERS["pickle"][1](stream.recv_bytes())
+        if kind != "#RETURN":
+            stream.close_fd()
+            self.stock = True
+            return None
+        stream.fast = True
+        self.instance, resumed = answer
+        channel = FastChannel(stream)
+        self.adopt(channel)
+        if not resumed and self.holdings:
+            self.reclaim(channel)
+        return channel
+
+    cdef Channel open_stock(self, object name):
+        if uses_raw_sockets(self.serializer):
+            dumps = SERIALIZERS[self.serializer][0]
+            stream = connect(
+                self.address, self.authkey, dumps((None, "accept_connection", (name,), {}))
+            )
+            conn = StockConnection(stream, self.serializer)
+            kind, result = conn.recv()
+            if kind != "#RETURN":
+                raise convert_to_error(kind, result)
+        else:
+            conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
+            dispatch(conn, None, "accept_connection", (name,))
+        channel = StockChannel(conn)
+        self.adopt(channel)
+        return channel
+
+    cdef int adopt(self, Channel channel) except -1:
+        self.channels.append(channel)
+        if self.orphan is not None:
+            orphan, self.orphan = self.orphan, None
+            self.lose(orphan, False)
+        if self.farewell is None:
+            # Before a manager's own finalizer (0), after users' (> 10).
+            self.farewell = util.Finalize(
+                self, _say_goodbye, args=(weakref.ref(self),), exitpriority=10
+            )
+        return 0
+
+    cdef int reclaim(self, FastChannel channel) except -1:
+        """Tell a server that does not know this session what it holds."""
+        cdef Holding holding
+        cdef list handles = []
+        self.releases = []
+        for holding in list(self.holdings.values()):
+            holding.owed = holding.unclaimed = 0
+            handles.append(holding.handle)
+        missing = set(channel.request(OP_INCREF, 0, 0, None, handles, None, None)[1])
+        for holding in list(self.holdings.values()):
+            if holding.handle in missing:
+                util.info("object %x is gone from the manager", holding.handle)
+            else:
+                holding.owed += 1
+        return 0
+
+    cdef int lose(self, Channel channel, bint keep) except -1:
+        """A channel is not to be used again.
+
+        With `keep` it stays open as long as it is all that shows the server that
+        this process lives.
+        """
+        channel.usable = False
+        if channel in self.channels:
+            self.channels.remove(channel)
+        if keep and self.holdings and not self.channels and self.orphan is None:
+            self.orphan = channel
+        else:
+            channel.close()
+        return 0
+
+    # -- the books --------------------------------------------------------
+
+    def acquire(self, ident):
+        """Take a reference to an object, for one proxy.
+
+        Raises
+        ------
+        RemoteError
+            The object is gone.
+        """
+        cdef Ref ref = Ref()
+        cdef Holding holding = self.holdings.get(ident)
+        cdef Holding fresh
+        if holding is None:
+            fresh = Holding()
+            fresh.handle = handle_of(ident)
+            self.ask_for(ident, fresh.handle)
+            holding = self.holdings.setdefault(ident, fresh)
+            holding.owed += 1
+        elif holding.unclaimed:
+            holding.unclaimed -= 1
+        holding.local += 1
+        ref.session = self
+        ref.ident = ident
+        ref.holding = holding
+        return ref
+
+    cdef int ask_for(self, object ident, uint64_t handle) except -1:
+        """Have the server count a reference for this process."""
+        if not isinstance(self.channel(), FastChannel):
+            self.one_shot("incref", (ident,), {})
+            return 0
+        op, missing = self.perform(OP_INCREF, 0, ident, handle, None, (handle,), None)
+        if missing:
+            raise RemoteError(
+                f"KeyError: {ident!r}: the manager at {self.address!r} "
+                "shares no such object (any more)\n"
+            )
+        return 0
+
+    cdef int given(self, object ident) except -1:
+        """The server has counted a reference for us that no proxy has taken yet."""
+        cdef Holding holding = self.holdings.get(ident)
+        if holding is None:
+            holding = Holding()
+            holding.handle = handle_of(ident)
+            holding = self.holdings.setdefault(ident, holding)
+        holding.unclaimed += 1
+        holding.owed += 1
+        return 0
+
+    def disclaim(self, ident):
+        """Give back a reference that was given and not taken (a custom proxy may not)."""
+        cdef Holding holding = self.holdings.get(ident)
+        if holding is not None and holding.unclaimed:
+            holding.unclaimed -= 1
+            if holding.local == 0 and holding.unclaimed == 0:
+                self.forget(ident, holding)
+
+    cdef int forget(self, object ident, Holding holding) except -1:
+        """This process holds nothing of the object any more."""
+        if self.holdings.get(ident) is holding:
+            del self.holdings[ident]
+        if holding.owed and not self.retired:
+            self.releases.append((ident if self.is_stock() else holding.handle, holding.owed))
+            holding.owed = 0
+            self.flush()
+        return 0
+
+    cdef int flush(self) except -1:
+        """Send the releases that are due, unless a call under way will."""
+        cdef Channel channel
+        cdef object found
+        cdef list due
+        if self.is_stock():
+            due, self.releases = self.releases, []
+            for ident, count in due:
+                try:
+                    for _ in range(count):
+                        self.one_shot("decref", (ident,), {})
+                except Exception as error:
+                    util.debug("decref of %s failed: %s", ident, error)
+            return 0
+        found = getattr(self.local, "connection", None)
+        if found is not None and (<Tenancy>found).channel.usable:
+            # Where it is busy, this is a finalizer inside its own call, which flushes.
+            self.release_over((<Tenancy>found).channel)
+            return 0
+        for channel in [*self.channels, self.orphan]:
+            if channel is not None and self.release_over(channel):
+                return 0
+        try:
+            self.release_over(self.channel())
+        except (OSError, EOFError, process.AuthenticationError) as error:
+            util.debug("release failed: %s", error)
+            self.releases = []
+        return 0
+
+    cdef int release_over(self, Channel channel) except -1:
+        """Send the releases that are due over `channel`, if it is free; 1 if done."""
+        cdef list due
+        if not isinstance(channel, FastChannel):
+            return 0
+        due, self.releases = self.releases, []
+        if not due or (<FastChannel>channel).send_alone(due, OP_RELEASE):
+            return 1
+        self.releases = due + self.releases
+        return 0
+
+    cdef bint is_stock(self):
+        """Whether the server is known to speak only the stdlib's dialect."""
+        return self.stock or self.serializer != "pickle" or not uses_raw_sockets("pickle")
+
+    # -- requests -----------------------------------------------------------
+
+    cdef tuple perform(
+        self, uint8_t op, uint8_t flags, object ident, uint64_t handle, object name, object args,
+        object kwds
+    ):
+        """Make a request over the calling thread's channel; once more if that was dead."""
+        cdef Channel channel
+        cdef list due = None
+        cdef bint again = False
+        cdef tuple reply
+        while True:
+            try:
+                channel = self.channel()
+            except OSError as error:
+                if again:
+                    raise dead from error
+                raise
+            try:
+                if isinstance(channel, FastChannel):
+                    if self.releases:
+                        due, self.releases = self.releases, []
+                    reply = (<FastChannel>channel).request(op, flags, handle, name, args, kwds, due)
+                else:
+                    reply = channel.call(ident, name, args, kwds)
+            except BaseException as error:
+                if channel.usable:
+                    # It failed before anything was sent, or after all was received.
+                    if due and not (<FastChannel>channel).send_alone(due, OP_RELEASE):
+                        self.releases = due + self.releases
+                    raise
+                self.lose(channel, channel.interrupted)
+                if not isinstance(error, _StaleConnection):
+                    raise
+                if due:
+                    self.releases = due + self.releases
+                    due = None
+                dead = error.args[0]
+                if again:
+                    raise dead from None
+                again = True
+                continue
+            if self.releases:
+                self.flush()
+            return reply
+
+    def create(self, typeid, args, kwds, bint anonymous):
+        """Have an object made; return its ident and the exposed methods' names.
+
+        An anonymous reference is nobody's: a ``decref`` has to return it, as in
+        the stdlib.  Otherwise it is this session's, for a proxy to take.
+        """
+        if isinstance(self.channel(), FastChannel):
+            op, reply = self.perform(
+                OP_CREATE, FLAG_ANONYMOUS if anonymous else 0, None, 0, typeid, args, kwds
+            )
+            if op != OP_RETURN:
+                raise convert_to_error(KINDS[op], reply)
+        else:
+            reply = self.one_shot("create", (typeid, *args), kwds)
+        if not anonymous:
+            self.given(reply[0])
+        return reply
+
+    def control(self, name, args=(), kwds=None):
+        """Call one of the server's public functions."""
+        if not isinstance(self.channel(), FastChannel):
+            return self.one_shot(name, args, kwds or {})
+        op, payload = self.perform(OP_CONTROL, 0, None, 0, name, args, kwds)
+        if op == OP_RETURN:
+            return payload
+        raise convert_to_error(KINDS[op], payload)
+
+    cdef object one_shot(self, object name, object args, object kwds):
+        """A public function over a connection of its own, as the stdlib does it."""
+        if uses_raw_sockets(self.serializer):
+            dumps = SERIALIZERS[self.serializer][0]
+            stream = connect(self.address, self.authkey, dumps((None, name, tuple(args), kwds)))
+            conn = StockConnection(stream, self.serializer)
+            try:
+                kind, result = conn.recv()
+            finally:
+                conn.close()
+            if kind == "#RETURN":
+                return result
+            raise convert_to_error(kind, result)
+        conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
+        try:
+            return dispatch(conn, None, name, tuple(args), kwds)
+        finally:
+            conn.close()
+
+    # -- the end ------------------------------------------------------------
+
+    def goodbye(self):
+        """Return everything in order and close; a later call would begin anew."""
+        cdef Channel channel
+        cdef Holding holding
+        if self.is_stock():
+            for ident, holding in list(self.holdings.items()):
+                if holding.owed:
+                    self.releases.append((ident, holding.owed))
+                    holding.owed = 0
+            if not self.retired:
+                self.flush()
+        else:
+            for channel in [*self.channels, self.orphan]:
+                if isinstance(channel, FastChannel):
+                    if (<FastChannel>channel).send_alone(None, OP_GOODBYE):
+                        break
+        self.disconnect()
+
+    cdef int disconnect(self) except -1:
+        cdef Channel channel
+        for channel in [*self.channels, self.orphan]:
+            if channel is not None:
+                channel.close()
+        self.channels = []
+        self.orphan = None
+        return 0
+
+    def retire(self):
+        """The server has been shut down: there is nobody to return references to."""
+        self.retired = True
+        self.releases = []
+        self.disconnect()
+
+
+def _say_goodbye(reference):
+    session = reference()
+    if session is not None:
+        session.goodbye()
+
+
+def _after_fork_in_child():
+    for session in list(sessions):
+        session.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+cdef uint64_t handle_of(object ident) noexcept:
+    """The handle that an ident spells; 0, which is no object's, if it spells none."""
+    try:
+        return int(ident, 16)
+    except (OverflowError, TypeError, ValueError):
+        return 0
+
+
+cdef class ProxyCore:
+    """The compiled part of `BaseProxy`: what a call needs."""
+
+    def _callmethod(self, methodname, args=(), kwds={}):
+        """Call a method of the referent and return a copy of the result.
+
+        Parameters
+        ----------
+        methodname : str
+        args : tuple
+        kwds : dict
+
+        Raises
+        ------
+        RemoteError
+            The server could not serve the call: the method is not exposed, the
+            object is gone, or the result cannot be pickled.
+        Exception
+            Whatever the method raised.
+        """
+        cdef ClientSession session = self._session()
+        op, payload = session.perform(OP_CALL, 0, self._id, self._handle, methodname, args, kwds)
+        if op == OP_RETURN:
+            return payload
+        if op == OP_PROXY:
+            ident, (exposed, typeid, proxytype) = payload
+            session.given(ident)
+            try:
+                return self._build_proxy(typeid, ident, exposed, proxytype)
+            finally:
+                session.disclaim(ident)
+        try:
+            raise convert_to_error(KINDS[op], payload)
+        finally:
+            payload = None
+
+    cdef ClientSession _session(self):
+        if self._session_ is None:
+            self._session_ = self._open_session()
+        return self._session_
+
+    def _set_token(self, token):
+        self._token = token
+        self._id = token.id
+        self._handle = handle_of(token.id)
+
+    def _take_reference(self):
+        """Hold a reference in the server from now on; once is enough."""
+        if self._ref is None:
+            self._ref = self._session().acquire(self._id)
+
+    def _close(self):
+        """Give the reference back before the proxy is dropped; twice does nothing."""
+        self._ref = None
+
+    @property
+    def _tls(self):
+        """The calling threads' connections; ``.connection`` is this thread's."""
+        return self._session().local
+
+    def _connect(self):
+        """Give the calling thread a fresh connection to the server."""
+        self._session().connect()

@@ -1,0 +1,40 @@
+"""The reference table: what the server shares, and who holds it."""
+
+from fastmgr._os cimport uint64_t
+
+cpdef object key_of(object ident)
+
+cdef class Entry:
+    cdef readonly object obj
+    cdef public object exposed            # set of method names
+    cdef public object method_to_typeid   # dict or None
+    cdef readonly object ident            # str: how stock peers name it
+    cdef readonly object key              # int handle, or the ident where it is no handle
+    cdef public Py_ssize_t refcount       # references of clients; 0: only proxies in here hold it
+    cdef public bint known                # only built-in code runs when it is used (see Table.add)
+    cdef readonly bint pins               # its methods may depend on the thread that runs them
+    cdef object __weakref__
+
+cdef class Session:
+    cdef readonly bytes id
+    cdef readonly int connections
+    cdef bint ended                       # nothing is held for it any more
+    cdef dict held                        # key -> count
+
+cdef class Table:
+    cdef readonly dict entries            # key -> Entry: what clients hold
+    cdef readonly object local            # key -> Entry, weak: what proxies in here hold
+    cdef object by_object                 # id(obj) -> Entry, weak: one object, one ident
+    cdef dict sessions                    # session id -> Session
+    cdef uint64_t next_handle
+
+    cdef Entry find(self, object key)
+    cpdef Entry lookup(self, object ident)
+    cpdef object add(self, object obj, object exposed, object method_to_typeid, bint known)
+    cpdef int retain(self, object key, Py_ssize_t count=*) except -1
+    cpdef object release(self, object key, Py_ssize_t count=*)
+    cdef Session join(self, bytes session_id)
+    cdef int leave(self, Session session) except -1
+    cdef list forsake(self, Session session)
+    cdef object session_retain(self, Session session, object key)
+    cdef object session_release(self, Session session, object key, Py_ssize_t count)

@@ -1,0 +1,265 @@
+"""The reference table: what the server shares, and who holds it.
+
+A handle is ``epoch << 32 | serial``: the epoch is random for each table and a
+serial is never used twice, so a proxy that outlived its object, or its server,
+meets nothing rather than a stranger.  Stock peers see the handle as the hex
+string that the stdlib calls ident.
+
+An entry lives while a client's reference is counted in it, or while a proxy
+inside this process holds it (a proxy stored in a shared container).  The latter
+is an ordinary strong reference to the entry, so containers that hold themselves
+are the garbage collector's to find.
+
+Every method runs to its end under the GIL and
+allocates nothing between the steps that must agree.  What falls to zero is
+returned to the caller, who drops it outside: dropping runs users' destructors.
+"""
+
+cimport cython
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
+
+import _thread
+import array
+import os
+import queue
+import threading
+from weakref import WeakValueDictionary
+
+from fastmgr import shared
+
+# Types whose methods run no code but their own, so the loop may run them, as
+# long as only values of known types were ever put into the object.
+cdef frozenset KNOWN_TYPES = frozenset((
+    dict, list, set, array.array, shared.Namespace, shared.Value,
+    type(iter({})), type(iter({}.values())), type(iter({}.items())), type(reversed({})),
+    type(iter([])), type(reversed([])), type(iter(set())),
+))
+
+# Types whose methods do not care which thread calls them.  RLock and Condition
+# are owned by a thread, and so may be anything in a user's class.
+cdef frozenset UNPINNED_TYPES = KNOWN_TYPES | frozenset((
+    _thread.LockType, queue.Queue, threading.Semaphore, threading.BoundedSemaphore,
+    threading.Event, threading.Barrier,
+))
+
+
+@cython.final
+cdef class Entry:
+    """One shared object and what may be done with it."""
+
+    def __init__(self, obj, exposed, method_to_typeid, key, bint known=False):
+        self.obj = obj
+        self.exposed = exposed
+        self.method_to_typeid = method_to_typeid
+        self.key = key
+        self.ident = key if isinstance(key, str) else "%x" % key
+        self.refcount = 0
+        self.known = known and type(obj) in KNOWN_TYPES
+        self.pins = type(obj) not in UNPINNED_TYPES
+
+
+@cython.final
+cdef class Session:
+    """One client process: its connections and the references it holds."""
+
+    def __init__(self, bytes session_id):
+        self.id = session_id
+        self.connections = 0
+        self.held = {}
+
+
+cpdef object key_of(object ident):
+    """The table's key for a stock ident: a handle, or the string itself."""
+    if isinstance(ident, int):
+        return ident
+    try:
+        handle = int(ident, 16)
+    except (TypeError, ValueError):
+        return ident
+    return handle if "%x" % handle == ident else ident
+
+
+@cython.final
+cdef class Table:
+    """The shared objects of one server."""
+
+    def __init__(self):
+        self.entries = {}
+        self.local = WeakValueDictionary()
+        self.by_object = WeakValueDictionary()
+        self.sessions = {}
+        # 31 bits: the handle stays positive as a signed 64-bit integer.
+        self.next_handle = ((<uint64_t>int.from_bytes(os.urandom(4), "little") & 0x7fffffff) << 32) + 1
+
+    # -- objects ----------------------------------------------------------
+
+    cdef Entry find(self, object key):
+        """The entry at a handle or foreign ident, or None."""
+        cdef PyObject *found = PyDict_GetItem(self.entries, key)
+        if found is not NULL:
+            return <Entry>found
+        return self.local.get(key)
+
+    cpdef Entry lookup(self, object ident):
+        """Return the entry that a stock ident names.
+
+        Raises
+        ------
+        KeyError
+            No such object is shared (any more).
+        """
+        cdef Entry entry = self.find(key_of(ident))
+        if entry is None:
+            raise KeyError(ident)
+        return entry
+
+    cpdef object add(self, object obj, object exposed, object method_to_typeid, bint known):
+        """Share `obj` and return its entry, with one reference counted.
+
+        An object that is shared already keeps its entry, so that one object has
+        one ident and one count; what is exposed is then replaced, as in the
+        stdlib.  `known` says that no user's code made or filled the object.
+        """
+        cdef Entry fresh = Entry(obj, exposed, method_to_typeid, self.next_handle, known)
+        cdef Entry entry = self.by_object.get(id(obj))
+        if entry is not None:
+            entry.exposed = exposed
+            entry.method_to_typeid = method_to_typeid
+            entry.known = entry.known and known
+        else:
+            entry = fresh
+            self.next_handle += 1
+            self.by_object[id(obj)] = entry
+        entry.refcount += 1
+        self.entries[entry.key] = entry
+        return entry
+
+    def place(self, ident, obj, exposed, method_to_typeid):
+        """Put an entry under an ident that a user's own ``create`` chose."""
+        cdef object key = key_of(ident)
+        cdef Entry fresh = Entry(obj, exposed, method_to_typeid, key)
+        cdef Entry old = self.entries.get(key)
+        if old is not None:
+            fresh.refcount = old.refcount
+        self.by_object[id(obj)] = fresh
+        self.entries[key] = fresh
+        return fresh
+
+    def remove(self, ident):
+        """Take an entry out, whoever holds it, and return it (KeyError if none)."""
+        return self.entries.pop(key_of(ident))
+
+    def stash(self, ident):
+        """Let a proxy in this process hold the entry that `ident` names; return it."""
+        cdef Entry entry = self.lookup(ident)
+        self.local[entry.key] = entry
+        return entry
+
+    cpdef int retain(self, object key, Py_ssize_t count=1) except -1:
+        """Count references to the object at `key`.
+
+        Raises
+        ------
+        KeyError
+            No such object is shared (any more).
+        """
+        cdef Entry entry = self.find(key_of(key))
+        if entry is None:
+            raise KeyError(key)
+        entry.refcount += count
+        if entry.refcount == count and entry.key not in self.entries:
+            # Only a proxy in here held it; a client does again.
+            self.entries[entry.key] = entry
+        return 0
+
+    cpdef object release(self, object key, Py_ssize_t count=1):
+        """Return references; the entry if those were the last, for the caller to drop.
+
+        Raises
+        ------
+        KeyError
+            No such object is shared (any more).
+        AssertionError
+            More references are returned than were counted.
+        """
+        key = key_of(key)
+        cdef PyObject *found = PyDict_GetItem(self.entries, key)
+        cdef Entry entry
+        if found is NULL:
+            if key in self.local:
+                return None     # held by a proxy in here alone: nothing is counted
+            raise KeyError(key)
+        entry = <Entry>found
+        if entry.refcount < count:
+            raise AssertionError(
+                f"Id {entry.ident} ({entry.obj!r}) has refcount {entry.refcount}, not {count}+"
+            )
+        entry.refcount -= count
+        if entry.refcount:
+            return None
+        del self.entries[key]
+        return entry
+
+    # -- sessions ---------------------------------------------------------
+
+    @property
+    def session_count(self):
+        """How many client processes are connected by the fast dialect."""
+        return len(self.sessions)
+
+    cdef Session join(self, bytes session_id):
+        """The session of that id, with one connection more."""
+        cdef Session session = self.sessions.get(session_id)
+        if session is None:
+            session = Session(session_id)
+            self.sessions[session_id] = session
+        session.connections += 1
+        return session
+
+    cdef int leave(self, Session session) except -1:
+        """One connection less; 1 if it was the last, and `forsake` is due."""
+        session.connections -= 1
+        if session.connections:
+            return 0
+        session.ended = True
+        self.sessions.pop(session.id, None)
+        return 1
+
+    cdef list forsake(self, Session session):
+        """Return every reference of a session that has ended; the entries to drop."""
+        cdef dict held = session.held
+        session.held = {}
+        cdef list dead = []
+        for key, count in held.items():
+            try:
+                entry = self.release(key, count)
+            except (KeyError, AssertionError):
+                continue        # a server's hooks took it out before
+            if entry is not None:
+                dead.append(entry)
+        return dead
+
+    cdef object session_retain(self, Session session, object key):
+        """Book a reference, counted in the entry already, on `session`.
+
+        Returned at once where the session has ended meanwhile; then, as from
+        `release`, the entry if it was the last.
+        """
+        if session.ended:
+            return self.release(key)
+        session.held[key] = session.held.get(key, 0) + 1
+        return None
+
+    cdef object session_release(self, Session session, object key, Py_ssize_t count):
+        """Return `count` references of the session, never more than it holds."""
+        cdef Py_ssize_t held = session.held.get(key, 0)
+        if count > held:
+            count = held
+        if count <= 0:
+            return None
+        if count == held:
+            del session.held[key]
+        else:
+            session.held[key] = held - count
+        return self.release(key, count)

@@ -1,0 +1,441 @@
+"""Count the words of the standard library in shared state, on fastmgr and on the stock manager.
+
+Worker processes take file names from a shared queue, tokenize the files and add up the words (the
+``NAME`` tokens) in one shared dict. They do it the way such programs are usually written: a read
+and a write of the shared dict for every word of a file, under a shared lock. So the job makes
+hundreds of thousands of small calls, and its time shows what a call costs. The totals must equal
+those of a count that one process makes without a manager.
+"""
+
+import argparse
+import io
+import os
+import queue
+import signal
+import sys
+import sysconfig
+import tokenize
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import (
+    connection,
+    get_all_start_methods,
+    get_context,
+    process,
+    resource_tracker,
+)
+from multiprocessing import managers as stock
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, TextIO, cast
+
+from fastmgr import managers as fast
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+    from multiprocessing.context import BaseContext
+
+__all__ = ["Result", "WorkerError", "count_alone", "count_shared", "count_words", "python_files"]
+
+WORDS_PER_LOCK = 50
+"""How many words a worker adds before it lets another worker have the lock."""
+
+NOT_PYTHON = (SyntaxError, tokenize.TokenError, UnicodeDecodeError)
+"""What says that a file is no Python: the library's tests keep some such files as data."""
+
+
+class WorkerError(Exception):
+    """A worker process failed; it has shown its own traceback."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a count found.
+
+    Attributes
+    ----------
+    words : mapping of str to int
+        How often each word occurs.
+    skipped : mapping of str to int
+        How many files could not be tokenized, by the name of the error.
+    seconds : float
+        How long it took, with the start and the end of the workers.
+    """
+
+    words: Mapping[str, int]
+    skipped: Mapping[str, int]
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        """The number of words, each occurrence counted."""
+        return sum(self.words.values())
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The shared state; every field is a proxy."""
+
+    files: "queue.Queue[str]"
+    words: "stock.DictProxy[str, int]"
+    skipped: "stock.DictProxy[str, int]"
+    done: "stock.ValueProxy[int]"
+    lock: AbstractContextManager[object]
+
+
+class Progress:
+    """A bar that redraws itself on a terminal, or a line every few seconds elsewhere."""
+
+    WIDTH = 30
+    SECONDS_BETWEEN_LINES = 5.0
+
+    def __init__(self, title: str, total: int, stream: TextIO | None = None) -> None:
+        self.title = title
+        self.total = total
+        self.stream = stream or sys.stderr
+        self.next_line = monotonic() + self.SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self.stream.isatty():
+            self.write("\r\x1b[K")
+
+    def show(self, done: int) -> None:
+        """Show that `done` of the files have been counted."""
+        if self.stream.isatty():
+            bar = ("#" * (self.WIDTH * done // max(self.total, 1))).ljust(self.WIDTH, ".")
+            self.write(f"\r{self.title:<28} [{bar}] {done:>5} of {self.total} files")
+        elif monotonic() >= self.next_line:
+            self.next_line = monotonic() + self.SECONDS_BETWEEN_LINES
+            self.write(f"{self.title}: {done} of {self.total} files\n")
+
+    def write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+
+def python_files(root: str | os.PathLike[str]) -> list[Path]:
+    """List the Python files under a directory, without those of installed packages.
+
+    Parameters
+    ----------
+    root : path
+        Where to look.
+
+    Returns
+    -------
+    list of Path
+        In alphabetical order, so that a limited demo always counts the same files.
+    """
+    files: list[Path] = []
+    for directory, subdirectories, names in os.walk(root):
+        subdirectories[:] = [name for name in subdirectories if not name.endswith("-packages")]
+        files += [Path(directory, name) for name in names if name.endswith(".py")]
+    return sorted(path for path in files if path.is_file())  # a symbolic link may lead nowhere
+
+
+def count_words(path: str | os.PathLike[str]) -> Counter[str]:
+    """Count the words of one Python file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    Counter
+        How often each ``NAME`` token (keywords are names too) occurs.
+
+    Raises
+    ------
+    SyntaxError, tokenize.TokenError, UnicodeDecodeError
+        The file does not tokenize.
+    """
+    source = io.BytesIO(Path(path).read_bytes())
+    return Counter(
+        token.string for token in tokenize.tokenize(source.readline) if token.type == tokenize.NAME
+    )
+
+
+def count_alone(files: Sequence[Path], progress: Progress) -> Result:
+    """Count in this process, without any shared state: the truth to compare with.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        What to count.
+    progress : Progress
+        Where to show it.
+
+    Returns
+    -------
+    Result
+        The exact totals.
+    """
+    words: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    start = perf_counter()
+    with progress:
+        for done, path in enumerate(files):
+            try:
+                words.update(count_words(path))
+            except NOT_PYTHON as error:
+                skipped[type(error).__name__] += 1
+            progress.show(done + 1)
+    return Result(words, skipped, perf_counter() - start)
+
+
+def count_shared(
+    files: Sequence[Path],
+    progress: Progress,
+    manager_class: type[stock.SyncManager],
+    workers: int,
+    context: "BaseContext",
+) -> Result:
+    """Count with worker processes that share everything through a manager.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        What to count.
+    progress : Progress
+        Where to show it.
+    manager_class : type
+        Whose shared state to use: a `SyncManager`, the stock one or fastmgr's.
+    workers : int
+        How many worker processes.
+    context : BaseContext
+        The start method of the workers and of the manager's process.
+
+    Returns
+    -------
+    Result
+        What the shared state held when every worker had ended.
+
+    Raises
+    ------
+    WorkerError
+        A worker failed. No process of this count is left.
+    """
+    if context.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # before `uninterrupted`: it may unblock the signal
+    start = perf_counter()
+    with ExitStack() as stack:
+        with uninterrupted():
+            manager = stack.enter_context(manager_class(ctx=context))
+        shared = Shared(
+            manager.Queue(), manager.dict(), manager.dict(), manager.Value("q", 0), manager.Lock()
+        )
+        for path in files:
+            shared.files.put(os.fspath(path))
+        processes = [
+            context.Process(  # type: ignore[attr-defined]
+                target=work, args=(shared,), name=f"Worker-{number + 1}"
+            )
+            for number in range(workers)
+        ]
+        with uninterrupted():
+            stack.callback(stop, processes)
+            for child in processes:
+                child.start()
+        with progress:
+            wait(processes, lambda: progress.show(shared.done.value))
+        result = Result(shared.words.copy(), shared.skipped.copy(), perf_counter() - start)
+    return result
+
+
+def work(shared: Shared) -> None:
+    """Count files until the queue is empty: what a worker process runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it stops the workers
+    try:
+        while True:
+            try:
+                path = shared.files.get_nowait()
+            except queue.Empty:
+                return
+            count_file(path, shared)
+    except Exception:
+        sys.stderr.write(f"\n{process.current_process().name}: {traceback.format_exc()}")
+        sys.exit(1)
+
+
+def count_file(path: str, shared: Shared) -> None:
+    """Add one file's words to the shared totals."""
+    try:
+        words = iter(count_words(path).items())
+    except NOT_PYTHON as error:
+        add([(type(error).__name__, 1)], shared.skipped, shared.lock)
+    else:
+        while batch := list(islice(words, WORDS_PER_LOCK)):
+            add(batch, shared.words, shared.lock)
+    with shared.lock:
+        shared.done.value += 1
+
+
+def add(
+    counts: list[tuple[str, int]],
+    totals: "stock.DictProxy[str, int]",
+    lock: AbstractContextManager[object],
+) -> None:
+    """Add to shared totals. Reading and writing are two calls: only the lock makes them one."""
+    with lock:
+        for key, count in counts:
+            totals[key] = totals.get(key, 0) + count
+
+
+def wait(processes: Sequence[process.BaseProcess], show: Callable[[], None]) -> None:
+    """Wait for the workers to end, and show the progress while they run."""
+    while running := [child.sentinel for child in processes if child.is_alive()]:
+        connection.wait(running, timeout=0.1)
+        for child in processes:
+            if child.exitcode:
+                raise WorkerError(f"{child.name} failed with exit status {child.exitcode}")
+        show()
+
+
+def stop(processes: Sequence[process.BaseProcess]) -> None:
+    """End the workers that still run: none are, unless the count failed or was interrupted."""
+    with uninterrupted():
+        started = [child for child in processes if child.pid is not None]
+        for child in started:
+            child.terminate()
+        for child in started:
+            child.join()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off, so that no process is half started or half stopped when it comes.
+
+    The processes that are started inside begin their life with the signal blocked.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def differences(expected: Mapping[str, int], got: Mapping[str, int]) -> list[str]:
+    """Say which totals are not the expected ones."""
+    return [
+        f"{key}: expected {expected.get(key, 0)}, got {got.get(key, 0)}"
+        for key in sorted(expected.keys() | got.keys())
+        if expected.get(key, 0) != got.get(key, 0)
+    ]
+
+
+def report(root: Path, files: Sequence[Path], result: Result) -> None:
+    """Print what was counted."""
+    skipped = ", ".join(f"{count} {name}" for name, count in sorted(result.skipped.items()))
+    commonest = sorted(result.words.items(), key=lambda item: (-item[1], item[0]))[:10]
+    print(f"The .py files under {root}, its tests included, site-packages not:")
+    print(f"  files           {len(files):>10,}")
+    print(f"  not tokenizable {sum(result.skipped.values()):>10,}  {skipped and f'({skipped})'}")
+    print(f"  words           {result.total:>10,}")
+    print(f"  distinct words  {len(result.words):>10,}")
+    print("  the commonest   " + ", ".join(f"{word} {count:,}" for word, count in commonest))
+    print()
+
+
+def show_time(title: str, result: Result) -> None:
+    """Print how long a count took, as soon as it is known."""
+    print(f"{title:<28}{result.seconds:>9.2f}{result.total / result.seconds:>12,.0f}", flush=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo and print its report.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        What `add_parser` defines.
+
+    Returns
+    -------
+    int
+        The exit status: 0 if every count found exactly the same.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    files = python_files(root)[: options.files]
+    context = get_context(options.start_method)
+    # fastmgr's SyncManager has the API of the stock one but is no subclass of it.
+    contenders = {"fastmgr": cast("type[stock.SyncManager]", fast.SyncManager)}
+    if not options.no_stock:
+        contenders["multiprocessing"] = stock.SyncManager
+
+    title = "one process, no manager"
+    expected = count_alone(files, Progress(title, len(files)))
+    report(root, files, expected)
+    print(f"{'':<28}{'seconds':>9}{'words/s':>12}")
+    show_time(title, expected)
+    seconds: dict[str, float] = {}
+    for name, manager_class in contenders.items():
+        title = f"{name}, {options.workers} worker{'s' * (options.workers > 1)}"
+        progress = Progress(title, len(files))
+        try:
+            result = count_shared(files, progress, manager_class, options.workers, context)
+        except WorkerError as error:
+            print(f"{title}: {error}", file=sys.stderr)
+            return 1
+        show_time(title, result)
+        wrong = differences(expected.words, result.words)
+        wrong += differences(expected.skipped, result.skipped)
+        if wrong:
+            print(f"{title}: {len(wrong)} totals are wrong", *wrong[:20], sep="\n  ")
+            return 1
+        seconds[name] = result.seconds
+    print("\nAll totals are exact.")
+    if "multiprocessing" in seconds:
+        print(f"fastmgr is {seconds['multiprocessing'] / seconds['fastmgr']:.1f} times as fast.")
+    return 0
+
+
+def add_parser(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the ``demo`` command to a command line.
+
+    Parameters
+    ----------
+    commands : argparse sub-parsers
+        Where to add it.
+    """
+    parser = commands.add_parser(
+        "demo",
+        help="count the words of the standard library in shared state",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="worker processes (default: one per processor, %(default)s here)",
+    )
+    parser.add_argument(
+        "--files", type=positive, metavar="LIMIT", help="count only the first LIMIT files"
+    )
+    parser.add_argument(
+        "--no-stock", action="store_true", help="do not run the job on the stock manager"
+    )
+    parser.add_argument(
+        "--start-method",
+        choices=get_all_start_methods(),
+        help="how processes are started (default: as this platform does)",
+    )
+    parser.set_defaults(run=run)
+
+
+def positive(text: str) -> int:
+    """Read a whole number that is at least one."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number

@@ -1,0 +1,1 @@
+"""What crosses the wire besides the fast dialect: the stdlib's own ways."""

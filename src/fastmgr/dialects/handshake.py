@@ -1,0 +1,169 @@
+"""The mutual HMAC handshake that every connection begins with, sans-IO.
+
+Two dialects exist, and a peer's frames tell which it speaks:
+
+* CPython up to 3.11: the challenge is 20 random bytes, the answer the raw
+  16 bytes of HMAC-MD5 over it.
+* CPython 3.12 and later: the challenge is ``{sha256}`` and 40 random bytes, the
+  answer ``{digest}`` and that HMAC over the whole challenge, prefix included.
+  A challenge of 20 bytes is answered with raw MD5, and a raw MD5 answer is
+  accepted.
+
+Source: ``multiprocessing/connection.py`` of 3.11 and 3.12.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from multiprocessing import AuthenticationError
+
+__all__ = ["HANDSHAKE_LIMIT", "Challenger", "Garbage", "Responder"]
+
+#: Bytes in the largest frame of a handshake.
+HANDSHAKE_LIMIT = 256
+
+CHALLENGE = b"#CHALLENGE#"
+WELCOME = b"#WELCOME#"
+FAILURE = b"#FAILURE#"
+
+_DIGESTS = ("md5", "sha256", "sha384", "sha3_256", "sha3_384")
+_RANDOM_BYTES = 40
+#: How long the challenges of CPython up to 3.11 are; 3.12 also answers one of 16.
+_LEGACY_LENGTHS = (16, 20)
+
+
+class Garbage(Exception):
+    """What came is no handshake; whoever sent it deserves no answer."""
+
+
+def _split_prefix(message: bytes) -> tuple[str, bytes]:
+    """Return the digest's name and what follows it; ``("", message)`` without a prefix."""
+    if message.startswith(b"{"):
+        name, brace, rest = message[1:].partition(b"}")
+        digest = name.decode("ascii", "replace")
+        if brace and digest in _DIGESTS:
+            return digest, rest
+    return "", message
+
+
+def _answer(key: bytes, message: bytes) -> bytes:
+    """Return the answer to a challenge, in the dialect that the challenge speaks."""
+    digest, payload = _split_prefix(message)
+    if digest:
+        if len(payload) < _LEGACY_LENGTHS[1]:
+            raise AuthenticationError(f"challenge too short: {len(payload)} bytes")
+        return b"{%s}%s" % (digest.encode(), hmac.new(key, message, digest).digest())
+    if len(message) in _LEGACY_LENGTHS:
+        return hmac.new(key, message, "md5").digest()
+    raise AuthenticationError(f"unsupported message digest in a challenge of {len(message)} bytes")
+
+
+def _is_answer(key: bytes, message: bytes, response: bytes) -> bool:
+    """Whether `response` proves the key; `Garbage` if it cannot be an answer at all."""
+    digest, mac = _split_prefix(response)
+    if not digest:
+        if len(response) != 16:
+            raise Garbage(f"a response of {len(response)} bytes")
+        digest, mac = "md5", response
+    return hmac.compare_digest(hmac.new(key, message, digest).digest(), mac)
+
+
+class Challenger:
+    """The server's half: challenge the client, then answer its challenge.
+
+    Parameters
+    ----------
+    key : bytes
+        The authentication key.
+
+    Attributes
+    ----------
+    done : bool
+        Both sides have proved the key.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._message = b"{sha256}" + os.urandom(_RANDOM_BYTES)
+        self._step = self._check_response
+        self.done = False
+
+    def hello(self) -> bytes:
+        """Return the frame that opens the handshake."""
+        return CHALLENGE + self._message
+
+    def feed(self, frame: bytes) -> list[bytes]:
+        """Take the client's next frame; return what to send.
+
+        Raises
+        ------
+        AuthenticationError
+            The key is wrong; its first argument is for the log, and the frames
+            to send before closing are in ``FAILURE``.
+        Garbage
+            The frame belongs to no handshake.
+        """
+        return self._step(frame)
+
+    def _check_response(self, frame: bytes) -> list[bytes]:
+        if not _is_answer(self._key, self._message, frame):
+            raise AuthenticationError("digest received was wrong")
+        self._step = self._answer_challenge
+        return [WELCOME]
+
+    def _answer_challenge(self, frame: bytes) -> list[bytes]:
+        if not frame.startswith(CHALLENGE):
+            raise Garbage("no challenge")
+        self._step = self._check_welcome
+        try:
+            return [_answer(self._key, frame[len(CHALLENGE) :])]
+        except AuthenticationError as error:
+            raise Garbage(str(error)) from None
+
+    def _check_welcome(self, frame: bytes) -> list[bytes]:
+        if frame != WELCOME:
+            raise Garbage("no welcome")
+        self.done = True
+        return []
+
+
+class Responder:
+    """The client's half: answer the server's challenge, and challenge it.
+
+    The answer and our own challenge leave in one write, as does our welcome with
+    whatever follows it: a server reads them frame by frame all the same.
+
+    Parameters
+    ----------
+    key : bytes
+        The authentication key.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._message = b"{sha256}" + os.urandom(_RANDOM_BYTES)
+
+    def answer(self, frame: bytes) -> list[bytes]:
+        """Take the server's challenge; return the answer and our challenge."""
+        if not frame.startswith(CHALLENGE):
+            raise AuthenticationError(
+                f"the server did not ask for a key (it sent {frame[:20]!r}); "
+                "is it a manager's server, and does it use an authkey?"
+            )
+        return [_answer(self._key, frame[len(CHALLENGE) :]), CHALLENGE + self._message]
+
+    def check_welcome(self, frame: bytes) -> None:
+        """Take the server's verdict on our answer."""
+        if frame != WELCOME:
+            raise AuthenticationError("digest sent was rejected")
+
+    def check_response(self, frame: bytes) -> bytes:
+        """Take the server's answer; return the welcome that it is owed."""
+        try:
+            proved = _is_answer(self._key, self._message, frame)
+        except Garbage as error:
+            raise AuthenticationError(f"the server answered with {error}") from None
+        if not proved:
+            raise AuthenticationError("digest received was wrong")
+        return WELCOME

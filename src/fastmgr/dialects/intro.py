@@ -1,0 +1,44 @@
+"""How a fast client makes itself known to a server it knows nothing of.
+
+The introduction is a stock-shaped request, ``(None, '#fastmgr', (payload,), {})``,
+whose pickle is spelled out here byte for byte: our server knows it without
+unpickling anything, and a stock server refuses it as it refuses any function
+that it does not have.  The answer is stock-shaped too.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SESSION_ID_SIZE", "introduction", "parse_introduction"]
+
+VERSION = 1
+SESSION_ID_SIZE = 16
+
+_HEAD = b"\x80\x03(NX\x08\x00\x00\x00#fastmgrC"
+_TAIL = b"\x85}t."
+_MOST_NAME_BYTES = 200  # with the rest it must fit the one-byte length of a short bytes opcode
+
+
+def introduction(session_id: bytes, name: str) -> bytes:
+    """Return the first request of a client that speaks the fast dialect.
+
+    Parameters
+    ----------
+    session_id : bytes
+        `SESSION_ID_SIZE` random bytes that name the client process.
+    name : str
+        What the server's thread is called while it serves this connection.
+    """
+    encoded = name.encode("utf-8", "replace")[:_MOST_NAME_BYTES]
+    payload = bytes((VERSION,)) + session_id + encoded
+    return _HEAD + bytes((len(payload),)) + payload + _TAIL
+
+
+def parse_introduction(frame: bytes) -> tuple[bytes, str] | None:
+    """Return the session's id and the thread's name, or None if it is another request."""
+    if not (frame.startswith(_HEAD) and frame.endswith(_TAIL)):
+        return None
+    payload = frame[len(_HEAD) + 1 : -len(_TAIL)]
+    if len(payload) < 1 + SESSION_ID_SIZE or payload[0] != VERSION:
+        return None
+    end = 1 + SESSION_ID_SIZE
+    return payload[1:end], payload[end:].decode("utf-8", "replace")

@@ -1,0 +1,259 @@
+"""The stdlib's wire: serializers, connection objects, and its names for our classes.
+
+A stock peer knows our classes as ``multiprocessing.managers.*``.  What we send
+it names them so; what it sends is read as ours.  Neither needs the stock module
+to be loaded here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+import sys
+import types
+import xmlrpc.client
+from collections.abc import Callable
+from multiprocessing import connection
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from fastmgr._frame import Stream
+
+__all__ = [
+    "SERIALIZERS",
+    "Idle",
+    "RemoteError",
+    "StockConnection",
+    "Token",
+    "convert_to_error",
+    "dispatch",
+    "listener_client",
+    "uses_raw_sockets",
+]
+
+STOCK_MODULE = "multiprocessing.managers"
+OUR_MODULE = "fastmgr.managers"
+
+#: Serializer name to its stock Listener and Client.  Users add their own here.
+listener_client: dict[str, tuple[Any, Any]] = {
+    "pickle": (connection.Listener, connection.Client),
+    "xmlrpclib": (connection.XmlListener, connection.XmlClient),  # type: ignore[attr-defined]
+}
+_OWN_ENTRIES = dict(listener_client)
+
+
+def uses_raw_sockets(serializer: str) -> bool:
+    """Whether the entry for `serializer` is the one we replace by raw sockets.
+
+    Raises
+    ------
+    KeyError
+        No serializer of that name is registered.
+    """
+    return listener_client[serializer] == _OWN_ENTRIES.get(serializer)
+
+
+class Token:
+    """What names a shared object: its type's id, its server's address, its ident."""
+
+    __slots__ = ("address", "id", "typeid")
+
+    def __init__(self, typeid: str, address: Any, id: str) -> None:
+        self.typeid, self.address, self.id = typeid, address, id
+
+    def __getstate__(self) -> tuple[str, Any, str]:
+        return self.typeid, self.address, self.id
+
+    def __setstate__(self, state: tuple[str, Any, str]) -> None:
+        self.typeid, self.address, self.id = state
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(typeid={self.typeid!r}, "
+            f"address={self.address!r}, id={self.id!r})"
+        )
+
+
+class RemoteError(Exception):
+    """What went wrong in the server, as the server's own traceback."""
+
+    def __str__(self) -> str:
+        rule = "-" * 75
+        return f"\n{rule}\n{self.args[0]}{rule}"
+
+
+def convert_to_error(kind: str, result: Any) -> BaseException:
+    """Return the exception that a reply other than ``#RETURN`` stands for."""
+    if kind == "#ERROR":
+        return result  # type: ignore[no-any-return]
+    if kind not in ("#TRACEBACK", "#UNSERIALIZABLE"):
+        return ValueError(f"Unrecognized message type {kind!r}")
+    if not isinstance(result, str):
+        raise TypeError(f"Result {result!r} (kind '{kind}') type is {type(result)}, not str")
+    if kind == "#UNSERIALIZABLE":
+        return RemoteError(f"Unserializable message: {result}\n")
+    return RemoteError(result)
+
+
+def dispatch(
+    c: Any,
+    id: str | None,
+    methodname: str,
+    args: tuple[Any, ...] = (),
+    kwds: dict[str, Any] = {},  # noqa: B006  (the stdlib's signature; never changed)
+) -> Any:
+    """Send a request over a connection and return the result, or raise what it raised.
+
+    Parameters
+    ----------
+    c : connection
+        Anything with ``send`` and ``recv``.
+    id : str or None
+        A shared object's ident; None for one of the server's own functions.
+    methodname : str
+    args, kwds
+        What the method is called with.
+    """
+    c.send((id, methodname, args, kwds))
+    kind, result = c.recv()
+    if kind == "#RETURN":
+        return result
+    try:
+        raise convert_to_error(kind, result)
+    finally:
+        del result  # the exception's traceback leads back to this frame
+
+
+class Idle(BaseException):
+    """Nothing came for a while; not an `Exception`, for no server code is to catch it."""
+
+
+def _is_ours(obj: object) -> bool:
+    module = getattr(obj, "__module__", None)
+    return (
+        isinstance(module, str)
+        and module.partition(".")[0] == "fastmgr"
+        and isinstance(obj, (type, types.FunctionType))
+        and getattr(sys.modules.get(OUR_MODULE), obj.__name__, None) is obj
+    )
+
+
+class _StockPickler(ForkingPickler):
+    """Pickle for a stock peer.
+
+    A global is pickled by name and the pickler insists that the name leads back
+    to the object, so ours cannot simply be given another module's name; the peer
+    looks the attribute up instead.
+    """
+
+    def reducer_override(self, obj: object) -> Any:
+        if obj is _StockModule:
+            return importlib.import_module, (STOCK_MODULE,)
+        if _is_ours(obj):
+            name = obj.__name__  # type: ignore[attr-defined]
+            # CPython up to 3.13 has no SetProxy; an AutoProxy with the same methods is one.
+            return getattr, (_StockModule, "AutoProxy" if name == "SetProxy" else name)
+        return NotImplemented
+
+
+class _StockModule:
+    """Stands, in a pickle, for the module that stock peers import."""
+
+
+class _StockUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == STOCK_MODULE:
+            module = OUR_MODULE
+        return super().find_class(module, name)
+
+
+def _pickle_dumps(message: object) -> bytes:
+    buffer = io.BytesIO()
+    # The oldest protocol that every supported peer writes by default.
+    _StockPickler(buffer, 4).dump(message)
+    return buffer.getvalue()
+
+
+def _pickle_loads(data: bytes) -> Any:
+    return _StockUnpickler(io.BytesIO(data)).load()
+
+
+def _xml_dumps(message: object) -> bytes:
+    text = xmlrpc.client.dumps((message,), None, None, None, True)  # type: ignore[arg-type]
+    return text.encode("utf-8")
+
+
+def _xml_loads(data: bytes) -> Any:
+    ((message,), _method) = xmlrpc.client.loads(data.decode("utf-8"))
+    return message
+
+
+SERIALIZERS: dict[str, tuple[Callable[[object], bytes], Callable[[bytes], Any]]] = {
+    "pickle": (_pickle_dumps, _pickle_loads),
+    "xmlrpclib": (_xml_dumps, _xml_loads),
+}
+
+
+class StockConnection:
+    """A `multiprocessing.connection.Connection` look-alike over a raw stream.
+
+    Parameters
+    ----------
+    stream : Stream
+        Owned from now on.
+    serializer : str
+        A key of `SERIALIZERS`.
+    """
+
+    def __init__(self, stream: Stream, serializer: str) -> None:
+        self.stream = stream
+        self._dumps, self._loads = SERIALIZERS[serializer]
+        #: Whether `recv_request` gives up when nothing comes.
+        self.may_idle = False
+        #: What the last reply carried and its reader has yet to take a reference to.
+        self.in_transit: list[object] = []
+
+    def send(self, obj: object) -> None:
+        """Send a picklable object; nothing is sent where it cannot be encoded."""
+        self.stream.send_bytes(self._dumps(obj))
+
+    def recv(self) -> Any:
+        """Receive an object; EOFError where the peer has closed."""
+        data = self.stream.recv_bytes()
+        self.in_transit = []
+        return self._loads(data)
+
+    def recv_request(self) -> Any:
+        """Receive an object, or raise `Idle` where that is allowed and nothing comes."""
+        if self.may_idle:
+            try:
+                data = self.stream.recv_bytes(patient=False)
+            except TimeoutError:
+                raise Idle from None
+            self.in_transit = []
+            return self._loads(data)
+        return self.recv()
+
+    def poll(self, timeout: float = 0.0) -> bool:
+        """Whether something can be received within `timeout` seconds."""
+        return self.stream.poll(timeout)
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self.stream.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed."""
+        return self.stream.closed
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.stream.close()
+
+    def __enter__(self) -> StockConnection:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,517 @@
+"""Managers: the processes that hold shared objects, seen from their clients.
+
+This module can stand in for `multiprocessing.managers` name by name, the private
+names that programs use included.
+"""
+
+from __future__ import annotations
+
+import array
+import queue
+import threading
+from collections.abc import Callable
+from multiprocessing import connection, get_context, pool, process, util
+from multiprocessing.context import ProcessError, get_spawning_popen, reduction
+from typing import Any, ClassVar
+
+from fastmgr.dialects.stock import (
+    RemoteError,
+    Token,
+    convert_to_error,
+    dispatch,
+    listener_client,
+)
+from fastmgr.proxies import (
+    AcquirerProxy,
+    ArrayProxy,
+    AutoProxy,
+    BarrierProxy,
+    BaseListProxy,
+    BasePoolProxy,
+    BaseProxy,
+    ConditionProxy,
+    DictProxy,
+    EventProxy,
+    IteratorProxy,
+    ListProxy,
+    MakeProxyType,
+    NamespaceProxy,
+    PoolProxy,
+    ProcessLocalSet,
+    RebuildProxy,
+    SetProxy,
+    ValueProxy,
+    _BaseDictProxy,
+    _BaseSetProxy,
+    authkey_for,
+    retire_sessions,
+    session_with,
+)
+from fastmgr.server import Server, all_methods, public_methods, run_server
+from fastmgr.shared import Array, Namespace, Value
+
+try:
+    from multiprocessing import shared_memory
+except ImportError:  # a build without POSIX shared memory
+    HAS_SHMEM = False
+else:
+    HAS_SHMEM = True
+
+__all__ = ["BaseManager", "BaseProxy", "SyncManager", "Token"]  # the stdlib's, for import *
+
+# -- how some types are pickled, here as in the stdlib ----------------------------
+
+
+def reduce_array(a: array.array[Any]) -> tuple[Callable[..., Any], tuple[str, bytes]]:
+    """Pickle an array by its machine representation."""
+    return array.array, (a.typecode, a.tobytes())
+
+
+def rebuild_as_list(obj: Any) -> tuple[type[list[Any]], tuple[list[Any]]]:
+    """Pickle a dict's view as the list of what it shows."""
+    return list, (list(obj),)
+
+
+reduction.register(array.array, reduce_array)
+view_types = [type({}.items()), type({}.keys()), type({}.values())]
+for _view_type in view_types:
+    reduction.register(_view_type, rebuild_as_list)
+
+# -- managers -----------------------------------------------------------------------
+
+
+class State:
+    """Where a manager is in its life; shared with its proxies' finalizers."""
+
+    __slots__ = ("value",)
+
+    INITIAL = 0
+    STARTED = 1
+    SHUTDOWN = 2
+
+    value: int
+
+
+class _Creating(threading.local):
+    """Whether this thread is in a create method, whose proxy takes the reference."""
+
+    depth = 0
+
+
+_creating = _Creating()
+
+
+class BaseManager:
+    """Creates a server process, or connects to one, and shares objects by it.
+
+    Parameters
+    ----------
+    address : address, optional
+        Where the server listens: a path, or a (host, port) tuple.  None for a
+        fresh Unix socket in a private directory.
+    authkey : bytes, optional
+        What client and server prove to each other; the current process's key
+        by default.
+    serializer : str
+        A key of `listener_client`: ``'pickle'``, ``'xmlrpclib'`` or a user's own.
+    ctx : multiprocessing context, optional
+        Starts the server.
+    shutdown_timeout : float
+        Seconds for the server to end when told to, before it is terminated, and
+        as many again before it is killed.
+    """
+
+    _registry: ClassVar[dict[str, tuple[Any, Any, Any, Any]]] = {}
+    _Server: ClassVar[type[Server]] = Server
+
+    #: A `util.Finalize`, there once `start` has been called.
+    shutdown: Any
+
+    def __init__(
+        self,
+        address: Any = None,
+        authkey: bytes | None = None,
+        serializer: str = "pickle",
+        ctx: Any = None,
+        *,
+        shutdown_timeout: float = 1.0,
+    ) -> None:
+        if authkey is None:
+            authkey = process.current_process().authkey
+        self._address = address
+        self._authkey = process.AuthenticationString(authkey)
+        self._state = State()
+        self._state.value = State.INITIAL
+        self._serializer = serializer
+        self._Listener, self._Client = listener_client[serializer]
+        self._ctx = ctx or get_context()
+        self._shutdown_timeout = shutdown_timeout
+        self._process: Any = None
+
+    @classmethod
+    def from_address(
+        cls, address: Any, authkey: bytes | None = None, serializer: str = "pickle"
+    ) -> BaseManager:
+        """Return a manager of this class that is connected to a running server.
+
+        Raises
+        ------
+        AuthenticationError, OSError, EOFError
+            As `connect` does.
+        """
+        manager = cls(address, authkey, serializer)
+        manager.connect()
+        return manager
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # As with proxies the key travels only to a process that is being spawned.
+        authkey = self._authkey if get_spawning_popen() is not None else None
+        return _rebuild_manager, (
+            type(self),
+            self._address,
+            authkey,
+            self._serializer,
+            self._state.value == State.STARTED,
+        )
+
+    def _require_initial(self) -> None:
+        if self._state.value == State.INITIAL:
+            return
+        if self._state.value == State.STARTED:
+            raise ProcessError("Already started server")
+        if self._state.value == State.SHUTDOWN:
+            raise ProcessError("Manager has shut down")
+        raise ProcessError(f"Unknown state {self._state.value!r}")
+
+    def get_server(self) -> Server:
+        """Return a server for this process to run by ``serve_forever()``.
+
+        Raises
+        ------
+        ProcessError
+            The manager has been started, connected or shut down.
+        """
+        self._require_initial()
+        return self._Server(self._registry, self._address, self._authkey, self._serializer)
+
+    def connect(self) -> None:
+        """Connect to the server that runs at the manager's address.
+
+        Raises
+        ------
+        AuthenticationError
+            The key is not the server's.
+        OSError, EOFError
+            There is no server.
+        """
+        session = session_with(self._address, self._serializer, self._authkey)
+        # A server that was restarted here is met by a fresh connection, not by a stale one.
+        session.connect()
+        self._state.value = State.STARTED
+        self._session_ = session
+
+    @property
+    def _session(self) -> Any:
+        session = self.__dict__.get("_session_")
+        if session is None or session.retired:
+            session = session_with(self._address, self._serializer, self._authkey)
+            self._session_ = session
+        return session
+
+    def start(
+        self, initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()
+    ) -> None:
+        """Start the server in a process of its own.
+
+        Parameters
+        ----------
+        initializer : callable, optional
+            Called first, in the new process, with `initargs`.
+
+        Raises
+        ------
+        ProcessError
+            The manager has been started, connected or shut down.
+        EOFError
+            The process ended before it could serve; what it said is on stderr.
+        """
+        self._require_initial()
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        reader, writer = connection.Pipe(duplex=False)
+        self._process = self._ctx.Process(
+            target=type(self)._run_server,
+            args=(
+                self._registry,
+                self._address,
+                self._authkey,
+                self._serializer,
+                writer,
+                initializer,
+                initargs,
+            ),
+        )
+        ident = ":".join(str(i) for i in self._process._identity)
+        self._process.name = f"{type(self).__name__}-{ident}"
+        self._process.start()
+        writer.close()
+        self._address = reader.recv()
+        reader.close()
+        self._state.value = State.STARTED
+        self.shutdown = util.Finalize(
+            self,
+            type(self)._finalize_manager,
+            args=(
+                self._process,
+                self._address,
+                self._authkey,
+                self._state,
+                self._Client,
+                self._shutdown_timeout,
+            ),
+            exitpriority=0,
+        )
+
+    @classmethod
+    def _run_server(
+        cls,
+        registry: dict[str, Any],
+        address: Any,
+        authkey: bytes,
+        serializer: str,
+        writer: Any,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        """Be the server's process."""
+        run_server(
+            cls._Server, registry, address, authkey, serializer, writer, initializer, initargs
+        )
+
+    def _create(self, typeid: str, /, *args: Any, **kwds: Any) -> tuple[Token, tuple[str, ...]]:
+        """Have the server make an object; return its token and the exposed names.
+
+        The reference that comes with it is the caller's to return by ``decref``,
+        except inside the create methods, whose proxy takes it over.
+        """
+        if self._state.value != State.STARTED:
+            # The type is the stdlib's, where this is an assert.
+            raise AssertionError("server not yet started")
+        ident, exposed = self._session.create(typeid, args, kwds, not _creating.depth)
+        return Token(typeid, self._address, ident), exposed
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the server's process to end, if `start` began one."""
+        if self._process is not None:
+            self._process.join(timeout)
+            if not self._process.is_alive():
+                self._process = None
+
+    def _debug_info(self) -> str:
+        """Return a line or two on each shared object."""
+        return self._session.control("debug_info")  # type: ignore[no-any-return]
+
+    def _number_of_objects(self) -> int:
+        """Return how many objects are shared."""
+        return self._session.control("number_of_objects")  # type: ignore[no-any-return]
+
+    def __enter__(self) -> BaseManager:
+        if self._state.value == State.INITIAL:
+            self.start()
+        if self._state.value == State.SHUTDOWN:
+            raise ProcessError("Manager has shut down")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+
+    @staticmethod
+    def _finalize_manager(
+        process: Any,
+        address: Any,
+        authkey: bytes,
+        state: State,
+        _Client: Callable[..., Any],
+        shutdown_timeout: float,
+    ) -> None:
+        """End the server's process: ask, then terminate, then kill."""
+        if process.is_alive():
+            util.info("sending shutdown message to manager")
+            try:
+                with _Client(address, authkey=authkey) as conn:
+                    dispatch(conn, None, "shutdown")
+            except Exception as error:
+                util.debug("shutdown message failed: %s", error)
+            process.join(timeout=shutdown_timeout)
+            if process.is_alive():
+                util.info("manager still alive; terminating it")
+                process.terminate()
+                process.join(timeout=shutdown_timeout)
+                if process.is_alive():
+                    util.info("manager still alive after terminate; killing it")
+                    process.kill()
+                    process.join()
+        state.value = State.SHUTDOWN
+        retire_sessions(address)
+
+    @property
+    def address(self) -> Any:
+        """Where the server listens."""
+        return self._address
+
+    @classmethod
+    def register(
+        cls,
+        typeid: str,
+        callable: Callable[..., Any] | None = None,
+        proxytype: Any = None,
+        exposed: Any = None,
+        method_to_typeid: dict[str, str] | None = None,
+        create_method: bool = True,
+    ) -> None:
+        """Register a type with this class of managers.
+
+        Parameters
+        ----------
+        typeid : str
+            Names the type, and the method that creates objects of it.
+        callable : callable, optional
+            Makes an object in the server.  None where objects come only from
+            methods of others.
+        proxytype : type or callable, optional
+            Makes a proxy; `AutoProxy` by default.
+        exposed : sequence of str, optional
+            Names of the methods that proxies may call; by default the proxy
+            type's ``_exposed_``, else every public method.
+        method_to_typeid : dict, optional
+            For methods that return an object to be shared in its turn: the
+            type it is shared as.
+        create_method : bool
+            Whether to give the class a method called `typeid`.
+        """
+        if "_registry" not in cls.__dict__:
+            cls._registry = cls._registry.copy()
+        if proxytype is None:
+            proxytype = AutoProxy
+        exposed = exposed or getattr(proxytype, "_exposed_", None)
+        method_to_typeid = method_to_typeid or getattr(proxytype, "_method_to_typeid_", None)
+        for pair in (method_to_typeid or {}).items():
+            for name in pair:
+                if type(name) is not str:
+                    # The type is the stdlib's, where this is an assert.
+                    raise AssertionError(f"{name!r} is not a string")
+        cls._registry[typeid] = (callable, exposed, method_to_typeid, proxytype)
+        if create_method:
+            setattr(cls, typeid, _create_method(typeid, proxytype))
+
+
+def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., Any]:
+    def create(self: BaseManager, /, *args: Any, **kwds: Any) -> Any:
+        util.debug("requesting creation of a shared %r object", typeid)
+        _creating.depth += 1
+        try:
+            token, exposed = self._create(typeid, *args, **kwds)
+        finally:
+            _creating.depth -= 1
+        try:
+            return proxytype(
+                token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed
+            )
+        finally:
+            # The proxy took it, unless it is a user's own that takes none.
+            self._session.disclaim(token.id)
+
+    create.__name__ = typeid
+    return create
+
+
+def _rebuild_manager(
+    cls: type[BaseManager], address: Any, authkey: bytes | None, serializer: str, connected: bool
+) -> BaseManager:
+    """Unpickle a manager."""
+    if authkey is None:
+        authkey = authkey_for(address)
+    if connected:
+        return cls.from_address(address, authkey, serializer)
+    return cls(address, authkey, serializer)
+
+
+class SyncManager(BaseManager):
+    """A manager of the types that threads share and synchronize by.
+
+    `fastmgr.Manager` returns a started one.
+    """
+
+
+SyncManager.register("Queue", queue.Queue)
+SyncManager.register("JoinableQueue", queue.Queue)
+SyncManager.register("Event", threading.Event, EventProxy)
+SyncManager.register("Lock", threading.Lock, AcquirerProxy)
+SyncManager.register("RLock", threading.RLock, AcquirerProxy)
+SyncManager.register("Semaphore", threading.Semaphore, AcquirerProxy)
+SyncManager.register("BoundedSemaphore", threading.BoundedSemaphore, AcquirerProxy)
+SyncManager.register("Condition", threading.Condition, ConditionProxy)
+SyncManager.register("Barrier", threading.Barrier, BarrierProxy)
+SyncManager.register("Pool", pool.Pool, PoolProxy)
+SyncManager.register("list", list, ListProxy)
+SyncManager.register("dict", dict, DictProxy)
+SyncManager.register("set", set, SetProxy)
+SyncManager.register("Value", Value, ValueProxy)
+SyncManager.register("Array", Array, ArrayProxy)
+SyncManager.register("Namespace", Namespace, NamespaceProxy)
+# What methods of the above return.
+SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)
+SyncManager.register("AsyncResult", create_method=False)
+
+# -- shared memory --------------------------------------------------------------------
+
+if HAS_SHMEM:
+    from fastmgr.segments import SharedMemoryServer, _SharedMemoryTracker, new_segment, new_sequence
+
+    __all__ += ["SharedMemoryManager"]
+
+    class SharedMemoryManager(BaseManager):
+        """A manager whose server unlinks the shared memory it was told of.
+
+        Leaving its ``with`` block, or `shutdown`, frees every segment.
+        """
+
+        _Server = SharedMemoryServer
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Before the server starts, so that it shares our resource tracker and
+            # neither of the two believes that segments have leaked.
+            from multiprocessing import resource_tracker
+
+            resource_tracker.ensure_running()
+            super().__init__(*args, **kwargs)
+            util.debug("%s created by pid %d", type(self).__name__, util.os.getpid())
+
+        def __del__(self) -> None:
+            util.debug("%s.__del__ by pid %d", type(self).__name__, util.os.getpid())
+
+        def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
+            """Return a new segment of `size` bytes.
+
+            Raises
+            ------
+            ValueError
+                `size` is not positive.
+            """
+            return self._tracked(new_segment, size)  # type: ignore[no-any-return]
+
+        def ShareableList(self, sequence: Any) -> shared_memory.ShareableList[Any]:
+            """Return a new list in shared memory with the items of `sequence`."""
+            return self._tracked(new_sequence, sequence)  # type: ignore[no-any-return]
+
+        def _tracked(self, make: Callable[[Any], tuple[Any, Any]], argument: Any) -> Any:
+            """Make something in shared memory and tell the server, or undo it."""
+            session = self._session
+            session.control("dummy")  # nothing is made for a server that is not there
+            made, segment = make(argument)
+            try:
+                session.control("track_segment", (segment.name,))
+            except BaseException:
+                segment.unlink()
+                raise
+            return made

@@ -1,0 +1,608 @@
+"""Proxies: what a client holds in place of a shared object."""
+
+from __future__ import annotations
+
+import collections.abc
+import importlib
+import time
+import types
+import weakref
+from collections.abc import Callable, Iterable
+from multiprocessing import process, util
+from multiprocessing.context import get_spawning_popen
+from typing import Any, ClassVar
+
+from fastmgr import _core
+from fastmgr._proxy import ClientSession, ProxyCore
+from fastmgr.dialects.stock import Token, listener_client
+
+__all__ = [
+    "AcquirerProxy",
+    "ArrayProxy",
+    "AutoProxy",
+    "BarrierProxy",
+    "BaseListProxy",
+    "BasePoolProxy",
+    "BaseProxy",
+    "ConditionProxy",
+    "DictProxy",
+    "EventProxy",
+    "IteratorProxy",
+    "ListProxy",
+    "MakeProxyType",
+    "NamespaceProxy",
+    "PoolProxy",
+    "ProcessLocalSet",
+    "RebuildProxy",
+    "SetProxy",
+    "ValueProxy",
+    "authkey_for",
+    "session_with",
+]
+
+
+class ProcessLocalSet(set[Any]):
+    """A set that is emptied in the child of a fork."""
+
+    def __init__(self) -> None:
+        util.register_after_fork(self, lambda obj: obj.clear())  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> tuple[type[ProcessLocalSet], tuple[()]]:
+        return type(self), ()
+
+
+# -- sessions -------------------------------------------------------------------
+
+_sessions: weakref.WeakValueDictionary[tuple[Any, str], ClientSession] = (
+    weakref.WeakValueDictionary()
+)
+
+#: Keys by the address they opened: a proxy that comes without its key (nested in
+#: a container, or from a queue) finds it here.
+_authkeys: dict[Any, bytes] = {}
+
+
+def session_with(address: Any, serializer: str, authkey: bytes) -> ClientSession:
+    """Return this process's session with a server; no connection is made yet."""
+    if isinstance(address, list):
+        address = tuple(address)  # xmlrpclib has no tuples
+    session = _sessions.get((address, serializer))
+    if session is None or session.authkey != authkey or session.retired:
+        session = ClientSession(address, serializer, authkey)
+        _sessions[address, serializer] = session
+    _authkeys[address] = authkey
+    return session
+
+
+def retire_sessions(address: Any) -> None:
+    """The server at `address` has been shut down."""
+    for key in [key for key in list(_sessions) if key[0] == address]:
+        session = _sessions.pop(key, None)
+        if session is not None:
+            session.retire()
+
+
+def authkey_for(address: Any) -> bytes:
+    """Return the key for a server: the one that opened it before, else the process's."""
+    server = _server_here(address)
+    if server is not None:
+        return server.authkey  # type: ignore[no-any-return]
+    if isinstance(address, list):
+        address = tuple(address)
+    return _authkeys.get(address) or process.current_process().authkey
+
+
+def _choose_authkey(address: Any, authkey: bytes | None, manager: Any) -> bytes:
+    if authkey is not None:
+        return process.AuthenticationString(authkey)
+    if manager is not None:
+        return manager._authkey  # type: ignore[no-any-return]
+    return authkey_for(address)
+
+
+def _server_here(address: Any) -> Any:
+    """The server that runs in this process at `address`, or None."""
+    server = getattr(process.current_process(), "_manager_server", None)
+    return server if server is not None and server.address == address else None
+
+
+# -- the base -------------------------------------------------------------------
+
+
+class BaseProxy(ProxyCore):
+    """A base for proxies of shared objects.
+
+    Parameters
+    ----------
+    token : Token
+    serializer : str
+    manager : BaseManager, optional
+        Gives the key, and the proxy types of what methods return.
+    authkey : bytes, optional
+    exposed : iterable of str, optional
+        Accepted for the sake of proxy types that want it.
+    incref : bool
+        Whether to take a reference.  A proxy that is unpickled while a process
+        is being spawned takes it when the process is ready.
+    manager_owned : bool
+        The proxy lives in the server itself and holds the object directly.
+    """
+
+    # Kept for code that takes this lock or looks into this dict, as the stdlib's
+    # own did; sessions hold what it held.
+    _address_to_local: ClassVar[dict[Any, Any]] = {}
+    _mutex = util.ForkAwareThreadLock()
+
+    _exposed_: ClassVar[tuple[str, ...]]
+    _isauto: bool
+
+    def __init__(
+        self,
+        token: Token,
+        serializer: str,
+        manager: Any = None,
+        authkey: bytes | None = None,
+        exposed: Iterable[str] | None = None,
+        incref: bool = True,
+        manager_owned: bool = False,
+    ) -> None:
+        self._set_token(token)
+        self._serializer = serializer
+        self._manager = manager
+        self._owned_by_manager = manager_owned
+        self._authkey = _choose_authkey(token.address, authkey, manager)
+        if incref:
+            self._incref()
+        if not incref or type(self)._after_fork is not BaseProxy._after_fork:
+            # Others are looked after by their session.
+            util.register_after_fork(self, type(self)._after_fork)
+
+    @property
+    def _Client(self) -> Callable[..., Any]:
+        """What connects to the server in the stdlib's dialect."""
+        return listener_client[self._serializer][1]  # type: ignore[no-any-return]
+
+    def _open_session(self) -> ClientSession:
+        return session_with(self._token.address, self._serializer, self._authkey)
+
+    def _build_proxy(self, typeid: str, ident: str, exposed: Any, proxytype: str | None) -> Any:
+        """Make a proxy of what a method returned: an object shared in its turn."""
+        make = _proxytype_of(self._manager, typeid, proxytype)
+        token = Token(typeid, self._token.address, ident)
+        return make(
+            token,
+            self._serializer,
+            manager=self._manager,
+            authkey=self._authkey,
+            exposed=exposed,
+        )
+
+    def _getvalue(self) -> Any:
+        """Return a copy of the referent."""
+        return self._callmethod("#GETVALUE")
+
+    def _incref(self) -> None:
+        if self._owned_by_manager:
+            util.debug("owned_by_manager skipped INCREF of %r", self._token.id)
+            return
+        self._take_reference()
+        util.debug("INCREF %r", self._token.id)
+
+    def _decref(self) -> None:
+        """Return the reference; the proxy can be used as long as others hold one."""
+        self._close()
+
+    def _after_fork(self) -> None:
+        """Take a reference for this process (in the child of a fork or of a spawn)."""
+        self._manager = None
+        try:
+            self._incref()
+        except Exception as error:
+            # It may be a proxy of a manager that has been shut down.
+            util.info("incref failed: %s", error)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        kwds: dict[str, Any] = {}
+        if get_spawning_popen() is not None:
+            kwds["authkey"] = self._authkey
+        if self._owned_by_manager:
+            _core.note_transit(self._referent)
+        function: Any = type(self)
+        if getattr(self, "_isauto", False):
+            function, kwds["exposed"] = AutoProxy, self._exposed_
+        elif isinstance(self, SetProxy):
+            # A stock peer without a SetProxy makes an AutoProxy of it.
+            kwds["exposed"] = self._exposed_
+        return RebuildProxy, (function, self._token, self._serializer, kwds)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self._getvalue()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} object, typeid {self._token.typeid!r} at {id(self):#x}>"
+
+    def __str__(self) -> str:
+        """Return the referent's representation, or ours where that cannot be had."""
+        try:
+            return self._callmethod("__repr__")  # type: ignore[no-any-return]
+        except Exception:
+            return repr(self)[:-1] + "; '__str__()' failed>"
+
+
+def _proxytype_of(manager: Any, typeid: str, name: str | None) -> Any:
+    """The proxy type for a method's result: the manager's, the server's, or a general one."""
+    if manager is not None and typeid in manager._registry:
+        return manager._registry[typeid][-1]
+    if name is not None:
+        module, _, qualname = name.partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+            for part in qualname.split("."):
+                found = getattr(found, part)
+            return found
+        except (ImportError, AttributeError) as error:
+            util.info("no proxy type %s here (%s); using AutoProxy", name, error)
+    return _STANDARD_RESULTS.get(typeid, AutoProxy)
+
+
+def RebuildProxy(
+    func: Callable[..., Any], token: Token, serializer: str, kwds: dict[str, Any]
+) -> Any:
+    """Unpickle a proxy.
+
+    In the server that holds the object the proxy is manager-owned: it counts no
+    reference but keeps the object alive, as whatever holds the proxy does.
+    """
+    server = _server_here(token.address)
+    referent = None
+    if server is not None:
+        util.debug("Rebuild a proxy owned by manager, token=%r", token)
+        referent = server.table.stash(token.id)
+        kwds["manager_owned"] = True
+    incref = kwds.pop("incref", True) and not getattr(
+        process.current_process(), "_inheriting", False
+    )
+    proxy = func(token, serializer, incref=incref, **kwds)
+    if referent is not None and isinstance(proxy, BaseProxy):
+        proxy._referent = referent
+    return proxy
+
+
+# -- proxy types ------------------------------------------------------------------
+
+
+def MakeProxyType(
+    name: str,
+    exposed: Iterable[str],
+    _cache: dict[tuple[str, tuple[str, ...]], type[BaseProxy]] = {},  # noqa: B006
+) -> Any:
+    """Return a proxy type whose methods are the names in `exposed`."""
+    exposed = tuple(exposed)
+    try:
+        return _cache[name, exposed]
+    except KeyError:
+        pass
+    namespace: dict[str, Any] = {method: _forward(method) for method in exposed}
+    # Without it the type would be given the module of whichever frame calls us.
+    namespace["__module__"] = __name__
+    namespace["_exposed_"] = exposed
+    proxytype = type(name, (BaseProxy,), namespace)
+    _cache[name, exposed] = proxytype
+    return proxytype
+
+
+def _forward(name: str) -> Callable[..., Any]:
+    def method(self: BaseProxy, /, *args: Any, **kwds: Any) -> Any:
+        return self._callmethod(name, args, kwds)
+
+    method.__name__ = method.__qualname__ = name
+    return method
+
+
+def AutoProxy(
+    token: Token,
+    serializer: str,
+    manager: Any = None,
+    authkey: bytes | None = None,
+    exposed: Iterable[str] | None = None,
+    incref: bool = True,
+    manager_owned: bool = False,
+) -> Any:
+    """Return a proxy with the methods that the server exposes (or those of `exposed`)."""
+    authkey = _choose_authkey(token.address, authkey, manager)
+    if exposed is None:
+        server = _server_here(token.address)
+        if server is not None:
+            exposed = server.get_methods(None, token)
+        else:
+            session = session_with(token.address, serializer, authkey)
+            exposed = session.control("get_methods", (token,))
+    proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
+    proxy = proxytype(
+        token,
+        serializer,
+        manager=manager,
+        authkey=authkey,
+        incref=incref,
+        manager_owned=manager_owned,
+    )
+    proxy._isauto = True
+    return proxy
+
+
+class IteratorProxy(BaseProxy):
+    """A proxy of an iterator or generator."""
+
+    _exposed_ = ("__next__", "send", "throw", "close")
+
+    def __iter__(self) -> IteratorProxy:
+        return self
+
+    def __next__(self, *args: Any) -> Any:
+        return self._callmethod("__next__", args)
+
+    def send(self, *args: Any) -> Any:
+        return self._callmethod("send", args)
+
+    def throw(self, *args: Any) -> Any:
+        return self._callmethod("throw", args)
+
+    def close(self, *args: Any) -> Any:
+        return self._callmethod("close", args)
+
+
+class AcquirerProxy(BaseProxy):
+    """A proxy of a lock or semaphore."""
+
+    _exposed_ = ("acquire", "release", "locked")
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        args = (blocking,) if timeout is None else (blocking, timeout)
+        return self._callmethod("acquire", args)  # type: ignore[no-any-return]
+
+    def release(self) -> None:
+        return self._callmethod("release")  # type: ignore[no-any-return]
+
+    def locked(self) -> bool:
+        return self._callmethod("locked")  # type: ignore[no-any-return]
+
+    def __enter__(self) -> bool:
+        return self._callmethod("acquire")  # type: ignore[no-any-return]
+
+    def __exit__(self, *exc_info: object) -> None:
+        return self._callmethod("release")  # type: ignore[no-any-return]
+
+
+class ConditionProxy(AcquirerProxy):
+    """A proxy of a condition variable."""
+
+    _exposed_ = ("acquire", "release", "locked", "wait", "notify", "notify_all")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._callmethod("wait", (timeout,))  # type: ignore[no-any-return]
+
+    def notify(self, n: int = 1) -> None:
+        return self._callmethod("notify", (n,))  # type: ignore[no-any-return]
+
+    def notify_all(self) -> None:
+        return self._callmethod("notify_all")  # type: ignore[no-any-return]
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        """Wait until `predicate`, called here, is true; return its last value."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (result := predicate()):
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                break
+            self.wait(remaining)
+        return result
+
+
+class EventProxy(BaseProxy):
+    """A proxy of an event."""
+
+    _exposed_ = ("is_set", "set", "clear", "wait")
+
+    def is_set(self) -> bool:
+        return self._callmethod("is_set")  # type: ignore[no-any-return]
+
+    def set(self) -> None:
+        return self._callmethod("set")  # type: ignore[no-any-return]
+
+    def clear(self) -> None:
+        return self._callmethod("clear")  # type: ignore[no-any-return]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._callmethod("wait", (timeout,))  # type: ignore[no-any-return]
+
+
+class BarrierProxy(BaseProxy):
+    """A proxy of a barrier."""
+
+    _exposed_ = ("__getattribute__", "wait", "abort", "reset")
+
+    def wait(self, timeout: float | None = None) -> int:
+        return self._callmethod("wait", (timeout,))  # type: ignore[no-any-return]
+
+    def abort(self) -> None:
+        return self._callmethod("abort")  # type: ignore[no-any-return]
+
+    def reset(self) -> None:
+        return self._callmethod("reset")  # type: ignore[no-any-return]
+
+    @property
+    def parties(self) -> int:
+        return self._callmethod("__getattribute__", ("parties",))  # type: ignore[no-any-return]
+
+    @property
+    def n_waiting(self) -> int:
+        return self._callmethod("__getattribute__", ("n_waiting",))  # type: ignore[no-any-return]
+
+    @property
+    def broken(self) -> bool:
+        return self._callmethod("__getattribute__", ("broken",))  # type: ignore[no-any-return]
+
+
+class NamespaceProxy(BaseProxy):
+    """A proxy of a namespace; names that begin with ``_`` are the proxy's own."""
+
+    _exposed_ = ("__getattribute__", "__setattr__", "__delattr__")
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("_"):
+            return object.__getattribute__(self, key)
+        callmethod = object.__getattribute__(self, "_callmethod")
+        return callmethod("__getattribute__", (key,))
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key.startswith("_"):
+            return object.__setattr__(self, key, value)
+        callmethod = object.__getattribute__(self, "_callmethod")
+        return callmethod("__setattr__", (key, value))  # type: ignore[no-any-return]
+
+    def __delattr__(self, key: str) -> None:
+        if key.startswith("_"):
+            return object.__delattr__(self, key)
+        callmethod = object.__getattribute__(self, "_callmethod")
+        return callmethod("__delattr__", (key,))  # type: ignore[no-any-return]
+
+
+class ValueProxy(BaseProxy):
+    """A proxy of a `Value`."""
+
+    _exposed_ = ("get", "set")
+
+    def get(self) -> Any:
+        return self._callmethod("get")
+
+    def set(self, value: Any) -> None:
+        return self._callmethod("set", (value,))  # type: ignore[no-any-return]
+
+    value = property(get, set)
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+BaseListProxy: Any = MakeProxyType(
+    "BaseListProxy",
+    (
+        "__add__", "__contains__", "__delitem__", "__getitem__", "__imul__", "__len__",
+        "__mul__", "__reversed__", "__rmul__", "__setitem__", "append", "clear", "copy",
+        "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort",
+    ),
+)  # fmt: skip
+
+
+class ListProxy(BaseListProxy):  # type: ignore[misc]
+    """A proxy of a list.
+
+    It has no ``__iter__``: iterating asks for one index after the other, so that
+    changes made meanwhile are seen, as in a list.
+    """
+
+    def __iadd__(self, value: Iterable[Any]) -> ListProxy:
+        self._callmethod("extend", (value,))
+        return self
+
+    def __imul__(self, value: int) -> ListProxy:
+        self._callmethod("__imul__", (value,))
+        return self
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+collections.abc.MutableSequence.register(BaseListProxy)
+
+_BaseDictProxy: Any = MakeProxyType(
+    "DictProxy",
+    (
+        "__contains__", "__delitem__", "__getitem__", "__ior__", "__iter__", "__len__",
+        "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "copy", "fromkeys",
+        "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values",
+    ),
+)  # fmt: skip
+_BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "Iterator"}
+
+
+class DictProxy(_BaseDictProxy):  # type: ignore[misc]
+    """A proxy of a dict."""
+
+    def __ior__(self, value: Any) -> DictProxy:
+        self._callmethod("__ior__", (value,))
+        return self
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+collections.abc.MutableMapping.register(_BaseDictProxy)
+
+_BaseSetProxy: Any = MakeProxyType(
+    "_BaseSetProxy",
+    (
+        "__and__", "__contains__", "__ge__", "__gt__", "__iand__", "__ior__", "__isub__",
+        "__iter__", "__ixor__", "__le__", "__len__", "__lt__", "__or__", "__rand__",
+        "__ror__", "__rsub__", "__rxor__", "__sub__", "__xor__", "add", "clear", "copy",
+        "difference", "difference_update", "discard", "intersection",
+        "intersection_update", "isdisjoint", "issubset", "issuperset", "pop", "remove",
+        "symmetric_difference", "symmetric_difference_update", "union", "update",
+    ),
+)  # fmt: skip
+
+
+class SetProxy(_BaseSetProxy):  # type: ignore[misc]
+    """A proxy of a set."""
+
+    _method_to_typeid_: ClassVar[dict[str, str]] = {"__iter__": "Iterator"}
+
+    def __ior__(self, value: Any) -> SetProxy:
+        self._callmethod("__ior__", (value,))
+        return self
+
+    def __iand__(self, value: Any) -> SetProxy:
+        self._callmethod("__iand__", (value,))
+        return self
+
+    def __ixor__(self, value: Any) -> SetProxy:
+        self._callmethod("__ixor__", (value,))
+        return self
+
+    def __isub__(self, value: Any) -> SetProxy:
+        self._callmethod("__isub__", (value,))
+        return self
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+
+collections.abc.MutableSet.register(_BaseSetProxy)
+
+ArrayProxy: Any = MakeProxyType("ArrayProxy", ("__len__", "__getitem__", "__setitem__"))
+
+BasePoolProxy: Any = MakeProxyType(
+    "PoolProxy",
+    (
+        "apply", "apply_async", "close", "imap", "imap_unordered", "join", "map",
+        "map_async", "starmap", "starmap_async", "terminate",
+    ),
+)  # fmt: skip
+BasePoolProxy._method_to_typeid_ = {
+    "apply_async": "AsyncResult",
+    "map_async": "AsyncResult",
+    "starmap_async": "AsyncResult",
+    "imap": "Iterator",
+    "imap_unordered": "Iterator",
+}
+
+
+class PoolProxy(BasePoolProxy):  # type: ignore[misc]
+    """A proxy of a process pool that runs in the server."""
+
+    def __enter__(self) -> PoolProxy:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.terminate()
+
+
+#: What methods of our own types return, where neither manager nor server says.
+_STANDARD_RESULTS: dict[str, Any] = {"Iterator": IteratorProxy}
+

@@ -1,0 +1,89 @@
+"""Shared memory that goes when its manager does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from multiprocessing import shared_memory, util
+from typing import Any
+
+from fastmgr.server import Server
+
+__all__ = ["SharedMemoryServer", "new_segment", "new_sequence"]
+
+
+class _SharedMemoryTracker:
+    """The names of the segments that a server has to unlink."""
+
+    def __init__(self, name: str, segment_names: list[str] | None = None) -> None:
+        self.shared_memory_context_name = name
+        self.segment_names = [] if segment_names is None else segment_names
+
+    def register_segment(self, segment_name: str) -> None:
+        """Take charge of a segment."""
+        util.debug("Register segment %r in pid %d", segment_name, os.getpid())
+        self.segment_names.append(segment_name)
+
+    def destroy_segment(self, segment_name: str) -> None:
+        """Unlink a segment and forget it."""
+        util.debug("Destroy segment %r in pid %d", segment_name, os.getpid())
+        self.segment_names.remove(segment_name)
+        segment = shared_memory.SharedMemory(segment_name)
+        segment.close()
+        segment.unlink()
+
+    def unlink(self) -> None:
+        """Unlink all segments."""
+        for segment_name in self.segment_names[:]:
+            self.destroy_segment(segment_name)
+
+    def __del__(self) -> None:
+        self.unlink()
+
+    def __getstate__(self) -> tuple[str, list[str]]:
+        return self.shared_memory_context_name, self.segment_names
+
+    def __setstate__(self, state: tuple[str, list[str]]) -> None:
+        self.shared_memory_context_name, self.segment_names = state
+
+
+class SharedMemoryServer(Server):
+    """A server that unlinks the segments it was told of when it shuts down."""
+
+    public = [*Server.public, "track_segment", "release_segment", "list_segments"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        address = self.address
+        if isinstance(address, bytes):  # an abstract socket's
+            address = os.fsdecode(address)
+        self.shared_memory_context = _SharedMemoryTracker(f"shm_{address}_{os.getpid()}")
+
+    def shutdown(self, c: Any) -> None:
+        """Unlink all segments, then shut down."""
+        self.shared_memory_context.unlink()
+        super().shutdown(c)
+
+    def track_segment(self, c: Any, segment_name: str) -> None:
+        """Take charge of a segment."""
+        self.shared_memory_context.register_segment(segment_name)
+
+    def release_segment(self, c: Any, segment_name: str) -> None:
+        """Unlink a segment."""
+        self.shared_memory_context.destroy_segment(segment_name)
+
+    def list_segments(self, c: Any) -> list[str]:
+        """Return the names of the segments in this server's charge."""
+        return self.shared_memory_context.segment_names
+
+
+def new_segment(size: int) -> tuple[Any, shared_memory.SharedMemory]:
+    """Return a new segment, and itself as what is to be tracked."""
+    segment = shared_memory.SharedMemory(None, create=True, size=size)
+    return segment, segment
+
+
+def new_sequence(sequence: Iterable[Any]) -> tuple[Any, shared_memory.SharedMemory]:
+    """Return a new shareable list, and the segment that is to be tracked."""
+    made: shared_memory.ShareableList[Any] = shared_memory.ShareableList(sequence)
+    return made, made.shm

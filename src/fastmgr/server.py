@@ -1,0 +1,495 @@
+"""What a manager's process answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
+from multiprocessing import connection, process, util
+from multiprocessing import parent_process as get_parent_process
+from time import sleep
+from traceback import format_exc
+from typing import Any, ClassVar, NoReturn
+
+from fastmgr import _core
+from fastmgr._table import Entry, Table
+from fastmgr.dialects.stock import listener_client, uses_raw_sockets
+from fastmgr.dialects.transport import Listener
+from fastmgr.workers import Workers
+
+__all__ = ["Server", "all_methods", "public_methods"]
+
+
+def all_methods(obj: object) -> list[str]:
+    """Return the names of the callable attributes of `obj`."""
+    return [name for name in dir(obj) if callable(getattr(obj, name))]
+
+
+def public_methods(obj: object) -> list[str]:
+    """Return the names of the methods of `obj` that do not start with ``_``."""
+    return [name for name in all_methods(obj) if not name.startswith("_")]
+
+
+class _Objects(MutableMapping[str, tuple[Any, Any, Any]]):
+    """``Server.id_to_obj``: ident to (object, exposed, method_to_typeid), over the table.
+
+    Servers of users read it, and some write it in a ``create`` of their own.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    @staticmethod
+    def _as_tuple(entry: Entry) -> tuple[Any, Any, Any]:
+        return entry.obj, entry.exposed, entry.method_to_typeid
+
+    def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:
+        if ident == "0":
+            return None, (), None  # the stdlib's entry for "no object"
+        return self._as_tuple(self._table.lookup(ident))
+
+    def __setitem__(self, ident: str, value: tuple[Any, Any, Any]) -> None:
+        self._table.place(ident, *value)
+
+    def __delitem__(self, ident: str) -> None:
+        self._table.remove(ident)
+
+    def __iter__(self) -> Iterator[str]:
+        yield "0"
+        yield from [entry.ident for entry in list(self._table.entries.values())]
+
+    def __len__(self) -> int:
+        return len(self._table.entries) + 1
+
+
+class _Counts(MutableMapping[str, int]):
+    """``Server.id_to_refcount``: ident to references counted, over the table."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def _entry(self, ident: str) -> Entry:
+        entry = self._table.lookup(ident)
+        if entry.key not in self._table.entries:
+            raise KeyError(ident)
+        return entry
+
+    def __getitem__(self, ident: str) -> int:
+        return self._entry(ident).refcount
+
+    def __setitem__(self, ident: str, count: int) -> None:
+        self._entry(ident).refcount = count
+
+    def __delitem__(self, ident: str) -> None:
+        # In the stdlib the object itself goes with a second step, from id_to_obj.
+        self._entry(ident).refcount = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([entry.ident for entry in list(self._table.entries.values())])
+
+    def __len__(self) -> int:
+        return len(self._table.entries)
+
+
+class _LocalObjects(_Objects):
+    """``Server.id_to_local_proxy_obj``: what proxies inside the server hold."""
+
+    def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:
+        entry = self._table.lookup(ident)
+        if entry.key not in self._table.local:
+            raise KeyError(ident)
+        return self._as_tuple(entry)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([entry.ident for entry in list(self._table.local.values())])
+
+    def __len__(self) -> int:
+        return len(self._table.local)
+
+
+class Server:
+    """Holds the shared objects of a manager and serves them to its clients.
+
+    Parameters
+    ----------
+    registry : dict
+        What `BaseManager.register` collected.
+    address : address or None
+        Where to listen; None for a fresh Unix socket.
+    authkey : bytes
+    serializer : str
+        A key of `listener_client`.
+
+    Notes
+    -----
+    A subclass may override ``create``, ``incref``, ``decref`` or ``serve_client``:
+    clients then speak the stdlib's dialect with it, and each is served by a
+    thread that calls these hooks.  One that overrides ``accepter`` or
+    ``handle_request``, or a serializer with a listener of its own, is given every
+    connection unauthenticated, on a thread each, as in the stdlib.
+    """
+
+    public: ClassVar[list[str]] = [
+        "shutdown",
+        "create",
+        "accept_connection",
+        "get_methods",
+        "debug_info",
+        "number_of_objects",
+        "dummy",
+        "incref",
+        "decref",
+    ]
+
+    #: Seconds in which a new connection has to prove the key.
+    handshake_timeout: float = 10.0
+
+    fallback_mapping: ClassVar[dict[str, Callable[..., Any]]]
+
+    public_methods = staticmethod(public_methods)
+
+    def __init__(
+        self, registry: dict[str, Any], address: Any, authkey: bytes, serializer: str
+    ) -> None:
+        if not isinstance(authkey, bytes):
+            raise TypeError(f"Authkey {authkey!r} is type {type(authkey)!s}, not bytes")
+        self.registry = registry
+        self.authkey = process.AuthenticationString(authkey)
+        self.serializer = serializer
+        self.listener: Any
+        if self._accepts_raw():
+            self.listener = Listener(address)
+        else:
+            self.listener = listener_client[serializer][0](address=address, backlog=128)
+        self.address = self.listener.address
+        #: Tells clients that reconnect whether this is still the server they knew.
+        self.instance = os.urandom(8)
+        self.table = Table()
+        self.id_to_obj = _Objects(self.table)
+        self.id_to_refcount = _Counts(self.table)
+        self.id_to_local_proxy_obj = _LocalObjects(self.table)
+        #: The table needs no lock; users' hooks take this one.
+        self.mutex = threading.Lock()
+        self.stop_event = threading.Event()
+        self._workers = Workers()
+        self._engine: Any = None
+        self._watches_parent = False
+
+    def _overrides(self, *names: str) -> bool:
+        return any(getattr(type(self), name) is not getattr(Server, name) for name in names)
+
+    def _accepts_raw(self) -> bool:
+        """Whether the loop accepts and authenticates connections."""
+        return uses_raw_sockets(self.serializer) and not self._overrides(
+            "accepter", "handle_request", "_handle_request"
+        )
+
+    def _offers_fast(self) -> bool:
+        return self.serializer == "pickle" and not self._overrides(
+            "create", "incref", "decref", "serve_client"
+        )
+
+    # -- life -----------------------------------------------------------------
+
+    def serve_forever(self) -> NoReturn:
+        """Serve until a client calls ``shutdown``, then leave by `SystemExit`."""
+        process.current_process()._manager_server = self  # type: ignore[attr-defined]
+        raw = self._accepts_raw()
+        engine = _core.Engine(
+            self, self.listener if raw else None, self._workers, self._offers_fast()
+        )
+        self._engine = engine
+        _engines.add(engine)
+        if self._watches_parent:
+            self._watch_parent(engine)
+        threads = [threading.Thread(target=engine.run, name="loop", daemon=True)]
+        if not raw:
+            threads.append(threading.Thread(target=self.accepter, name="accepter", daemon=True))
+        try:
+            for thread in threads:
+                thread.start()
+            try:
+                self.stop_event.wait()
+            except (KeyboardInterrupt, SystemExit):
+                pass
+        finally:
+            self.stop_event.set()
+            engine.stop()
+            threads[0].join(1.0)
+            if sys.stdout is not sys.__stdout__:
+                util.debug("resetting stdout, stderr")
+                sys.stdout = sys.__stdout__
+                sys.stderr = sys.__stderr__
+            sys.exit(0)
+
+    def _watch_parent(self, engine: _core.Engine) -> None:
+        """Stop when the process that started this one is gone, however it went.
+
+        The sentinel alone is not enough: a forked sibling holds its other end.
+        """
+        parent = get_parent_process()
+        if parent is None or parent.pid is None:
+            return
+        # Not the parent itself where a fork server stands between.
+        direct = os.getppid()
+
+        def gone() -> None:
+            util.info("the process that started the manager is gone")
+            self.stop_event.set()
+
+        def check() -> None:
+            if os.getppid() != direct:
+                gone()
+
+        engine.watch(parent.sentinel, gone)
+        if hasattr(os, "pidfd_open"):
+            try:
+                engine.watch(os.pidfd_open(parent.pid), gone)
+                return
+            except ProcessLookupError:
+                gone()
+                return
+            except OSError:
+                pass  # a kernel or a sandbox without it
+        engine.set_tick(check)
+
+    # -- connections, the stock way -----------------------------------------
+
+    def accepter(self) -> None:
+        """Accept connections and give each a thread (for foreign listeners and hooks)."""
+        while not self.stop_event.is_set():
+            try:
+                conn = self.listener.accept()
+            except OSError as error:
+                if getattr(self.listener, "fileno", lambda: 0)() == -1:
+                    return
+                # Where descriptors have run out the next accept fails at once, too.
+                util.info("cannot accept: %s", error)
+                sleep(0.1)
+                continue
+            except Exception as error:  # a listener with authentication of its own
+                util.info("connection refused: %s", error)
+                continue
+            self._workers.submit(self._handle_on_worker, "connection", conn)
+
+    def _handle_on_worker(self, conn: Any) -> bool:
+        self.handle_request(conn)
+        return False  # what users' hooks left in the thread ends with it
+
+    def handle_request(self, conn: Any) -> None:
+        """Serve a new connection to its end."""
+        try:
+            self._handle_request(conn)
+        except SystemExit:
+            pass
+        finally:
+            conn.close()
+
+    def _handle_request(self, c: Any) -> None:
+        limit = threading.Timer(self.handshake_timeout, _hang_up, args=(c,))
+        limit.daemon = True
+        limit.start()
+        try:
+            connection.deliver_challenge(c, self.authkey)  # type: ignore[attr-defined]
+            connection.answer_challenge(c, self.authkey)  # type: ignore[attr-defined]
+        except Exception as error:
+            util.info("connection refused: %s", error)
+            return  # nothing more is said to whoever could not prove the key
+        finally:
+            limit.cancel()
+        self.answer_request(c)
+
+    def public_function(self, name: str) -> Callable[..., Any]:
+        """Return one of the functions that clients may call.
+
+        Raises
+        ------
+        ValueError
+            `name` is not in ``public``.
+        """
+        if name not in self.public:
+            raise ValueError(f"{name!r} unrecognized: it is none of this server's public functions")
+        return getattr(self, name)  # type: ignore[no-any-return]
+
+    def answer_request(self, c: Any) -> None:
+        """Serve the first request of an authenticated connection."""
+        request = None
+        try:
+            request = c.recv()
+            _ident, funcname, args, kwds = request
+            function = self.public_function(funcname)
+            result = function(c, *args, **kwds)
+            if funcname == "shutdown" and self.stop_event.is_set():
+                return  # it has replied itself, before the process may end
+            message: tuple[str, Any] = ("#RETURN", result)
+        except EOFError:
+            return
+        except Exception:
+            message = ("#TRACEBACK", format_exc())
+        try:
+            c.send(message)
+        except Exception as error:
+            try:
+                c.send(("#TRACEBACK", format_exc()))
+            except Exception:
+                pass
+            util.info("Failure to send message: %r", message)
+            util.info(" ... request was %r", request)
+            util.info(" ... exception was %r", error)
+
+    def serve_client(self, conn: Any) -> None:
+        """Serve the calls of one client thread in the stdlib's dialect."""
+        util.debug("serving %r in the stdlib's dialect", threading.current_thread().name)
+        receive = getattr(conn, "recv_request", conn.recv)
+        while not self.stop_event.is_set():
+            try:
+                ident, methodname, args, kwds = receive()
+            except (EOFError, ConnectionResetError):
+                sys.exit(0)
+            except Exception:
+                # It arrived whole and could not be read: the next may.
+                message: tuple[str, Any] = ("#TRACEBACK", format_exc())
+            else:
+                message = self._engine.call(conn, ident, methodname, args, kwds)
+                # Nothing of a call may outlive it in this frame.
+                ident = methodname = args = kwds = None
+            try:
+                try:
+                    conn.send(message)
+                except (OSError, ValueError) as error:
+                    if isinstance(error, OSError):
+                        raise
+                    conn.send(("#UNSERIALIZABLE", format_exc()))
+                except Exception:
+                    conn.send(("#UNSERIALIZABLE", format_exc()))
+            except Exception as error:
+                util.info("exception in thread serving %r", threading.current_thread().name)
+                util.info(" ... message was %r", message)
+                util.info(" ... exception was %r", error)
+                conn.close()
+                sys.exit(1)
+            del message
+
+    # -- what may be called of an object though it is not exposed --------------
+
+    def fallback_getvalue(self, conn: Any, ident: str, obj: Any) -> Any:
+        """``#GETVALUE``: the object itself, which the reply copies."""
+        return obj
+
+    def fallback_str(self, conn: Any, ident: str, obj: Any) -> str:
+        """``__str__``"""
+        return str(obj)
+
+    def fallback_repr(self, conn: Any, ident: str, obj: Any) -> str:
+        """``__repr__``"""
+        return repr(obj)
+
+    fallback_mapping = {
+        "__str__": fallback_str,
+        "__repr__": fallback_repr,
+        "#GETVALUE": fallback_getvalue,
+    }
+
+    # -- public functions: `c` is the connection that asks ---------------------
+
+    def dummy(self, c: Any) -> None:
+        """Do nothing: whoever gets the reply is connected."""
+
+    def debug_info(self, c: Any) -> str:
+        """Return a line or two on each shared object."""
+        with self.mutex:
+            return "\n".join(
+                f"  {entry.ident}:       refcount={entry.refcount}\n    {str(entry.obj)[:75]}"
+                for entry in sorted(self.table.entries.values(), key=lambda entry: entry.ident)
+            )
+
+    def number_of_objects(self, c: Any) -> int:
+        """Return how many objects clients hold."""
+        return len(self.table.entries)
+
+    def shutdown(self, c: Any) -> None:
+        """Reply, then let `serve_forever` return."""
+        try:
+            util.debug("manager received shutdown message")
+            c.send(("#RETURN", None))
+        except OSError as error:
+            util.info("shutdown could not be confirmed: %s", error)
+        finally:
+            self.stop_event.set()
+
+    def create(self, c: Any, typeid: str, /, *args: Any, **kwds: Any) -> tuple[str, tuple[str, ...]]:
+        """Create an object; return its ident and the names of its exposed methods.
+
+        One reference is counted, which the caller has to return by ``decref``.
+        """
+        entry = _core.create(self, typeid, args, kwds)
+        util.debug("%r callable returned object with id %r", typeid, entry.ident)
+        return entry.ident, tuple(entry.exposed)
+
+    def get_methods(self, c: Any, token: Any) -> tuple[str, ...]:
+        """Return the names of the methods that are exposed of a token's object."""
+        return tuple(self.table.lookup(token.id).exposed)
+
+    def accept_connection(self, c: Any, name: str) -> None:
+        """Make a session of this connection, on this thread."""
+        threading.current_thread().name = name
+        c.send(("#RETURN", None))
+        self.serve_client(c)
+
+    def incref(self, c: Any, ident: str) -> None:
+        """Count a reference."""
+        self.table.retain(ident)
+
+    def decref(self, c: Any, ident: str) -> None:
+        """Return a reference; with the last the object goes."""
+        self.table.release(ident)
+
+
+def _hang_up(conn: Any) -> None:
+    """Close what a peer has not used; its thread's receive then fails."""
+    try:
+        conn.close()
+    except OSError:
+        pass
+
+
+#: The engines of this process, for the child of a fork.
+_engines: set[_core.Engine] = set()
+
+
+def _after_fork_in_child() -> None:
+    # A child of a server (a managed Pool's worker) holds copies of its sockets:
+    # clients would wait for ever on a server that is gone.
+    for engine in _engines:
+        engine.abandon()
+    if _engines:
+        process.current_process()._manager_server = None  # type: ignore[attr-defined]
+    _engines.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def run_server(
+    server_class: type[Server],
+    registry: dict[str, Any],
+    address: Any,
+    authkey: bytes,
+    serializer: str,
+    writer: Any,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> NoReturn:
+    """Be a manager's process: create the server, report its address, serve."""
+    # Ctrl-C is for the program; it ends the manager when it is done with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if initializer is not None:
+        initializer(*initargs)
+    server = server_class(registry, address, authkey, serializer)
+    server._watches_parent = True
+    writer.send(server.address)
+    writer.close()
+    util.info("manager serving at %r", server.address)
+    server.serve_forever()

@@ -1,0 +1,57 @@
+"""The types behind the proxies that the stdlib does not have elsewhere."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["Array", "Namespace", "Value"]
+
+
+class Namespace:
+    """An object whose attributes are the shared values."""
+
+    def __init__(self, /, **kwds: Any) -> None:
+        self.__dict__.update(kwds)
+
+    def __repr__(self) -> str:
+        shown = sorted(
+            f"{name}={value!r}"
+            for name, value in list(self.__dict__.items())
+            if not name.startswith("_")
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class Value:
+    """A holder of one object.
+
+    Parameters
+    ----------
+    typecode : str
+        Kept for the representation; any object may be stored.
+    value : object
+    lock : bool
+        Accepted and ignored, as in the stdlib: every call is atomic.
+    """
+
+    def __init__(self, typecode: str, value: Any, lock: bool = True) -> None:
+        self._typecode = typecode
+        self._value = value
+
+    def get(self) -> Any:
+        return self._value
+
+    def set(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
+
+    value = property(get, set)
+
+
+def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
+    """Return an `array.array`; `lock` is accepted and ignored, as in the stdlib."""
+    return array.array(typecode, sequence)

@@ -1,0 +1,116 @@
+"""The conformance harness itself: whatever goes wrong in a run must make it fail."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import runner
+
+pytestmark = pytest.mark.timeout(120)
+
+Check = Callable[..., runner.Outcome]
+
+
+@pytest.fixture(scope="module")
+def environments(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[runner.Environment, runner.Environment]:
+    if not runner.has_test_package(sys.executable):
+        pytest.skip("this interpreter ships no test package (test._test_multiprocessing)")
+    import fastmgr
+
+    path = os.path.dirname(os.path.dirname(os.path.abspath(fastmgr.__file__)))
+    directory = tmp_path_factory.mktemp("harness")
+    return (
+        runner.Environment(sys.executable, directory / "fast", path),
+        runner.Environment(sys.executable, directory / "stock", None),
+    )
+
+
+@pytest.fixture
+def check(
+    environments: tuple[runner.Environment, runner.Environment], monkeypatch: pytest.MonkeyPatch
+) -> Check:
+    monkeypatch.setattr(runner, "EXIT_TIMEOUT", 1.0)
+
+    def check_samples(*patterns: str, timeout: float = 60.0) -> runner.Outcome:
+        group = runner.Group((runner.Selection("harness_samples", patterns),), ("",))
+        monkeypatch.setitem(runner.GROUPS, "samples", group)
+        return runner.check(*environments, "samples", "", timeout)
+
+    return check_samples
+
+
+@pytest.mark.parametrize(
+    ("sample", "problem"),
+    [
+        ("fails", "failed: harness_samples.Sample.fails"),
+        ("fails_in_subtest", "failed: harness_samples.Sample.fails_in_subtest"),
+        ("raises", "error: harness_samples.Sample.raises"),
+        ("warns", "standard error of harness_samples.Sample.warns:\nWarning -- a warning"),
+        ("warns_on_stdout", "warning: Warning -- a warning"),
+        ("alters_environment", "the environment was altered"),
+        (
+            "leaks_object",
+            "standard error of harness_samples.Sample.leaks_object:\nWarning -- Shared objects",
+        ),
+        ("writes_to_stderr", "standard error of harness_samples.Sample.writes_to_stderr"),
+        ("child_writes_to_stderr", "standard error of harness_samples.Sample.child_writes"),
+        ("leaves_process", "processes were left behind"),
+        ("leaves_thread", "dangling: <Thread"),
+        ("leaves_file", "files were left behind: ['left']"),
+        ("hangs", "hung: aborted"),
+        ("crashes", "the test process ended with status 3"),
+        ("is_killed", "the test process ended with status -9"),
+        ("skips_with_fastmgr", "skipped, but not with the stock managers: harness_samples.Sample"),
+        ("restores_stock", "the tests used <module"),
+        ("no_such_test", "no test was found"),
+    ],
+)
+def test_problem_is_found(check: Check, sample: str, problem: str) -> None:
+    outcome = check(f"Sample.{sample}", timeout=2.0 if sample == "hangs" else 60.0)
+    assert any(found.startswith(problem) for found in outcome.problems), outcome.problems
+
+
+def test_class_skipped_only_here(check: Check) -> None:
+    (problem,) = check("ClassSkips.*").problems
+    assert problem.startswith("skipped, but not with the stock managers: setUpClass")
+
+
+def test_fine(check: Check) -> None:
+    outcome = check("Sample.fine", "Sample.skips")
+    assert outcome.problems == []
+    assert outcome.passed == ["harness_samples.Sample.fine"]
+    assert outcome.skipped == {"harness_samples.Sample.skips": "everywhere"}
+
+
+@pytest.mark.parametrize("flaky", [True, False])
+def test_only_named_tests_run_again(
+    check: Check, flaky: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HARNESS_ATTEMPTS", str(tmp_path / "attempts"))
+    monkeypatch.setattr(runner, "FLAKY", ("Sample.fails_once",) if flaky else ())
+    outcome = check("Sample.fine", "Sample.fails_once")
+    assert bool(outcome.problems) is not flaky
+    assert outcome.retried == ([["harness_samples.Sample.fails_once"]] if flaky else [])
+    assert "harness_samples.Sample.fine" in outcome.passed
+
+
+def test_retries_are_bounded(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "FLAKY", ("Sample.fails",))
+    outcome = check("Sample.fails")
+    assert len(outcome.retried) == runner.RETRIES
+    assert outcome.problems
+
+
+def test_silent_use_of_the_stock_module_is_found(
+    environments: tuple[runner.Environment, runner.Environment], tmp_path: Path
+) -> None:
+    unhooked = runner.Environment(sys.executable, tmp_path / "unhooked", None)
+    unhooked.stock = False
+    outcome = runner.check(unhooked, environments[1], "elsewhere", "")
+    assert any("instead of fastmgr.managers" in problem for problem in outcome.problems)

@@ -1,0 +1,62 @@
+"""Every shared type, every kind of proxy: stock client and fastmgr server, and the reverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import scenarios
+from peers import KEY, FastServers, Peer, connect
+from support import settle
+
+pytestmark = pytest.mark.timeout(90)
+
+# Over TCP, a connection of the stock library takes 40 ms and more until it is served (Nagle's
+# algorithm against delayed acknowledgements): enough of them to see that TCP is no different.
+BRIEF = [scenarios.queues, scenarios.exceptions, scenarios.typed_results, scenarios.big_payloads]
+CASES = [
+    pytest.param(family, scenario, id=f"{family}-{scenario.__name__}")
+    for family in ("unix", "tcp")
+    for scenario in scenarios.TYPES + scenarios.PROXIES
+    if family == "unix" or scenario in BRIEF
+]
+
+
+@pytest.mark.parametrize(("family", "scenario"), CASES)
+def test_stock_client_of_fastmgr_server(
+    scenario: Any, peer: Peer, family: str, fast_servers: FastServers
+) -> None:
+    server = fast_servers.get(family)
+    settle(server, 0)
+    peer.call("scenario", name=scenario.__name__, address=server.address, key=KEY)
+    settle(server, 0)  # and every reference that the stock client took was returned
+
+
+@pytest.mark.parametrize(("family", "scenario"), CASES)
+def test_fastmgr_client_of_stock_server(scenario: Any, peer: Peer, family: str) -> None:
+    manager = connect(peer.server(family))
+    settle(manager, 0)
+    scenario(manager)
+    settle(manager, 0)
+
+
+@pytest.mark.parametrize(("family", "scenario"), CASES)
+def test_fastmgr_client_of_fastmgr_server(
+    scenario: Any, family: str, fast_servers: FastServers
+) -> None:
+    manager = connect(fast_servers.get(family).address)
+    settle(manager, 0)
+    scenario(manager)
+    settle(manager, 0)
+
+
+def test_sets_where_both_ends_have_them(peer: Peer, fast_servers: FastServers) -> None:
+    """The type came with 3.14; a server without it says so."""
+    stock = connect(peer.server("unix"))
+    if peer.version >= (3, 14):
+        address = fast_servers.get("unix").address
+        peer.call("scenario", name="sets", address=address, key=KEY)
+        scenarios.sets(stock)
+    else:
+        error = scenarios.raises(scenarios.managers.RemoteError, stock._create, "set")
+        assert "KeyError: 'set'" in str(error)

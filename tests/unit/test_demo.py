@@ -1,0 +1,137 @@
+"""The demo counts exactly, says so, and leaves no process behind when it fails."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fastmgr import demo, managers
+from fastmgr.__main__ import main
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[Path]:
+    """Three files that count and one that does not."""
+    texts = {
+        "a.py": "spam = eggs\n",
+        "b.py": "spam()\nspam.eggs  # ham\n",
+        "bad.py": "# -*- coding: no-such-encoding -*-\nspam\n",
+        "package/c.py": "import ham\n",
+        "site-packages/d.py": "ham\n",
+        "data.txt": "ham\n",
+    }
+    for name, text in texts.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return demo.python_files(tmp_path)
+
+
+def count_shared(files: list[Path]) -> demo.Result:
+    context = multiprocessing.get_context("fork")
+    return demo.count_shared(files, demo.Progress("", 1), managers.SyncManager, 2, context)
+
+
+def test_files_are_those_of_the_library_itself(sources: list[Path]) -> None:
+    assert [path.name for path in sources] == ["a.py", "b.py", "bad.py", "c.py"]
+
+
+def test_words_are_name_tokens(sources: list[Path]) -> None:
+    assert demo.count_words(sources[1]) == {"spam": 2, "eggs": 1}
+
+
+def test_shared_count_equals_the_count_alone(sources: list[Path]) -> None:
+    alone = demo.count_alone(sources, demo.Progress("", 1))
+    shared = count_shared(sources)
+    assert alone.words == shared.words == {"spam": 3, "eggs": 2, "import": 1, "ham": 1}
+    assert alone.skipped == shared.skipped == {"SyntaxError": 1}
+    assert shared.total == 7
+
+
+def test_failing_worker_shows_its_traceback_and_ends_the_count(
+    sources: list[Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: object) -> None:
+        raise LookupError("no words today")
+
+    before = multiprocessing.active_children()
+    monkeypatch.setattr(demo, "count_words", fail)
+    with pytest.raises(demo.WorkerError, match=r"Worker-[12] failed with exit status 1"):
+        count_shared(sources)
+    assert "LookupError: no words today" in capfd.readouterr().err
+    assert multiprocessing.active_children() == before
+
+
+def test_command_prints_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--files", "5", "--workers", "2"]) == 0
+    report = capsys.readouterr().out
+    assert "distinct words" in report
+    assert "All totals are exact." in report
+    assert "times as fast" in report
+
+
+def test_command_fails_when_a_total_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def miscount(*_arguments: object) -> demo.Result:
+        return demo.Result({"A": 1}, {}, 1.0)
+
+    monkeypatch.setattr(demo, "count_shared", miscount)
+    assert main(["demo", "--files", "1"]) == 1
+    assert "A: expected 0, got 1" in capsys.readouterr().out
+
+
+def test_command_fails_when_a_worker_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise LookupError("no lock today")
+
+    monkeypatch.setattr(demo, "add", fail)
+    options = ["--files", "2", "--workers", "2", "--start-method", "fork", "--no-stock"]
+    assert main(["demo", *options]) == 1
+    errors = capfd.readouterr().err
+    assert "LookupError: no lock today" in errors
+    assert "fastmgr, 2 workers: Worker-" in errors
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_interrupt_ends_everything(method: str) -> None:
+    """Ctrl-C reaches every process of the terminal, so here every process of the session."""
+    command = [sys.executable, "-u", "-m", "fastmgr", "demo", "--no-stock", "--workers", "2"]
+    demo_process = subprocess.Popen(
+        [*command, "--files", "300", "--start-method", method],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo_process.stdout is not None
+    for line in demo_process.stdout:
+        if line.startswith("one process"):
+            break
+    time.sleep(0.3)  # somewhere in the middle of the shared count
+    os.killpg(demo_process.pid, signal.SIGINT)
+    _, errors = demo_process.communicate(timeout=20)
+    assert demo_process.returncode == 130
+    assert errors.endswith("interrupted\n")
+    assert "Traceback" not in errors
+    await_end_of_group(demo_process.pid)
+
+
+def await_end_of_group(group: int) -> None:
+    """Wait for an empty process group: helpers that end with their pipe may need a moment."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.killpg(group, signal.SIGKILL)
+    pytest.fail("processes are left")
