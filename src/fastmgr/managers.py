@@ -213,7 +213,7 @@ class BaseManager:
     @property
     def _session(self) -> Any:
         session = self.__dict__.get("_session_")
-        if session is None or session.retired:
+        if session is None or session.retired or session.address != self._address:
             session = session_with(self._address, self._serializer, self._authkey)
             self._session_ = session
         return session

@@ -2,6 +2,7 @@
 
     python tests/conformance/runner.py                    this interpreter, all groups
     python tests/conformance/runner.py --group manager --start-method spawn
+    python tests/conformance/runner.py --group manager --match '*TestQueue.*'
     python tests/conformance/runner.py --stock            the same on the standard library
     python tests/conformance/runner.py --all              each interpreter found, fastmgr built
 
@@ -140,7 +141,7 @@ class Outcome:
     failures: dict[str, str] = dataclasses.field(default_factory=dict)
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-    # What each test wrote to standard error; what came between tests is under an empty name.
+    # What each test, and what ran before the first or after one, wrote to standard error.
     stderr: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
     # What was wrong with the process as a whole, and the test in which it ended, if in one.
@@ -183,9 +184,14 @@ def run_group(
     start_method: str,
     *,
     only: Sequence[str] | None = None,
+    match: str = "*",
     timeout: float = TEST_TIMEOUT,
 ) -> Outcome:
-    """Run a group in a new process; `only` narrows it to some tests and may be empty."""
+    """Run a group in a new process.
+
+    The pattern `match` selects some of the group's `Class.method`, and `only` narrows the run to
+    some tests, classes or modules of these; it may be empty.
+    """
     outcome = Outcome(environment.version, group, start_method, environment.stock)
     selections = [
         dataclasses.replace(selection, module=selection.module.format(start_method))
@@ -202,6 +208,7 @@ def run_group(
             "path": [name],
             "selections": [dataclasses.asdict(selection) for selection in selections],
             "only": only,
+            "match": match,
             "stock": environment.stock,
         }
         _run_worker(environment, directory, job, outcome, timeout)
@@ -320,11 +327,11 @@ def _signal_group(group: int, number: int) -> None:
 def _read_log(log: bytes, stderr: bytes, outcome: Outcome) -> None:
     """Fill in what the worker logged, which is incomplete if it was killed."""
     events = [json.loads(line) for line in log.splitlines()]
-    position, running, ended = 0, "", False
+    position, source, running, ended = 0, "(before the first test)", "", False
     for event in [*events, {"event": "", "stderr": len(stderr)}]:
         # Everything that was written up to this event belongs to what ran before it.
         if written := stderr[position : event["stderr"]].decode(errors="replace"):
-            outcome.stderr[running] = outcome.stderr.get(running, "") + written
+            outcome.stderr[source] = outcome.stderr.get(source, "") + written
         position = event["stderr"]
         test, text = event.get("id", ""), event.get("text", "")
         match event["event"]:
@@ -335,9 +342,9 @@ def _read_log(log: bytes, stderr: bytes, outcome: Outcome) -> None:
             case "selected":
                 outcome.selected = event["ids"]
             case "start":
-                running = test
+                running = source = test
             case "stop":
-                running = ""
+                running, source = "", f"(after {test})"
             case "success":
                 outcome.passed.append(test)
             case "failure":
@@ -380,19 +387,23 @@ def check(
     stock: Environment,
     group: str,
     start_method: str,
+    *,
+    match: str = "*",
     timeout: float = TEST_TIMEOUT,
 ) -> Outcome:
     """Run a group against fastmgr and return an outcome whose problems are filled in."""
-    outcome = run_group(fast, group, start_method, timeout=timeout)
+
+    def run(environment: Environment, only: Sequence[str] | None = None) -> Outcome:
+        return run_group(environment, group, start_method, only=only, match=match, timeout=timeout)
+
+    outcome = run(fast)
     for _ in range(RETRIES):
         again = _tests_to_repeat(outcome)
         if not again:
             break
-        later = run_group(fast, group, start_method, only=again, timeout=timeout)
-        outcome = _merge(outcome, again, later)
+        outcome = _merge(outcome, again, run(fast, again))
     # Only what was skipped has to run on the stock managers: this takes no time.
-    skipped = [_skipped_owner(test) for test in outcome.skipped]
-    reference = run_group(stock, group, start_method, only=skipped, timeout=timeout)
+    reference = run(stock, [_skipped_owner(test) for test in outcome.skipped])
     outcome.problems = find_problems(outcome) + _compare(outcome, reference)
     return outcome
 
@@ -431,10 +442,7 @@ def find_problems(outcome: Outcome) -> list[str]:
     problems = list(outcome.anomalies)
     problems += [f"failed: {test}\n{text}" for test, text in outcome.failures.items()]
     problems += [f"error: {test}\n{text}" for test, text in outcome.errors.items()]
-    problems += [
-        f"standard error of {test or 'what ran between tests'}:\n{text}"
-        for test, text in outcome.stderr.items()
-    ]
+    problems += [f"standard error of {test}:\n{text}" for test, text in outcome.stderr.items()]
     everything = "".join(outcome.stderr.values())
     problems += [f"warning: {line}" for line in outcome.warnings if line not in everything]
     if not outcome.selected:
@@ -547,8 +555,10 @@ def run_all(
     fastmgr_path: str | None,
     runs: Sequence[tuple[str, str]],
     directory: Path,
-    jobs: int,
-    timeout: float,
+    *,
+    jobs: int = JOBS,
+    match: str = "*",
+    timeout: float = TEST_TIMEOUT,
 ) -> Iterator[Outcome]:
     """Yield the outcome of each run as it ends; without a path, run the stock managers."""
     stock = Environment(python, directory / "stock", None)
@@ -556,8 +566,8 @@ def run_all(
 
     def run(group: str, start_method: str) -> Outcome:
         if fast is not None:
-            return check(fast, stock, group, start_method, timeout)
-        outcome = run_group(stock, group, start_method, timeout=timeout)
+            return check(fast, stock, group, start_method, match=match, timeout=timeout)
+        outcome = run_group(stock, group, start_method, match=match, timeout=timeout)
         outcome.problems = find_problems(outcome)
         return outcome
 
@@ -594,6 +604,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fastmgr", metavar="DIRECTORY", help="import fastmgr from here")
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="default: all")
     parser.add_argument("--start-method", action="append", choices=START_METHODS)
+    parser.add_argument("--match", default="*", metavar="PATTERN", help="some Class.method only")
     parser.add_argument("--jobs", type=int, default=JOBS, help="runs at a time")
     parser.add_argument("--timeout", type=float, default=TEST_TIMEOUT, help="seconds for a test")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes here")
@@ -626,8 +637,15 @@ def main() -> int:
                 remarks.append(f"{version or python}: there is no fastmgr to test: {error}")
                 continue
             path = None if arguments.stock else path
-            options = (directory, arguments.jobs, arguments.timeout)
-            for outcome in run_all(python, path, runs, *options):
+            for outcome in run_all(
+                python,
+                path,
+                runs,
+                directory,
+                jobs=arguments.jobs,
+                match=arguments.match,
+                timeout=arguments.timeout,
+            ):
                 outcomes.append(outcome)
                 print(row(outcome), flush=True)
     for outcome in outcomes:

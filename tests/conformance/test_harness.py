@@ -40,7 +40,7 @@ def check(
     def check_samples(*patterns: str, timeout: float = 60.0) -> runner.Outcome:
         group = runner.Group((runner.Selection("harness_samples", patterns),), ("",))
         monkeypatch.setitem(runner.GROUPS, "samples", group)
-        return runner.check(*environments, "samples", "", timeout)
+        return runner.check(*environments, "samples", "", timeout=timeout)
 
     return check_samples
 
@@ -52,7 +52,7 @@ def check(
         ("fails_in_subtest", "failed: harness_samples.Sample.fails_in_subtest"),
         ("raises", "error: harness_samples.Sample.raises"),
         ("warns", "standard error of harness_samples.Sample.warns:\nWarning -- a warning"),
-        ("warns_on_stdout", "warning: Warning -- a warning"),
+        ("warns_on_stdout", "warning: warns_on_stdout"),
         ("alters_environment", "the environment was altered"),
         (
             "leaks_object",

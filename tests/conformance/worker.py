@@ -97,9 +97,10 @@ def flatten(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
             yield item
 
 
-def short_name(test: unittest.TestCase) -> str:
-    """Class and method: what the patterns of a group are written against."""
-    return ".".join(test.id().split(".")[-2:])
+def matches(test: unittest.TestCase, patterns: list[str]) -> bool:
+    """Whether one of the patterns is for the class and method of a test."""
+    name = ".".join(test.id().split(".")[-2:])
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def load_module(name: str) -> types.ModuleType | None:
@@ -113,7 +114,7 @@ def load_module(name: str) -> types.ModuleType | None:
 
 
 def chosen(test_id: str, only: list[str] | None) -> bool:
-    """Whether a rerun wants this test; `only` has tests, classes and modules."""
+    """Whether a run wants a test; `only` has tests, classes and modules."""
     return only is None or any(f"{test_id}.".startswith(f"{prefix}.") for prefix in only)
 
 
@@ -152,12 +153,14 @@ def run(job: dict[str, Any], log: Log) -> None:
             # The test modules tolerate a failing import of these by testing less.
             if getattr(module, name) is None:
                 raise ImportError(f"{module.__name__} could not import {name}")
-        for test in flatten(unittest.defaultTestLoader.loadTestsFromModule(module)):
-            name = short_name(test)
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in selection["patterns"]):
+        loader = unittest.TestLoader()
+        for test in flatten(loader.loadTestsFromModule(module)):
+            if matches(test, selection["patterns"]) and matches(test, [job["match"]]):
                 selected.append(test.id())
                 if chosen(test.id(), job["only"]):
                     suite.addTest(test)
+        if loader.errors:
+            raise ImportError("\n".join(map(str, loader.errors)))
     log.write("selected", ids=selected)
 
     from test import support

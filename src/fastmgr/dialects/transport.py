@@ -79,7 +79,7 @@ class Listener:
         self.address: Address = self._socket.getsockname()
         self.last_accepted: Address = None
         self._unlink: Any = None
-        if family == socket.AF_UNIX and address[:1] not in ("\0", b"\0"):
+        if family == socket.AF_UNIX and not os.fsencode(address).startswith(b"\0"):
             self._unlink = util.Finalize(self, _unlink, args=(address,), exitpriority=0)
 
     def fileno(self) -> int:
