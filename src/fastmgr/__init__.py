@@ -26,7 +26,6 @@ except ImportError as error:
     ) from error
 
 from fastmgr._install import install, installed, uninstall
-from fastmgr.managers import *  # noqa: F403
 from fastmgr.managers import (
     HAS_SHMEM,
     AcquirerProxy,
@@ -63,6 +62,9 @@ from fastmgr.managers import (
     listener_client,
     public_methods,
 )
+
+if HAS_SHMEM:
+    from fastmgr.managers import SharedMemoryManager as SharedMemoryManager
 
 __version__ = "0.1.0"
 

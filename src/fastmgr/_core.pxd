@@ -27,5 +27,7 @@ cdef class Engine(Loop):
         self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload, bint on_loop
     ) except -1
     cdef int dispose(self, list dead) except -1
-    cdef tuple run(self, object c, Conn conn, Entry entry, object ident, object name, object args, object kwds)
+    cdef tuple run(
+        self, object c, Conn conn, Entry entry, object ident, object name, object args, object kwds
+    )
     cdef tuple make_proxy(self, Conn conn, Entry parent, object typeid, object result)

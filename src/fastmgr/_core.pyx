@@ -16,7 +16,7 @@ from fastmgr._frame cimport (
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, Conn, Loop
 from fastmgr._os cimport uint8_t, uint64_t
-from fastmgr._table cimport Entry, Session, Table, key_of
+from fastmgr._table cimport Entry, Session, key_of
 from fastmgr._wire cimport Reader, Writer
 
 import array
@@ -77,7 +77,7 @@ def create(server, typeid, args, kwds, bint known=False):
     TypeError
         The registered ``method_to_typeid`` is no dict.
     """
-    function, exposed, method_to_typeid, proxytype = server.registry[typeid]
+    function, exposed, method_to_typeid, _proxytype = server.registry[typeid]
     if function is None:
         if kwds or len(args) != 1:
             raise ValueError("Without callable, must have one non-keyword argument")
@@ -340,7 +340,7 @@ cdef class Engine(Loop):
             entry.known = False
             if conn is not None and entry.pins and not conn.pinned:
                 self.pin(conn)
-        op, payload, handle = self.run(c, conn, entry, ident, name, args, kwds)
+        op, payload, _handle = self.run(c, conn, entry, ident, name, args, kwds)
         return KINDS[op], payload
 
     cdef int serve_create(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:

@@ -339,4 +339,3 @@ cdef char *_stock_frame(char *at, bytes body) noexcept:
         shift -= 8
     memcpy(at, PyBytes_AS_STRING(body), size)
     return at + size
-

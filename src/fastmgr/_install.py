@@ -38,7 +38,7 @@ def install() -> None:
         multiprocessing.__dict__.get("managers", _ABSENT),
     )
     sys.modules[_NAME] = managers
-    multiprocessing.managers = managers  # type: ignore[attr-defined]
+    vars(multiprocessing)["managers"] = managers
 
 
 def uninstall() -> None:
@@ -53,6 +53,6 @@ def uninstall() -> None:
     else:
         del sys.modules[_NAME]
     if attribute is _ABSENT:
-        del multiprocessing.managers  # type: ignore[attr-defined]
+        del vars(multiprocessing)["managers"]
     else:
-        multiprocessing.managers = attribute  # type: ignore[attr-defined]
+        vars(multiprocessing)["managers"] = attribute

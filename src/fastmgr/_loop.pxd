@@ -17,7 +17,7 @@ cdef class Conn:
     cdef object server            # whose connection this is
     cdef readonly object name     # what the peer calls its thread
     cdef object stock             # the StockConnection, once a stock peer is served
-    cdef readonly bint introduced # a stock peer has asked for a session (accept_connection)
+    cdef readonly bint introduced  # a stock peer has asked for a session (accept_connection)
     cdef bint on_worker
     cdef bint pinned              # the worker is this connection's for life
     cdef bint left                # it counts no more in its session

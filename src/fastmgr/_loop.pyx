@@ -7,7 +7,6 @@ noticed even while its call is still running.
 """
 
 cimport cython
-from libc.errno cimport EINTR
 from posix.unistd cimport read as posix_read, write as posix_write
 
 from fastmgr._frame cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
@@ -15,7 +14,6 @@ from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
     fm_poller_set, fm_poller_wait, os_close,
 )
-from fastmgr._table cimport Session
 
 import errno
 import os
@@ -379,4 +377,3 @@ def _nonblocking_pipe():
     for end in ends:
         os.set_blocking(end, False)
     return ends
-

@@ -54,7 +54,7 @@ cdef class ClientSession:
     cdef dict holdings               # ident -> Holding
     cdef list releases               # (handle or ident, count): to be returned
     cdef list channels               # all that are open
-    cdef Channel orphan              # kept open though no thread uses it: it keeps the session alive
+    cdef Channel orphan              # no thread's, kept open to keep the session alive
     cdef object farewell             # the exit finalizer of this process
     cdef object __weakref__
 

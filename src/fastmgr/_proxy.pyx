@@ -350,6 +350,7 @@ cdef class ClientSession:
         self.holdings = {}
         self.reset()
         sessions.add(self)
+        util.register_after_fork(self, _introduce_child)
 
     def reset(self):
         """Begin anew, with no connection: at first, and in the child of a fork.
@@ -523,7 +524,7 @@ cdef class ClientSession:
         if not isinstance(self.channel(), FastChannel):
             self.one_shot("incref", (ident,), {})
             return 0
-        op, missing = self.perform(OP_INCREF, 0, ident, handle, None, (handle,), None)
+        _op, missing = self.perform(OP_INCREF, 0, ident, handle, None, (handle,), None)
         if missing:
             raise RemoteError(
                 f"KeyError: {ident!r}: the manager at {self.address!r} "
@@ -738,6 +739,20 @@ def _say_goodbye(reference):
         session.goodbye()
 
 
+def _introduce_child(session):
+    """In a child that multiprocessing forked: tell the server what this process holds.
+
+    At once, as the stdlib does: the parent may be about to drop the proxies that
+    it passed.  A child of a bare ``os.fork`` does it with its first call.
+    """
+    if (<ClientSession>session).holdings:
+        try:
+            (<ClientSession>session).channel()
+        except Exception as error:
+            # They may be proxies of a manager that has been shut down.
+            util.info("incref failed: %s", error)
+
+
 def _after_fork_in_child():
     for session in list(sessions):
         session.after_fork_in_child()
@@ -757,7 +772,7 @@ cdef uint64_t handle_of(object ident) noexcept:
 cdef class ProxyCore:
     """The compiled part of `BaseProxy`: what a call needs."""
 
-    def _callmethod(self, methodname, args=(), kwds={}):
+    def _callmethod(self, methodname, args=(), kwds={}):  # no-cython-lint: the stdlib's signature
         """Call a method of the referent and return a copy of the result.
 
         Parameters

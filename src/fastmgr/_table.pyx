@@ -90,7 +90,8 @@ cdef class Table:
         self.by_object = WeakValueDictionary()
         self.sessions = {}
         # 31 bits: the handle stays positive as a signed 64-bit integer.
-        self.next_handle = ((<uint64_t>int.from_bytes(os.urandom(4), "little") & 0x7fffffff) << 32) + 1
+        epoch = int.from_bytes(os.urandom(4), "little") & 0x7fffffff
+        self.next_handle = (epoch << 32) + 1
 
     # -- objects ----------------------------------------------------------
 

@@ -25,10 +25,10 @@ from multiprocessing import (
     connection,
     get_all_start_methods,
     get_context,
+    managers as stock,
     process,
     resource_tracker,
 )
-from multiprocessing import managers as stock
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, TextIO, cast

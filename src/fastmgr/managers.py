@@ -7,48 +7,55 @@ names that programs use included.
 from __future__ import annotations
 
 import array
+import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing import connection, get_context, pool, process, util
-from multiprocessing.context import ProcessError, get_spawning_popen, reduction
-from typing import Any, ClassVar
+from multiprocessing.context import ProcessError, get_spawning_popen
+from multiprocessing.reduction import ForkingPickler
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from fastmgr.dialects.stock import (
-    RemoteError,
-    Token,
-    convert_to_error,
-    dispatch,
-    listener_client,
+    RemoteError as RemoteError,
+    Token as Token,
+    convert_to_error as convert_to_error,
+    dispatch as dispatch,
+    listener_client as listener_client,
 )
 from fastmgr.proxies import (
-    AcquirerProxy,
-    ArrayProxy,
-    AutoProxy,
-    BarrierProxy,
-    BaseListProxy,
-    BasePoolProxy,
-    BaseProxy,
-    ConditionProxy,
-    DictProxy,
-    EventProxy,
-    IteratorProxy,
-    ListProxy,
-    MakeProxyType,
-    NamespaceProxy,
-    PoolProxy,
-    ProcessLocalSet,
-    RebuildProxy,
-    SetProxy,
-    ValueProxy,
-    _BaseDictProxy,
-    _BaseSetProxy,
+    AcquirerProxy as AcquirerProxy,
+    ArrayProxy as ArrayProxy,
+    AutoProxy as AutoProxy,
+    BarrierProxy as BarrierProxy,
+    BaseListProxy as BaseListProxy,
+    BasePoolProxy as BasePoolProxy,
+    BaseProxy as BaseProxy,
+    ConditionProxy as ConditionProxy,
+    DictProxy as DictProxy,
+    EventProxy as EventProxy,
+    IteratorProxy as IteratorProxy,
+    ListProxy as ListProxy,
+    MakeProxyType as MakeProxyType,
+    NamespaceProxy as NamespaceProxy,
+    PoolProxy as PoolProxy,
+    ProcessLocalSet as ProcessLocalSet,
+    RebuildProxy as RebuildProxy,
+    SetProxy as SetProxy,
+    ValueProxy as ValueProxy,
+    _BaseDictProxy as _BaseDictProxy,
+    _BaseSetProxy as _BaseSetProxy,
     authkey_for,
     retire_sessions,
     session_with,
 )
-from fastmgr.server import Server, all_methods, public_methods, run_server
-from fastmgr.shared import Array, Namespace, Value
+from fastmgr.server import (
+    Server as Server,
+    all_methods as all_methods,
+    public_methods as public_methods,
+    run_server,
+)
+from fastmgr.shared import Array as Array, Namespace as Namespace, Value as Value
 
 try:
     from multiprocessing import shared_memory
@@ -72,10 +79,10 @@ def rebuild_as_list(obj: Any) -> tuple[type[list[Any]], tuple[list[Any]]]:
     return list, (list(obj),)
 
 
-reduction.register(array.array, reduce_array)
-view_types = [type({}.items()), type({}.keys()), type({}.values())]
+ForkingPickler.register(array.array, reduce_array)
+view_types: list[type] = [type({}.items()), type({}.keys()), type({}.values())]
 for _view_type in view_types:
-    reduction.register(_view_type, rebuild_as_list)
+    ForkingPickler.register(_view_type, rebuild_as_list)
 
 # -- managers -----------------------------------------------------------------------
 
@@ -90,6 +97,9 @@ class State:
     SHUTDOWN = 2
 
     value: int
+
+
+_M = TypeVar("_M", bound="BaseManager")
 
 
 class _Creating(threading.local):
@@ -139,7 +149,7 @@ class BaseManager:
         if authkey is None:
             authkey = process.current_process().authkey
         self._address = address
-        self._authkey = process.AuthenticationString(authkey)
+        self._authkey = process.AuthenticationString(authkey)  # type: ignore[attr-defined]
         self._state = State()
         self._state.value = State.INITIAL
         self._serializer = serializer
@@ -150,8 +160,8 @@ class BaseManager:
 
     @classmethod
     def from_address(
-        cls, address: Any, authkey: bytes | None = None, serializer: str = "pickle"
-    ) -> BaseManager:
+        cls: type[_M], address: Any, authkey: bytes | None = None, serializer: str = "pickle"
+    ) -> _M:
         """Return a manager of this class that is connected to a running server.
 
         Raises
@@ -309,13 +319,13 @@ class BaseManager:
 
     def _debug_info(self) -> str:
         """Return a line or two on each shared object."""
-        return self._session.control("debug_info")  # type: ignore[no-any-return]
+        return self._session.control("debug_info")
 
     def _number_of_objects(self) -> int:
         """Return how many objects are shared."""
-        return self._session.control("number_of_objects")  # type: ignore[no-any-return]
+        return self._session.control("number_of_objects")
 
-    def __enter__(self) -> BaseManager:
+    def __enter__(self: _M) -> _M:
         if self._state.value == State.INITIAL:
             self.start()
         if self._state.value == State.SHUTDOWN:
@@ -442,6 +452,37 @@ class SyncManager(BaseManager):
     `fastmgr.Manager` returns a started one.
     """
 
+    if TYPE_CHECKING:  # what `register`, below, adds
+
+        def Queue(self, maxsize: int = 0) -> queue.Queue[Any]: ...
+        def JoinableQueue(self, maxsize: int = 0) -> queue.Queue[Any]: ...
+        def Event(self) -> EventProxy: ...
+        def Lock(self) -> AcquirerProxy: ...
+        def RLock(self) -> AcquirerProxy: ...
+        def Semaphore(self, value: int = 1) -> AcquirerProxy: ...
+        def BoundedSemaphore(self, value: int = 1) -> AcquirerProxy: ...
+        def Condition(self, lock: Any = None) -> ConditionProxy: ...
+        def Barrier(
+            self,
+            parties: int,
+            action: Callable[[], object] | None = None,
+            timeout: float | None = None,
+        ) -> BarrierProxy: ...
+        def Pool(
+            self,
+            processes: int | None = None,
+            initializer: Callable[..., object] | None = None,
+            initargs: Iterable[Any] = (),
+            maxtasksperchild: int | None = None,
+            context: Any = None,
+        ) -> PoolProxy: ...
+        def list(self, iterable: Iterable[Any] = (), /) -> ListProxy: ...
+        def dict(self, *args: Any, **kwds: Any) -> DictProxy: ...
+        def set(self, iterable: Iterable[Any] = (), /) -> SetProxy: ...
+        def Value(self, typecode: str, value: Any, lock: bool = True) -> ValueProxy: ...
+        def Array(self, typecode: str, sequence: Iterable[Any], lock: bool = True) -> Any: ...
+        def Namespace(self, **kwds: Any) -> NamespaceProxy: ...
+
 
 SyncManager.register("Queue", queue.Queue)
 SyncManager.register("JoinableQueue", queue.Queue)
@@ -466,7 +507,12 @@ SyncManager.register("AsyncResult", create_method=False)
 # -- shared memory --------------------------------------------------------------------
 
 if HAS_SHMEM:
-    from fastmgr.segments import SharedMemoryServer, _SharedMemoryTracker, new_segment, new_sequence
+    from fastmgr.segments import (
+        SharedMemoryServer as SharedMemoryServer,
+        _SharedMemoryTracker as _SharedMemoryTracker,
+        new_segment,
+        new_sequence,
+    )
 
     __all__ += ["SharedMemoryManager"]
 
@@ -485,10 +531,10 @@ if HAS_SHMEM:
 
             resource_tracker.ensure_running()
             super().__init__(*args, **kwargs)
-            util.debug("%s created by pid %d", type(self).__name__, util.os.getpid())
+            util.debug("%s created by pid %d", type(self).__name__, os.getpid())
 
         def __del__(self) -> None:
-            util.debug("%s.__del__ by pid %d", type(self).__name__, util.os.getpid())
+            util.debug("%s.__del__ by pid %d", type(self).__name__, os.getpid())
 
         def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
             """Return a new segment of `size` bytes.
@@ -498,11 +544,11 @@ if HAS_SHMEM:
             ValueError
                 `size` is not positive.
             """
-            return self._tracked(new_segment, size)  # type: ignore[no-any-return]
+            return self._tracked(new_segment, size)
 
         def ShareableList(self, sequence: Any) -> shared_memory.ShareableList[Any]:
             """Return a new list in shared memory with the items of `sequence`."""
-            return self._tracked(new_sequence, sequence)  # type: ignore[no-any-return]
+            return self._tracked(new_sequence, sequence)
 
         def _tracked(self, make: Callable[[Any], tuple[Any, Any]], argument: Any) -> Any:
             """Make something in shared memory and tell the server, or undo it."""

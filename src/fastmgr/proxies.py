@@ -45,7 +45,7 @@ class ProcessLocalSet(set[Any]):
     """A set that is emptied in the child of a fork."""
 
     def __init__(self) -> None:
-        util.register_after_fork(self, lambda obj: obj.clear())  # type: ignore[attr-defined]
+        util.register_after_fork(self, lambda obj: obj.clear())
 
     def __reduce__(self) -> tuple[type[ProcessLocalSet], tuple[()]]:
         return type(self), ()
@@ -86,7 +86,7 @@ def authkey_for(address: Any) -> bytes:
     """Return the key for a server: the one that opened it before, else the process's."""
     server = _server_here(address)
     if server is not None:
-        return server.authkey  # type: ignore[no-any-return]
+        return server.authkey
     if isinstance(address, list):
         address = tuple(address)
     return _authkeys.get(address) or process.current_process().authkey
@@ -94,9 +94,9 @@ def authkey_for(address: Any) -> bytes:
 
 def _choose_authkey(address: Any, authkey: bytes | None, manager: Any) -> bytes:
     if authkey is not None:
-        return process.AuthenticationString(authkey)
+        return process.AuthenticationString(authkey)  # type: ignore[attr-defined]
     if manager is not None:
-        return manager._authkey  # type: ignore[no-any-return]
+        return manager._authkey
     return authkey_for(address)
 
 
@@ -160,7 +160,7 @@ class BaseProxy(ProxyCore):
     @property
     def _Client(self) -> Callable[..., Any]:
         """What connects to the server in the stdlib's dialect."""
-        return listener_client[self._serializer][1]  # type: ignore[no-any-return]
+        return listener_client[self._serializer][1]
 
     def _open_session(self) -> ClientSession:
         return session_with(self._token.address, self._serializer, self._authkey)
@@ -224,7 +224,7 @@ class BaseProxy(ProxyCore):
     def __str__(self) -> str:
         """Return the referent's representation, or ours where that cannot be had."""
         try:
-            return self._callmethod("__repr__")  # type: ignore[no-any-return]
+            return self._callmethod("__repr__")
         except Exception:
             return repr(self)[:-1] + "; '__str__()' failed>"
 
@@ -354,23 +354,23 @@ class IteratorProxy(BaseProxy):
 class AcquirerProxy(BaseProxy):
     """A proxy of a lock or semaphore."""
 
-    _exposed_ = ("acquire", "release", "locked")
+    _exposed_: ClassVar[tuple[str, ...]] = ("acquire", "release", "locked")
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         args = (blocking,) if timeout is None else (blocking, timeout)
-        return self._callmethod("acquire", args)  # type: ignore[no-any-return]
+        return self._callmethod("acquire", args)
 
     def release(self) -> None:
-        return self._callmethod("release")  # type: ignore[no-any-return]
+        return self._callmethod("release")
 
     def locked(self) -> bool:
-        return self._callmethod("locked")  # type: ignore[no-any-return]
+        return self._callmethod("locked")
 
     def __enter__(self) -> bool:
-        return self._callmethod("acquire")  # type: ignore[no-any-return]
+        return self._callmethod("acquire")
 
     def __exit__(self, *exc_info: object) -> None:
-        return self._callmethod("release")  # type: ignore[no-any-return]
+        return self._callmethod("release")
 
 
 class ConditionProxy(AcquirerProxy):
@@ -379,13 +379,13 @@ class ConditionProxy(AcquirerProxy):
     _exposed_ = ("acquire", "release", "locked", "wait", "notify", "notify_all")
 
     def wait(self, timeout: float | None = None) -> bool:
-        return self._callmethod("wait", (timeout,))  # type: ignore[no-any-return]
+        return self._callmethod("wait", (timeout,))
 
     def notify(self, n: int = 1) -> None:
-        return self._callmethod("notify", (n,))  # type: ignore[no-any-return]
+        return self._callmethod("notify", (n,))
 
     def notify_all(self) -> None:
-        return self._callmethod("notify_all")  # type: ignore[no-any-return]
+        return self._callmethod("notify_all")
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
         """Wait until `predicate`, called here, is true; return its last value."""
@@ -404,16 +404,16 @@ class EventProxy(BaseProxy):
     _exposed_ = ("is_set", "set", "clear", "wait")
 
     def is_set(self) -> bool:
-        return self._callmethod("is_set")  # type: ignore[no-any-return]
+        return self._callmethod("is_set")
 
     def set(self) -> None:
-        return self._callmethod("set")  # type: ignore[no-any-return]
+        return self._callmethod("set")
 
     def clear(self) -> None:
-        return self._callmethod("clear")  # type: ignore[no-any-return]
+        return self._callmethod("clear")
 
     def wait(self, timeout: float | None = None) -> bool:
-        return self._callmethod("wait", (timeout,))  # type: ignore[no-any-return]
+        return self._callmethod("wait", (timeout,))
 
 
 class BarrierProxy(BaseProxy):
@@ -422,25 +422,25 @@ class BarrierProxy(BaseProxy):
     _exposed_ = ("__getattribute__", "wait", "abort", "reset")
 
     def wait(self, timeout: float | None = None) -> int:
-        return self._callmethod("wait", (timeout,))  # type: ignore[no-any-return]
+        return self._callmethod("wait", (timeout,))
 
     def abort(self) -> None:
-        return self._callmethod("abort")  # type: ignore[no-any-return]
+        return self._callmethod("abort")
 
     def reset(self) -> None:
-        return self._callmethod("reset")  # type: ignore[no-any-return]
+        return self._callmethod("reset")
 
     @property
     def parties(self) -> int:
-        return self._callmethod("__getattribute__", ("parties",))  # type: ignore[no-any-return]
+        return self._callmethod("__getattribute__", ("parties",))
 
     @property
     def n_waiting(self) -> int:
-        return self._callmethod("__getattribute__", ("n_waiting",))  # type: ignore[no-any-return]
+        return self._callmethod("__getattribute__", ("n_waiting",))
 
     @property
     def broken(self) -> bool:
-        return self._callmethod("__getattribute__", ("broken",))  # type: ignore[no-any-return]
+        return self._callmethod("__getattribute__", ("broken",))
 
 
 class NamespaceProxy(BaseProxy):
@@ -458,13 +458,13 @@ class NamespaceProxy(BaseProxy):
         if key.startswith("_"):
             return object.__setattr__(self, key, value)
         callmethod = object.__getattribute__(self, "_callmethod")
-        return callmethod("__setattr__", (key, value))  # type: ignore[no-any-return]
+        return callmethod("__setattr__", (key, value))
 
     def __delattr__(self, key: str) -> None:
         if key.startswith("_"):
             return object.__delattr__(self, key)
         callmethod = object.__getattribute__(self, "_callmethod")
-        return callmethod("__delattr__", (key,))  # type: ignore[no-any-return]
+        return callmethod("__delattr__", (key,))
 
 
 class ValueProxy(BaseProxy):
@@ -476,11 +476,11 @@ class ValueProxy(BaseProxy):
         return self._callmethod("get")
 
     def set(self, value: Any) -> None:
-        return self._callmethod("set", (value,))  # type: ignore[no-any-return]
+        return self._callmethod("set", (value,))
 
     value = property(get, set)
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
 
 BaseListProxy: Any = MakeProxyType(
@@ -508,7 +508,7 @@ class ListProxy(BaseListProxy):  # type: ignore[misc]
         self._callmethod("__imul__", (value,))
         return self
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
 
 collections.abc.MutableSequence.register(BaseListProxy)
@@ -531,7 +531,7 @@ class DictProxy(_BaseDictProxy):  # type: ignore[misc]
         self._callmethod("__ior__", (value,))
         return self
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
 
 collections.abc.MutableMapping.register(_BaseDictProxy)
@@ -570,7 +570,7 @@ class SetProxy(_BaseSetProxy):  # type: ignore[misc]
         self._callmethod("__isub__", (value,))
         return self
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
 
 collections.abc.MutableSet.register(_BaseSetProxy)
@@ -605,4 +605,3 @@ class PoolProxy(BasePoolProxy):  # type: ignore[misc]
 
 #: What methods of our own types return, where neither manager nor server says.
 _STANDARD_RESULTS: dict[str, Any] = {"Iterator": IteratorProxy}
-

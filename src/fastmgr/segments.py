@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from multiprocessing import shared_memory, util
-from typing import Any
+from typing import Any, ClassVar
 
 from fastmgr.server import Server
 
@@ -50,7 +50,12 @@ class _SharedMemoryTracker:
 class SharedMemoryServer(Server):
     """A server that unlinks the segments it was told of when it shuts down."""
 
-    public = [*Server.public, "track_segment", "release_segment", "list_segments"]
+    public: ClassVar[list[str]] = [
+        *Server.public,
+        "track_segment",
+        "release_segment",
+        "list_segments",
+    ]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

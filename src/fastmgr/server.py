@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
-from multiprocessing import connection, process, util
-from multiprocessing import parent_process as get_parent_process
+from multiprocessing import connection, parent_process as get_parent_process, process, util
 from time import sleep
 from traceback import format_exc
 from typing import Any, ClassVar, NoReturn
@@ -17,6 +17,7 @@ from fastmgr import _core
 from fastmgr._table import Entry, Table
 from fastmgr.dialects.stock import listener_client, uses_raw_sockets
 from fastmgr.dialects.transport import Listener
+from fastmgr.shared import is_locked
 from fastmgr.workers import Workers
 
 __all__ = ["Server", "all_methods", "public_methods"]
@@ -146,8 +147,6 @@ class Server:
     #: Seconds in which a new connection has to prove the key.
     handshake_timeout: float = 10.0
 
-    fallback_mapping: ClassVar[dict[str, Callable[..., Any]]]
-
     public_methods = staticmethod(public_methods)
 
     def __init__(
@@ -156,7 +155,7 @@ class Server:
         if not isinstance(authkey, bytes):
             raise TypeError(f"Authkey {authkey!r} is type {type(authkey)!s}, not bytes")
         self.registry = registry
-        self.authkey = process.AuthenticationString(authkey)
+        self.authkey = process.AuthenticationString(authkey)  # type: ignore[attr-defined]
         self.serializer = serializer
         self.listener: Any
         if self._accepts_raw():
@@ -210,10 +209,8 @@ class Server:
         try:
             for thread in threads:
                 thread.start()
-            try:
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):
                 self.stop_event.wait()
-            except (KeyboardInterrupt, SystemExit):
-                pass
         finally:
             self.stop_event.set()
             engine.stop()
@@ -292,8 +289,8 @@ class Server:
         limit.daemon = True
         limit.start()
         try:
-            connection.deliver_challenge(c, self.authkey)  # type: ignore[attr-defined]
-            connection.answer_challenge(c, self.authkey)  # type: ignore[attr-defined]
+            connection.deliver_challenge(c, self.authkey)
+            connection.answer_challenge(c, self.authkey)
         except Exception as error:
             util.info("connection refused: %s", error)
             return  # nothing more is said to whoever could not prove the key
@@ -311,7 +308,7 @@ class Server:
         """
         if name not in self.public:
             raise ValueError(f"{name!r} unrecognized: it is none of this server's public functions")
-        return getattr(self, name)  # type: ignore[no-any-return]
+        return getattr(self, name)
 
     def answer_request(self, c: Any) -> None:
         """Serve the first request of an authenticated connection."""
@@ -331,10 +328,8 @@ class Server:
         try:
             c.send(message)
         except Exception as error:
-            try:
+            with contextlib.suppress(Exception):
                 c.send(("#TRACEBACK", format_exc()))
-            except Exception:
-                pass
             util.info("Failure to send message: %r", message)
             util.info(" ... request was %r", request)
             util.info(" ... exception was %r", error)
@@ -386,10 +381,15 @@ class Server:
         """``__repr__``"""
         return repr(obj)
 
-    fallback_mapping = {
+    def fallback_locked(self, conn: Any, ident: str, obj: Any) -> bool:
+        """``locked``, which RLock, Condition and the semaphores have since CPython 3.14."""
+        return is_locked(obj)
+
+    fallback_mapping: ClassVar[dict[str, Callable[..., Any]]] = {
         "__str__": fallback_str,
         "__repr__": fallback_repr,
         "#GETVALUE": fallback_getvalue,
+        "locked": fallback_locked,
     }
 
     # -- public functions: `c` is the connection that asks ---------------------
@@ -419,7 +419,9 @@ class Server:
         finally:
             self.stop_event.set()
 
-    def create(self, c: Any, typeid: str, /, *args: Any, **kwds: Any) -> tuple[str, tuple[str, ...]]:
+    def create(
+        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[str, tuple[str, ...]]:
         """Create an object; return its ident and the names of its exposed methods.
 
         One reference is counted, which the caller has to return by ``decref``.
@@ -449,10 +451,8 @@ class Server:
 
 def _hang_up(conn: Any) -> None:
     """Close what a peer has not used; its thread's receive then fails."""
-    try:
+    with contextlib.suppress(OSError):
         conn.close()
-    except OSError:
-        pass
 
 
 #: The engines of this process, for the child of a fork.

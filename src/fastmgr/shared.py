@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import array
+import threading
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Array", "Namespace", "Value"]
+__all__ = ["Array", "Namespace", "Value", "is_locked"]
+
+
+_RLock = type(threading.RLock())
 
 
 class Namespace:
@@ -50,6 +54,24 @@ class Value:
         return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
 
     value = property(get, set)
+
+
+def is_locked(obj: Any) -> bool:
+    """Whether a primitive of `threading` is held, where it cannot say so itself.
+
+    Raises
+    ------
+    AttributeError
+        It is no primitive that can be held.
+    """
+    if isinstance(obj, threading.Condition):
+        obj = obj._lock  # type: ignore[attr-defined]
+    if isinstance(obj, threading.Semaphore):
+        return bool(obj._value == 0)
+    if isinstance(obj, _RLock):
+        # The compiled RLock tells its state in its representation alone.
+        return repr(obj).startswith("<locked")
+    return bool(obj.locked())
 
 
 def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:

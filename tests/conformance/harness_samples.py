@@ -68,6 +68,9 @@ class Sample(unittest.TestCase):
     def hangs(self) -> None:
         signal.pause()
 
+    def is_slow(self) -> None:
+        threading.Event().wait(0.2)
+
     def crashes(self) -> None:
         os._exit(3)
 

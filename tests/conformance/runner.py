@@ -39,6 +39,8 @@ MINOR_VERSIONS = range(10, 15)
 # Seconds without a test starting or ending until the run is aborted, and for the whole of it.
 TEST_TIMEOUT = 120.0
 GROUP_TIMEOUT = 480.0
+# CPython's tests give a manager 30 s to stop before they terminate it, and accept that.
+SLOW_TEST = 25.0
 # The resource tracker and the fork server end on their own once their pipes are closed.
 EXIT_TIMEOUT = 20.0
 
@@ -144,6 +146,7 @@ class Outcome:
     # What each test, and what ran before the first or after one, wrote to standard error.
     stderr: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    durations: dict[str, float] = dataclasses.field(default_factory=dict)
     # What was wrong with the process as a whole, and the test in which it ended, if in one.
     anomalies: list[str] = dataclasses.field(default_factory=list)
     unfinished: str = ""
@@ -328,6 +331,7 @@ def _read_log(log: bytes, stderr: bytes, outcome: Outcome) -> None:
     """Fill in what the worker logged, which is incomplete if it was killed."""
     events = [json.loads(line) for line in log.splitlines()]
     position, source, running, ended = 0, "(before the first test)", "", False
+    started = 0.0
     for event in [*events, {"event": "", "stderr": len(stderr)}]:
         # Everything that was written up to this event belongs to what ran before it.
         if written := stderr[position : event["stderr"]].decode(errors="replace"):
@@ -343,8 +347,10 @@ def _read_log(log: bytes, stderr: bytes, outcome: Outcome) -> None:
                 outcome.selected = event["ids"]
             case "start":
                 running = source = test
+                started = event["time"]
             case "stop":
                 running, source = "", f"(after {test})"
+                outcome.durations[test] = round(event["time"] - started, 2)
             case "success":
                 outcome.passed.append(test)
             case "failure":
@@ -426,6 +432,7 @@ def _merge(first: Outcome, again: list[str], later: Outcome) -> Outcome:
         later,
         passed=[test for test in first.passed if test not in again] + later.passed,
         skipped={**first.skipped, **later.skipped},
+        durations={**first.durations, **later.durations},
         retried=[*first.retried, again],
         seconds=first.seconds + later.seconds,
     )
@@ -445,6 +452,11 @@ def find_problems(outcome: Outcome) -> list[str]:
     problems += [f"standard error of {test}:\n{text}" for test, text in outcome.stderr.items()]
     everything = "".join(outcome.stderr.values())
     problems += [f"warning: {line}" for line in outcome.warnings if line not in everything]
+    problems += [
+        f"too slow, did its manager stop when it was told to? {test} took {seconds} s"
+        for test, seconds in outcome.durations.items()
+        if seconds > SLOW_TEST
+    ]
     if not outcome.selected:
         problems.append("no test was found")
     return problems

@@ -64,6 +64,7 @@ def check(
         ("leaves_thread", "dangling: <Thread"),
         ("leaves_file", "files were left behind: ['left']"),
         ("hangs", "hung: aborted"),
+        ("is_slow", "too slow"),
         ("crashes", "the test process ended with status 3"),
         ("is_killed", "the test process ended with status -9"),
         ("skips_with_fastmgr", "skipped, but not with the stock managers: harness_samples.Sample"),
@@ -71,7 +72,11 @@ def check(
         ("no_such_test", "no test was found"),
     ],
 )
-def test_problem_is_found(check: Check, sample: str, problem: str) -> None:
+def test_problem_is_found(
+    check: Check, sample: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sample == "is_slow":
+        monkeypatch.setattr(runner, "SLOW_TEST", 0.1)
     outcome = check(f"Sample.{sample}", timeout=2.0 if sample == "hangs" else 60.0)
     assert any(found.startswith(problem) for found in outcome.problems), outcome.problems
 

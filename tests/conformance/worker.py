@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import types
 import unittest
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from typing import Any
 
 
 class Log:
-    """Send events to the runner, each with the size that standard error has by then."""
+    """Send events to the runner, each with the time and the size of standard error by then."""
 
     def __init__(self, descriptor: int) -> None:
         # Only forked children may keep it, and these do not log.
@@ -37,8 +38,8 @@ class Log:
     def write(self, event: str, **fields: object) -> None:
         if os.getpid() == self._pid:
             # Standard error is a regular file: its size tells which test wrote what.
-            stderr = os.fstat(2).st_size
-            self._file.write(json.dumps({"event": event, "stderr": stderr, **fields}) + "\n")
+            common = {"event": event, "stderr": os.fstat(2).st_size, "time": time.monotonic()}
+            self._file.write(json.dumps({**common, **fields}) + "\n")
 
 
 class Result(unittest.TextTestResult):

@@ -7,6 +7,7 @@ of fastmgr's. Where there is no issue, the docstring says what the stdlib does.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import multiprocessing
 import operator
@@ -50,17 +51,11 @@ TCP = ("127.0.0.1", 0)
 START_METHODS = multiprocessing.get_all_start_methods()
 
 
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[ProbeManager]:
+@pytest.fixture
+def manager() -> Iterator[ProbeManager]:
+    """A manager whose key is not that of the process."""
     with ProbeManager(authkey=KEY) as manager:
         yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: ProbeManager) -> ProbeManager:
-    """A manager whose key is not that of the process, and whose server is empty."""
-    settle(shared_manager, 0)
-    return shared_manager
 
 
 @pytest.fixture
@@ -527,7 +522,7 @@ def spare_descriptors(spare: int) -> None:
 def test_out_of_descriptors() -> None:
     """The stdlib's accepting thread spins on EMFILE."""
     manager = ProbeManager(TCP, KEY)
-    manager.start(initializer=spare_descriptors, initargs=(32,))
+    manager.start(initializer=spare_descriptors, initargs=(24,))
     with manager:
         probe = manager.Probe()
         before = probe.descriptors()
@@ -538,7 +533,16 @@ def test_out_of_descriptors() -> None:
             with contextlib.suppress(BlockingIOError):
                 sock.connect(manager.address)
             flood.append(sock)
-        poll(lambda: probe.cpu() is not None, "an open connection is served")
+
+
+        def exhausted() -> bool:
+            try:
+                probe.descriptors()  # to list them takes one more
+            except OSError as error:
+                return error.errno == errno.EMFILE
+            return False
+
+        poll(exhausted, "the server has no descriptor left")
         # A measurement: how much of this window does the server burn?
         window, spent = 1.5, probe.cpu()
         time.sleep(window)

@@ -86,7 +86,7 @@ class RemoteError(Exception):
 def convert_to_error(kind: str, result: Any) -> BaseException:
     """Return the exception that a reply other than ``#RETURN`` stands for."""
     if kind == "#ERROR":
-        return result  # type: ignore[no-any-return]
+        return result
     if kind not in ("#TRACEBACK", "#UNSERIALIZABLE"):
         return ValueError(f"Unrecognized message type {kind!r}")
     if not isinstance(result, str):

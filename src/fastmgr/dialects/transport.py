@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -61,7 +62,7 @@ class Listener:
 
     def __init__(self, address: Address = None, backlog: int = socket.SOMAXCONN) -> None:
         if address is None:
-            address = connection.arbitrary_address("AF_UNIX")
+            address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]
         family = _family(address)
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -120,10 +121,8 @@ class Listener:
 
 
 def _unlink(path: str | bytes) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def connect(address: Address, authkey: bytes, request: bytes) -> Stream:

@@ -1,0 +1,22 @@
+from typing import Any, final
+
+from fastmgr._loop import Conn, Loop
+from fastmgr._table import Entry, Table
+
+KINDS: dict[int, str]
+OPS: dict[str, int]
+
+def note_transit(entry: Entry) -> None: ...
+def create(
+    server: Any, typeid: str, args: tuple[Any, ...], kwds: dict[str, Any], known: bool = False
+) -> Entry: ...
+
+@final
+class Engine(Loop):
+    table: Table
+    def __init__(self, server: Any, listener: Any, workers: Any, offers_fast: bool) -> None: ...
+    def work(self, conn: Conn) -> bool: ...
+    def call(
+        self, c: Any, ident: str, name: str, args: tuple[Any, ...], kwds: dict[str, Any]
+    ) -> tuple[str, Any]: ...
+    def reply_by_hook(self, conn: Conn, message: tuple[str, Any]) -> None: ...
