@@ -348,8 +348,11 @@ class BaseManager:
         if process.is_alive():
             util.info("sending shutdown message to manager")
             try:
-                with _Client(address, authkey=authkey) as conn:
+                conn = _Client(address, authkey=authkey)
+                try:  # not every serializer's connection is a context manager
                     dispatch(conn, None, "shutdown")
+                finally:
+                    conn.close()
             except Exception as error:
                 util.debug("shutdown message failed: %s", error)
             process.join(timeout=shutdown_timeout)

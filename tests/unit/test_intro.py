@@ -1,0 +1,103 @@
+"""The introduction is read back as it was written, and by pickle as what it claims to be."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
+from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction, parse_introduction
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+ID = bytes(range(SESSION_ID_SIZE))
+ids = st.binary(min_size=SESSION_ID_SIZE, max_size=SESSION_ID_SIZE)
+names = st.text(max_size=20) | st.text(min_size=150, max_size=400)
+
+
+@settings(max_examples=200)
+@given(ids, names)
+@example(ID, "")
+@example(ID, "x" * 200)
+@example(ID, "x" * 201)
+@example(ID, "é" * 150)
+@example(ID, "x" + "é" * 150)
+@example(ID, "Prozess-1|Fädchen 𝄞")
+def test_round_trip(session_id: bytes, name: str) -> None:
+    frame = introduction(session_id, name)
+    parsed = parse_introduction(frame)
+    assert parsed is not None
+    assert parsed[0] == session_id
+    encoded = name.encode("utf-8", "replace")
+    if len(encoded) <= 200:
+        assert parsed[1] == encoded.decode()
+    else:
+        # Cut, perhaps in the middle of a character.
+        assert encoded.decode().startswith(parsed[1].rstrip("\ufffd"))
+        assert len(parsed[1].encode("utf-8", "replace")) >= 190
+
+
+@settings(max_examples=100)
+@given(ids, names)
+def test_is_a_stock_request(session_id: bytes, name: str) -> None:
+    """So that a stock server refuses it as it refuses any function that it does not have."""
+    frame = introduction(session_id, name)
+    ident, function, args, kwds = pickle.loads(frame)
+    assert (ident, function, kwds) == (None, "#fastmgr", {})
+    (payload,) = args
+    assert payload[1 : 1 + SESSION_ID_SIZE] == session_id
+    assert payload[0] == 1
+    # A server reads it under the limit of the handshake that it comes with.
+    assert len(frame) <= HANDSHAKE_LIMIT
+
+
+def test_lone_surrogates_in_a_name() -> None:
+    assert parse_introduction(introduction(ID, "a\udc80b")) == (ID, "a?b")
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "request_",
+    [
+        (None, "accept_connection", ("MainProcess",), {}),
+        (None, "dummy", (), {}),
+        (None, "#fastmgr", (), {}),
+        ("7f0000", "#GETVALUE", (), {}),
+    ],
+)
+def test_other_requests_are_none(request_: object, protocol: int) -> None:
+    assert parse_introduction(pickle.dumps(request_, protocol)) is None
+
+
+def test_another_version_is_another_request() -> None:
+    frame = introduction(ID, "name")
+    at = frame.index(b"\x01" + ID)
+    assert parse_introduction(frame[:at] + b"\x02" + frame[at + 1 :]) is None
+
+
+def test_truncated_introductions_are_none() -> None:
+    frame = introduction(ID, "")
+    for end in range(len(frame)):
+        assert parse_introduction(frame[:end]) is None
+    assert parse_introduction(frame + b".") is None
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_mutations(data: st.DataObject) -> None:
+    frame = bytearray(introduction(data.draw(ids), data.draw(st.text(max_size=30))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(frame)))
+        length = data.draw(st.integers(0, 6))
+        frame[at : at + length] = data.draw(st.binary(max_size=6))
+    parsed = parse_introduction(bytes(frame))
+    if parsed is not None:
+        session_id, name = parsed
+        assert type(session_id) is bytes
+        assert len(session_id) == SESSION_ID_SIZE
+        assert type(name) is str
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_none(frame: bytes) -> None:
+    assert parse_introduction(frame) is None
