@@ -11,6 +11,7 @@ cdef class Engine(Loop):
     cdef Reader reader            # the loop's own
     cdef Writer writer            # the loop's own
     cdef bint offers_fast         # the fast dialect is spoken to those who ask for it
+    cdef readonly int disposing   # workers that are dropping objects this moment
     cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
 
     cdef int introduce(self, Conn conn) except -1

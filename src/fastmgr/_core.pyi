@@ -14,7 +14,9 @@ def create(
 @final
 class Engine(Loop):
     table: Table
+    disposing: int
     def __init__(self, server: Any, listener: Any, workers: Any, offers_fast: bool) -> None: ...
+    def dispose_now(self, dead: list[Entry]) -> None: ...
     def work(self, conn: Conn) -> bool: ...
     def call(
         self, c: Any, ident: str, name: str, args: tuple[Any, ...], kwds: dict[str, Any]

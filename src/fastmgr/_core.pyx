@@ -158,9 +158,17 @@ cdef class Engine(Loop):
         cdef Entry entry
         for entry in dead:
             if not entry.known:
-                self.workers.submit(dead.clear, "disposal")
+                self.disposing += 1
+                self.workers.submit(self.dispose_now, "disposal", dead)
                 break
         return 0
+
+    def dispose_now(self, list dead):
+        """Drop entries whose objects may have destructors of their own."""
+        try:
+            dead.clear()
+        finally:
+            self.disposing -= 1
 
     cdef int on_hand_off(self, Conn conn) except -1:
         if not conn.timed:
@@ -414,12 +422,16 @@ cdef class Engine(Loop):
                 entry = self.table.find(pair[0])
                 if entry is not None and not entry.known:
                     return HAND_OFF     # its destructor may be a user's
-        for i in range(count):
-            memcpy(pair, conn.stream.body + i * sizeof(pair), sizeof(pair))
-            try:
-                self.table.session_release(conn.session, pair[0], <Py_ssize_t>pair[1])
-            except (KeyError, AssertionError):
-                util.debug("release of unknown handle %x", pair[0])
+        self.disposing += 1
+        try:
+            for i in range(count):
+                memcpy(pair, conn.stream.body + i * sizeof(pair), sizeof(pair))
+                try:
+                    self.table.session_release(conn.session, pair[0], <Py_ssize_t>pair[1])
+                except (KeyError, AssertionError):
+                    util.debug("release of unknown handle %x", pair[0])
+        finally:
+            self.disposing -= 1
         return KEEP
 
     cdef int reply(self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload,

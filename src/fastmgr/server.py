@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from multiprocessing import connection, parent_process as get_parent_process, process, util
-from time import sleep
+from time import monotonic, sleep
 from traceback import format_exc
 from typing import Any, ClassVar, NoReturn
 
@@ -21,6 +21,9 @@ from fastmgr.shared import is_locked
 from fastmgr.workers import Workers
 
 __all__ = ["Server", "all_methods", "public_methods"]
+
+#: Seconds that destructors which are running have at the end.
+DISPOSAL_TIMEOUT = 1.0
 
 
 def all_methods(obj: object) -> list[str]:
@@ -215,6 +218,10 @@ class Server:
             self.stop_event.set()
             engine.stop()
             threads[0].join(1.0)
+            # A destructor that is cut off may leave a semaphore or a file behind.
+            deadline = monotonic() + DISPOSAL_TIMEOUT
+            while engine.disposing and monotonic() < deadline:
+                sleep(0.005)
             if sys.stdout is not sys.__stdout__:
                 util.debug("resetting stdout, stderr")
                 sys.stdout = sys.__stdout__

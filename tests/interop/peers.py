@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fastmgr.managers
 import interop_types
 import pytest
-from support import DEADLINE, in_thread
+from support import DEADLINE, in_thread, settle
 
 assert interop_types.managers is fastmgr.managers  # not the stdlib's at both ends
 
@@ -27,15 +28,20 @@ ADDRESSES = {"unix": None, "tcp": ("127.0.0.1", 0)}
 
 
 class Peer:
-    """A stock Python, driven by `peer.py`'s JSON lines."""
+    """A stock Python, driven by `peer.py`'s JSON lines; a new process after one that got stuck."""
 
     def __init__(self, version: str, executable: str):
         self.version = tuple(int(part) for part in version.split("."))
+        self._executable = executable
         self._servers: dict[tuple[str, str], Any] = {}
+        self._process: subprocess.Popen[str] | None = None
         self._errors = tempfile.TemporaryFile("w+")
+        self._start()
+
+    def _start(self) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         self._process = subprocess.Popen(
-            [executable, "-B", "-s", str(HERE / "peer.py")],
+            [self._executable, "-B", "-s", str(HERE / "peer.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -43,24 +49,23 @@ class Peer:
             text=True,
             start_new_session=True,
         )
-        try:
-            hello = self.call("hello", key=KEY)
-            assert tuple(hello["version"]) == self.version
-            assert "fastmgr" not in hello["file"]
-        except BaseException:
-            self.close()
-            raise
+        hello = self.call("hello", key=KEY)
+        assert tuple(hello["version"]) == self.version
+        assert "fastmgr" not in hello["file"]
 
     def call(self, command: str, timeout: float = DEADLINE, **arguments: Any) -> Any:
         """Have the peer do something; its result. Its traceback is the test's failure."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        if self._process is None:
+            self._start()
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
-            self._process.stdin.flush()
-            line = in_thread(self._process.stdout.readline, timeout=timeout)
-            answer = json.loads(line) if line else {"error": "the peer died"}
-        except (OSError, AssertionError) as error:
-            answer = {"error": repr(error)}
+            process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
+            process.stdin.flush()
+            answer = json.loads(in_thread(process.stdout.readline, timeout=timeout))
+        except (OSError, ValueError, AssertionError) as error:
+            self._end()
+            answer = {"error": f"the peer died or is stuck: {error!r}"}
         if "error" in answer:
             self._errors.seek(0)
             said = self._errors.read()[-4000:]
@@ -86,17 +91,40 @@ class Peer:
             self._servers[kind] = tuple(address) if isinstance(address, list) else address
         return self._servers[kind]
 
-    def close(self) -> None:
-        with contextlib.suppress(Exception, pytest.fail.Exception):
-            for kind in self._servers:
-                self.call("stop", name="/".join(kind), timeout=5)
+    @contextlib.contextmanager
+    def clean_server(self, family: str, serializer: str = "pickle") -> Iterator[Any]:
+        """A manager connected to that server, which is to be left as empty as it was found.
+
+        If it is not, a new server is there for the next test.
+        """
+        manager = connect(self.server(family, serializer), serializer)
+        try:
+            yield manager
+            settle(manager, 0)
+        except BaseException:
+            if self._servers.pop((family, serializer), None) is not None:
+                self.call("stop", name=f"{family}/{serializer}")
+            raise
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        self._servers.clear()
+        if process is None:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(DEADLINE)
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(DEADLINE)
+        for stream in (process.stdin, process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+    def close(self) -> None:
+        for family, serializer in list(self._servers):
+            with contextlib.suppress(pytest.fail.Exception):
+                self.call("stop", name=f"{family}/{serializer}", timeout=10)
+        self._end()
+        self._errors.close()
 
 
 class FastServers:
@@ -112,6 +140,17 @@ class FastServers:
             manager.start(initializer=interop_types.add_json)
             self._managers[kind] = manager
         return self._managers[kind]
+
+    @contextlib.contextmanager
+    def clean(self, family: str, serializer: str = "pickle") -> Iterator[Any]:
+        """A server that is to be left as empty as it was found, or else is replaced."""
+        manager = self.get(family, serializer)
+        try:
+            yield manager
+            settle(manager, 0)
+        except BaseException:
+            self._managers.pop((family, serializer)).shutdown()
+            raise
 
     def close(self) -> None:
         for manager in self._managers.values():

@@ -11,7 +11,6 @@ import pytest
 import scenarios
 from peers import ADDRESSES, KEY, FastServers, Peer, connect
 from fastmgr import managers
-from support import settle
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -32,121 +31,108 @@ def json_here() -> Any:
 def test_stock_client_with_another_serializer(
     serializer: str, peer: Peer, family: str, fast_servers: FastServers, json_here: None
 ) -> None:
-    server = fast_servers.get(family, serializer)
-    peer.call(
-        "scenario",
-        name="plain_values",
-        address=server.address,
-        key=KEY,
-        serializer=serializer,
-    )
-    settle(server, 0)
+    with fast_servers.clean(family, serializer) as server:
+        peer.call(
+            "scenario",
+            name="plain_values",
+            address=server.address,
+            key=KEY,
+            serializer=serializer,
+        )
 
 
 @SERIALIZERS
 def test_fastmgr_client_with_another_serializer(
     serializer: str, peer: Peer, family: str, json_here: None
 ) -> None:
-    manager = connect(peer.server(family, serializer), serializer)
-    scenarios.plain_values(manager)
-    settle(manager, 0)
+    with peer.clean_server(family, serializer) as manager:
+        scenarios.plain_values(manager)
 
 
 @SERIALIZERS
 def test_both_ends_with_another_serializer(
     serializer: str, family: str, fast_servers: FastServers, json_here: None
 ) -> None:
-    manager = fast_servers.get(family, serializer)
-    scenarios.plain_values(manager)
-    if serializer == "json":
-        # What the user's own serializer cannot write is reported, not swallowed.
-        d = manager.dict()
-        with pytest.raises(managers.RemoteError, match="Unserializable"):
-            d["missing"]
-        d["there"] = 1
-        assert d["there"] == 1
-        del d
-    settle(manager, 0)
+    with fast_servers.clean(family, serializer) as manager:
+        scenarios.plain_values(manager)
+        if serializer == "json":
+            # What the user's own serializer cannot write is reported, not swallowed.
+            d = manager.dict()
+            with pytest.raises(managers.RemoteError, match="Unserializable"):
+                d["missing"]
+            d["there"] = 1
+            assert d["there"] == 1
+            del d
 
 
 def test_processes_and_threads_of_a_stock_client(
     peer: Peer, family: str, fast_servers: FastServers
 ) -> None:
     """No increment under a shared lock is lost: 2 processes of 3 threads, and the peer itself."""
-    server = fast_servers.get(family)
-    total, table = peer.call(
-        "scenario", name="hammer", address=server.address, key=KEY, timeout=60
-    )
-    assert table == {"one": 120, "two": 120, "here": 40}
-    assert total == 280
-    settle(server, 0)
+    with fast_servers.clean(family) as server:
+        total, table = peer.call("scenario", 60, name="hammer", address=server.address, key=KEY)
+        assert table == {"one": 120, "two": 120, "here": 40}
+        assert total == 280
 
 
 def test_processes_and_threads_of_a_fastmgr_client(peer: Peer) -> None:
-    manager = connect(peer.server("unix"))
-    total, table = scenarios.hammer(manager)
-    assert table == {"one": 120, "two": 120, "here": 40}
-    assert total == 280
-    settle(manager, 0)
+    with peer.clean_server("unix") as manager:
+        total, table = scenarios.hammer(manager)
+        assert table == {"one": 120, "two": 120, "here": 40}
+        assert total == 280
 
 
 def test_stock_and_fastmgr_clients_take_turns(peer: Peer, fast_servers: FastServers) -> None:
     """Proxies that one kind of client left in a container serve the other kind, both ways."""
-    server = fast_servers.get("unix")
-    address = server.address
-    mine = connect(address)
+    with fast_servers.clean("unix") as server:
+        mine = connect(server.address)
 
-    def stock(name: str) -> None:
-        peer.call("scenario", name=name, address=address, key=KEY)
+        def stock(name: str) -> None:
+            peer.call("scenario", name=name, address=server.address, key=KEY)
 
-    stock("leave_proxies")
-    scenarios.find_proxies(mine)
-    stock("check_proxies")
-    scenarios.leave_proxies(mine)
-    stock("find_proxies")
-    scenarios.check_proxies(mine)
-    settle(server, 0)
+        stock("leave_proxies")
+        scenarios.find_proxies(mine)
+        stock("check_proxies")
+        scenarios.leave_proxies(mine)
+        stock("find_proxies")
+        scenarios.check_proxies(mine)
 
 
 def test_fastmgr_and_stock_clients_of_a_stock_server(peer: Peer) -> None:
-    address = peer.server("unix")
-    mine = connect(address)
-    scenarios.leave_proxies(mine)
-    peer.call("scenario", name="find_proxies", address=address, key=KEY)
-    scenarios.check_proxies(mine)
-    settle(mine, 0)
+    with peer.clean_server("unix") as mine:
+        scenarios.leave_proxies(mine)
+        peer.call("scenario", name="find_proxies", address=mine.address, key=KEY)
+        scenarios.check_proxies(mine)
 
 
 def test_fastmgr_proxies_in_a_stock_server(peer: Peer, fast_servers: FastServers) -> None:
-    """The stock server itself becomes a client of the fastmgr server, and so do its clients."""
-    server = fast_servers.get("tcp")
-    stock = peer.server("unix")
-    scenarios.put_across(server, connect(stock))
-    peer.call("cross", name="use_across", addresses=[server.address, stock], key=KEY)
-    scenarios.end_across(server, connect(stock))
-    settle(server, 0)  # the stock server returned what it had taken
+    """The stock server itself becomes a client of the fastmgr server, and so do its clients.
+
+    It has to return what it took.
+    """
+    with fast_servers.clean("tcp") as server, peer.clean_server("unix") as stock:
+        scenarios.put_across(server, stock)
+        addresses = [server.address, stock.address]
+        peer.call("cross", name="use_across", addresses=addresses, key=KEY)
+        scenarios.end_across(server, stock)
 
 
 def test_stock_proxies_in_a_fastmgr_server(peer: Peer, fast_servers: FastServers) -> None:
-    server = fast_servers.get("unix")
-    stock = peer.server("tcp")
-    peer.call("cross", name="put_across", addresses=[stock, server.address], key=KEY)
-    scenarios.use_across(connect(stock), connect(server.address))
-    peer.call("cross", name="end_across", addresses=[stock, server.address], key=KEY)
-    settle(connect(stock), 0)
-    settle(server, 0)
+    with fast_servers.clean("unix") as server, peer.clean_server("tcp") as stock:
+        addresses = [stock.address, server.address]
+        peer.call("cross", name="put_across", addresses=addresses, key=KEY)
+        scenarios.use_across(stock, connect(server.address))
+        peer.call("cross", name="end_across", addresses=addresses, key=KEY)
 
 
-@pytest.mark.parametrize("swap", [False, True], ids=["in turn", "and back"])
-def test_proxies_between_two_fastmgr_servers(swap: bool, fast_servers: FastServers) -> None:
-    home, away = fast_servers.get("unix"), fast_servers.get("tcp")
-    if swap:
-        home, away = away, home
-    scenarios.put_across(connect(home.address), connect(away.address))
-    scenarios.use_across(home, away)
-    scenarios.end_across(home, away)
-    settle(home, 0)
-    settle(away, 0)
+@pytest.mark.parametrize(("home", "away"), [("unix", "tcp"), ("tcp", "unix")])
+def test_proxies_between_two_fastmgr_servers(
+    home: str, away: str, fast_servers: FastServers
+) -> None:
+    with fast_servers.clean(home) as one, fast_servers.clean(away) as other:
+        scenarios.put_across(connect(one.address), connect(other.address))
+        scenarios.use_across(one, other)
+        scenarios.end_across(one, other)
 
 
 def test_shared_memory_manager_with_a_stock_client(peer: Peer, family: str) -> None:

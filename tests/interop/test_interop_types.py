@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import scenarios
 from peers import KEY, FastServers, Peer, connect
-from support import settle
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -26,28 +25,22 @@ CASES = [
 def test_stock_client_of_fastmgr_server(
     scenario: Any, peer: Peer, family: str, fast_servers: FastServers
 ) -> None:
-    server = fast_servers.get(family)
-    settle(server, 0)
-    peer.call("scenario", name=scenario.__name__, address=server.address, key=KEY)
-    settle(server, 0)  # and every reference that the stock client took was returned
+    with fast_servers.clean(family) as server:  # every reference it takes has to be returned
+        peer.call("scenario", name=scenario.__name__, address=server.address, key=KEY)
 
 
 @pytest.mark.parametrize(("family", "scenario"), CASES)
 def test_fastmgr_client_of_stock_server(scenario: Any, peer: Peer, family: str) -> None:
-    manager = connect(peer.server(family))
-    settle(manager, 0)
-    scenario(manager)
-    settle(manager, 0)
+    with peer.clean_server(family) as manager:
+        scenario(manager)
 
 
 @pytest.mark.parametrize(("family", "scenario"), CASES)
 def test_fastmgr_client_of_fastmgr_server(
     scenario: Any, family: str, fast_servers: FastServers
 ) -> None:
-    manager = connect(fast_servers.get(family).address)
-    settle(manager, 0)
-    scenario(manager)
-    settle(manager, 0)
+    with fast_servers.clean(family) as server:
+        scenario(connect(server.address))
 
 
 def test_sets_where_both_ends_have_them(peer: Peer, fast_servers: FastServers) -> None:

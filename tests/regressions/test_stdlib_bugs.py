@@ -513,10 +513,11 @@ def test_a_handshake_has_a_time_limit() -> None:
 
 
 def spare_descriptors(spare: int) -> None:
-    """Leave this process few descriptors: as many as it has open, and `spare`."""
-    highest = max(int(name) for name in os.listdir("/dev/fd"))
+    """Leave this process no more than `spare` descriptors."""
+    taken = {int(name) for name in os.listdir("/dev/fd")}
+    limit = [number for number in range(spare + len(taken) + 1) if number not in taken][spare]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + spare, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def test_out_of_descriptors() -> None:

@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection
 from types import FrameType
 
 import pytest
-from fastmgr._frame import Stream
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from support import DEADLINE, in_thread, poll
+
+from fastmgr._frame import Stream
 
 Ends = tuple[Stream, socket.socket]
 Handler = Callable[[int, FrameType | None], object]

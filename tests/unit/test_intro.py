@@ -5,10 +5,10 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from hypothesis import example, given, settings, strategies as st
+
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
 from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction, parse_introduction
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 ID = bytes(range(SESSION_ID_SIZE))
 ids = st.binary(min_size=SESSION_ID_SIZE, max_size=SESSION_ID_SIZE)
