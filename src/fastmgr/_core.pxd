@@ -5,15 +5,22 @@ from fastmgr._os cimport uint8_t, uint32_t, uint64_t
 from fastmgr._table cimport Entry, Session, Table
 from fastmgr._wire cimport Reader, Writer
 
+cdef enum:
+    RECENT = 16
+
 cdef class Engine(Loop):
     cdef readonly Table table
     cdef object workers
     cdef Reader reader            # the loop's own
     cdef Writer writer            # the loop's own
     cdef bint offers_fast         # the fast dialect is spoken to those who ask for it
+    cdef int cores
+    cdef int recent[RECENT]       # the descriptors of the last requests, negative from workers
+    cdef unsigned int served      # requests so far
     cdef readonly int disposing   # workers that are dropping objects this moment
     cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
 
+    cdef int note_request(self, Conn conn, bint on_loop) noexcept
     cdef int introduce(self, Conn conn) except -1
     cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
     cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1

@@ -7,7 +7,7 @@ dialect's ``serve_client`` runs the same `Engine.run`.
 """
 
 cimport cython
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_PICKLED, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_CALL, OP_CONTROL,
@@ -15,11 +15,12 @@ from fastmgr._frame cimport (
     OP_UNSERIALIZABLE, Header,
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, Conn, Loop
-from fastmgr._os cimport uint8_t, uint64_t
+from fastmgr._os cimport fm_spinner, uint8_t, uint64_t
 from fastmgr._table cimport Entry, Session, key_of
 from fastmgr._wire cimport Reader, Writer
 
 import array
+import os
 import pickle
 import queue
 import threading
@@ -120,6 +121,8 @@ cdef class Engine(Loop):
         self.writer = Writer()
         self.offers_fast = offers_fast
         self.proxytypes = {}
+        self.cores = len(os.sched_getaffinity(0)) if hasattr(
+            os, "sched_getaffinity") else os.cpu_count() or 1
 
     # -- driver one: the loop -----------------------------------------------
 
@@ -205,13 +208,15 @@ cdef class Engine(Loop):
     cdef int work_fast(self, Conn conn) except -1:
         cdef Reader reader = Reader()
         cdef Writer writer = Writer()
+        cdef fm_spinner spinner
         cdef int status
+        memset(&spinner, 0, sizeof(spinner))
         if conn.undelivered is not None:
             (op, payload), conn.undelivered = conn.undelivered, None
             self.reply(conn, writer, op, 0, payload, False)
             payload = None
         while not conn.finished:
-            status = conn.stream.receive(False)
+            status = conn.stream.receive(False, &spinner if self.may_spin else NULL)
             if status == FRAME_READY:
                 if self.serve(conn, reader, writer, False) == CLOSE:
                     conn.finished = True
@@ -243,11 +248,37 @@ cdef class Engine(Loop):
             conn.stock.may_idle = False
         return 0
 
+    cdef int note_request(self, Conn conn, bint on_loop) noexcept:
+        """Keep count of who is busy, for deciding whether processors are left for spinning.
+
+        A client and what serves it want one each; the loop serves many clients
+        with one.  Clients spin where the server says in its replies that it does.
+        """
+        cdef int i, j, loop_clients = 0, worker_clients = 0
+        self.recent[self.served % RECENT] = conn.stream.fd if on_loop else -conn.stream.fd
+        self.served += 1
+        if self.served % RECENT:
+            return 0
+        for i in range(RECENT):
+            for j in range(i):
+                if self.recent[j] == self.recent[i]:
+                    break
+            else:
+                if self.recent[i] > 0:
+                    loop_clients += 1
+                else:
+                    worker_clients += 1
+        self.may_spin = (
+            loop_clients + (1 if loop_clients else 0) + 2 * worker_clients <= self.cores
+        )
+        return 0
+
     # -- the dispatch of both -------------------------------------------------
 
     cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
         """Serve the stream's last frame.  The caller owns `conn`, `reader` and `writer`."""
         cdef uint8_t op = conn.stream.header.op
+        self.note_request(conn, on_loop)
         if op == OP_CALL:
             return self.serve_call(conn, reader, writer, on_loop)
         if op == OP_RELEASE:
@@ -463,7 +494,7 @@ cdef class Engine(Loop):
         header.size = writer.size - HEADER_SIZE
         header.handle = handle
         header.call = conn.stream.header.call
-        header.method = 0
+        header.method = self.may_spin
         header.op = op
         header.flags = FLAG_PICKLED if pickled else 0
         if on_loop:

@@ -1,6 +1,6 @@
 """Whole frames over one connected socket."""
 
-from fastmgr._os cimport uint8_t, uint16_t, uint32_t, uint64_t
+from fastmgr._os cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
 
 # The fast dialect's header: little-endian, packed, before every body.
 cdef packed struct Header:
@@ -8,6 +8,7 @@ cdef packed struct Header:
     uint64_t handle    # the object meant, 0 for none
     uint32_t call      # given back with the reply
     uint16_t method    # 0: the method's name is the first value of the body
+                       # of a reply: whether the server spins for the next request
     uint8_t op
     uint8_t flags
 
@@ -53,7 +54,7 @@ cdef class Stream:
 
     cdef int take(self) except -9
     cdef int receive_now(self) except -9
-    cdef int receive(self, bint patient) except -9
+    cdef int receive(self, bint patient, fm_spinner *spinner) except -9
     cdef void put_back(self) noexcept
     cdef void tidy(self) noexcept
     cdef size_t _want(self) noexcept

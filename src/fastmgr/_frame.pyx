@@ -13,7 +13,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
 from fastmgr._os cimport (
-    MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_receive_timeout, fm_recv, fm_send, os_close,
+    MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_spin, fm_send,
+    fm_spin_wanted, fm_spinner, os_close,
 )
 
 import os
@@ -159,8 +160,8 @@ cdef class Stream:
             return FRAME_PARTIAL
         return FRAME_EOF    # reset, timed out: for a reader the peer is gone
 
-    cdef int receive(self, bint patient) except -9:
-        """Wait for a whole frame.
+    cdef int receive(self, bint patient, fm_spinner *spinner) except -9:
+        """Wait for a whole frame; where a spinner is given, not by sleeping at once.
 
         FRAME_TIMEOUT comes only where a receive timeout is set on the socket,
         nothing of a frame has arrived, and the caller is not `patient`.
@@ -175,7 +176,13 @@ cdef class Stream:
                 raise OSError("handle is closed")
             self._room()
             with nogil:
-                n = fm_recv(self.fd, self.data + self.end, self.capacity - self.end, 0)
+                n = -EAGAIN
+                if spinner is not NULL and fm_spin_wanted(spinner):
+                    n = fm_recv_spin(
+                        self.fd, self.data + self.end, self.capacity - self.end, spinner
+                    )
+                if n == -EAGAIN:
+                    n = fm_recv(self.fd, self.data + self.end, self.capacity - self.end, 0)
             if n > 0:
                 self.end += <size_t>n
             elif n == 0:
@@ -247,7 +254,7 @@ cdef class Stream:
         OSError
             The connection failed, or the frame is larger than the limit.
         """
-        cdef int status = self.receive(patient)
+        cdef int status = self.receive(patient, NULL)
         if status == FRAME_READY:
             body = PyBytes_FromStringAndSize(self.body, <Py_ssize_t>self.size)
             self.tidy()

@@ -1,7 +1,7 @@
 """Accepting, authenticating and watching any number of connections on one thread."""
 
 from fastmgr._frame cimport Stream
-from fastmgr._os cimport fm_poller
+from fastmgr._os cimport fm_poller, fm_spinner
 from fastmgr._table cimport Session
 
 cdef enum Verdict:
@@ -33,6 +33,8 @@ cdef class Loop:
     cdef fm_poller poller
     cdef int wake_read, wake_write
     cdef int pid
+    cdef fm_spinner spinner
+    cdef bint may_spin            # there is a processor for it
     cdef object listener
     cdef object server
     cdef readonly dict conns      # fd -> Conn

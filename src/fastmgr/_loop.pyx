@@ -12,7 +12,7 @@ from posix.unistd cimport read as posix_read, write as posix_write
 from fastmgr._frame cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
 from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
-    fm_poller_set, fm_poller_wait, os_close,
+    fm_poller_set, fm_poller_spin, fm_poller_wait, fm_spin_wanted, os_close,
 )
 
 import errno
@@ -129,7 +129,11 @@ cdef class Loop:
         while not self.stopping:
             timeout = self.timeout_ms()
             with nogil:
-                n = fm_poller_wait(&self.poller, events, BATCH, timeout)
+                n = 0
+                if self.may_spin and fm_spin_wanted(&self.spinner):
+                    n = fm_poller_spin(&self.poller, events, BATCH, &self.spinner)
+                if n == 0:
+                    n = fm_poller_wait(&self.poller, events, BATCH, timeout)
             for i in range(n if n > 0 else 0):
                 try:
                     self.dispatch_event(events[i].fd, events[i].ready)

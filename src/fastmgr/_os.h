@@ -9,11 +9,13 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/epoll.h>
@@ -45,6 +47,86 @@ static inline int fm_receive_timeout(int fd, long milliseconds) {
     limit.tv_sec = milliseconds / 1000;
     limit.tv_usec = (milliseconds % 1000) * 1000;
     return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ? -errno : 0;
+}
+
+/* ---- spinning --------------------------------------------------------- */
+
+/* Waking a sleeper costs more than serving a small call, so where a processor is
+   to spare it pays to look again for a while before going to sleep.  A spinner
+   remembers whether it has paid: hits give it credit; misses, and losing the
+   processor meanwhile, take it away; and without credit it tries again only after
+   a number of waits that doubles from one failure to the next. */
+typedef struct {
+    int credit;
+    unsigned skip, backoff;
+} fm_spinner;
+
+enum {
+    FM_SPIN_NS = 60 * 1000,     /* look for so long */
+    FM_SPIN_LOST_NS = 30 * 1000, /* a look that took so long lost the processor */
+    FM_SPIN_CREDIT = 8,
+    FM_SPIN_FIRST_SKIP = 16,
+    FM_SPIN_LAST_SKIP = 4096
+};
+
+static inline int64_t fm_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static inline void fm_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+static inline int fm_spin_wanted(fm_spinner *s) {
+    if (s->credit > 0)
+        return 1;
+    if (s->skip > 0) {
+        s->skip--;
+        return 0;
+    }
+    return 1;
+}
+
+static inline void fm_spin_result(fm_spinner *s, int hit) {
+    if (hit) {
+        s->backoff = 0;
+        if (s->credit < FM_SPIN_CREDIT)
+            s->credit++;
+        return;
+    }
+    s->credit = s->credit > 2 ? s->credit - 2 : 0;
+    if (s->credit == 0) {
+        s->backoff = s->backoff == 0                      ? FM_SPIN_FIRST_SKIP
+                     : s->backoff < FM_SPIN_LAST_SKIP / 2 ? s->backoff * 2
+                                                          : FM_SPIN_LAST_SKIP;
+        s->skip = s->backoff;
+    }
+}
+
+/* Receive what comes while spinning pays; -EAGAIN when it is time to sleep. */
+static inline ssize_t fm_recv_spin(int fd, void *into, size_t room, fm_spinner *s) {
+    int64_t start = fm_now_ns(), before = start, now;
+    for (;;) {
+        ssize_t n = fm_recv(fd, into, room, MSG_DONTWAIT);
+        if (n != -EAGAIN && n != -EINTR) {
+            fm_spin_result(s, 1);
+            return n;
+        }
+        for (int i = 0; i < 8; i++)
+            fm_relax();
+        now = fm_now_ns();
+        if (now - before > FM_SPIN_LOST_NS || now - start > FM_SPIN_NS) {
+            fm_spin_result(s, 0);
+            return -EAGAIN;
+        }
+        before = now;
+    }
 }
 
 /* ---- the poller ------------------------------------------------------- */
@@ -187,6 +269,26 @@ static inline int fm_poller_wait(fm_poller *p, fm_event *events, int room, int t
         found++;
     }
     return found;
+}
+
+/* Look for events while spinning pays; 0 when it is time to sleep. */
+static inline int fm_poller_spin(fm_poller *p, fm_event *events, int room, fm_spinner *s) {
+    int64_t start = fm_now_ns(), before = start, now;
+    for (;;) {
+        int n = fm_poller_wait(p, events, room, 0);
+        if (n > 0) {
+            fm_spin_result(s, 1);
+            return n;
+        }
+        for (int i = 0; i < 8; i++)
+            fm_relax();
+        now = fm_now_ns();
+        if (now - before > FM_SPIN_LOST_NS || now - start > FM_SPIN_NS) {
+            fm_spin_result(s, 0);
+            return 0;
+        }
+        before = now;
+    }
 }
 
 #endif

@@ -13,6 +13,12 @@ cdef extern from "_os.h" nogil:
     int fm_poll_one(int fd, short events, int timeout_ms)
     int fm_receive_timeout(int fd, long milliseconds)
 
+    ctypedef struct fm_spinner:
+        int credit
+
+    int fm_spin_wanted(fm_spinner *spinner)
+    ssize_t fm_recv_spin(int fd, void *into, size_t room, fm_spinner *spinner)
+
     int FM_READ
     int FM_WRITE
     int FM_HANGUP
@@ -28,4 +34,5 @@ cdef extern from "_os.h" nogil:
     void fm_poller_close(fm_poller *poller)
     int fm_poller_set(fm_poller *poller, int fd, int interest, int is_new)
     void fm_poller_forget(fm_poller *poller, int fd)
+    int fm_poller_spin(fm_poller *poller, fm_event *events, int room, fm_spinner *spinner)
     int fm_poller_wait(fm_poller *poller, fm_event *events, int room, int timeout_ms)

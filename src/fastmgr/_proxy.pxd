@@ -3,7 +3,7 @@
 from cpython.pythread cimport PyThread_type_lock
 
 from fastmgr._frame cimport Stream
-from fastmgr._os cimport uint8_t, uint32_t, uint64_t
+from fastmgr._os cimport fm_spinner, uint8_t, uint32_t, uint64_t
 from fastmgr._wire cimport Reader, Writer
 
 cdef class Holding:
@@ -31,6 +31,8 @@ cdef class FastChannel(Channel):
     cdef Reader reader
     cdef bint encoding               # `writer` is in use further up this thread's stack
     cdef uint32_t calls
+    cdef fm_spinner spinner
+    cdef bint may_spin               # the server does
     cdef tuple request(
         self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
         list due

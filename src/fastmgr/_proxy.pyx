@@ -200,11 +200,12 @@ cdef class FastChannel(Channel):
                 stream.send_all(writer.data, writer.size)
             except OSError as error:
                 raise _StaleConnection(error) from None
-            status = stream.receive(True)
+            status = stream.receive(True, &self.spinner if self.may_spin else NULL)
             if status == FRAME_EOF:
                 raise EOFError
             if status != FRAME_READY or stream.header.call != expected:
                 raise OSError("bad message from the server")
+            self.may_spin = stream.header.method != 0
             op = stream.header.op
             handle = stream.header.handle
             if stream.header.flags & FLAG_PICKLED:
