@@ -2,6 +2,7 @@
 
 from fastmgr._loop cimport Conn, Loop
 from fastmgr._os cimport uint8_t, uint32_t, uint64_t
+from fastmgr._park cimport Waiter
 from fastmgr._table cimport Entry, Session, Table
 from fastmgr._wire cimport Reader, Writer
 
@@ -17,6 +18,8 @@ cdef class Engine(Loop):
     cdef int cores
     cdef int recent[RECENT]       # the descriptors of the last requests, negative from workers
     cdef unsigned int served      # requests so far
+    cdef list timers              # heap of (deadline, serial, Waiter)
+    cdef Py_ssize_t timers_set
     cdef readonly int disposing   # workers that are dropping objects this moment
     cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
 
@@ -30,6 +33,11 @@ cdef class Engine(Loop):
     cdef int serve_release(self, Conn conn, bint on_loop) except -1
     cdef int work_fast(self, Conn conn) except -1
     cdef int work_stock(self, Conn conn) except -1
+    cdef int serve_blocking(
+        self, Conn conn, Entry entry, Writer writer, object name, object args, object kwds,
+        bint on_loop
+    ) except -1
+    cdef int set_timer(self, Waiter waiter) except -1
     cdef int pin(self, Conn conn) except -1
     cdef int reply(
         self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload, bint on_loop

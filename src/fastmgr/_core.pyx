@@ -14,8 +14,9 @@ from fastmgr._frame cimport (
     OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
     OP_UNSERIALIZABLE, Header,
 )
-from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, Conn, Loop
+from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
 from fastmgr._os cimport fm_spinner, uint8_t, uint64_t
+from fastmgr._park cimport Primitive, Waiter
 from fastmgr._table cimport Entry, Session, key_of
 from fastmgr._wire cimport Reader, Writer
 
@@ -24,10 +25,12 @@ import os
 import pickle
 import queue
 import threading
+from heapq import heapify, heappop, heappush
 from multiprocessing import util
 from traceback import format_exc
 
-from fastmgr import shared
+from fastmgr import _park, shared
+from fastmgr._park import here
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
 from fastmgr.dialects.intro import parse_introduction
 from fastmgr.dialects.stock import Idle, StockConnection
@@ -35,12 +38,18 @@ from fastmgr.dialects.stock import Idle, StockConnection
 # Callables that run no code but their own on plain arguments.  What they make
 # the loop may make; what of it the loop may also use, the table decides.
 cdef frozenset KNOWN_CALLABLES = frozenset((
-    dict, list, set, shared.Namespace, shared.Value, shared.Array, array.array, queue.Queue,
-    threading.Lock, threading.RLock, threading.Semaphore, threading.BoundedSemaphore,
-    threading.Condition, threading.Event,
+    dict, list, set, shared.Namespace, shared.Value, shared.Array, array.array,
+    _park.Lock, _park.RLock, shared.Condition, _park.Semaphore, _park.BoundedSemaphore,
+    _park.Event, shared.Barrier, _park.Queue,
+))
+
+# Exceptions that the loop may pickle: there is nothing in them but their type.
+cdef frozenset KNOWN_ERRORS = frozenset((
+    queue.Empty, queue.Full, threading.BrokenBarrierError, getattr(queue, "ShutDown", queue.Full),
 ))
 
 cdef object MISSING = object()
+cdef double FOREVER = float("inf")
 
 # Seconds without a request after which a worker gives its connection back.
 cdef double WORKER_PATIENCE = 1.0
@@ -121,6 +130,7 @@ cdef class Engine(Loop):
         self.writer = Writer()
         self.offers_fast = offers_fast
         self.proxytypes = {}
+        self.timers = []
         self.cores = len(os.sched_getaffinity(0)) if hasattr(
             os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -152,8 +162,60 @@ cdef class Engine(Loop):
     cdef int on_left(self, Conn conn) except -1:
         """The peer is gone; with its session's last connection go its references."""
         cdef Session session = conn.session
-        if session is not None and self.table.leave(session):
-            self.dispose(self.table.forsake(session))
+        cdef Entry entry
+        cdef Waiter waiter = conn.parked
+        if waiter is not None and waiter.at is not None:
+            waiter.at.cancel(waiter)
+        if session is None or not self.table.leave(session):
+            return 0
+        if not session.clean:
+            # What a killed client held goes on; after a clean exit it stays held, as in the stdlib.
+            for entry in [*self.table.entries.values(), *self.table.local.values()]:
+                if entry.parks:
+                    (<Primitive>entry.obj).abandon(session)
+        self.dispose(self.table.forsake(session))
+        return 0
+
+    cdef int on_due(self, Conn conn) except -1:
+        cdef Waiter waiter = conn.parked
+        conn.parked = None
+        return self.reply(
+            conn, self.writer, OP_ERROR if waiter.failed else OP_RETURN, 0, waiter.value, True
+        )
+
+    def finished(self, Waiter waiter):
+        """A waiter of one of our connections has been finished, by whatever thread."""
+        self.due.append(waiter)
+        if threading.get_ident() != self.ident:
+            self.wake()
+
+    cdef int set_timer(self, Waiter waiter) except -1:
+        if waiter.deadline == FOREVER:
+            return 0
+        if len(self.timers) > 64 and len(self.timers) > 4 * len(self.conns):
+            # A connection waits for one thing at a time: most of these are over.
+            self.timers = [timer for timer in self.timers if not (<Waiter>timer[2]).finished]
+            heapify(self.timers)
+        self.timers_set += 1
+        heappush(self.timers, (waiter.deadline, self.timers_set, waiter))
+        if waiter.deadline < self.next_timer:
+            self.next_timer = waiter.deadline
+            if threading.get_ident() != self.ident:
+                self.wake()
+        return 0
+
+    cdef int on_timer(self, double now) except -1:
+        """Time out the parked calls whose time has come."""
+        cdef Waiter waiter
+        while self.timers:
+            waiter = self.timers[0][2]
+            if not waiter.finished and waiter.deadline > now:
+                if waiter.deadline != FOREVER:
+                    break
+            heappop(self.timers)
+            if not waiter.finished and waiter.deadline <= now:
+                waiter.at.expire(waiter)
+        self.next_timer = self.timers[0][0] if self.timers else FOREVER
         return 0
 
     cdef int dispose(self, list dead) except -1:
@@ -202,6 +264,7 @@ cdef class Engine(Loop):
             conn.finished = True
             util.sub_warning("connection dropped by an internal error", exc_info=True)
         finally:
+            here.owner = None
             self.give_back(conn)
         return not conn.pinned
 
@@ -209,7 +272,7 @@ cdef class Engine(Loop):
         cdef Reader reader = Reader()
         cdef Writer writer = Writer()
         cdef fm_spinner spinner
-        cdef int status
+        cdef int status, verdict
         memset(&spinner, 0, sizeof(spinner))
         if conn.undelivered is not None:
             (op, payload), conn.undelivered = conn.undelivered, None
@@ -218,7 +281,10 @@ cdef class Engine(Loop):
         while not conn.finished:
             status = conn.stream.receive(False, &spinner if self.may_spin else NULL)
             if status == FRAME_READY:
-                if self.serve(conn, reader, writer, False) == CLOSE:
+                verdict = self.serve(conn, reader, writer, False)
+                if verdict == PARK:
+                    return 0
+                if verdict == CLOSE:
                     conn.finished = True
                 conn.stream.tidy()
             elif status != FRAME_TIMEOUT:
@@ -290,7 +356,9 @@ cdef class Engine(Loop):
             return self.serve_create(conn, reader, writer, on_loop)
         if op == OP_CONTROL:
             return HAND_OFF if on_loop else self.serve_control(conn, reader, writer)
-        if op != OP_GOODBYE:
+        if op == OP_GOODBYE:
+            conn.session.clean = True
+        else:
             util.info("connection dropped: unknown operation %d", op)
         return CLOSE
 
@@ -299,7 +367,7 @@ cdef class Engine(Loop):
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
         cdef Entry entry = self.table.find(handle)
         cdef uint8_t op
-        if on_loop and (entry is None or pickled or not entry.known):
+        if on_loop and (entry is None or pickled or not (entry.known or entry.parks)):
             return HAND_OFF
         conn.in_transit = None
         reader.feed(conn.stream.body, conn.stream.size, not on_loop)
@@ -314,11 +382,39 @@ cdef class Engine(Loop):
                 entry.known = False     # from now on it may hold anything
             if entry.pins and not conn.pinned:
                 self.pin(conn)
+            if entry.parks:
+                here.owner = conn
+                if (
+                    not conn.pinned and name in entry.exposed
+                    and (<Primitive>entry.obj).blocks(name)
+                ):
+                    return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
         op, payload, handle = self.run(conn, conn, entry, "%x" % handle if entry is None else None,
                                        name, args, kwds)
         # What the call was given must not outlive it in this frame.
         entry = args = kwds = None
         return self.reply(conn, writer, op, handle, payload, on_loop)
+
+    cdef int serve_blocking(
+        self, Conn conn, Entry entry, Writer writer, object name, object args, object kwds,
+        bint on_loop
+    ) except -1:
+        """A call that may have to wait: it is answered now, or parked."""
+        cdef Waiter waiter = Waiter(conn, self.finished)
+        cdef uint8_t op
+        # Before it is queued, for it may be finished by another thread at once.
+        conn.parked = waiter
+        try:
+            (<Primitive>entry.obj).begin(waiter, name, args, kwds or {})
+        except Exception as error:
+            conn.parked = None
+            return self.reply(conn, writer, OP_ERROR, 0, error, on_loop)
+        if waiter.at is not None:
+            self.set_timer(waiter)
+            return PARK
+        conn.parked = None
+        op = OP_ERROR if waiter.failed else OP_RETURN
+        return self.reply(conn, writer, op, 0, waiter.value, on_loop)
 
     cdef tuple run(self, object c, Conn conn, Entry entry, object ident, object name, object args,
                    object kwds):
@@ -377,6 +473,7 @@ cdef class Engine(Loop):
         cdef Entry entry = self.table.find(key_of(ident))
         if entry is not None:
             entry.known = False
+            here.owner = conn       # None: the thread is its own owner
             if conn is not None and entry.pins and not conn.pinned:
                 self.pin(conn)
         op, payload, _handle = self.run(c, conn, entry, ident, name, args, kwds)
@@ -474,7 +571,9 @@ cdef class Engine(Loop):
         writer.grow(HEADER_SIZE)
         writer.size = HEADER_SIZE
         if on_loop:
-            if writer.put_compact(payload):
+            if type(payload) in KNOWN_ERRORS and payload.args == ():
+                pickled = writer.put(payload)
+            elif writer.put_compact(payload):
                 conn.undelivered = (op, payload)
                 return HAND_OFF
         else:

@@ -7,8 +7,7 @@ cdef packed struct Header:
     uint64_t size      # bytes of the body
     uint64_t handle    # the object meant, 0 for none
     uint32_t call      # given back with the reply
-    uint16_t method    # 0: the method's name is the first value of the body
-                       # of a reply: whether the server spins for the next request
+    uint16_t method    # 0; of a reply: whether the server spins for the next request
     uint8_t op
     uint8_t flags
 

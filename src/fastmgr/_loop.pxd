@@ -2,18 +2,21 @@
 
 from fastmgr._frame cimport Stream
 from fastmgr._os cimport fm_poller, fm_spinner
+from fastmgr._park cimport Waiter
 from fastmgr._table cimport Session
 
 cdef enum Verdict:
     KEEP = 0       # the frame is served; the connection stays with the loop
     HAND_OFF = 1   # the connection goes to a worker, with this frame still to serve
     CLOSE = 2
+    PARK = 3       # the call waits; no frame is taken before it is answered
 
 cdef class Conn:
     cdef readonly Stream stream
     cdef object challenger        # None once both sides have proved the key
     cdef double deadline          # by when they must have
-    cdef Session session          # None: a stock peer
+    cdef readonly Session session  # None: a stock peer
+    cdef public Waiter parked            # what its call waits for; None if it does not
     cdef object server            # whose connection this is
     cdef readonly object name     # what the peer calls its thread
     cdef object stock             # the StockConnection, once a stock peer is served
@@ -32,6 +35,7 @@ cdef class Conn:
 cdef class Loop:
     cdef fm_poller poller
     cdef int wake_read, wake_write
+    cdef unsigned long ident      # the loop's thread
     cdef int pid
     cdef fm_spinner spinner
     cdef bint may_spin            # there is a processor for it
@@ -44,6 +48,8 @@ cdef class Loop:
     cdef bint stopping
     cdef bint accepting
     cdef double accept_again
+    cdef list due                 # finished waiters whose clients wait for the reply
+    cdef double next_timer        # when the first parked call times out
     cdef object tick              # called about once a second, or None
     cdef double next_tick
 
@@ -51,6 +57,7 @@ cdef class Loop:
     cdef int accept_burst(self) except -1
     cdef int readable(self, Conn conn) except -1
     cdef int drain(self, Conn conn) except -1
+    cdef int answer(self, Conn conn) except -1
     cdef int prove(self, Conn conn) except -1
     cdef int send(self, Conn conn, const char *data, size_t size) except -1
     cdef int flush(self, Conn conn) except -1
@@ -63,5 +70,7 @@ cdef class Loop:
     cdef int housekeeping(self) except -1
     # The composition root overrides these.
     cdef int on_frame(self, Conn conn) except -1
+    cdef int on_due(self, Conn conn) except -1
+    cdef int on_timer(self, double now) except -1
     cdef int on_left(self, Conn conn) except -1
     cdef int on_hand_off(self, Conn conn) except -1

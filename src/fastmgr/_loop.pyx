@@ -14,10 +14,12 @@ from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
     fm_poller_set, fm_poller_spin, fm_poller_wait, fm_spin_wanted, os_close,
 )
+from fastmgr._park cimport Waiter
 
 import errno
 import os
 from multiprocessing import AuthenticationError, util
+from threading import get_ident
 from time import monotonic
 
 from fastmgr.dialects.handshake import FAILURE, HANDSHAKE_LIMIT, Challenger, Garbage
@@ -28,6 +30,7 @@ cdef enum:
 
 # Connections that have yet to prove the key; the oldest go first when there are more.
 cdef int MOST_UNPROVEN = 1024
+cdef double FOREVER = float("inf")
 # Seconds without accepting when descriptors have run out.
 cdef double ACCEPT_PAUSE = 0.1
 
@@ -78,6 +81,8 @@ cdef class Loop:
         self.unproven = {}
         self.watched = {}
         self.inbox = []
+        self.due = []
+        self.next_timer = FOREVER
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(
             os, "pipe2") else _nonblocking_pipe()
         fm_poller_set(&self.poller, self.wake_read, FM_READ, True)
@@ -126,6 +131,7 @@ cdef class Loop:
         """Serve until `stop`."""
         cdef fm_event events[BATCH]
         cdef int n, i, timeout
+        self.ident = get_ident()
         while not self.stopping:
             timeout = self.timeout_ms()
             with nogil:
@@ -152,6 +158,12 @@ cdef class Loop:
         cdef Conn oldest
         if not self.accepting and self.listener is not None:
             wait = ACCEPT_PAUSE
+        if self.due or self.inbox:
+            return 0
+        if self.next_timer != FOREVER:
+            wait = self.next_timer - <double>monotonic()
+            if wait <= 0:
+                return 0
         if self.unproven:
             oldest = next(iter(self.unproven))
             until = oldest.deadline - <double>monotonic()
@@ -170,9 +182,20 @@ cdef class Loop:
                 conn.on_worker = False
                 if conn.finished or conn.left:
                     self.drop(conn)
-                else:
+                elif conn.parked is None:
                     self.set_interest(conn, FM_READ)
                     self.drain(conn)
+                elif conn.parked.finished:
+                    self.answer(conn)
+        if self.next_timer != FOREVER and self.next_timer <= <double>monotonic():
+            self.on_timer(monotonic())
+        while self.due:
+            finished, self.due = self.due, []
+            for waiter in finished:
+                conn = (<Waiter>waiter).owner
+                # One that a worker still has comes by the inbox.
+                if conn.parked is waiter and not conn.on_worker and not conn.closed:
+                    self.answer(conn)
         if self.unproven or not self.accepting or self.tick is not None:
             now = monotonic()
             while self.unproven:
@@ -192,6 +215,9 @@ cdef class Loop:
         cdef Conn conn = self.conns.get(fd)
         cdef char waste[64]
         if conn is not None:
+            if conn.parked is not None and not conn.on_worker:
+                # Nothing but a hang-up concerns us before its call is answered.
+                return self.drop(conn) if ready & FM_HANGUP else 0
             if conn.on_worker:
                 if ready & FM_HANGUP:
                     fm_poller_forget(&self.poller, fd)
@@ -278,7 +304,18 @@ cdef class Loop:
                 return self.entrust(conn)
             if verdict == CLOSE:
                 return self.drop(conn)
+            if verdict == PARK:
+                return self.set_interest(conn, FM_HANGUP)
         return 0
+
+    cdef int answer(self, Conn conn) except -1:
+        """Reply to a parked call that has been finished, and go on with the connection."""
+        cdef int verdict
+        self.set_interest(conn, FM_READ)
+        verdict = self.on_due(conn)
+        if verdict == HAND_OFF:
+            return self.entrust(conn)
+        return self.drain(conn)
 
     cdef int prove(self, Conn conn) except -1:
         """One frame of the handshake."""
@@ -368,6 +405,12 @@ cdef class Loop:
 
     cdef int on_frame(self, Conn conn) except -1:
         return CLOSE
+
+    cdef int on_due(self, Conn conn) except -1:
+        return KEEP
+
+    cdef int on_timer(self, double now) except -1:
+        return 0
 
     cdef int on_left(self, Conn conn) except -1:
         return 0

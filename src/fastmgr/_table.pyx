@@ -26,7 +26,7 @@ import queue
 import threading
 from weakref import WeakValueDictionary
 
-from fastmgr import shared
+from fastmgr import _park, shared
 
 # Types whose methods run no code but their own, so the loop may run them, as
 # long as only values of known types were ever put into the object.
@@ -36,9 +36,15 @@ cdef frozenset KNOWN_TYPES = frozenset((
     type(iter([])), type(reversed([])), type(iter(set())),
 ))
 
-# Types whose methods do not care which thread calls them.  RLock and Condition
-# are owned by a thread, and so may be anything in a user's class.
-cdef frozenset UNPINNED_TYPES = KNOWN_TYPES | frozenset((
+# Primitives that are owned by connections, and whose waiters the loop can keep.
+cdef frozenset PARKING_TYPES = frozenset((
+    _park.Lock, _park.RLock, _park.Condition, _park.Semaphore, _park.BoundedSemaphore,
+    _park.Event, _park.Barrier, _park.Queue,
+))
+
+# Types whose methods do not care which thread calls them; what is in a user's
+# class may.
+cdef frozenset UNPINNED_TYPES = KNOWN_TYPES | PARKING_TYPES | frozenset((
     _thread.LockType, queue.Queue, threading.Semaphore, threading.BoundedSemaphore,
     threading.Event, threading.Barrier,
 ))
@@ -55,7 +61,8 @@ cdef class Entry:
         self.key = key
         self.ident = key if isinstance(key, str) else "%x" % key
         self.refcount = 0
-        self.known = known and type(obj) in KNOWN_TYPES
+        self.parks = type(obj) in PARKING_TYPES
+        self.known = known and (self.parks or type(obj) in KNOWN_TYPES)
         self.pins = type(obj) not in UNPINNED_TYPES
 
 

@@ -16,6 +16,7 @@ from multiprocessing.context import ProcessError, get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from fastmgr import _park, shared
 from fastmgr.dialects.stock import (
     RemoteError as RemoteError,
     Token as Token,
@@ -487,15 +488,15 @@ class SyncManager(BaseManager):
         def Namespace(self, **kwds: Any) -> NamespaceProxy: ...
 
 
-SyncManager.register("Queue", queue.Queue)
-SyncManager.register("JoinableQueue", queue.Queue)
-SyncManager.register("Event", threading.Event, EventProxy)
-SyncManager.register("Lock", threading.Lock, AcquirerProxy)
-SyncManager.register("RLock", threading.RLock, AcquirerProxy)
-SyncManager.register("Semaphore", threading.Semaphore, AcquirerProxy)
-SyncManager.register("BoundedSemaphore", threading.BoundedSemaphore, AcquirerProxy)
-SyncManager.register("Condition", threading.Condition, ConditionProxy)
-SyncManager.register("Barrier", threading.Barrier, BarrierProxy)
+SyncManager.register("Queue", _park.Queue)
+SyncManager.register("JoinableQueue", _park.Queue)
+SyncManager.register("Event", _park.Event, EventProxy)
+SyncManager.register("Lock", _park.Lock, AcquirerProxy)
+SyncManager.register("RLock", _park.RLock, AcquirerProxy)
+SyncManager.register("Semaphore", _park.Semaphore, AcquirerProxy)
+SyncManager.register("BoundedSemaphore", _park.BoundedSemaphore, AcquirerProxy)
+SyncManager.register("Condition", shared.Condition, ConditionProxy)
+SyncManager.register("Barrier", shared.Barrier, BarrierProxy)
 SyncManager.register("Pool", pool.Pool, PoolProxy)
 SyncManager.register("list", list, ListProxy)
 SyncManager.register("dict", dict, DictProxy)

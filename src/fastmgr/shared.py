@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Array", "Namespace", "Value", "is_locked"]
+from fastmgr import _park
+
+__all__ = ["Array", "Barrier", "Condition", "Namespace", "Value", "is_locked"]
 
 
 _RLock = type(threading.RLock())
@@ -54,6 +56,18 @@ class Value:
         return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
 
     value = property(get, set)
+
+
+def Condition(lock: Any = None) -> Any:
+    """Return a condition; one over a lock that is given waits in threads."""
+    return _park.Condition() if lock is None else threading.Condition(lock)
+
+
+def Barrier(parties: int, action: Any = None, timeout: float | None = None) -> Any:
+    """Return a barrier; one with an action to call waits in threads."""
+    if action is None:
+        return _park.Barrier(parties, timeout)
+    return threading.Barrier(parties, action, timeout)
 
 
 def is_locked(obj: Any) -> bool:

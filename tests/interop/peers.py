@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fastmgr.managers
 import interop_types
 import pytest
 from support import DEADLINE, in_thread, settle
+
+import fastmgr.managers
 
 assert interop_types.managers is fastmgr.managers  # not the stdlib's at both ends
 
@@ -35,7 +36,7 @@ class Peer:
         self._executable = executable
         self._servers: dict[tuple[str, str], Any] = {}
         self._process: subprocess.Popen[str] | None = None
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close())
         self._start()
 
     def _start(self) -> None:

@@ -274,7 +274,7 @@ def lists(m: Any) -> None:
     values.remove(None)
     values.reverse()
     assert values[:] == [1.5, 3, "two", "one", "zero"]
-    assert values + ["x"] == [1.5, 3, "two", "one", "zero", "x"]
+    assert operator.add(values, ["x"]) == [1.5, 3, "two", "one", "zero", "x"]
     assert values * 2 == 2 * values == values[:] * 2
     same = values
     same += [7]

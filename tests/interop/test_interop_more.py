@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from multiprocessing.shared_memory import SharedMemory, ShareableList
+from multiprocessing.shared_memory import ShareableList, SharedMemory
 from typing import Any
 
-import fastmgr
 import interop_types
 import pytest
 import scenarios
 from peers import ADDRESSES, KEY, FastServers, Peer, connect
+
+import fastmgr
 from fastmgr import managers
 
 pytestmark = pytest.mark.timeout(90)

@@ -1,0 +1,34 @@
+"""Primitives whose waiters are records, not threads."""
+
+cdef class Waiter:
+    cdef readonly object owner       # who waits: a connection, or a thread's ident
+    cdef object sink                 # called with this waiter when it is finished; None: `gate`
+    cdef object gate                 # a locked lock that the waiting thread sleeps on
+    cdef Primitive at                # where it is queued
+    cdef readonly double deadline    # on the monotonic clock; infinite for none
+    cdef readonly bint finished
+    cdef readonly bint failed        # `value` is the exception to raise
+    cdef readonly object value
+    cdef bint gone                   # timed out or dead: to be passed over in its queue
+    cdef object item                 # what a put brings
+    cdef Py_ssize_t depth            # what a Condition's waiter takes the lock back to
+    cdef bint again                  # it was notified, and waits for the lock
+    cdef bint puts                   # it waits for room in a queue
+
+    cdef int done(self, object value) except -1
+    cdef int fail(self, object error) except -1
+    cdef int abandon(self) except -1
+
+cdef class Primitive:
+    cdef object waiting              # deque of Waiter, first come first served
+    cdef Py_ssize_t dead             # of them are gone
+
+    cdef object begin(self, Waiter waiter, object name, object args, object kwds)
+    cdef bint blocks(self, object name)
+    cdef int park(self, Waiter waiter, object timeout) except -1
+    cdef Waiter next_waiter(self)
+    cdef int pass_over(self, Waiter waiter) except -1
+    cdef int expire(self, Waiter waiter) except -1
+    cdef int cancel(self, Waiter waiter) except -1
+    cdef int abandon(self, object session) except -1
+    cdef object block(self, object name, tuple args)

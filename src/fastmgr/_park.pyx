@@ -1,0 +1,705 @@
+# cython: auto_pickle=False
+"""Primitives whose waiters are records, not threads.
+
+A call that must wait leaves a `Waiter` in the primitive's queue and the caller
+goes away; whoever makes it due finishes the record, which then finds its way:
+for a client, the loop sends the reply; for a thread in this process, its gate
+opens.  So ten thousand waiting clients cost ten thousand records, a waiter whose
+client died is passed over and takes nothing, and waiters are served first come,
+first served.
+
+What a thread owns in `threading`, here a connection owns: a client's connection
+is its thread.  Meaning and errors are those of `threading` and `queue`.
+
+Every step runs under the GIL and gives nothing away in between: what it needs is
+allocated first, then the books are changed.
+"""
+
+cimport cython
+
+import queue
+import threading
+from collections import deque
+from time import monotonic
+
+cdef double FOREVER = float("inf")
+cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
+
+# Who the calling thread acts for: `.owner` is a connection while its call is served.
+here = threading.local()
+
+
+cdef object current_owner():
+    owner = getattr(here, "owner", None)
+    return threading.get_ident() if owner is None else owner
+
+
+cdef object session_of(object owner):
+    """The client process that a connection belongs to; None for a thread or a stock peer."""
+    return getattr(owner, "session", None)
+
+
+@cython.final
+cdef class Waiter:
+    """One call that waits."""
+
+    def __init__(self, owner, sink=None):
+        self.owner = owner
+        self.sink = sink
+        self.deadline = FOREVER
+
+    cdef int done(self, object value) except -1:
+        """Finish with a result; of two that try the first wins."""
+        if self.finished:
+            return 0
+        self.finished = True
+        self.value = value
+        self.item = None
+        if self.gate is not None:
+            self.gate.release()
+        elif self.at is not None:
+            self.sink(self)     # whoever asked has gone away to wait
+        return 0
+
+    cdef int abandon(self) except -1:
+        """Finish without a result: nobody is there to take it."""
+        self.finished = True
+        self.item = None
+        if self.gate is not None:
+            self.gate.release()
+        return 0
+
+    cdef int fail(self, object error) except -1:
+        if not self.finished:
+            self.failed = True
+            self.done(error)
+        return 0
+
+
+cdef class Primitive:
+    """What the primitives share: the queue of waiters and the ways to wait."""
+
+    def __cinit__(self, *args, **kwds):
+        self.waiting = deque()
+
+    # -- for the engine: all but `begin` may be called whatever has happened since --------
+
+    cdef bint blocks(self, object name):
+        """Whether the method of that name may have to wait."""
+        return name == "acquire"
+
+    cdef object begin(self, Waiter waiter, object name, object args, object kwds):
+        """Start a blocking method; the waiter is finished, or queued."""
+        return getattr(self, "_" + name)(waiter, *args, **kwds)
+
+    cdef int expire(self, Waiter waiter) except -1:
+        """The waiter's deadline has passed."""
+        if not waiter.finished:
+            self.pass_over(waiter)
+            waiter.done(False)
+        return 0
+
+    cdef int cancel(self, Waiter waiter) except -1:
+        """The waiter's client is dead."""
+        if not waiter.finished:
+            self.pass_over(waiter)
+            waiter.abandon()
+        return 0
+
+    cdef int abandon(self, object session) except -1:
+        """A client process has died: what it held is handed on."""
+        return 0
+
+    # -- for the primitives ---------------------------------------------------
+
+    cdef int park(self, Waiter waiter, object timeout) except -1:
+        """Queue a waiter; no timeout, or None, waits for ever."""
+        waiter.at = self
+        if timeout is not None:
+            waiter.deadline = <double>monotonic() + <double>timeout
+        self.waiting.append(waiter)
+        return 0
+
+    cdef Waiter next_waiter(self):
+        """Take the first waiter that still waits out of the queue; None if there is none."""
+        cdef Waiter waiter
+        while self.waiting:
+            waiter = self.waiting.popleft()
+            if not waiter.gone:
+                return waiter
+            self.dead -= 1
+        return None
+
+    cdef int pass_over(self, Waiter waiter) except -1:
+        """Leave a waiter out; the queue is cleaned when most of it is such."""
+        waiter.gone = True
+        self.dead += 1
+        if self.dead > 16 and self.dead > len(self.waiting) // 2:
+            self.waiting = deque([w for w in self.waiting if not (<Waiter>w).gone])
+            self.dead = 0
+        return 0
+
+    cdef object block(self, object name, tuple args):
+        """Do a blocking method on the calling thread, for it or for whom it serves."""
+        cdef Waiter waiter = Waiter(current_owner())
+        cdef bint serves = not isinstance(waiter.owner, int)
+        waiter.gate = threading.Lock()
+        waiter.gate.acquire()
+        self.begin(waiter, name, args, {})
+        if not waiter.finished:
+            if serves:
+                waiter.owner.parked = waiter    # so that the loop can cancel it
+            try:
+                while not waiter.finished:
+                    if waiter.deadline == FOREVER:
+                        waiter.gate.acquire()
+                    else:
+                        left = waiter.deadline - <double>monotonic()
+                        if left <= 0 or not waiter.gate.acquire(True, min(left, TIMEOUT_MAX)):
+                            waiter.deadline = FOREVER    # a Condition's may wait on, for the lock
+                            waiter.at.expire(waiter)
+            except BaseException:
+                waiter.at.cancel(waiter)
+                raise
+            finally:
+                if serves:
+                    waiter.owner.parked = None
+        if waiter.failed:
+            raise waiter.value
+        return waiter.value
+
+
+cdef object lock_timeout(object blocking, object timeout):
+    """Check what `threading.Lock.acquire` takes; None to wait for ever, 0 not to wait."""
+    if not blocking:
+        if timeout != -1:
+            raise ValueError("can't specify a timeout for a non-blocking call")
+        return 0
+    if timeout == -1:
+        return None
+    if timeout < 0:
+        raise ValueError("timeout value must be a non-negative number")
+    if timeout > TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+    return timeout
+
+
+cdef class Lock(Primitive):
+    """As `threading.Lock`: anybody may release it."""
+
+    cdef object holder      # None: it is free
+    cdef Py_ssize_t depth
+
+    cdef bint take(self, object owner):
+        if self.holder is not None:
+            return False
+        self.holder = owner
+        self.depth = 1
+        return True
+
+    cdef int free(self) except -1:
+        """Hand it to the first in the queue, or leave it free."""
+        cdef Waiter waiter = self.next_waiter()
+        self.holder = None
+        self.depth = 0
+        if waiter is not None:
+            self.holder = waiter.owner
+            self.depth = waiter.depth if waiter.again else 1
+            waiter.done(waiter.value if waiter.again else True)
+        return 0
+
+    cdef int abandon(self, object session) except -1:
+        if self.holder is not None and session_of(self.holder) is session:
+            self.free()
+        return 0
+
+    def _acquire(self, Waiter waiter, blocking=True, timeout=-1):
+        timeout = lock_timeout(blocking, timeout)
+        if self.take(waiter.owner):
+            waiter.done(True)
+        elif timeout == 0:
+            waiter.done(False)
+        else:
+            self.park(waiter, timeout)
+
+    def acquire(self, blocking=True, timeout=-1):
+        return self.block("acquire", (blocking, timeout))
+
+    def release(self):
+        if self.holder is None:
+            raise RuntimeError("release unlocked lock")
+        self.free()
+
+    def locked(self):
+        return self.holder is not None
+
+    def __enter__(self):
+        return self.block("acquire", ())
+
+    def __exit__(self, *exc_info):
+        self.release()
+
+    def __repr__(self):
+        state = "unlocked" if self.holder is None else "locked"
+        return f"<{state} {type(self).__module__}.{type(self).__name__} object at {id(self):#x}>"
+
+
+cdef class RLock(Lock):
+    """As `threading.RLock`: its owner may take it again, and nobody else may release it."""
+
+    cdef bint take(self, object owner):
+        if self.holder is not None and self.holder == owner:
+            self.depth += 1
+            return True
+        return Lock.take(self, owner)
+
+    def release(self):
+        if self.holder is None or self.holder != current_owner():
+            raise RuntimeError("cannot release un-acquired lock")
+        self.depth -= 1
+        if self.depth == 0:
+            self.free()
+
+
+cdef class Condition(RLock):
+    """As `threading.Condition` with a lock of its own."""
+
+    cdef object sleeping     # deque of Waiter: not yet notified
+
+    def __cinit__(self, *args, **kwds):
+        self.sleeping = deque()
+
+    cdef bint blocks(self, object name):
+        return name == "acquire" or name == "wait"
+
+    cdef int reacquire(self, Waiter waiter, bint notified) except -1:
+        """The waiter's sleep is over; it goes on when it has the lock again."""
+        waiter.again = True
+        waiter.value = notified
+        waiter.deadline = FOREVER
+        self.waiting.append(waiter)
+        if self.holder is None:
+            self.free()
+        return 0
+
+    cdef int expire(self, Waiter waiter) except -1:
+        if waiter.finished or waiter.again:
+            return 0
+        if waiter.depth == 0:
+            return Lock.expire(self, waiter)     # it waits for the lock in `acquire`
+        self.sleeping.remove(waiter)
+        return self.reacquire(waiter, False)
+
+    cdef int cancel(self, Waiter waiter) except -1:
+        if waiter.depth and not waiter.again and not waiter.finished:
+            self.sleeping.remove(waiter)
+            return waiter.abandon()
+        return Lock.cancel(self, waiter)
+
+    def _wait(self, Waiter waiter, timeout=None):
+        if self.holder is None or self.holder != waiter.owner:
+            raise RuntimeError("cannot wait on un-acquired lock")
+        if timeout is not None:
+            waiter.deadline = <double>monotonic() + <double>timeout
+        waiter.at = self
+        waiter.depth = self.depth
+        self.sleeping.append(waiter)
+        self.free()
+
+    def wait(self, timeout=None):
+        return self.block("wait", (timeout,))
+
+    def wait_for(self, predicate, timeout=None):
+        deadline = None if timeout is None else monotonic() + timeout
+        result = predicate()
+        while not result:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+            result = predicate()
+        return result
+
+    def notify(self, n=1):
+        if self.holder is None or self.holder != current_owner():
+            raise RuntimeError("cannot notify on un-acquired lock")
+        while n > 0 and self.sleeping:
+            self.reacquire(self.sleeping.popleft(), True)
+            n -= 1
+
+    def notify_all(self):
+        self.notify(len(self.sleeping))
+
+
+cdef class Semaphore(Primitive):
+    """As `threading.Semaphore`."""
+
+    cdef Py_ssize_t value
+    cdef dict held      # session -> permits it took and nobody has given back
+
+    def __init__(self, value=1):
+        if value < 0:
+            raise ValueError("semaphore initial value must be >= 0")
+        self.value = value
+        self.held = {}
+
+    cdef int book(self, object owner) except -1:
+        session = session_of(owner)
+        if session is not None:
+            self.held[session] = self.held.get(session, 0) + 1
+        return 0
+
+    cdef int settle(self, object owner) except -1:
+        """A permit is back: one of the releaser's own, or else of whoever has one longest."""
+        session = session_of(owner)
+        if session not in self.held:
+            session = next(iter(self.held), None)
+            if session is None:
+                return 0
+        left = self.held[session] - 1
+        if left:
+            self.held[session] = left
+        else:
+            del self.held[session]
+        return 0
+
+    cdef int give(self) except -1:
+        cdef Waiter waiter = self.next_waiter()
+        if waiter is None:
+            self.value += 1
+        else:
+            self.book(waiter.owner)
+            waiter.done(True)
+        return 0
+
+    cdef int abandon(self, object session) except -1:
+        for _ in range(self.held.pop(session, 0)):
+            self.give()
+        return 0
+
+    def _acquire(self, Waiter waiter, blocking=True, timeout=None):
+        if not blocking and timeout is not None:
+            raise ValueError("can't specify timeout for non-blocking acquire")
+        if self.value > 0:
+            self.value -= 1
+            self.book(waiter.owner)
+            waiter.done(True)
+        elif not blocking or (timeout is not None and timeout <= 0):
+            waiter.done(False)
+        else:
+            self.park(waiter, timeout)
+
+    def acquire(self, blocking=True, timeout=None):
+        return self.block("acquire", (blocking, timeout))
+
+    def release(self, n=1):
+        if n < 1:
+            raise ValueError("n must be one or more")
+        owner = current_owner()
+        for _ in range(n):
+            self.settle(owner)
+            self.give()
+
+    def locked(self):
+        return self.value == 0
+
+    def __enter__(self):
+        return self.block("acquire", ())
+
+    def __exit__(self, *exc_info):
+        self.release()
+
+
+cdef class BoundedSemaphore(Semaphore):
+    """As `threading.BoundedSemaphore`."""
+
+    cdef Py_ssize_t bound
+
+    def __init__(self, value=1):
+        Semaphore.__init__(self, value)
+        self.bound = value
+
+    def release(self, n=1):
+        if n < 1:
+            raise ValueError("n must be one or more")
+        if self.value + n > self.bound:
+            raise ValueError("Semaphore released too many times")
+        Semaphore.release(self, n)
+
+
+cdef class Event(Primitive):
+    """As `threading.Event`."""
+
+    cdef bint flag
+
+    cdef bint blocks(self, object name):
+        return name == "wait"
+
+    def _wait(self, Waiter waiter, timeout=None):
+        if self.flag:
+            waiter.done(True)
+        elif timeout is not None and timeout <= 0:
+            waiter.done(False)
+        else:
+            self.park(waiter, timeout)
+
+    def wait(self, timeout=None):
+        return self.block("wait", (timeout,))
+
+    def is_set(self):
+        return self.flag
+
+    def set(self):
+        cdef Waiter waiter
+        self.flag = True
+        while True:
+            waiter = self.next_waiter()
+            if waiter is None:
+                return
+            waiter.done(True)
+
+    def clear(self):
+        self.flag = False
+
+
+cdef class Barrier(Primitive):
+    """As `threading.Barrier` without an action."""
+
+    cdef readonly Py_ssize_t parties
+    cdef readonly bint broken
+    cdef object timeout
+
+    def __init__(self, parties, timeout=None):
+        if parties < 1:
+            raise ValueError("parties must be > 0")
+        self.parties = parties
+        self.timeout = timeout
+
+    @property
+    def n_waiting(self):
+        """How many wait."""
+        return len(self.waiting) - self.dead
+
+    cdef bint blocks(self, object name):
+        return name == "wait"
+
+    cdef int break_up(self) except -1:
+        cdef Waiter waiter
+        while True:
+            waiter = self.next_waiter()
+            if waiter is None:
+                return 0
+            waiter.fail(threading.BrokenBarrierError())
+
+    cdef int expire(self, Waiter waiter) except -1:
+        if not waiter.finished:
+            self.broken = True
+            self.break_up()
+        return 0
+
+    def _wait(self, Waiter waiter, timeout=None):
+        cdef Waiter other
+        cdef Py_ssize_t index
+        if timeout is None:
+            timeout = self.timeout
+        if self.broken:
+            waiter.fail(threading.BrokenBarrierError())
+            return
+        if self.n_waiting + 1 < self.parties:
+            self.park(waiter, timeout)
+            return
+        index = 0
+        while True:
+            other = self.next_waiter()
+            if other is None:
+                break
+            other.done(index)
+            index += 1
+        waiter.done(index)
+
+    def wait(self, timeout=None):
+        return self.block("wait", (timeout,))
+
+    def reset(self):
+        self.broken = False
+        self.break_up()
+
+    def abort(self):
+        self.broken = True
+        self.break_up()
+
+
+cdef object ShutDown = getattr(queue, "ShutDown", None)
+
+
+cdef class _BaseQueue(Primitive):
+    """As `queue.Queue`; `waiting` are those who get."""
+
+    cdef readonly Py_ssize_t maxsize
+    cdef object items
+    cdef object putting         # deque of Waiter, each with its item
+    cdef list joining
+    cdef Py_ssize_t unfinished
+    cdef readonly bint is_shutdown
+
+    def __init__(self, maxsize=0):
+        self.maxsize = maxsize
+        self.items = deque()
+        self.putting = deque()
+        self.joining = []
+
+    cdef bint blocks(self, object name):
+        return name == "get" or name == "put" or name == "join"
+
+    cdef int add(self, object item) except -1:
+        cdef Waiter waiter = self.next_waiter()
+        self.unfinished += 1
+        if waiter is None:
+            self.items.append(item)
+        else:
+            waiter.done(item)
+        return 0
+
+    cdef int admit(self) except -1:
+        """There is room for one more: let the first who waits to put do it."""
+        cdef Waiter waiter
+        while self.putting:
+            waiter = self.putting.popleft()
+            if waiter.gone:
+                continue
+            item = waiter.item
+            waiter.done(None)
+            return self.add(item)
+        return 0
+
+    cdef int expire(self, Waiter waiter) except -1:
+        if waiter.finished:
+            return 0
+        if waiter.puts:
+            waiter.gone = True
+            waiter.fail(queue.Full())
+        else:
+            self.pass_over(waiter)
+            waiter.fail(queue.Empty())
+        return 0
+
+    cdef int cancel(self, Waiter waiter) except -1:
+        if waiter.finished:
+            return 0
+        if waiter in self.joining:
+            self.joining.remove(waiter)
+        elif waiter.puts:
+            self.putting.remove(waiter)
+        else:
+            self.pass_over(waiter)
+        return waiter.abandon()
+
+    def _put(self, Waiter waiter, item, block=True, timeout=None):
+        if self.is_shutdown:
+            waiter.fail(ShutDown())
+        elif self.maxsize <= 0 or len(self.items) < self.maxsize:
+            self.add(item)
+            waiter.done(None)
+        elif not block:
+            waiter.fail(queue.Full())
+        elif timeout is not None and timeout < 0:
+            raise ValueError("'timeout' must be a non-negative number")
+        else:
+            if timeout is not None:
+                waiter.deadline = <double>monotonic() + <double>timeout
+            waiter.at = self
+            waiter.item = item
+            waiter.puts = True
+            self.putting.append(waiter)
+
+    def _get(self, Waiter waiter, block=True, timeout=None):
+        if self.items:
+            item = self.items.popleft()
+            self.admit()
+            waiter.done(item)
+        elif self.is_shutdown:
+            waiter.fail(ShutDown())
+        elif not block:
+            waiter.fail(queue.Empty())
+        elif timeout is not None and timeout < 0:
+            raise ValueError("'timeout' must be a non-negative number")
+        else:
+            self.park(waiter, timeout)
+
+    def _join(self, Waiter waiter):
+        if self.unfinished == 0:
+            waiter.done(None)
+        else:
+            waiter.at = self
+            self.joining.append(waiter)
+
+    cdef int all_done(self) except -1:
+        cdef Waiter waiter
+        joining, self.joining = self.joining, []
+        for waiter in joining:
+            waiter.done(None)
+        return 0
+
+    def put(self, item, block=True, timeout=None):
+        return self.block("put", (item, block, timeout))
+
+    def get(self, block=True, timeout=None):
+        return self.block("get", (block, timeout))
+
+    def put_nowait(self, item):
+        return self.block("put", (item, False))
+
+    def get_nowait(self):
+        return self.block("get", (False,))
+
+    def join(self):
+        return self.block("join", ())
+
+    def task_done(self):
+        if self.unfinished <= 0:
+            raise ValueError("task_done() called too many times")
+        self.unfinished -= 1
+        if self.unfinished == 0:
+            self.all_done()
+
+    def qsize(self):
+        return len(self.items)
+
+    def empty(self):
+        return not self.items
+
+    def full(self):
+        return 0 < self.maxsize <= len(self.items)
+
+
+if ShutDown is None:
+    class Queue(_BaseQueue):
+        """As `queue.Queue`."""
+else:
+    class Queue(_BaseQueue):
+        """As `queue.Queue`."""
+
+        def shutdown(self, immediate=False):
+            _shut_down(self, immediate)
+
+
+def _shut_down(_BaseQueue q, bint immediate):
+    """As `queue.Queue.shutdown`, which CPython has since 3.13."""
+    cdef Waiter waiter
+    q.is_shutdown = True
+    if immediate:
+        while q.items:
+            q.items.popleft()
+            if q.unfinished > 0:
+                q.unfinished -= 1
+        if q.unfinished == 0:
+            q.all_done()
+    for waiter in list(q.putting):
+        if not waiter.gone:
+            waiter.fail(ShutDown())
+    q.putting.clear()
+    while True:
+        waiter = q.next_waiter()
+        if waiter is None:
+            break
+        waiter.fail(ShutDown())

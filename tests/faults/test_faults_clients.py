@@ -1,0 +1,417 @@
+"""Clients that are killed, interrupted, forked: nothing is lost, nothing stays."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import queue
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import (
+    DEADLINE,
+    KEY,
+    Address,
+    ProbeManager,
+    Script,
+    asleep,
+    call_in_subprocess,
+    connected,
+    in_thread,
+    kill,
+    poll,
+    process_gone,
+    rss_bytes,
+    say,
+    settle,
+)
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def manager() -> Iterator[ProbeManager]:
+    with ProbeManager(authkey=KEY) as manager:
+        yield manager
+
+
+# Killed clients
+
+
+def create_until_killed(address: Address, clients: int) -> None:
+    """Fork `clients` clients; each has some objects and makes more, until somebody ends it."""
+    reading, writing = os.pipe()
+    pids = []
+    for _ in range(clients):
+        pid = os.fork()
+        if not pid:
+            manager = connected(address)
+            keep = [manager.list(), manager.dict(), manager.Queue(), manager.Lock()]
+            keep[0].append(keep[1])
+            keep[3].acquire()
+            os.write(writing, b".")
+            while True:
+                manager.Value("i", 1)
+        pids.append(pid)
+    for _ in range(clients):
+        assert os.read(reading, 1) == b"."
+    say(pids)
+    sys.stdin.read()
+
+
+def test_fifty_killed_clients_leave_nothing(manager: ProbeManager) -> None:
+    mine = manager.dict({"mine": 1})
+    probe = manager.Probe()
+    descriptors = probe.descriptors()
+    before = manager._number_of_objects()
+    with Script(create_until_killed, manager.address, 50) as script:
+        pids = script.line(60)
+        assert len(pids) == 50
+        assert manager._number_of_objects() >= before + 50 * 4
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            poll(lambda pid=pid: process_gone(pid), "a killed process is gone")  # type: ignore
+    settle(manager, before)
+    assert mine.copy() == {"mine": 1}
+    poll(lambda: probe.descriptors() <= descriptors + 8, "their connections are closed")
+
+
+def take_and_wait(address: Address) -> None:
+    """Make something of its own, then wait for an item that does not come."""
+    manager = connected(address)
+    box = manager.the_box()
+    q = box["queue"]
+    mine = manager.list()
+    say(len(mine))
+    q.get()
+
+
+BOX: dict[str, Any] = {}
+
+
+def the_box() -> dict[str, Any]:
+    """One dict for all clients of a server."""
+    return BOX
+
+
+ProbeManager.register("the_box", the_box, exposed=("__getitem__", "__setitem__"))
+
+
+def test_a_killed_client_takes_no_item(manager: ProbeManager) -> None:
+    """The stdlib's server gives the next item to the one who is no more."""
+    box, q = manager.the_box(), manager.Queue()
+    box["queue"] = q
+    before = manager._number_of_objects()
+    with Script(take_and_wait, manager.address) as script:
+        assert script.line() == 0
+        poll(lambda: asleep(script.pid), "the client waits in get()")
+        os.kill(script.pid, signal.SIGKILL)
+        script.process.wait(DEADLINE)
+        settle(manager, before)  # what it had is gone: the server knows that it is dead
+        q.put("for the living")
+        assert q.get(timeout=DEADLINE) == "for the living"
+
+
+def lock_and_wait(address: Address) -> None:
+    manager = connected(address)
+    lock = manager.the_box()["lock"]
+    lock.acquire()
+    say("locked")
+    signal.pause()
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
+def test_a_lock_of_a_killed_client_is_handed_on(kind: str, manager: ProbeManager) -> None:
+    """The stdlib's stays locked for ever."""
+    box, lock = manager.the_box(), getattr(manager, kind)()
+    box["lock"] = lock
+    with Script(lock_and_wait, manager.address) as script:
+        assert script.line() == "locked"
+        assert lock.acquire(False) is False
+        outcome: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        waiter = threading.Thread(target=lambda: outcome.put(lock.acquire(True, 60)), daemon=True)
+        waiter.start()
+        os.kill(script.pid, signal.SIGKILL)
+        assert outcome.get(timeout=DEADLINE) is True
+        waiter.join(DEADLINE)
+
+
+# Long runs
+
+
+def create_and_drop(manager: ProbeManager, rounds: int) -> None:
+    for i in range(rounds):
+        manager.list([i]).append(i)
+        manager.dict(a=i)
+        manager.Value("i", i)
+        manager.Lock()
+        manager.Queue()
+
+
+def test_ten_thousand_objects_come_and_go(manager: ProbeManager) -> None:
+    """Not one object stays, and no memory."""
+    server: int = manager._process.pid
+    mine = manager.list(["mine"])
+    create_and_drop(manager, 500)
+    settle(manager, 1)
+    before = rss_bytes(server)
+    create_and_drop(manager, 2000)
+    settle(manager, 1)
+    assert rss_bytes(server) - before < 4 << 20
+    assert mine[:] == ["mine"]
+
+
+def test_nested_objects_come_and_go(manager: ProbeManager) -> None:
+    server: int = manager._process.pid
+    outer = manager.dict()
+
+    def rounds(number: int) -> None:
+        for i in range(number):
+            outer["inner"] = manager.list(["x" * 4096, i])
+            outer["inner"].append(outer)
+        outer.clear()
+        settle(manager, 1)
+
+    rounds(100)
+    before = rss_bytes(server)
+    rounds(1000)
+    assert rss_bytes(server) - before < 2 << 20
+
+
+# Interrupted calls
+
+
+def interrupt_after(seconds: float) -> None:
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def interrupt_calls(address: Address) -> list[Any]:
+    manager = connected(address)
+    seen: list[Any] = []
+    sleeper, q, event, lock = manager.Sleeper(), manager.Queue(), manager.Event(), manager.Lock()
+    in_thread(lock.acquire)
+    calls = {
+        "method": lambda: sleeper.slow(1.0, "stale"),
+        "get": q.get,
+        "wait": lambda: event.wait(60),
+        "acquire": lock.acquire,
+    }
+    call: Any
+    for name, call in calls.items():
+        interrupt_after(0.2)
+        try:
+            call()
+            seen.append(f"{name} was not interrupted")
+        except KeyboardInterrupt:
+            pass
+        seen.append(sleeper.echo([name, "fresh"]))
+    # The interrupted get() and acquire() are over: they take nothing.
+    q.put("item")
+    try:
+        seen.append(q.get(timeout=10))
+    except queue.Empty:
+        seen.append("lost")
+    lock.release()
+    seen.append(lock.acquire(timeout=10))
+    seen.append(event.is_set())
+    return seen
+
+
+def test_an_interrupted_call_leaves_no_reply_behind(manager: ProbeManager) -> None:
+    """With the stdlib the next call gets the reply of the interrupted one, and so on for ever."""
+    assert call_in_subprocess(interrupt_calls, manager.address, timeout=60) == [
+        ["method", "fresh"],
+        ["get", "fresh"],
+        ["wait", "fresh"],
+        ["acquire", "fresh"],
+        "item",
+        True,
+        False,
+    ]
+
+
+def interrupt_anywhere(address: Address, times: int) -> list[int]:
+    """Be interrupted at any point of a call, again and again; count wrong answers."""
+    manager = connected(address)
+    chance = random.Random(7)
+    sleeper, values = manager.Sleeper(), manager.list(range(5))
+    wrong = done = interrupted = 0
+    for _ in range(times):
+        try:
+            interrupt_after(chance.uniform(0.0005, 0.006))
+            while True:
+                done += 1
+                wrong += sleeper.echo(done) != done
+                wrong += values[done % 5] != done % 5
+        except KeyboardInterrupt:
+            interrupted += 1
+    return [wrong, interrupted, len(values)]
+
+
+def test_interrupts_anywhere_in_a_call(manager: ProbeManager) -> None:
+    assert call_in_subprocess(interrupt_anywhere, manager.address, 150, timeout=60) == [0, 150, 5]
+    settle(manager, 0)
+
+
+# Forks
+
+
+def use_until_killed(values: Any, manager: Any, ready: Any) -> None:
+    values.append("child")
+    extra = manager.dict(of="the child")
+    ready.send(len(extra))
+    signal.pause()
+
+
+def test_a_killed_child_does_not_take_the_parents_references(manager: ProbeManager) -> None:
+    values = manager.list(["parent"])
+    here, there = multiprocessing.Pipe()
+    process: Any = multiprocessing.get_context("fork").Process(
+        target=use_until_killed, args=(values, manager, there)
+    )
+    process.start()
+    try:
+        assert here.poll(DEADLINE) and here.recv() == 1
+        assert manager._number_of_objects() == 2
+    finally:
+        process.kill()
+    process.join(DEADLINE)
+    settle(manager, 1)  # what was the child's alone is gone
+    assert values[:] == ["parent", "child"]
+    del values
+    gc.collect()
+    settle(manager, 0)  # and the child's reference to what was the parent's, too
+
+
+def fork_and_kill(address: Address) -> list[Any]:
+    """As above with a raw fork, of which the stdlib knows nothing."""
+    manager = connected(address)
+    values = manager.list(["parent"])
+    values.append("still the parent")
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        values.append("child")
+        extra = manager.dict(of="the child")
+        os.write(writing, b"%d" % len(extra))
+        signal.pause()
+    assert os.read(reading, 1) == b"1"
+    kill(pid)
+    os.waitpid(pid, 0)
+    settle(manager, 1)
+    seen = values[:]
+    del values
+    settle(manager, 0)
+    return list(seen)
+
+
+def test_a_killed_raw_fork_does_not_take_the_parents_references(manager: ProbeManager) -> None:
+    seen = call_in_subprocess(fork_and_kill, manager.address, timeout=80)
+    assert seen == ["parent", "still the parent", "child"]
+
+
+def fork_and_exit(address: Address) -> list[Any]:
+    """The child of a raw fork drops what it inherited, and exits in an orderly way or not."""
+    manager = connected(address)
+    values = manager.list(["parent"])
+    for tidy in (True, False):
+        pid = os.fork()
+        if not pid:
+            del values
+            gc.collect()
+            if tidy:
+                multiprocessing.util._exit_function()  # type: ignore[attr-defined]
+            os._exit(0)
+        os.waitpid(pid, 0)
+    manager.dict()  # a round trip or two for what the children may have left on the way
+    seen = [values[:], manager._number_of_objects()]
+    return seen
+
+
+def test_a_fork_that_drops_and_exits(manager: ProbeManager) -> None:
+    assert call_in_subprocess(fork_and_exit, manager.address) == [["parent"], 1]
+
+
+# Many clients
+
+
+def be_idle(address: Address, threads: int) -> None:
+    """One connection for each thread; then nothing, until told."""
+    manager = connected(address)
+    values = manager.list(["x"])
+    arrived, done = threading.Semaphore(0), threading.Event()
+
+    def client() -> None:
+        assert len(values) == 1
+        arrived.release()
+        done.wait()
+
+    for _ in range(threads):
+        threading.Thread(target=client, daemon=True).start()
+    for _ in range(threads):
+        assert arrived.acquire(timeout=DEADLINE)
+    say("idle")
+    sys.stdin.read()
+    done.set()
+
+
+def test_idle_connections_cost_no_thread(manager: ProbeManager) -> None:
+    """The stdlib has a thread for each."""
+    probe = manager.Probe()
+    threads, descriptors = probe.threads(), probe.descriptors()
+    scripts = [Script(be_idle, manager.address, 100) for _ in range(3)]
+    with scripts[0], scripts[1], scripts[2]:
+        assert [script.line(60) for script in scripts] == ["idle"] * 3
+        assert probe.descriptors() >= descriptors + 300
+        assert probe.threads() <= threads + 2
+        for script in scripts:
+            script.finish()
+    settle(manager, 1)
+    poll(lambda: probe.descriptors() <= descriptors + 8, "their connections are closed")
+
+
+# A killed server
+
+
+@pytest.mark.parametrize("address", [None, ("127.0.0.1", 0)], ids=["unix", "tcp"])
+def test_a_killed_server(address: Any) -> None:
+    """Whoever waits for it hears of it, and whoever calls it next."""
+    manager = ProbeManager(address, KEY)
+    manager.start()
+    q, values, sleeper = manager.Queue(), manager.list([1]), manager.Sleeper()
+    outcome: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    entered = threading.Barrier(4)
+
+    def blocked(call: Any) -> None:
+        assert values[:] == [1]  # connected
+        entered.wait(DEADLINE)
+        try:
+            call()
+            outcome.put(None)
+        except BaseException as error:
+            outcome.put(error)
+
+    for call in (q.get, manager.Event().wait, lambda: sleeper.slow(3600, None)):
+        threading.Thread(target=blocked, args=(call,), daemon=True).start()
+    entered.wait(DEADLINE)
+    os.kill(manager._process.pid, signal.SIGKILL)
+    for _ in range(3):
+        error = outcome.get(timeout=10)
+        assert isinstance(error, (EOFError, ConnectionError)), repr(error)
+    for _ in range(2):
+        with pytest.raises((EOFError, ConnectionError)):
+            in_thread(values.append, 2, timeout=10)
+        with pytest.raises((EOFError, ConnectionError)):
+            values.append(2)
+    with pytest.raises((EOFError, ConnectionError)):
+        in_thread(manager.list, timeout=10)
+    in_thread(manager.shutdown)
+    assert manager._process.exitcode == -signal.SIGKILL

@@ -1,0 +1,561 @@
+"""Managers: their life, their keys, their registry, and what becomes of their processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from multiprocessing import AuthenticationError, ProcessError, connection, process, shared_memory
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import KEY, ProbeManager, poll, process_gone, settle
+
+import fastmgr
+from fastmgr import managers
+from fastmgr.managers import (
+    BaseManager,
+    ListProxy,
+    RemoteError,
+    SharedMemoryManager,
+    SyncManager,
+    dispatch,
+)
+
+
+class Empty(BaseManager):
+    """A manager without types."""
+
+
+# Life
+
+
+def test_life_of_a_manager() -> None:
+    manager = SyncManager()
+    assert manager._state.value == managers.State.INITIAL
+    assert manager.address is None
+    assert not hasattr(manager, "shutdown")
+    with manager as entered:
+        assert entered is manager
+        assert manager._state.value == managers.State.STARTED
+        assert Path(manager.address).is_socket()
+        started = manager._process
+        assert started.is_alive()
+        assert started.name.startswith("SyncManager-")
+        with pytest.raises(ProcessError, match="Already started server"):
+            manager.start()
+        with pytest.raises(ProcessError, match="Already started server"):
+            manager.get_server()
+        with manager:  # a second time it is only left
+            assert manager.list([1])[0] == 1
+    assert manager._state.value == managers.State.SHUTDOWN
+    assert started.exitcode == 0
+    assert not os.path.exists(manager.address)
+    for again in (manager.start, manager.get_server, manager.__enter__):
+        with pytest.raises(ProcessError, match="Manager has shut down"):
+            again()
+    manager.shutdown()
+
+
+def test_state_that_is_none() -> None:
+    manager = Empty()
+    manager._state.value = 17
+    with pytest.raises(ProcessError, match="Unknown state 17"):
+        manager.start()
+
+
+def test_proxies_after_the_end() -> None:
+    with SyncManager() as manager:
+        shared = manager.list([1])
+    with pytest.raises((OSError, EOFError)):
+        shared.append(1)
+    with pytest.raises(AssertionError, match="server not yet started"):
+        manager.list()
+    del shared
+
+
+def test_nothing_is_made_before_the_start() -> None:
+    with pytest.raises(AssertionError, match="server not yet started"):
+        SyncManager().list()
+
+
+def test_join() -> None:
+    manager = Empty()
+    manager.join()
+    manager.start()
+    manager.join(0.01)
+    assert manager._process is not None
+    manager.shutdown()
+    manager.join()
+    assert manager._process is None
+
+
+def test_forgotten_manager_ends_its_server() -> None:
+    manager = SyncManager()
+    manager.start()
+    server, address = manager._process, manager.address
+    shared = manager.list()
+    del manager, shared  # the proxy knows its manager
+    gc.collect()
+    server.join(10)
+    assert server.exitcode == 0
+    assert not os.path.exists(address)
+
+
+def test_two_managers_do_not_meet(tmp_path: Path) -> None:
+    address = str(tmp_path / "socket")
+    with SyncManager(address) as first:
+        assert first.address == address
+        shared = first.list([1])
+        with SyncManager() as second:
+            assert second.list([2])[0] == 2
+        assert shared[0] == 1
+    # The address is free again, and old proxies are no good for the new server.
+    with SyncManager(address) as third:
+        assert third.list([3])[0] == 3
+        with pytest.raises((RemoteError, OSError, EOFError)):
+            shared[0]
+
+
+def test_tcp() -> None:
+    with SyncManager(("127.0.0.1", 0)) as manager:
+        host, port = manager.address
+        assert (host, port > 0) == ("127.0.0.1", True)
+        shared = manager.list([1])
+        assert shared[:] == [1]
+        assert shared._token.address == manager.address
+
+
+def test_numbers_and_info() -> None:
+    with SyncManager() as manager:
+        assert manager._number_of_objects() == 0
+        assert manager._debug_info() == ""
+        first, second = manager.list([7]), manager.dict()
+        assert manager._number_of_objects() == 2
+        assert f"{first._id}:       refcount=1\n    [7]" in manager._debug_info()
+        assert second._id in manager._debug_info()
+
+
+# Starting
+
+
+def fail(message: str) -> None:
+    raise LookupError(message)
+
+
+def leave_note(path: str) -> None:
+    Path(path).write_text(f"{os.getpid()} {signal.getsignal(signal.SIGINT) == signal.SIG_IGN}")
+
+
+def test_initializer_runs_in_the_server(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    manager = Empty()
+    manager.start(leave_note, (str(note),))
+    assert note.read_text() == f"{manager._process.pid} True"
+    manager.shutdown()
+
+
+@pytest.mark.parametrize("wrong", [1, "text", ()])
+def test_initializer_has_to_be_callable(wrong: Any) -> None:
+    manager = Empty()
+    with pytest.raises(TypeError, match="initializer must be a callable"):
+        manager.start(wrong)
+    assert manager._process is None
+    assert manager._state.value == managers.State.INITIAL
+
+
+def test_initializer_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    manager = Empty()
+    with pytest.raises(EOFError):
+        manager.start(fail, ("on purpose",))
+    manager.join(10)
+    assert "LookupError: on purpose" in capfd.readouterr().err
+    assert manager._state.value == managers.State.INITIAL
+
+
+def test_address_that_cannot_be_bound(capfd: pytest.CaptureFixture[str]) -> None:
+    manager = Empty("/no/such/folder/socket")
+    with pytest.raises(EOFError):
+        manager.start()
+    manager.join(10)
+    assert "/no/such/folder/socket" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["text", 1.5])
+def test_keys_are_bytes(key: Any) -> None:
+    with pytest.raises(TypeError):
+        BaseManager(authkey=key)
+
+
+def test_default_key_is_the_processs() -> None:
+    assert BaseManager()._authkey == process.current_process().authkey
+    assert isinstance(BaseManager(authkey=b"x")._authkey, process.AuthenticationString)
+
+
+def test_serializers() -> None:
+    with pytest.raises(KeyError):
+        BaseManager(serializer="no such serializer")
+    manager = BaseManager()
+    assert (manager._Listener, manager._Client) == managers.listener_client["pickle"]
+
+
+def test_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    for method in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context(method)
+        manager = Empty(ctx=context)
+        assert manager._ctx is context
+    assert Empty()._ctx is multiprocessing.get_context()
+
+
+# Connecting
+
+
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[ProbeManager]:
+    with ProbeManager(authkey=KEY) as manager:
+        yield manager
+
+
+def test_connect(keyed: ProbeManager) -> None:
+    client = SyncManager(keyed.address, KEY)
+    client.connect()
+    assert client._state.value == managers.State.STARTED
+    shared = client.list([1])
+    assert shared[:] == [1]
+    assert not hasattr(client, "shutdown")
+    assert client._process is None
+    with pytest.raises(ProcessError, match="Already started server"):
+        client.start()
+
+
+def test_connect_with_a_wrong_key(keyed: ProbeManager) -> None:
+    client = SyncManager(keyed.address, b"wrong")
+    with pytest.raises(AuthenticationError):
+        client.connect()
+    assert client._state.value == managers.State.INITIAL
+    client = SyncManager(keyed.address, KEY)
+    client.connect()
+
+
+def test_connect_to_nobody(tmp_path: Path) -> None:
+    client = SyncManager(str(tmp_path / "nobody"), KEY)
+    with pytest.raises(FileNotFoundError):
+        client.connect()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = unused.getsockname()
+    with pytest.raises(ConnectionRefusedError):
+        SyncManager(address, KEY).connect()
+    with pytest.raises(ValueError, match="None"):
+        SyncManager().connect()
+
+
+def test_from_address(keyed: ProbeManager) -> None:
+    with pytest.raises(AuthenticationError):
+        ProbeManager.from_address(keyed.address, b"wrong")
+    client = ProbeManager.from_address(keyed.address, KEY)
+    assert type(client) is ProbeManager
+    assert client.Sleeper().echo("hello") == "hello"
+
+
+def test_wrong_key_does_not_take_the_right_ones_place() -> None:
+    """Proxies that come without a key find the one that opened the address before."""
+    with SyncManager(authkey=KEY) as manager:
+        outer = manager.list([manager.dict(a=1)])
+        assert outer[0]["a"] == 1
+        with pytest.raises(AuthenticationError):
+            SyncManager(manager.address, b"wrong").connect()
+        assert outer[0]["a"] == 1
+        assert pickle.loads(pickle.dumps(outer))[0]["a"] == 1
+
+
+def test_managers_can_be_pickled(keyed: ProbeManager) -> None:
+    data = pickle.dumps(keyed)
+    assert KEY not in data
+    again = pickle.loads(data)
+    assert type(again) is ProbeManager
+    assert again.address == keyed.address
+    assert again.list([1])[:] == [1]
+    assert not hasattr(again, "shutdown")
+
+
+def test_unstarted_manager_can_be_pickled(tmp_path: Path) -> None:
+    again = pickle.loads(pickle.dumps(SyncManager(str(tmp_path / "socket"))))
+    assert again.address == str(tmp_path / "socket")
+    assert again._state.value == managers.State.INITIAL
+    with again:
+        assert again.list([1])[:] == [1]
+
+
+def use_manager(manager: ProbeManager, results: Any) -> None:
+    results.put((manager.list([1, 2])[:], type(manager).__name__))
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_managers_travel_to_processes(keyed: ProbeManager, method: str) -> None:
+    results = keyed.Queue()
+    child = multiprocessing.get_context(method).Process(target=use_manager, args=(keyed, results))
+    child.start()
+    assert results.get(timeout=30) == ([1, 2], "ProbeManager")
+    child.join()
+    assert child.exitcode == 0
+
+
+# The registry
+
+
+def test_register() -> None:
+    class Mine(BaseManager):
+        pass
+
+    Mine.register("thing", queue.Queue, exposed=("put", "get"))
+    assert "thing" not in BaseManager._registry
+    assert Mine._registry["thing"] == (queue.Queue, ("put", "get"), None, managers.AutoProxy)
+    assert Mine.thing.__name__ == "thing"  # type: ignore[attr-defined]
+
+    class Derived(Mine):
+        pass
+
+    Derived.register("other")
+    Derived.register("hidden", create_method=False)
+    assert set(Derived._registry) == {"thing", "other", "hidden"}
+    assert set(Mine._registry) == {"thing"}
+    assert hasattr(Derived, "other")
+    assert not hasattr(Mine, "other")
+    assert not hasattr(Derived, "hidden")
+
+
+def test_register_takes_what_the_proxy_type_says() -> None:
+    class Mine(BaseManager):
+        pass
+
+    Mine.register("d", dict, managers.DictProxy)
+    _, exposed, method_to_typeid, proxytype = Mine._registry["d"]
+    assert exposed == managers.DictProxy._exposed_
+    assert method_to_typeid == managers.DictProxy._method_to_typeid_
+    assert proxytype is managers.DictProxy
+
+
+@pytest.mark.parametrize("wrong", [{1: "list"}, {"x": 1}, {"x": None}])
+def test_register_with_names_that_are_none(wrong: Any) -> None:
+    with pytest.raises(AssertionError, match="is not a string"):
+        Empty.register("x", list, method_to_typeid=wrong)
+
+
+def test_method_to_typeid_has_to_be_a_dict() -> None:
+    class Pairs(list):  # type: ignore[type-arg]
+        def items(self) -> Any:
+            return iter(self)
+
+    class Mine(SyncManager):
+        pass
+
+    Mine.register("wrong", list, method_to_typeid=Pairs([("pop", "list")]))  # type: ignore[arg-type]
+    with Mine(ctx=multiprocessing.get_context("fork")) as manager:
+        with pytest.raises(RemoteError, match=r"(?s)TypeError: Method_to_typeid.*not dict"):
+            manager.wrong()  # type: ignore[attr-defined]
+        assert manager.list([1])[0] == 1
+
+
+def test_result_of_a_method_is_made_by_its_types_callable(keyed: ProbeManager) -> None:
+    """`method_to_typeid` names a type; its callable, if there is one, gets the result."""
+
+    class Mine(SyncManager):
+        pass
+
+    Mine.register("text", str.split, method_to_typeid={"copy": "tally"})
+    Mine.register("tally", len, exposed=("__add__",), create_method=False)
+    with Mine(ctx=multiprocessing.get_context("fork")) as manager:
+        tally = manager.text("a b c").copy()  # type: ignore[attr-defined]
+        assert tally._callmethod("__add__", (1,)) == 4
+
+
+def test_create_by_hand_as_the_stdlib_does(keyed: ProbeManager) -> None:
+    """What programs with create methods of their own have copied from it."""
+    settle(keyed, 0)
+    token, exposed = keyed._create("list", [1, 2])
+    proxy = ListProxy(
+        token, keyed._serializer, manager=keyed, authkey=keyed._authkey, exposed=exposed
+    )
+    conn = keyed._Client(token.address, authkey=keyed._authkey)
+    dispatch(conn, None, "decref", (token.id,))
+    conn.close()
+    gc.collect()
+    assert proxy[:] == [1, 2]
+    assert "refcount=1" in keyed._debug_info()
+    del proxy
+    settle(keyed, 0)
+
+
+def test_created_by_hand_lives_until_it_is_returned(keyed: ProbeManager) -> None:
+    settle(keyed, 0)
+    token, _ = keyed._create("list", [1])
+    proxy = ListProxy(token, "pickle", manager=keyed)
+    assert proxy.pop() == 1
+    del proxy
+    gc.collect()
+    assert keyed._number_of_objects() == 1
+    with keyed._Client(token.address, authkey=keyed._authkey) as conn:
+        dispatch(conn, None, "decref", (token.id,))
+    settle(keyed, 0)
+
+
+class TakesNone:
+    """A proxy of a user's that counts no reference."""
+
+    def __init__(self, token: Any, serializer: str, **kwds: Any) -> None:
+        self.token = token
+
+
+def test_proxy_type_that_takes_no_reference() -> None:
+    class Mine(SyncManager):
+        pass
+
+    Mine.register("loose", list, TakesNone)
+    with Mine(ctx=multiprocessing.get_context("fork")) as manager:
+        loose = manager.loose()  # type: ignore[attr-defined]
+        assert loose.token.typeid == "loose"
+        settle(manager, 0)
+
+
+def test_failing_callable(keyed: ProbeManager) -> None:
+    with pytest.raises(RemoteError, match="TypeError"):
+        keyed.list(1, 2, 3)
+    with pytest.raises(RemoteError, match="KeyError: 'nothing'"):
+        keyed._create("nothing")
+    settle(keyed, 0)
+
+
+# The end
+
+
+def block_termination() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class Deaf(managers.Server):
+    """Does not hear that it should end."""
+
+    def shutdown(self, c: Any) -> None:
+        c.send(("#RETURN", None))
+
+
+class DeafManager(SyncManager):
+    _Server = Deaf
+
+
+def test_server_that_does_not_end_is_terminated() -> None:
+    manager = DeafManager(shutdown_timeout=0.1)
+    manager.start()
+    server = manager._process
+    manager.shutdown()
+    assert server.exitcode == -signal.SIGTERM
+    assert manager._state.value == managers.State.SHUTDOWN
+
+
+def test_server_that_will_not_end_is_killed() -> None:
+    manager = DeafManager(shutdown_timeout=0.1)
+    manager.start(block_termination)
+    server = manager._process
+    begin = time.monotonic()
+    manager.shutdown()
+    assert time.monotonic() - begin < 5
+    assert server.exitcode == -signal.SIGKILL
+
+
+def test_server_that_is_gone_already() -> None:
+    manager = SyncManager()
+    manager.start()
+    shared = manager.list()
+    server = manager._process
+    server.kill()
+    server.join()
+    with pytest.raises((OSError, EOFError)):
+        shared.append(1)
+    manager.shutdown()
+    assert manager._state.value == managers.State.SHUTDOWN
+    # Nobody else removes what a killed server has left.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(manager.address)
+
+
+def test_shutdown_by_a_client() -> None:
+    manager = SyncManager()
+    manager.start()
+    with connection.Client(manager.address, authkey=manager._authkey) as conn:
+        assert dispatch(conn, None, "shutdown") is None
+    poll(lambda: process_gone(manager._process.pid), "the server is gone")
+    manager.shutdown()
+
+
+def test_get_server_serves_in_this_process() -> None:
+    manager = SyncManager(authkey=KEY)
+    server = manager.get_server()
+    assert type(server) is managers.Server
+    assert isinstance(server.authkey, process.AuthenticationString)
+    assert server.registry is SyncManager._registry
+    server.listener.close()
+
+
+def test_manager_function() -> None:
+    with fastmgr.Manager() as manager:
+        assert type(manager) is SyncManager
+        assert manager.dict(a=1).copy() == {"a": 1}
+    context = multiprocessing.get_context("fork")
+    with fastmgr.Manager(context) as manager:
+        assert manager._ctx is context
+
+
+# Shared memory
+
+
+def segment_exists(name: str) -> bool:
+    try:
+        segment = shared_memory.SharedMemory(name)
+    except FileNotFoundError:
+        return False
+    segment.close()
+    return True
+
+
+def test_shared_memory_goes_with_its_manager() -> None:
+    with SharedMemoryManager() as manager:
+        segment = manager.SharedMemory(100)
+        segment.buf[:5] = b"hello"
+        other = manager.ShareableList([1, "two", None])
+        assert list(other) == [1, "two", None]
+        names = [segment.name, other.shm.name]
+        with manager._Client(manager.address, authkey=manager._authkey) as conn:
+            listed = dispatch(conn, None, "list_segments")
+        assert [name.lstrip("/") for name in listed] == [name.lstrip("/") for name in names]
+        assert all(map(segment_exists, names))
+        segment.close()
+        other.shm.close()
+    assert not any(map(segment_exists, names))
+
+
+def test_release_of_a_segment() -> None:
+    with SharedMemoryManager() as manager:
+        segment = manager.SharedMemory(10)
+        name = segment.name
+        segment.close()
+        with manager._Client(manager.address, authkey=manager._authkey) as conn:
+            dispatch(conn, None, "release_segment", (name,))
+        assert not segment_exists(name)
+        with manager._Client(manager.address, authkey=manager._authkey) as conn:
+            assert dispatch(conn, None, "list_segments") == []
+
+
+def test_shared_memory_errors() -> None:
+    with pytest.raises(ValueError, match="None"):
+        SharedMemoryManager().SharedMemory(9)
+    with SharedMemoryManager() as manager, pytest.raises(ValueError, match="positive"):
+        manager.SharedMemory(-1)

@@ -1,0 +1,196 @@
+"""Name by name, what the interpreter's own `multiprocessing.managers` has is here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from multiprocessing import managers as stock
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import fastmgr
+from fastmgr import managers
+
+#: Functions of other modules that the stdlib's module has because it calls them.
+ACCIDENTAL = {"format_exc", "getpid"}
+
+#: Attributes that say how a class was made, or (3.14) number its proxies to tell them apart.
+NOT_MEANT = {"__builtins__", "__weakref__", "_all_serials", "_next_serial"}
+
+DIFFERENT_SIGNATURES = {
+    # Sessions count references: a release is no static function with a state of its own.
+    "BaseProxy._decref",
+    # The stdlib's default is one list that all trackers share; later versions have None, too.
+    "_SharedMemoryTracker.__init__",
+}
+
+
+def module_names() -> list[str]:
+    return sorted(
+        name
+        for name, value in vars(stock).items()
+        if not (name.startswith("__") and name.endswith("__"))
+        and not isinstance(value, ModuleType)
+        and name not in ACCIDENTAL
+    )
+
+
+def test_names_of_the_module() -> None:
+    missing = [name for name in module_names() if not hasattr(managers, name)]
+    assert missing == []
+
+
+def test_modules_of_the_module() -> None:
+    """Programs reach `managers.connection` and the like through it."""
+    missing = [
+        name
+        for name, value in vars(stock).items()
+        if isinstance(value, ModuleType)
+        and value.__name__.startswith("multiprocessing")
+        and not hasattr(managers, name)
+    ]
+    assert missing == []
+
+
+def test_public_names() -> None:
+    assert sorted(managers.__all__) == sorted(stock.__all__)
+    assert set(stock.__all__) <= set(fastmgr.__all__)
+    for name in fastmgr.__all__:
+        assert hasattr(fastmgr, name)
+
+
+def test_same_kind_of_thing() -> None:
+    for name in module_names():
+        theirs, ours = getattr(stock, name), getattr(managers, name)
+        assert isinstance(ours, type) == isinstance(theirs, type), name
+        assert callable(ours) == callable(theirs), name
+        if isinstance(theirs, type):
+            assert ours.__name__ == theirs.__name__
+            assert issubclass(ours, BaseException) == issubclass(theirs, BaseException)
+
+
+def test_constants() -> None:
+    for name in ("INITIAL", "STARTED", "SHUTDOWN"):
+        assert getattr(managers.State, name) == getattr(stock.State, name)
+    assert managers.HAS_SHMEM == stock.HAS_SHMEM
+    assert set(managers.listener_client) == set(stock.listener_client)
+
+
+def classes() -> Iterator[tuple[str, type, type]]:
+    for name in module_names():
+        value = getattr(stock, name)
+        if isinstance(value, type) and value.__module__ == stock.__name__:
+            yield name, value, getattr(managers, name)
+
+
+CLASSES = {name: (theirs, ours) for name, theirs, ours in classes()}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_attributes_of_classes(name: str) -> None:
+    theirs, ours = CLASSES[name]
+    missing = [
+        attribute
+        for attribute in vars(theirs)
+        if not hasattr(ours, attribute) and attribute not in NOT_MEANT
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_base_classes(name: str) -> None:
+    """What is a subclass of what, among the classes of the module."""
+    theirs, ours = CLASSES[name]
+    for other, (their_other, our_other) in CLASSES.items():
+        if issubclass(theirs, their_other):
+            assert issubclass(ours, our_other), f"{name} is no {other}"
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSES if hasattr(CLASSES[n][0], "_exposed_")])
+def test_exposed_methods(name: str) -> None:
+    theirs, ours = CLASSES[name]
+    assert set(theirs._exposed_) <= set(ours._exposed_)
+    for method, typeid in (getattr(theirs, "_method_to_typeid_", None) or {}).items():
+        assert ours._method_to_typeid_[method] == typeid
+
+
+def test_registered_types() -> None:
+    theirs, ours = stock.SyncManager._registry, managers.SyncManager._registry
+    assert set(theirs) <= set(ours)
+    for typeid, (function, exposed, method_to_typeid, proxytype) in theirs.items():
+        our_function, our_exposed, our_methods, our_proxytype = ours[typeid]
+        assert (our_function is None) == (function is None)
+        assert set(exposed or ()) <= set(our_exposed or ())
+        assert set(method_to_typeid or ()) <= set(our_methods or ())
+        assert our_proxytype.__name__ == proxytype.__name__
+        assert hasattr(managers.SyncManager, typeid) == hasattr(stock.SyncManager, typeid)
+
+
+# Signatures
+
+
+def functions() -> Iterator[tuple[str, Any, Any]]:
+    for name in module_names():
+        theirs, ours = getattr(stock, name), getattr(managers, name)
+        if inspect.isfunction(theirs) and theirs.__module__ == stock.__name__:
+            yield name, theirs, ours
+    for name, (their_class, our_class) in CLASSES.items():
+        for attribute, value in vars(their_class).items():
+            plain = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
+            if inspect.isfunction(plain) and attribute not in NOT_MEANT:
+                ours = inspect.getattr_static(our_class, attribute)
+                yield f"{name}.{attribute}", value, ours
+
+
+FUNCTIONS = {name: (theirs, ours) for name, theirs, ours in functions()}
+
+
+def shape(function: Any) -> list[tuple[str, Any, Any]]:
+    """Names, kinds and defaults; what takes all that is left has no name to callers."""
+    plain = function.__func__ if isinstance(function, (classmethod, staticmethod)) else function
+    found = []
+    for parameter in inspect.signature(plain).parameters.values():
+        default = parameter.default
+        if default is not inspect.Parameter.empty and not isinstance(
+            default, (type(None), bool, int, float, str, tuple)
+        ):
+            default = "some object"
+        takes_all = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        found.append(("" if takes_all else parameter.name, parameter.kind, default))
+    return found
+
+
+def is_forwarding(name: str) -> bool:
+    """Methods that MakeProxyType wrote: (self, /, *args, **kwds)."""
+    return [kind for _, kind, _ in shape(FUNCTIONS[name][0])][1:] == [
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+    ]
+
+
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in DIFFERENT_SIGNATURES])
+def test_signatures(name: str) -> None:
+    theirs, ours = FUNCTIONS[name]
+    try:
+        found = shape(ours)
+    except (TypeError, ValueError) as error:
+        pytest.fail(f"{name} has no signature: {error}")
+    if is_forwarding(name):
+        assert [kind for _, kind, _ in found] == [kind for _, kind, _ in shape(theirs)]
+        return
+    assert found == shape(theirs)
+
+
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in DIFFERENT_SIGNATURES])
+def test_how_methods_are_bound(name: str) -> None:
+    theirs, ours = FUNCTIONS[name]
+    for kind in (classmethod, staticmethod):
+        assert isinstance(ours, kind) == isinstance(theirs, kind), name
+
+
+def test_lists_of_differences_are_not_longer_than_they_need_be() -> None:
+    for name in DIFFERENT_SIGNATURES & set(FUNCTIONS):
+        theirs, ours = FUNCTIONS[name]
+        assert shape(ours) != shape(theirs)

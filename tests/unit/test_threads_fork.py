@@ -1,0 +1,449 @@
+"""Many threads, collections at any moment, interrupted calls and forks: counts stay exact."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+from support import DEADLINE, ProbeManager, in_thread, poll, settle
+
+from fastmgr.managers import dispatch
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+THREADS = 12
+
+
+def references(manager: ProbeManager) -> dict[str, int]:
+    """The counts of the server, by ident."""
+    found = re.findall(r"^  (\w+):       refcount=(\d+)$", manager._debug_info(), re.MULTILINE)
+    return {ident: int(count) for ident, count in found}
+
+
+def together(count: int, function: Callable[[int], Any]) -> None:
+    """Run `function(i)` in `count` threads that start at once; fail where one fails."""
+    barrier = threading.Barrier(count)
+    failures: list[BaseException] = []
+
+    def run(i: int) -> None:
+        try:
+            barrier.wait(DEADLINE)
+            function(i)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+@pytest.fixture
+def busy_collector() -> Iterator[None]:
+    """Collections all the time, in a thread that makes no calls and in those that do."""
+    stop = threading.Event()
+
+    def collect() -> None:
+        while not stop.wait(0.001):
+            gc.collect()
+
+    thresholds = gc.get_threshold()
+    interval = sys.getswitchinterval()
+    gc.set_threshold(20, 2, 2)
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=collect)
+    thread.start()
+    yield
+    stop.set()
+    thread.join(DEADLINE)
+    gc.set_threshold(*thresholds)
+    sys.setswitchinterval(interval)
+
+
+# Threads
+
+
+def test_many_threads_with_many_proxies(manager: ProbeManager) -> None:
+    shared = manager.dict()
+    lock = manager.Lock()
+    total = manager.Value("i", 0)
+
+    def work(i: int) -> None:
+        mine = [manager.list([i]) for _ in range(5)]
+        for j in range(20):
+            mine[j % 5].append(j)
+            with lock:
+                total.value += 1
+            shared[i, j] = mine[j % 5][-1]
+        assert [proxy[0] for proxy in mine] == [i] * 5
+
+    together(THREADS, work)
+    assert total.value == THREADS * 20
+    assert shared.copy() == {(i, j): j for i in range(THREADS) for j in range(20)}
+    settle(manager, 3)
+    assert references(manager) == {proxy._id: 1 for proxy in (shared, lock, total)}
+
+
+def test_replies_reach_the_thread_that_asked(manager: ProbeManager) -> None:
+    sleeper = manager.Sleeper()
+
+    def work(i: int) -> None:
+        for j in range(100):
+            assert sleeper.echo((i, j)) == (i, j)
+
+    together(THREADS, work)
+
+
+def test_every_thread_has_a_connection_of_its_own(manager: ProbeManager) -> None:
+    """And so no call waits for another thread's."""
+    event = manager.Event()
+    done: list[bool] = []
+
+    def work(i: int) -> None:
+        if i == 0:
+            event.set()
+        else:
+            done.append(event.wait(DEADLINE))
+
+    together(THREADS, work)
+    assert done == [True] * (THREADS - 1)
+
+
+def test_references_outlive_the_thread_that_took_them(manager: ProbeManager) -> None:
+    shared: list[Any] = []
+    in_thread(lambda: shared.append(manager.list([1])))
+    gc.collect()
+    assert shared[0][:] == [1]
+    assert references(manager) == {shared[0]._id: 1}
+
+
+def test_process_holds_references_with_no_thread_that_calls(manager: ProbeManager) -> None:
+    """The only thread that called is gone, but not its connection."""
+
+    def child() -> Any:  # with a session that has no connection yet
+        kept: list[Any] = []
+        in_thread(lambda: kept.append(manager.list([1])))
+        gc.collect()
+        # Not in the name of this session.
+        with manager._Client(manager.address, authkey=manager._authkey) as conn:
+            count = dispatch(conn, None, "number_of_objects")
+        in_thread(lambda: kept[0].append(2))
+        return count, in_thread(lambda: kept[0][:])
+
+    assert in_child(child) == (0, repr((1, [1, 2])))
+    settle(manager, 0)
+
+
+def test_proxies_dropped_in_other_threads(manager: ProbeManager) -> None:
+    shared = [manager.list([i]) for i in range(100)]
+
+    def drop(i: int) -> None:
+        while True:
+            try:
+                proxy = shared.pop()
+            except IndexError:
+                return
+            assert len(proxy) == 1
+            del proxy
+
+    together(THREADS, drop)
+    settle(manager, 0)
+
+
+def test_copies_in_many_threads_count_once(manager: ProbeManager) -> None:
+    origin = manager.list()
+    data = pickle.dumps(origin)
+
+    def work(i: int) -> None:
+        for j in range(20):
+            copies = [pickle.loads(data) for _ in range(3)]
+            copies[0].append((i, j))
+            del copies
+
+    together(THREADS, work)
+    assert len(origin) == THREADS * 20
+    assert references(manager) == {origin._id: 1}
+    del origin
+    settle(manager, 0)
+
+
+# Finalizers
+
+
+def test_finalizers_at_any_moment(manager: ProbeManager, busy_collector: None) -> None:
+    keep = manager.dict()
+
+    def work(i: int) -> None:
+        for j in range(25):
+            # Proxies in cycles go whenever the collector finds them, also within calls.
+            node: list[Any] = [manager.list([j]), manager.dict()]
+            node.append(node)
+            node[0].append(node[1])
+            keep[i] = j
+            assert node[0][0] == j
+            assert keep[i] == j
+            del node
+
+    together(6, work)
+    gc.collect()
+    settle(manager, 1)
+    assert references(manager) == {keep._id: 1}
+
+
+def test_proxy_dropped_while_another_is_being_sent(manager: ProbeManager) -> None:
+    """Pickling an argument runs code, which may drop proxies or call others."""
+    shared = manager.list()
+    other = manager.dict()
+    doomed = [manager.list([i]) for i in range(5)]
+
+    class Nasty:
+        def __reduce__(self) -> Any:
+            doomed.pop()
+            gc.collect()
+            other["pickled"] = len(doomed)
+            return int, (5,)
+
+    for _ in range(5):
+        shared.append(Nasty())
+    assert shared[:] == [5] * 5
+    assert other["pickled"] == 0
+    settle(manager, 2)
+
+
+# Interrupts
+
+
+@contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+    """Ctrl-C again and again until the call has noticed."""
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_interrupted_call_leaves_nothing_out_of_step(manager: ProbeManager) -> None:
+    shared = manager.Queue()
+    other = manager.list(["mine"])
+    for i in range(5):
+        with pytest.raises(KeyboardInterrupt), interrupting():
+            shared.get()
+        # What the server still answers to the interrupted call is nobody's answer.
+        assert other[0] == "mine"
+        assert other.count(i) == 0
+    assert references(manager).keys() == {shared._id, other._id}
+
+
+def test_interrupted_by_another_thread(manager: ProbeManager) -> None:
+    event = manager.Event()
+    shared = manager.dict(a=1)
+    kill = (threading.get_ident(), signal.SIGINT)
+    timer = threading.Timer(0.05, signal.pthread_kill, kill)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            event.wait()
+    finally:
+        timer.join(DEADLINE)
+        signal.signal(signal.SIGINT, before)
+    assert shared["a"] == 1
+    assert event.is_set() is False
+
+
+def test_handler_that_calls(manager: ProbeManager) -> None:
+    """A signal's handler uses a proxy while a call of its thread is under way."""
+    shared = manager.Queue()
+    seen: list[Any] = []
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        seen.append(in_thread(shared.put, "from the handler"))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert shared.get() == "from the handler"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert seen == [None]
+
+
+def test_raised_signal_between_calls(manager: ProbeManager) -> None:
+    shared = manager.list()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for i in range(50):
+            with pytest.raises(KeyboardInterrupt):
+                shared.append(i)
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert shared[:] == list(range(50))
+
+
+def test_references_after_interrupts(manager: ProbeManager) -> None:
+    """The interrupted thread's connection goes; its process's references do not."""
+    shared = [manager.list([i]) for i in range(3)]
+    event = manager.Event()
+    with pytest.raises(KeyboardInterrupt), interrupting():
+        event.wait()
+    gc.collect()
+    assert [proxy[0] for proxy in shared] == [0, 1, 2]
+    assert references(manager) == {proxy._id: 1 for proxy in [*shared, event]}
+    del shared
+    settle(manager, 1)
+
+
+# Fork
+
+
+def in_child(function: Callable[[], object]) -> tuple[int, str]:
+    """The status of a raw fork that runs `function`, and what it returned."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.write(write, repr(function()).encode())
+            status = 0
+        except BaseException as error:
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(status)
+    os.close(write)
+    try:
+        with open(read) as pipe:
+            text = in_thread(pipe.read)
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
+    return status, text
+
+
+def test_raw_fork_among_busy_threads(manager: ProbeManager) -> None:
+    shared = manager.dict()
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work(i: int) -> None:
+        try:
+            while not stop.is_set():
+                mine = manager.list([i])
+                shared[i] = mine[0]
+                assert shared[i] == i
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        for i in range(5):
+
+            def use(i: int = i) -> Any:
+                shared["child", i] = i
+                fresh = manager.list([i])
+                fresh.append(shared["child", i])
+                return fresh[:]
+
+            assert in_child(use) == (0, repr([i, i]))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(DEADLINE)
+    assert failures == []
+    assert [shared["child", i] for i in range(5)] == [0, 1, 2, 3, 4]
+    # The children ended without a word, and held what they had inherited.
+    settle(manager, 1)
+    poll(lambda: references(manager) == {shared._id: 1}, "the counts are exact")
+
+
+def test_child_holds_what_it_inherited(manager: ProbeManager) -> None:
+    shared = manager.list([1])
+    ident = shared._id
+    to_child_read, to_child_write = os.pipe()
+    from_child_read, from_child_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            assert shared[:] == [1]
+            os.write(from_child_write, b"r")
+            os.read(to_child_read, 1)
+            os.write(from_child_write, b"y" if shared[:] == [1] else b"n")
+        finally:
+            os._exit(0)
+    try:
+        assert os.read(from_child_read, 1) == b"r"
+        assert references(manager) == {ident: 2}
+        del shared
+        gc.collect()
+        poll(lambda: references(manager) == {ident: 1}, "only the child holds it")
+        os.write(to_child_write, b"x")
+        assert os.read(from_child_read, 1) == b"y"
+    finally:
+        os.close(to_child_write)
+        os.waitpid(pid, 0)
+        for fd in (to_child_read, from_child_read, from_child_write):
+            os.close(fd)
+    settle(manager, 0)
+
+
+def test_child_forked_in_a_thread(manager: ProbeManager) -> None:
+    shared = manager.list([1])
+    assert in_thread(in_child, lambda: shared[:]) == (0, "[1]")
+    assert shared[:] == [1]
+
+
+def test_fork_while_a_call_is_under_way(manager: ProbeManager) -> None:
+    """The child has a copy of a connection on which the reply is still to come."""
+    shared = manager.Queue()
+    waiting = manager.Value("i", 0)
+    got: list[object] = []
+
+    def get() -> None:
+        waiting.value = 1
+        got.append(shared.get())
+
+    thread = threading.Thread(target=get)
+    thread.start()
+    poll(lambda: waiting.value == 1, "the thread is about to wait")
+    assert in_child(lambda: shared.put("from the child")) == (0, "None")
+    thread.join(DEADLINE)
+    assert got == ["from the child"]
+
+
+def test_grandchildren(manager: ProbeManager) -> None:
+    shared = manager.list()
+
+    def child() -> object:
+        shared.append("child")
+        return in_child(lambda: shared.append("grandchild"))
+
+    assert in_child(child) == (0, repr((0, "None")))
+    assert shared[:] == ["child", "grandchild"]
+    poll(lambda: references(manager) == {shared._id: 1}, "the counts are exact")

@@ -1,0 +1,341 @@
+"""Listening and connecting."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import AuthenticationError, connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import DEADLINE, KEY, poll
+
+from fastmgr._frame import Stream
+from fastmgr.dialects.transport import KEEPALIVE, Listener, connect, tune
+
+LOCALHOST = ("127.0.0.1", 0)
+Serve = Callable[[Stream], object]
+
+
+@contextlib.contextmanager
+def serving(serve: Serve, address: Any = None) -> Iterator[Any]:
+    """The address of a server that lets `serve` talk to one client; its errors are raised."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            stream = Stream(accept(listener).detach())
+            try:
+                serve(stream)
+            finally:
+                stream.close()
+        except BaseException as error:
+            failures.append(error)
+
+    with Listener(address) as listener:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield listener.address
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+def accept(listener: Listener) -> socket.socket:
+    accepted: list[socket.socket] = []
+
+    def try_it() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            accepted.append(listener.accept_socket())
+        return bool(accepted)
+
+    poll(try_it, "a connection")
+    return accepted[0]
+
+
+def authenticate(stream: Stream, key: bytes = KEY) -> None:
+    """The server's part, by the stdlib."""
+    conn = connection.Connection(os.dup(stream.fileno()))
+    with conn:
+        connection.deliver_challenge(conn, key)  # type: ignore[attr-defined]
+        connection.answer_challenge(conn, key)  # type: ignore[attr-defined]
+
+
+# Listening
+
+
+@pytest.mark.parametrize("kind", [str, os.fsencode])
+def test_path_is_there_until_the_end(tmp_path: Path, kind: Callable[[str], Any]) -> None:
+    path = tmp_path / "socket"
+    listener = Listener(kind(str(path)))
+    assert listener.address == str(path)
+    assert path.is_socket()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        with accept(listener) as accepted:
+            client.sendall(b"hello")
+            assert accepted.recv(10) == b"hello"
+    listener.close()
+    assert not path.exists()
+    assert listener.fileno() == -1
+    listener.close()
+
+
+def test_fresh_address_is_private() -> None:
+    with Listener() as first, Listener() as second:
+        assert first.address != second.address
+        for listener in (first, second):
+            folder = Path(listener.address).parent
+            assert Path(listener.address).is_socket()
+            assert folder.stat().st_mode & 0o077 == 0
+            assert folder.stat().st_uid == os.getuid()
+
+
+def test_path_goes_with_a_forgotten_listener(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    listener = Listener(str(path))
+    listener._socket.close()  # or Python warns of it
+    assert path.exists()
+    del listener
+    gc.collect()
+    assert not path.exists()
+
+
+def test_path_that_is_gone_already(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with Listener(str(path)):
+        path.unlink()
+    assert not path.exists()
+
+
+def test_abandoned_listener_keeps_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    listener = Listener(str(path))
+    copy = os.dup(listener.fileno())  # what a parent has
+    listener.abandon()
+    assert listener.fileno() == -1
+    assert path.exists()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    os.close(copy)
+
+
+def test_tcp_port_is_chosen() -> None:
+    with Listener(LOCALHOST) as listener:
+        host, port = listener.address
+        assert host == "127.0.0.1"
+        assert port > 0
+        with socket.create_connection((host, port)) as client, accept(listener):
+            assert listener.last_accepted == client.getsockname()
+
+
+def test_tcp_port_is_free_at_once() -> None:
+    with Listener(LOCALHOST) as listener:
+        address = listener.address
+        with socket.create_connection(address), accept(listener) as accepted:
+            accepted.shutdown(socket.SHUT_RDWR)  # this end waits in TIME_WAIT
+    with Listener(address) as again:
+        assert again.address == address
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+@pytest.mark.parametrize("kind", [str, os.fsencode])
+def test_abstract_socket(kind: Callable[[str], Any]) -> None:
+    name = kind(f"\0fastmgr-test-{os.getpid()}")
+    with Listener(name) as listener:
+        assert os.fsencode(listener.address) == os.fsencode(name)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(name)
+            accept(listener).close()
+    with Listener(name):
+        pass  # the name is free again
+
+
+def test_accepting_does_not_wait() -> None:
+    with Listener() as listener, pytest.raises(BlockingIOError):
+        listener.accept_socket()
+
+
+def test_accepted_sockets_wait() -> None:
+    with Listener() as listener, socket.socket(socket.AF_UNIX) as client:
+        client.connect(listener.address)
+        with accept(listener) as accepted:
+            assert accepted.getblocking()
+
+
+def test_too_long_path_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / ("x" * 200))
+    with pytest.raises(OSError, match="too long") as caught:
+        Listener(path)
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert repr(path) in str(caught.value)
+
+
+def test_address_in_use_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with Listener(path), Listener(LOCALHOST) as listener:
+        for address in (path, listener.address):
+            with pytest.raises(OSError) as caught:
+                Listener(address)
+            assert caught.value.errno == errno.EADDRINUSE
+            assert repr(address) in str(caught.value)
+        assert os.path.exists(path)
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "none" / "socket")
+    with pytest.raises(FileNotFoundError) as caught:
+        Listener(path)
+    assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("address", [5, ["127.0.0.1", 0], object()])
+def test_what_is_no_address(address: object) -> None:
+    for use in (Listener, lambda address: connect(address, KEY, b"")):
+        with pytest.raises(ValueError, match="address"):
+            use(address)
+
+
+# Options
+
+
+def option(sock: socket.socket, level: int, name: str) -> int:
+    return sock.getsockopt(level, getattr(socket, name))
+
+
+def assert_tuned(sock: socket.socket) -> None:
+    assert option(sock, socket.IPPROTO_TCP, "TCP_NODELAY") != 0
+    assert option(sock, socket.SOL_SOCKET, "SO_KEEPALIVE") != 0
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            assert option(sock, socket.IPPROTO_TCP, name) == value
+
+
+def test_tcp_is_tuned() -> None:
+    with socket.socket(socket.AF_INET) as sock:
+        assert option(sock, socket.IPPROTO_TCP, "TCP_NODELAY") == 0
+        assert option(sock, socket.SOL_SOCKET, "SO_KEEPALIVE") == 0
+        tune(sock)
+        assert_tuned(sock)
+
+
+def test_both_ends_of_a_connection_are_tuned() -> None:
+    seen = []
+
+    def serve(stream: Stream) -> None:
+        with socket.socket(fileno=os.dup(stream.fileno())) as sock:
+            assert_tuned(sock)
+        authenticate(stream)
+        seen.append(stream.recv_bytes())
+
+    with serving(serve, LOCALHOST) as address:
+        stream = connect(address, KEY, b"request")
+        with socket.socket(fileno=os.dup(stream.fileno())) as sock:
+            assert_tuned(sock)
+        stream.close()
+    assert seen == [b"request"]
+
+
+def test_unix_sockets_are_left_alone() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        tune(ours)
+        assert option(ours, socket.SOL_SOCKET, "SO_KEEPALIVE") == 0
+
+
+# Connecting
+
+
+def test_connection_after_the_handshake() -> None:
+    def serve(stream: Stream) -> None:
+        authenticate(stream)
+        assert stream.recv_bytes() == b"request"
+        stream.send_bytes(b"x" * 5000)  # more than a handshake may take
+
+    with serving(serve) as address:
+        stream = connect(address, KEY, b"request")
+        assert stream.recv_bytes() == b"x" * 5000
+        stream.close()
+
+
+def test_wrong_key() -> None:
+    def serve(stream: Stream) -> None:
+        with pytest.raises(AuthenticationError):
+            authenticate(stream, b"another key")
+
+    with serving(serve) as address, pytest.raises(AuthenticationError, match="rejected"):
+        connect(address, KEY, b"request")
+
+
+def test_server_with_a_wrong_key() -> None:
+    """It welcomes whoever comes, but does not know the key itself."""
+    seen = []
+
+    def serve(stream: Stream) -> None:
+        stream.send_bytes(b"#CHALLENGE#" + b"x" * 20)
+        stream.recv_bytes()
+        stream.recv_bytes()
+        stream.send_bytes(b"#WELCOME#", b"y" * 16)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            seen.append(stream.recv_bytes())
+
+    with serving(serve) as address, pytest.raises(AuthenticationError, match="wrong"):
+        connect(address, KEY, b"request")
+    assert seen == []  # neither a welcome nor the request
+
+
+def test_no_server(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with pytest.raises(FileNotFoundError):
+        connect(str(path), KEY, b"")
+    listener = Listener(str(path))
+    listener.abandon()
+    with pytest.raises(ConnectionRefusedError):
+        connect(str(path), KEY, b"")
+    with Listener(LOCALHOST) as listener:
+        address = listener.address
+    with pytest.raises(ConnectionRefusedError):
+        connect(address, KEY, b"")
+
+
+def test_server_that_hangs_up() -> None:
+    with serving(lambda stream: None) as address, pytest.raises((EOFError, ConnectionError)):
+        connect(address, KEY, b"")
+
+
+def test_server_that_is_no_manager() -> None:
+    def serve(stream: Stream) -> None:
+        stream.send_bytes(b"220 mail.example.org ESMTP")
+
+    with serving(serve) as address, pytest.raises(AuthenticationError, match="220 mail"):
+        connect(address, KEY, b"")
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n", struct.pack("!i", -7)])
+def test_server_that_speaks_no_frames(said: bytes) -> None:
+    def serve(stream: Stream) -> None:
+        with socket.socket(fileno=os.dup(stream.fileno())) as sock:
+            sock.sendall(said)
+
+    with serving(serve) as address, pytest.raises(OSError, match="bad message length"):
+        connect(address, KEY, b"")
+
+
+def test_failed_connection_leaves_no_descriptor() -> None:
+    before = len(os.listdir("/dev/fd"))
+    refusing = serving(lambda stream: stream.send_bytes(b"no"))
+    with refusing as address, pytest.raises(AuthenticationError):
+        connect(address, KEY, b"")
+    with pytest.raises(FileNotFoundError):
+        connect("/nowhere/at/all", KEY, b"")
+    gc.collect()
+    assert len(os.listdir("/dev/fd")) <= before
