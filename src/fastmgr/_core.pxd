@@ -46,4 +46,4 @@ cdef class Engine(Loop):
     cdef tuple run(
         self, object c, Conn conn, Entry entry, object ident, object name, object args, object kwds
     )
-    cdef tuple make_proxy(self, Conn conn, Entry parent, object typeid, object result)
+    cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result)

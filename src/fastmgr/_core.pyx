@@ -33,7 +33,7 @@ from fastmgr import _park, shared
 from fastmgr._park import here
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
 from fastmgr.dialects.intro import parse_introduction
-from fastmgr.dialects.stock import Idle, StockConnection
+from fastmgr.dialects.stock import Idle, StockConnection, Token
 
 # Callables that run no code but their own on plain arguments.  What they make
 # the loop may make; what of it the loop may also use, the table decides.
@@ -442,7 +442,7 @@ cdef class Engine(Loop):
                     if entry.method_to_typeid:
                         typeid = entry.method_to_typeid.get(name)
                         if typeid:
-                            return self.make_proxy(conn, entry, typeid, result)
+                            return self.make_proxy(c, conn, entry, typeid, result)
                     return OP_RETURN, result, 0
             fallback = self.server.fallback_mapping.get(name)
             if fallback is None:
@@ -453,12 +453,12 @@ cdef class Engine(Loop):
         except Exception:
             return OP_TRACEBACK, format_exc(), 0
 
-    cdef tuple make_proxy(self, Conn conn, Entry parent, object typeid, object result):
+    cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result):
         """Share what a method returned; a fast peer's session owns the reference."""
         cdef Entry entry
         if conn is None or conn.session is None:
-            ident, exposed = self.server.create(conn, typeid, result)
-            return OP_PROXY, (exposed, typeid, ident), 0
+            ident, exposed = self.server.create(c, typeid, result)
+            return OP_PROXY, (exposed, Token(typeid, self.server.address, ident)), 0
         entry = create(self.server, typeid, (result,), None, parent.known)
         if self.table.session_retain(conn.session, entry.key) is not None:
             raise EOFError("the client is gone")

@@ -1,16 +1,18 @@
+from enum import IntEnum
 from typing import final
 
-OP_CALL: int
-OP_CREATE: int
-OP_CONTROL: int
-OP_INCREF: int
-OP_RELEASE: int
-OP_GOODBYE: int
-OP_RETURN: int
-OP_ERROR: int
-OP_TRACEBACK: int
-OP_PROXY: int
-OP_UNSERIALIZABLE: int
+class Op(IntEnum):
+    OP_CALL = 1
+    OP_CREATE = 2
+    OP_CONTROL = 3
+    OP_INCREF = 4
+    OP_RELEASE = 5
+    OP_GOODBYE = 6
+    OP_RETURN = 16
+    OP_ERROR = 17
+    OP_TRACEBACK = 18
+    OP_PROXY = 19
+    OP_UNSERIALIZABLE = 20
 
 @final
 class Stream:
@@ -19,7 +21,7 @@ class Stream:
     def send_bytes(self, *bodies: bytes) -> None: ...
     def set_limit(self, limit: int) -> None: ...
     def set_timeout(self, seconds: float) -> None: ...
-    def poll(self, seconds: float = 0.0) -> bool: ...
+    def poll(self, seconds: float | None = 0.0) -> bool: ...
     def fileno(self) -> int: ...
     @property
     def closed(self) -> bool: ...

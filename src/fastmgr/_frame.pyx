@@ -18,6 +18,8 @@ from fastmgr._os cimport (
 )
 
 import os
+from math import ceil
+from time import monotonic
 
 cdef extern from *:
     """
@@ -91,18 +93,19 @@ cdef class Stream:
         if have == 0:
             return FRAME_PARTIAL
         want = self._want()
-        if self.limit and want > self.limit + 12 + HEADER_SIZE:
-            return FRAME_TOO_LARGE
         if want == <size_t>-1:
+            return FRAME_TOO_LARGE
+        if self.fast:
+            prefix = HEADER_SIZE
+        else:
+            prefix = 12 if <unsigned char>self.data[self.start] == 0xff else 4
+        if self.limit and have >= prefix and want - prefix > self.limit:
             return FRAME_TOO_LARGE
         if have < want:
             return FRAME_PARTIAL
         self.rewind = self.start
         if self.fast:
-            prefix = HEADER_SIZE
             memcpy(&self.header, self.data + self.start, HEADER_SIZE)
-        else:
-            prefix = 12 if <unsigned char>self.data[self.start] == 0xff else 4
         self.body = self.data + self.start + prefix
         self.size = want - prefix
         self.start += want
@@ -272,6 +275,8 @@ cdef class Stream:
         cdef char *buffer
         cdef char *at
         for body in bodies:
+            if body is None:
+                raise TypeError("bytes are needed, not None")
             total += 12 + PyBytes_GET_SIZE(body)
         buffer = <char *>malloc(<size_t>total)
         if buffer == NULL:
@@ -294,19 +299,34 @@ cdef class Stream:
         if status < 0:
             raise OSError(-status, os.strerror(-status))
 
-    def poll(self, double seconds=0.0):
-        """Whether bytes of a frame are pending, or arrive within `seconds`."""
+    def poll(self, seconds=0.0):
+        """Whether bytes of a frame are pending, or arrive within `seconds` (None: ever)."""
         cdef int ready
-        cdef int milliseconds = <int>(seconds * 1000)
+        cdef double until = -1.0
+        cdef double left
+        cdef int milliseconds = -1
         if self.start != self.end:
             return True
         if self.fd < 0:
             raise OSError("handle is closed")
-        with nogil:
-            ready = fm_poll_one(self.fd, POLLIN, milliseconds)
-        if ready < 0 and ready != -EINTR:
-            raise OSError(-ready, os.strerror(-ready))
-        return ready > 0
+        if seconds is not None:
+            until = <double>monotonic() + max(<double>seconds, 0.0)
+        while True:
+            if seconds is not None:
+                left = until - <double>monotonic()
+                if left < 0.0:
+                    left = 0.0
+                milliseconds = <int>min(ceil(left * 1000), 1e9)
+            with nogil:
+                ready = fm_poll_one(self.fd, POLLIN, milliseconds)
+            if ready > 0:
+                return True
+            if ready == -EINTR:
+                PyErr_CheckSignals()
+            elif ready < 0:
+                raise OSError(-ready, os.strerror(-ready))
+            elif seconds is not None and <double>monotonic() >= until:
+                return False
 
     def fileno(self):
         """The descriptor.

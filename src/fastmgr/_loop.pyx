@@ -149,7 +149,10 @@ cdef class Loop:
                     conn = self.conns.get(events[i].fd)
                     if conn is not None:
                         self.drop(conn)
-            self.housekeeping()
+            try:
+                self.housekeeping()
+            except Exception:
+                util.sub_warning("internal error in the loop", exc_info=True)
 
     cdef int timeout_ms(self) except -2:
         """How long the poller may wait: to the next deadline, pause's end or tick."""

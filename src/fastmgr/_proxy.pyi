@@ -5,6 +5,8 @@ from typing import Any, final
 from fastmgr._frame import Stream
 from fastmgr.dialects.stock import Token
 
+authkeys: dict[Any, bytes]
+
 @final
 class Ref: ...
 

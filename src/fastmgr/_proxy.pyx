@@ -35,8 +35,7 @@ from multiprocessing import process, util
 
 from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
 from fastmgr.dialects.stock import (
-    SERIALIZERS, RemoteError, StockConnection, convert_to_error, dispatch, listener_client,
-    uses_raw_sockets,
+    SERIALIZERS, RemoteError, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
 from fastmgr.dialects.transport import connect
 
@@ -45,6 +44,11 @@ cdef dict KINDS = {
     <int>OP_PROXY: "#PROXY", <int>OP_UNSERIALIZABLE: "#UNSERIALIZABLE",
 }
 cdef dict OPS = {kind: op for op, kind in KINDS.items()}
+
+
+# Keys by the address that they have opened: a proxy that comes without its key (nested in a
+# container, or from a queue) finds it here.
+authkeys = {}
 
 
 class _StaleConnection(Exception):
@@ -434,23 +438,14 @@ cdef class ClientSession:
         return channel
 
     cdef Channel open_stock(self, object name):
-        if uses_raw_sockets(self.serializer):
-            dumps = SERIALIZERS[self.serializer][0]
-            stream = connect(
-                self.address, self.authkey, dumps((None, "accept_connection", (name,), {}))
-            )
-            conn = StockConnection(stream, self.serializer)
-            kind, result = conn.recv()
-            if kind != "#RETURN":
-                raise convert_to_error(kind, result)
-        else:
-            conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
-            dispatch(conn, None, "accept_connection", (name,))
+        conn = stock_client(self.serializer)(self.address, authkey=self.authkey)
+        dispatch(conn, None, "accept_connection", (name,))
         channel = StockChannel(conn)
         self.adopt(channel)
         return channel
 
     cdef int adopt(self, Channel channel) except -1:
+        authkeys[self.address] = self.authkey
         self.channels.append(channel)
         if self.orphan is not None:
             orphan, self.orphan = self.orphan, None
@@ -575,6 +570,9 @@ cdef class ClientSession:
                         self.one_shot("decref", (ident,), {})
                 except Exception as error:
                     util.debug("decref of %s failed: %s", ident, error)
+            if not self.holdings:
+                # A stock server keeps the last object of a connection that stays open.
+                self.disconnect()
             return 0
         found = getattr(self.local, "connection", None)
         if found is not None and (<Tenancy>found).channel.usable:
@@ -681,18 +679,7 @@ cdef class ClientSession:
 
     cdef object one_shot(self, object name, object args, object kwds):
         """A public function over a connection of its own, as the stdlib does it."""
-        if uses_raw_sockets(self.serializer):
-            dumps = SERIALIZERS[self.serializer][0]
-            stream = connect(self.address, self.authkey, dumps((None, name, tuple(args), kwds)))
-            conn = StockConnection(stream, self.serializer)
-            try:
-                kind, result = conn.recv()
-            finally:
-                conn.close()
-            if kind == "#RETURN":
-                return result
-            raise convert_to_error(kind, result)
-        conn = listener_client[self.serializer][1](self.address, authkey=self.authkey)
+        conn = stock_client(self.serializer)(self.address, authkey=self.authkey)
         try:
             return dispatch(conn, None, name, tuple(args), kwds)
         finally:

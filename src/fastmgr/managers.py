@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from multiprocessing import connection, get_context, pool, process, util
+from multiprocessing import connection, get_context, pool, process, reduction as reduction, util
 from multiprocessing.context import ProcessError, get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -23,6 +23,7 @@ from fastmgr.dialects.stock import (
     convert_to_error as convert_to_error,
     dispatch as dispatch,
     listener_client as listener_client,
+    stock_client,
 )
 from fastmgr.proxies import (
     AcquirerProxy as AcquirerProxy,
@@ -154,7 +155,8 @@ class BaseManager:
         self._state = State()
         self._state.value = State.INITIAL
         self._serializer = serializer
-        self._Listener, self._Client = listener_client[serializer]
+        self._Listener = listener_client[serializer][0]
+        self._Client = stock_client(serializer)
         self._ctx = ctx or get_context()
         self._shutdown_timeout = shutdown_timeout
         self._process: Any = None
@@ -333,7 +335,7 @@ class BaseManager:
             raise ProcessError("Manager has shut down")
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         self.shutdown()
 
     @staticmethod

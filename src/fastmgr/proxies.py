@@ -13,8 +13,8 @@ from multiprocessing.context import get_spawning_popen
 from typing import Any, ClassVar
 
 from fastmgr import _core
-from fastmgr._proxy import ClientSession, ProxyCore
-from fastmgr.dialects.stock import Token, listener_client
+from fastmgr._proxy import ClientSession, ProxyCore, authkeys
+from fastmgr.dialects.stock import Token, stock_client
 
 __all__ = [
     "AcquirerProxy",
@@ -57,10 +57,6 @@ _sessions: weakref.WeakValueDictionary[tuple[Any, str], ClientSession] = (
     weakref.WeakValueDictionary()
 )
 
-#: Keys by the address they opened: a proxy that comes without its key (nested in
-#: a container, or from a queue) finds it here.
-_authkeys: dict[Any, bytes] = {}
-
 
 def session_with(address: Any, serializer: str, authkey: bytes) -> ClientSession:
     """Return this process's session with a server; no connection is made yet."""
@@ -70,7 +66,6 @@ def session_with(address: Any, serializer: str, authkey: bytes) -> ClientSession
     if session is None or session.authkey != authkey or session.retired:
         session = ClientSession(address, serializer, authkey)
         _sessions[address, serializer] = session
-    _authkeys[address] = authkey
     return session
 
 
@@ -89,7 +84,7 @@ def authkey_for(address: Any) -> bytes:
         return server.authkey
     if isinstance(address, list):
         address = tuple(address)
-    return _authkeys.get(address) or process.current_process().authkey
+    return authkeys.get(address) or process.current_process().authkey
 
 
 def _choose_authkey(address: Any, authkey: bytes | None, manager: Any) -> bytes:
@@ -160,7 +155,7 @@ class BaseProxy(ProxyCore):
     @property
     def _Client(self) -> Callable[..., Any]:
         """What connects to the server in the stdlib's dialect."""
-        return listener_client[self._serializer][1]
+        return stock_client(self._serializer)
 
     def _open_session(self) -> ClientSession:
         return session_with(self._token.address, self._serializer, self._authkey)
@@ -369,7 +364,7 @@ class AcquirerProxy(BaseProxy):
     def __enter__(self) -> bool:
         return self._callmethod("acquire")
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         return self._callmethod("release")
 
 
@@ -599,7 +594,7 @@ class PoolProxy(BasePoolProxy):  # type: ignore[misc]
     def __enter__(self) -> PoolProxy:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         self.terminate()
 
 

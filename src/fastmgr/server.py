@@ -14,7 +14,7 @@ from traceback import format_exc
 from typing import Any, ClassVar, NoReturn
 
 from fastmgr import _core
-from fastmgr._table import Entry, Table
+from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.stock import listener_client, uses_raw_sockets
 from fastmgr.dialects.transport import Listener
 from fastmgr.shared import is_locked
@@ -52,10 +52,13 @@ class _Objects(MutableMapping[str, tuple[Any, Any, Any]]):
     def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:
         if ident == "0":
             return None, (), None  # the stdlib's entry for "no object"
-        return self._as_tuple(self._table.lookup(ident))
+        return self._as_tuple(self._table.entries[key_of(ident)])
 
     def __setitem__(self, ident: str, value: tuple[Any, Any, Any]) -> None:
         self._table.place(ident, *value)
+
+    def __contains__(self, ident: object) -> bool:
+        return ident == "0" or key_of(ident) in self._table.entries
 
     def __delitem__(self, ident: str) -> None:
         self._table.remove(ident)
@@ -75,8 +78,8 @@ class _Counts(MutableMapping[str, int]):
         self._table = table
 
     def _entry(self, ident: str) -> Entry:
-        entry = self._table.lookup(ident)
-        if entry.key not in self._table.entries:
+        entry = self._table.entries[key_of(ident)]
+        if entry.refcount < 0:
             raise KeyError(ident)
         return entry
 
@@ -84,17 +87,18 @@ class _Counts(MutableMapping[str, int]):
         return self._entry(ident).refcount
 
     def __setitem__(self, ident: str, count: int) -> None:
-        self._entry(ident).refcount = count
+        self._table.lookup(ident).refcount = count
 
     def __delitem__(self, ident: str) -> None:
-        # In the stdlib the object itself goes with a second step, from id_to_obj.
-        self._entry(ident).refcount = 0
+        # Counted no more; the object goes with a second step, from id_to_obj.
+        self._entry(ident).refcount = -1
 
     def __iter__(self) -> Iterator[str]:
-        return iter([entry.ident for entry in list(self._table.entries.values())])
+        entries = list(self._table.entries.values())
+        return iter([entry.ident for entry in entries if entry.refcount >= 0])
 
     def __len__(self) -> int:
-        return len(self._table.entries)
+        return sum(1 for _ in self)
 
 
 class _LocalObjects(_Objects):
@@ -105,6 +109,15 @@ class _LocalObjects(_Objects):
         if entry.key not in self._table.local:
             raise KeyError(ident)
         return self._as_tuple(entry)
+
+    def __contains__(self, ident: object) -> bool:
+        return key_of(ident) in self._table.local
+
+    def __setitem__(self, ident: str, value: tuple[Any, Any, Any]) -> None:
+        self._table.stash(ident)
+
+    def __delitem__(self, ident: str) -> None:
+        del self._table.local[key_of(ident)]
 
     def __iter__(self) -> Iterator[str]:
         return iter([entry.ident for entry in list(self._table.local.values())])

@@ -529,7 +529,9 @@ def management(m: Any) -> None:
     info = m._debug_info()
     assert f"  {ident}:       refcount=1" in info and "[123, 456]" in info
     twin = pickle.loads(pickle.dumps(proxies[0]))
-    assert f"  {ident}:       refcount=2" in m._debug_info()
+    # The stdlib counts proxies, fastmgr the processes that hold any.
+    count = 1 if type(m).__mro__[-2].__module__.startswith("fastmgr") else 2
+    assert f"  {ident}:       refcount={count}" in m._debug_info()
     assert m._number_of_objects() == before + 2
     token, exposed = m._create("list", [1])
     assert token.typeid == "list" and token.address == m.address and "append" in exposed

@@ -13,8 +13,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fastmgr._wire import WireError, dumps, dumps_compact, loads
 

@@ -19,6 +19,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from fastmgr._frame import Stream
+from fastmgr.dialects.transport import connect
 
 __all__ = [
     "SERIALIZERS",
@@ -29,6 +30,7 @@ __all__ = [
     "convert_to_error",
     "dispatch",
     "listener_client",
+    "stock_client",
     "uses_raw_sockets",
 ]
 
@@ -235,8 +237,8 @@ class StockConnection:
             return self._loads(data)
         return self.recv()
 
-    def poll(self, timeout: float = 0.0) -> bool:
-        """Whether something can be received within `timeout` seconds."""
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Whether something can be received within `timeout` seconds (None: ever)."""
         return self.stream.poll(timeout)
 
     def fileno(self) -> int:
@@ -257,3 +259,20 @@ class StockConnection:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def stock_client(serializer: str) -> Callable[..., Any]:
+    """Return what connects to a server in the stdlib's dialect: ``client(address, authkey=key)``.
+
+    Where the registered client is the stdlib's own, it is replaced by one that
+    gives our classes the names by which a stock peer knows them.
+    """
+    if not uses_raw_sockets(serializer):
+        return listener_client[serializer][1]
+
+    def client(
+        address: Any, family: str | None = None, authkey: bytes | None = None
+    ) -> StockConnection:
+        return StockConnection(connect(address, authkey), serializer)
+
+    return client

@@ -125,14 +125,15 @@ def _unlink(path: str | bytes) -> None:
         os.unlink(path)
 
 
-def connect(address: Address, authkey: bytes, request: bytes) -> Stream:
+def connect(address: Address, authkey: bytes | None, request: bytes | None = None) -> Stream:
     """Connect to a server, prove each other's key and send a first request.
 
     Parameters
     ----------
     address : address
-    authkey : bytes
-    request : bytes
+    authkey : bytes or None
+        None where the server asks for none.
+    request : bytes, optional
         Sent in one write with the handshake's last frame.
 
     Raises
@@ -150,12 +151,17 @@ def connect(address: Address, authkey: bytes, request: bytes) -> Stream:
     except BaseException:
         sock.close()
         raise
+    if authkey is None:
+        if request is not None:
+            stream.send_bytes(request)
+        return stream
     try:
         stream.set_limit(HANDSHAKE_LIMIT)
         responder = Responder(authkey)
         stream.send_bytes(*responder.answer(stream.recv_bytes()))
         responder.check_welcome(stream.recv_bytes())
-        stream.send_bytes(responder.check_response(stream.recv_bytes()), request)
+        welcome = responder.check_response(stream.recv_bytes())
+        stream.send_bytes(*([welcome] if request is None else [welcome, request]))
         stream.set_limit(0)
     except BaseException:
         stream.close()
