@@ -37,11 +37,14 @@ cdef class Engine(Loop):
         self, Conn conn, Entry entry, Writer writer, object name, object args, object kwds,
         bint on_loop
     ) except -1
+    cdef int discard(self, Waiter waiter) except -1
     cdef int set_timer(self, Waiter waiter) except -1
     cdef int pin(self, Conn conn) except -1
     cdef int reply(
         self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload, bint on_loop
     ) except -1
+    cdef int flush_replies(self, Conn conn, Writer writer) except -1
+    cdef int part(self, Conn conn, uint64_t whole) except -1
     cdef int dispose(self, list dead) except -1
     cdef tuple run(
         self, object c, Conn conn, Entry entry, object ident, object name, object args, object kwds

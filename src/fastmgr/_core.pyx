@@ -10,12 +10,13 @@ cimport cython
 from libc.string cimport memcpy, memset
 
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_PICKLED, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_CALL, OP_CONTROL,
+    FLAG_ANONYMOUS, FLAG_PICKLED, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_CALL,
+    OP_CONTROL,
     OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
     OP_UNSERIALIZABLE, Header,
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
-from fastmgr._os cimport fm_spinner, uint8_t, uint64_t
+from fastmgr._os cimport MSG_DONTWAIT, MSG_PEEK, fm_recv, fm_spinner, uint8_t, uint64_t
 from fastmgr._park cimport Primitive, Waiter
 from fastmgr._table cimport Entry, Session, key_of
 from fastmgr._wire cimport Reader, Writer
@@ -30,6 +31,7 @@ from multiprocessing import util
 from traceback import format_exc
 
 from fastmgr import _park, shared
+from fastmgr._atomic import VERBS as _verbs
 from fastmgr._park import here
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
 from fastmgr.dialects.intro import parse_introduction
@@ -48,7 +50,12 @@ cdef frozenset KNOWN_ERRORS = frozenset((
     queue.Empty, queue.Full, threading.BrokenBarrierError, getattr(queue, "ShutDown", queue.Full),
 ))
 
+# Bytes of replies that the loop sends in one go.
+cdef enum:
+    BATCH_SIZE = 64 * 1024
+
 cdef object MISSING = object()
+cdef dict VERBS = _verbs
 cdef double FOREVER = float("inf")
 
 # Seconds without a request after which a worker gives its connection back.
@@ -159,16 +166,38 @@ cdef class Engine(Loop):
         conn.stream.fast = True
         return 1
 
+    cdef int on_hang_up(self, Conn conn) except -1:
+        cdef char tail[4096]
+        cdef Header *last
+        cdef ssize_t n = fm_recv(conn.stream.fd, tail, sizeof(tail), MSG_PEEK | MSG_DONTWAIT)
+        if conn.session is not None and HEADER_SIZE <= n < <ssize_t>sizeof(tail):
+            last = <Header *>(tail + n - HEADER_SIZE)
+            if last.op == OP_GOODBYE and last.size == 0:
+                # Its worker will read that only when the call is done.
+                self.part(conn, last.handle)
+        return Loop.on_hang_up(self, conn)
+
+    cdef int part(self, Conn conn, uint64_t whole) except -1:
+        """The peer has closed this connection in order, or (`whole`) ends as a process."""
+        conn.clean = True
+        if whole:
+            conn.session.clean = True
+        return 0
+
     cdef int on_left(self, Conn conn) except -1:
         """The peer is gone; with its session's last connection go its references."""
         cdef Session session = conn.session
         cdef Entry entry
         cdef Waiter waiter = conn.parked
         if waiter is not None and waiter.at is not None:
+            if waiter.finished:
+                waiter.at.interrupted(waiter)    # it was given something this moment
             waiter.at.cancel(waiter)
+            conn.parked = None
+            self.discard(waiter)
         if session is None or not self.table.leave(session):
             return 0
-        if not session.clean:
+        if not (session.clean or conn.clean):
             # What a killed client held goes on; after a clean exit it stays held, as in the stdlib.
             for entry in [*self.table.entries.values(), *self.table.local.values()]:
                 if entry.parks:
@@ -179,9 +208,20 @@ cdef class Engine(Loop):
     cdef int on_due(self, Conn conn) except -1:
         cdef Waiter waiter = conn.parked
         conn.parked = None
+        # A waiter may stay among the timers until its deadline: not with what it was given.
+        value, waiter.value = waiter.value, None
+        self.discard(waiter)
         return self.reply(
-            conn, self.writer, OP_ERROR if waiter.failed else OP_RETURN, 0, waiter.value, True
+            conn, self.writer, OP_ERROR if waiter.failed else OP_RETURN, 0, value, True
         )
+
+    cdef int discard(self, Waiter waiter) except -1:
+        """Drop what a call brought that came to nothing, on a worker: it may be a user's."""
+        if waiter.item is not None:
+            self.disposing += 1
+            self.workers.submit(self.dispose_now, "disposal", [waiter.item])
+            waiter.item = None
+        return 0
 
     def finished(self, Waiter waiter):
         """A waiter of one of our connections has been finished, by whatever thread."""
@@ -262,7 +302,7 @@ cdef class Engine(Loop):
             conn.finished = True
         except BaseException:
             conn.finished = True
-            util.sub_warning("connection dropped by an internal error", exc_info=True)
+            util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
         finally:
             here.owner = None
             self.give_back(conn)
@@ -279,9 +319,22 @@ cdef class Engine(Loop):
             self.reply(conn, writer, op, 0, payload, False)
             payload = None
         while not conn.finished:
-            status = conn.stream.receive(False, &spinner if self.may_spin else NULL)
+            status = conn.stream.take()
+            if status == FRAME_PARTIAL:
+                self.flush_replies(conn, writer)
+                conn.receiving = True
+                status = conn.stream.receive(False, &spinner if self.may_spin else NULL)
+                conn.receiving = False
             if status == FRAME_READY:
+                if (
+                    conn.hung_up and not conn.left
+                    and conn.stream.header.op != OP_RELEASE and conn.stream.header.op != OP_GOODBYE
+                ):
+                    # Its last request, which may take long: what it held goes back before.
+                    self.on_hang_up(conn)
                 verdict = self.serve(conn, reader, writer, False)
+                if verdict == PARK or verdict == CLOSE:
+                    self.flush_replies(conn, writer)
                 if verdict == PARK:
                     return 0
                 if verdict == CLOSE:
@@ -357,7 +410,7 @@ cdef class Engine(Loop):
         if op == OP_CONTROL:
             return HAND_OFF if on_loop else self.serve_control(conn, reader, writer)
         if op == OP_GOODBYE:
-            conn.session.clean = True
+            self.part(conn, conn.stream.header.handle)
         else:
             util.info("connection dropped: unknown operation %d", op)
         return CLOSE
@@ -383,6 +436,8 @@ cdef class Engine(Loop):
             if entry.pins and not conn.pinned:
                 self.pin(conn)
             if entry.parks:
+                if on_loop and not entry.known and name == "shutdown":
+                    return HAND_OFF     # it may drop what users put there
                 here.owner = conn
                 if (
                     not conn.pinned and name in entry.exposed
@@ -400,11 +455,12 @@ cdef class Engine(Loop):
         bint on_loop
     ) except -1:
         """A call that may have to wait: it is answered now, or parked."""
-        cdef Waiter waiter = Waiter(conn, self.finished)
+        cdef Waiter waiter = Waiter(conn, self.finished, conn.stream.fd)
         cdef uint8_t op
         # Before it is queued, for it may be finished by another thread at once.
         conn.parked = waiter
         try:
+            waiter.method = name
             (<Primitive>entry.obj).begin(waiter, name, args, kwds or {})
         except Exception as error:
             conn.parked = None
@@ -444,6 +500,12 @@ cdef class Engine(Loop):
                         if typeid:
                             return self.make_proxy(c, conn, entry, typeid, result)
                     return OP_RETURN, result, 0
+                function = VERBS.get((type(obj), name))
+                if function is not None:
+                    try:
+                        return OP_RETURN, function(obj, *args, **(kwds or {})), 0
+                    except Exception as error:
+                        return OP_ERROR, error, 0
             fallback = self.server.fallback_mapping.get(name)
             if fallback is None:
                 raise AttributeError(
@@ -522,7 +584,9 @@ cdef class Engine(Loop):
         """Send the reply that a public function gives by itself."""
         kind, payload = message
         conn.answered = True
-        self.reply(conn, Writer(), OPS[kind], 0, payload, False)
+        cdef Writer writer = Writer()
+        self.reply(conn, writer, OPS[kind], 0, payload, False)
+        self.flush_replies(conn, writer)    # now: the hook may end the process
 
     cdef int serve_incref(self, Conn conn, Writer writer, bint on_loop) except -1:
         cdef size_t count = conn.stream.size // sizeof(uint64_t)
@@ -564,16 +628,17 @@ cdef class Engine(Loop):
 
     cdef int reply(self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload,
                    bint on_loop) except -1:
-        """Encode a whole reply, then send it."""
+        """Encode a whole reply, and send it with those of the other frames at hand."""
         cdef Header *header
         cdef int pickled = 0
-        writer.reset()
+        cdef size_t start = writer.size
         writer.grow(HEADER_SIZE)
-        writer.size = HEADER_SIZE
+        writer.size += HEADER_SIZE
         if on_loop:
             if type(payload) in KNOWN_ERRORS and payload.args == ():
                 pickled = writer.put(payload)
             elif writer.put_compact(payload):
+                writer.size = start
                 conn.undelivered = (op, payload)
                 return HAND_OFF
         else:
@@ -585,22 +650,39 @@ cdef class Engine(Loop):
                     conn.in_transit = transit.sink
             except Exception:
                 op = OP_UNSERIALIZABLE
-                writer.size = HEADER_SIZE
+                writer.size = start + HEADER_SIZE
                 pickled = writer.put(format_exc())
             finally:
                 transit.sink = None
-        header = <Header *>writer.data
-        header.size = writer.size - HEADER_SIZE
+        header = <Header *>(writer.data + start)
+        header.size = writer.size - start - HEADER_SIZE
         header.handle = handle
         header.call = conn.stream.header.call
         header.method = self.may_spin
         header.op = op
         header.flags = FLAG_PICKLED if pickled else 0
-        if on_loop:
-            self.send(conn, writer.data, writer.size)
-        else:
-            conn.stream.send_all(writer.data, writer.size)
+        if conn.stream.start == conn.stream.end or writer.size > BATCH_SIZE:
+            if on_loop:
+                self.on_drained(conn)
+            else:
+                self.flush_replies(conn, writer)
         return KEEP
+
+    cdef int flush_replies(self, Conn conn, Writer writer) except -1:
+        if writer.size:
+            conn.stream.send_all(writer.data, writer.size)
+            writer.reset()
+        return 0
+
+    cdef int on_dropped(self) except -1:
+        self.writer.reset()
+        return 0
+
+    cdef int on_drained(self, Conn conn) except -1:
+        if self.writer.size:
+            self.send(conn, self.writer.data, self.writer.size)
+            self.writer.reset()
+        return 0
 
 
 class _Served(StockConnection):

@@ -21,7 +21,7 @@ cpdef enum Op:
     OP_CONTROL = 3    # body: function name, args, kwds
     OP_INCREF = 4     # body: handles; the reply lists those that are gone
     OP_RELEASE = 5    # body: (handle, count) pairs; no reply
-    OP_GOODBYE = 6    # the session ends in order; no reply
+    OP_GOODBYE = 6    # the connection ends in order, with handle 1 the process; no reply
     # Replies
     OP_RETURN = 16
     OP_ERROR = 17
@@ -45,6 +45,7 @@ cdef class Stream:
     cdef char *data            # owned (malloc); holds data[start:end]
     cdef size_t start, end, capacity
     cdef size_t limit          # the largest body accepted; 0: any
+    cdef bint filled           # the last receive took all there was room for
     cdef bint fast             # which of the two framings is spoken
     cdef Header header         # of the last frame
     cdef const char *body      # of the last frame: borrowed, valid until the next receive

@@ -30,6 +30,7 @@ cdef extern from *:
 
 cdef enum:
     FIRST_CAPACITY = 2048
+    BUSY_CAPACITY = 64 * 1024    # what a buffer grows to while receives fill it
     KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
@@ -125,6 +126,8 @@ cdef class Stream:
             self.start = self.end = 0
         if want < FIRST_CAPACITY:
             want = FIRST_CAPACITY
+        if self.filled and self.capacity < BUSY_CAPACITY and want < self.capacity * 2:
+            want = self.capacity * 2
         if want > have + TRUSTED_STEP:
             # The peer's word for a length costs us no more than it has sent and a step.
             want = have + TRUSTED_STEP
@@ -156,6 +159,7 @@ cdef class Stream:
         n = fm_recv(self.fd, self.data + self.end, self.capacity - self.end, MSG_DONTWAIT)
         if n > 0:
             self.end += <size_t>n
+            self.filled = self.end == self.capacity
             return FRAME_READY
         if n == 0:
             return FRAME_EOF
@@ -188,6 +192,7 @@ cdef class Stream:
                     n = fm_recv(self.fd, self.data + self.end, self.capacity - self.end, 0)
             if n > 0:
                 self.end += <size_t>n
+                self.filled = self.end == self.capacity
             elif n == 0:
                 return FRAME_EOF
             elif -n == EINTR:

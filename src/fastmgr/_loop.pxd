@@ -24,6 +24,9 @@ cdef class Conn:
     cdef bint on_worker
     cdef bint pinned              # the worker is this connection's for life
     cdef bint left                # it counts no more in its session
+    cdef bint clean               # the peer closed it in order
+    cdef bint receiving           # its worker waits for, or is about to see, what comes next
+    cdef bint hung_up             # the peer has, while the worker was receiving
     cdef bint finished            # the worker, or a hook, wants it closed: the loop does that
     cdef bint closed
     cdef bint timed               # the socket has its receive timeout
@@ -70,7 +73,10 @@ cdef class Loop:
     cdef int housekeeping(self) except -1
     # The composition root overrides these.
     cdef int on_frame(self, Conn conn) except -1
+    cdef int on_drained(self, Conn conn) except -1
+    cdef int on_dropped(self) except -1
     cdef int on_due(self, Conn conn) except -1
     cdef int on_timer(self, double now) except -1
+    cdef int on_hang_up(self, Conn conn) except -1
     cdef int on_left(self, Conn conn) except -1
     cdef int on_hand_off(self, Conn conn) except -1

@@ -12,7 +12,7 @@ from posix.unistd cimport read as posix_read, write as posix_write
 from fastmgr._frame cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
 from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
-    fm_poller_set, fm_poller_spin, fm_poller_wait, fm_spin_wanted, os_close,
+    fm_poller_set, fm_poller_spin, fm_poller_wait, fm_shutdown, fm_spin_wanted, os_close,
 )
 from fastmgr._park cimport Waiter
 
@@ -21,6 +21,7 @@ import os
 from multiprocessing import AuthenticationError, util
 from threading import get_ident
 from time import monotonic
+from traceback import format_exc
 
 from fastmgr.dialects.handshake import FAILURE, HANDSHAKE_LIMIT, Challenger, Garbage
 
@@ -145,14 +146,18 @@ cdef class Loop:
                     self.dispatch_event(events[i].fd, events[i].ready)
                 except Exception:
                     # One connection's trouble must not end the others' service.
-                    util.sub_warning("connection dropped by an internal error", exc_info=True)
+                    util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
                     conn = self.conns.get(events[i].fd)
                     if conn is not None:
                         self.drop(conn)
             try:
                 self.housekeeping()
             except Exception:
-                util.sub_warning("internal error in the loop", exc_info=True)
+                self.on_dropped()
+                util.sub_warning("internal error in the loop:\n%s", format_exc())
+        for fd in self.conns:
+            # Clients, and workers of ours that wait for them, learn that it is over.
+            fm_shutdown(fd)
 
     cdef int timeout_ms(self) except -2:
         """How long the poller may wait: to the next deadline, pause's end or tick."""
@@ -224,9 +229,10 @@ cdef class Loop:
             if conn.on_worker:
                 if ready & FM_HANGUP:
                     fm_poller_forget(&self.poller, fd)
-                    if not conn.left:
-                        conn.left = True
-                        self.on_left(conn)
+                    if conn.receiving:
+                        conn.hung_up = True     # the worker sees what was sent before
+                    elif not conn.left:
+                        self.on_hang_up(conn)
                 return 0
             if conn.output is not None:
                 if ready & (FM_WRITE | FM_HANGUP):
@@ -296,7 +302,7 @@ cdef class Loop:
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
                 conn.stream.tidy()
-                return 0
+                break
             if status == FRAME_TOO_LARGE:
                 return self.drop(conn)
             if conn.challenger is not None:
@@ -306,10 +312,12 @@ cdef class Loop:
             if verdict == HAND_OFF:
                 return self.entrust(conn)
             if verdict == CLOSE:
+                self.on_drained(conn)
                 return self.drop(conn)
             if verdict == PARK:
-                return self.set_interest(conn, FM_HANGUP)
-        return 0
+                self.on_drained(conn)
+                return 0 if conn.closed else self.set_interest(conn, FM_HANGUP)
+        return self.on_drained(conn)
 
     cdef int answer(self, Conn conn) except -1:
         """Reply to a parked call that has been finished, and go on with the connection."""
@@ -372,6 +380,9 @@ cdef class Loop:
 
     cdef int entrust(self, Conn conn) except -1:
         """Hand the connection to a worker, with the frame or the reply that needs it."""
+        self.on_drained(conn)
+        if conn.closed:
+            return 0
         if conn.undelivered is None:
             conn.stream.put_back()
         conn.on_worker = True
@@ -383,6 +394,7 @@ cdef class Loop:
         if conn.closed:
             return 0
         conn.closed = True
+        self.on_dropped()
         self.unproven.pop(conn, None)
         # Before close: a forked child's copy would keep the registration.
         fm_poller_forget(&self.poller, conn.stream.fd)
@@ -409,11 +421,24 @@ cdef class Loop:
     cdef int on_frame(self, Conn conn) except -1:
         return CLOSE
 
+    cdef int on_drained(self, Conn conn) except -1:
+        """No more frames are at hand: what is still to be sent is sent now."""
+        return 0
+
+    cdef int on_dropped(self) except -1:
+        """A connection goes: what was collected for it must not go to another."""
+        return 0
+
     cdef int on_due(self, Conn conn) except -1:
         return KEEP
 
     cdef int on_timer(self, double now) except -1:
         return 0
+
+    cdef int on_hang_up(self, Conn conn) except -1:
+        """The peer is gone while a worker is busy with its call."""
+        conn.left = True
+        return self.on_left(conn)
 
     cdef int on_left(self, Conn conn) except -1:
         return 0

@@ -35,6 +35,14 @@ static inline ssize_t fm_send(int fd, const void *from, size_t size, int flags) 
     return n < 0 ? -(ssize_t)errno : n;
 }
 
+static inline void fm_shutdown(int fd) { (void)shutdown(fd, SHUT_RDWR); }
+
+/* Whether the peer has closed and nothing of it is left to read. */
+static inline int fm_hung_up(int fd) {
+    char byte;
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 /* Wait until `fd` is ready for `events`; 1 ready, 0 timed out, -errno. */
 static inline int fm_poll_one(int fd, short events, int timeout_ms) {
     struct pollfd one = {fd, events, 0};

@@ -4,12 +4,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "_os.h" nogil:
     int MSG_DONTWAIT
+    int MSG_PEEK
     short POLLIN
     short POLLOUT
 
     int os_close "close" (int fd)
     ssize_t fm_recv(int fd, void *into, size_t room, int flags)
     ssize_t fm_send(int fd, const void *source, size_t size, int flags)
+    void fm_shutdown(int fd)
+    int fm_hung_up(int fd)
     int fm_poll_one(int fd, short events, int timeout_ms)
     int fm_receive_timeout(int fd, long milliseconds)
 

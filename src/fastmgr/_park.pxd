@@ -2,19 +2,22 @@
 
 cdef class Waiter:
     cdef readonly object owner       # who waits: a connection, or a thread's ident
+    cdef int fd                      # of the client it is for; -1 for none
     cdef object sink                 # called with this waiter when it is finished; None: `gate`
     cdef object gate                 # a locked lock that the waiting thread sleeps on
     cdef Primitive at                # where it is queued
     cdef readonly double deadline    # on the monotonic clock; infinite for none
     cdef readonly bint finished
     cdef readonly bint failed        # `value` is the exception to raise
-    cdef readonly object value
+    cdef public object value
     cdef bint gone                   # timed out or dead: to be passed over in its queue
     cdef object item                 # what a put brings
+    cdef object method               # of a thread that waits: the method it is in
     cdef Py_ssize_t depth            # what a Condition's waiter takes the lock back to
     cdef bint again                  # it was notified, and waits for the lock
     cdef bint puts                   # it waits for room in a queue
 
+    cdef bint is_there(self)
     cdef int done(self, object value) except -1
     cdef int fail(self, object error) except -1
     cdef int abandon(self) except -1
@@ -31,4 +34,5 @@ cdef class Primitive:
     cdef int expire(self, Waiter waiter) except -1
     cdef int cancel(self, Waiter waiter) except -1
     cdef int abandon(self, object session) except -1
+    cdef int interrupted(self, Waiter waiter) except -1
     cdef object block(self, object name, tuple args)

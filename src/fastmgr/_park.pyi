@@ -11,7 +11,9 @@ class Waiter:
     finished: bool
     failed: bool
     value: Any
-    def __init__(self, owner: Any, sink: Callable[[Waiter], object] | None = None) -> None: ...
+    def __init__(
+        self, owner: Any, sink: Callable[[Waiter], object] | None = None, fd: int = -1
+    ) -> None: ...
 
 class Primitive: ...
 

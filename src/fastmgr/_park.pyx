@@ -17,6 +17,8 @@ allocated first, then the books are changed.
 
 cimport cython
 
+from fastmgr._os cimport fm_hung_up
+
 import queue
 import threading
 from collections import deque
@@ -43,10 +45,18 @@ cdef object session_of(object owner):
 cdef class Waiter:
     """One call that waits."""
 
-    def __init__(self, owner, sink=None):
+    def __init__(self, owner, sink=None, int fd=-1):
         self.owner = owner
         self.sink = sink
+        self.fd = fd
         self.deadline = FOREVER
+
+    cdef bint is_there(self):
+        """Whether there is anybody to be given something.
+
+        A client may be dead already and the loop about to hear of it.
+        """
+        return not self.gone and (self.fd < 0 or not fm_hung_up(self.fd))
 
     cdef int done(self, object value) except -1:
         """Finish with a result; of two that try the first wins."""
@@ -54,7 +64,6 @@ cdef class Waiter:
             return 0
         self.finished = True
         self.value = value
-        self.item = None
         if self.gate is not None:
             self.gate.release()
         elif self.at is not None:
@@ -63,8 +72,7 @@ cdef class Waiter:
 
     cdef int abandon(self) except -1:
         """Finish without a result: nobody is there to take it."""
-        self.finished = True
-        self.item = None
+        self.finished = self.failed = True
         if self.gate is not None:
             self.gate.release()
         return 0
@@ -110,6 +118,10 @@ cdef class Primitive:
         """A client process has died: what it held is handed on."""
         return 0
 
+    cdef int interrupted(self, Waiter waiter) except -1:
+        """A thread was interrupted when it had been given something: nobody will take it."""
+        return 0
+
     # -- for the primitives ---------------------------------------------------
 
     cdef int park(self, Waiter waiter, object timeout) except -1:
@@ -125,9 +137,12 @@ cdef class Primitive:
         cdef Waiter waiter
         while self.waiting:
             waiter = self.waiting.popleft()
-            if not waiter.gone:
+            if waiter.is_there():
                 return waiter
-            self.dead -= 1
+            if waiter.gone:
+                self.dead -= 1
+            else:
+                waiter.abandon()
         return None
 
     cdef int pass_over(self, Waiter waiter) except -1:
@@ -143,11 +158,13 @@ cdef class Primitive:
         """Do a blocking method on the calling thread, for it or for whom it serves."""
         cdef Waiter waiter = Waiter(current_owner())
         cdef bint serves = not isinstance(waiter.owner, int)
+        waiter.method = name
         waiter.gate = threading.Lock()
         waiter.gate.acquire()
         self.begin(waiter, name, args, {})
         if not waiter.finished:
             if serves:
+                waiter.fd = waiter.owner.stream.fileno()
                 waiter.owner.parked = waiter    # so that the loop can cancel it
             try:
                 while not waiter.finished:
@@ -159,7 +176,14 @@ cdef class Primitive:
                             waiter.deadline = FOREVER    # a Condition's may wait on, for the lock
                             waiter.at.expire(waiter)
             except BaseException:
-                waiter.at.cancel(waiter)
+                if waiter.finished:
+                    self.interrupted(waiter)
+                else:
+                    self.cancel(waiter)
+                    if waiter.depth:
+                        # As `threading.Condition.wait` does, whatever ends it.
+                        self.block("acquire", ())
+                        (<Lock>self).depth = waiter.depth
                 raise
             finally:
                 if serves:
@@ -210,6 +234,11 @@ cdef class Lock(Primitive):
 
     cdef int abandon(self, object session) except -1:
         if self.holder is not None and session_of(self.holder) is session:
+            self.free()
+        return 0
+
+    cdef int interrupted(self, Waiter waiter) except -1:
+        if waiter.value is True and waiter.depth == 0:
             self.free()
         return 0
 
@@ -311,21 +340,28 @@ cdef class Condition(RLock):
 
     def wait_for(self, predicate, timeout=None):
         deadline = None if timeout is None else monotonic() + timeout
+        left = timeout
         result = predicate()
         while not result:
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
-                break
             self.wait(left)
             result = predicate()
+            if deadline is not None:
+                left = deadline - monotonic()
+                if left <= 0:
+                    break
         return result
 
     def notify(self, n=1):
         if self.holder is None or self.holder != current_owner():
             raise RuntimeError("cannot notify on un-acquired lock")
+        cdef Waiter waiter
         while n > 0 and self.sleeping:
-            self.reacquire(self.sleeping.popleft(), True)
-            n -= 1
+            waiter = self.sleeping.popleft()
+            if waiter.is_there():
+                self.reacquire(waiter, True)
+                n -= 1
+            else:
+                waiter.abandon()
 
     def notify_all(self):
         self.notify(len(self.sleeping))
@@ -374,6 +410,12 @@ cdef class Semaphore(Primitive):
 
     cdef int abandon(self, object session) except -1:
         for _ in range(self.held.pop(session, 0)):
+            self.give()
+        return 0
+
+    cdef int interrupted(self, Waiter waiter) except -1:
+        if waiter.value is True:
+            self.settle(waiter.owner)
             self.give()
         return 0
 
@@ -565,9 +607,7 @@ cdef class _BaseQueue(Primitive):
         cdef Waiter waiter
         while self.putting:
             waiter = self.putting.popleft()
-            if waiter.gone:
-                continue
-            item = waiter.item
+            item, waiter.item = waiter.item, None
             waiter.done(None)
             return self.add(item)
         return 0
@@ -576,7 +616,7 @@ cdef class _BaseQueue(Primitive):
         if waiter.finished:
             return 0
         if waiter.puts:
-            waiter.gone = True
+            self.putting.remove(waiter)
             waiter.fail(queue.Full())
         else:
             self.pass_over(waiter)
@@ -594,16 +634,26 @@ cdef class _BaseQueue(Primitive):
             self.pass_over(waiter)
         return waiter.abandon()
 
+    cdef int interrupted(self, Waiter waiter) except -1:
+        cdef Waiter other
+        if waiter.method == "get" and not waiter.failed:
+            other = self.next_waiter()
+            if other is None:
+                self.items.appendleft(waiter.value)
+            else:
+                other.done(waiter.value)
+        return 0
+
     def _put(self, Waiter waiter, item, block=True, timeout=None):
         if self.is_shutdown:
             waiter.fail(ShutDown())
+        elif block and timeout is not None and timeout < 0 and self.maxsize > 0:
+            raise ValueError("'timeout' must be a non-negative number")
         elif self.maxsize <= 0 or len(self.items) < self.maxsize:
             self.add(item)
             waiter.done(None)
         elif not block:
             waiter.fail(queue.Full())
-        elif timeout is not None and timeout < 0:
-            raise ValueError("'timeout' must be a non-negative number")
         else:
             if timeout is not None:
                 waiter.deadline = <double>monotonic() + <double>timeout
@@ -613,6 +663,10 @@ cdef class _BaseQueue(Primitive):
             self.putting.append(waiter)
 
     def _get(self, Waiter waiter, block=True, timeout=None):
+        if block and timeout is not None and timeout < 0 and not (
+            self.is_shutdown and not self.items
+        ):
+            raise ValueError("'timeout' must be a non-negative number")
         if self.items:
             item = self.items.popleft()
             self.admit()
@@ -621,8 +675,6 @@ cdef class _BaseQueue(Primitive):
             waiter.fail(ShutDown())
         elif not block:
             waiter.fail(queue.Empty())
-        elif timeout is not None and timeout < 0:
-            raise ValueError("'timeout' must be a non-negative number")
         else:
             self.park(waiter, timeout)
 
@@ -695,8 +747,7 @@ def _shut_down(_BaseQueue q, bint immediate):
         if q.unfinished == 0:
             q.all_done()
     for waiter in list(q.putting):
-        if not waiter.gone:
-            waiter.fail(ShutDown())
+        waiter.fail(ShutDown())
     q.putting.clear()
     while True:
         waiter = q.next_waiter()

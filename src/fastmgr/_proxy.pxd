@@ -23,12 +23,14 @@ cdef class Channel:
     cdef PyThread_type_lock lock     # owned; held while a frame is on its way
     cpdef tuple call(self, object ident, object name, object args, object kwds)
     cpdef object close(self)
+    cpdef object abandon(self)
     cdef void renew_lock(self) noexcept
 
 cdef class FastChannel(Channel):
     cdef Stream stream
     cdef Writer writer
     cdef Reader reader
+    cdef int pid                     # whose connection it is: a forked child has but a copy
     cdef bint encoding               # `writer` is in use further up this thread's stack
     cdef uint32_t calls
     cdef fm_spinner spinner
@@ -42,7 +44,10 @@ cdef class FastChannel(Channel):
         self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle
     ) noexcept
     cdef tuple exchange(self, Writer writer)
-    cdef int send_alone(self, list due, uint8_t op) except -1
+    cdef void say_goodbye(self, bint whole) noexcept
+    cdef int send_alone(self, list due) except -1
+    cdef list pipeline(self, list calls, list due)
+    cdef int take_replies(self, Py_ssize_t count, uint32_t first, list replies) except -1
 
 cdef class ClientSession:
     cdef readonly object address

@@ -17,14 +17,15 @@ from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
     PyThread_release_lock, PyThread_type_lock,
 )
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove, memset
+from posix.unistd cimport getpid
 
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_PICKLED, FRAME_EOF, FRAME_READY, HEADER_SIZE, OP_CALL, OP_CONTROL,
     OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
     OP_UNSERIALIZABLE, Header, Stream,
 )
-from fastmgr._os cimport uint8_t, uint32_t, uint64_t
+from fastmgr._os cimport MSG_DONTWAIT, fm_send, uint8_t, uint32_t, uint64_t
 from fastmgr._wire cimport Reader, Writer
 
 import errno
@@ -49,6 +50,26 @@ cdef dict OPS = {kind: op for op, kind in KINDS.items()}
 # Keys by the address that they have opened: a proxy that comes without its key (nested in a
 # container, or from a queue) finds it here.
 authkeys = {}
+
+
+# Bytes of requests that a pipeline has under way at a time; sockets hold several times that.
+cdef enum:
+    PORTION = 32 * 1024
+
+
+@cython.final
+cdef class _Pickled:
+    """A reply that only pickle can read, to be read once its connection is free."""
+
+    cdef bytes data
+
+    def __init__(self, bytes data):
+        self.data = data
+
+    cdef object load(self):
+        cdef Reader reader = Reader()
+        reader.feed(self.data, <size_t>len(self.data), True)
+        return reader.get()
 
 
 class _StaleConnection(Exception):
@@ -111,22 +132,50 @@ cdef class Channel:
         raise NotImplementedError
 
     cpdef object close(self):
-        """Close the connection."""
+        """Close the connection in order."""
+        raise NotImplementedError
+
+    cpdef object abandon(self):
+        """Close this process's copy of the connection: it is another's."""
         raise NotImplementedError
 
 
 @cython.final
+@cython.no_gc
 cdef class FastChannel(Channel):
     """A connection that speaks the fast dialect."""
 
     def __init__(self, Stream stream):
         self.stream = stream
+        self.pid = getpid()
         self.writer = Writer()
         self.reader = Reader()
 
+    def __dealloc__(self):
+        self.say_goodbye(False)
+
     cpdef object close(self):
         self.usable = False
+        self.say_goodbye(False)
         self.stream.close_fd()
+
+    cpdef object abandon(self):
+        self.usable = False
+        self.stream.close_fd()
+
+    cdef void say_goodbye(self, bint whole) noexcept:
+        """Tell the server that this is no crash: of the connection, or of the process.
+
+        Behind a request that was sent in part it says nothing, and does no harm.
+        In a forked child other threads' channels are dropped before any of our
+        hooks runs.
+        """
+        cdef Header header
+        if self.stream is not None and self.stream.fd >= 0 and self.pid == getpid():
+            memset(&header, 0, HEADER_SIZE)
+            header.op = OP_GOODBYE
+            header.handle = whole
+            fm_send(self.stream.fd, &header, HEADER_SIZE, MSG_DONTWAIT)
 
     cdef tuple request(
         self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
@@ -238,8 +287,80 @@ cdef class FastChannel(Channel):
             return op, ("%x" % handle, payload)
         return op, payload
 
-    cdef int send_alone(self, list due, uint8_t op) except -1:
-        """Send releases, or a goodbye behind them, if no call is under way; 1 if done.
+    cdef list pipeline(self, list calls, list due):
+        """Send many calls together and take all their replies: (operation, payload) each.
+
+        They go in portions: the server stops reading while we do not read its
+        replies, so no more may be under way than the socket's buffers hold.
+        """
+        cdef Writer writer = Writer()
+        cdef list replies = []
+        cdef size_t start, mark
+        cdef uint64_t handle
+        cdef uint32_t first
+        cdef Py_ssize_t waiting = 0
+        cdef int pickled
+        acquire(self.lock)
+        try:
+            if not self.usable:
+                raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+            self.begin(writer, due)
+            writer.size -= HEADER_SIZE
+            first = self.calls + 1
+            for proxy, name, args, kwds in calls:
+                handle = (<ProxyCore?>proxy)._handle
+                mark = writer.size
+                start = mark + HEADER_SIZE
+                writer.grow(HEADER_SIZE)
+                writer.size = start
+                pickled = writer.put(name)
+                pickled |= writer.put(args)
+                pickled |= writer.put(kwds)
+                if waiting and writer.size > PORTION:
+                    # This one begins the next portion.
+                    self.stream.send_all(writer.data, mark)
+                    memmove(writer.data, writer.data + mark, writer.size - mark)
+                    writer.size -= mark
+                    start -= mark
+                    self.take_replies(waiting, first, replies)
+                    first += <uint32_t>waiting
+                    waiting = 0
+                self.finish(writer, start, OP_CALL, FLAG_PICKLED if pickled else 0, handle)
+                waiting += 1
+            self.stream.send_all(writer.data, writer.size)
+            self.take_replies(waiting, first, replies)
+        except BaseException as error:
+            self.usable = False
+            self.interrupted = not isinstance(error, (OSError, EOFError, _StaleConnection))
+            raise
+        finally:
+            PyThread_release_lock(self.lock)
+        return replies
+
+    cdef int take_replies(self, Py_ssize_t count, uint32_t first, list replies) except -1:
+        """Take the replies to `count` calls; a pickled one stays bytes until all are here."""
+        cdef Stream stream = self.stream
+        cdef int status
+        cdef Py_ssize_t i
+        for i in range(count):
+            status = stream.receive(True, &self.spinner if self.may_spin else NULL)
+            if status == FRAME_EOF:
+                raise EOFError
+            if status != FRAME_READY or stream.header.call != first + <uint32_t>i:
+                raise OSError("bad message from the server")
+            if stream.header.flags & FLAG_PICKLED:
+                payload = _Pickled(stream.body[:stream.size])
+            else:
+                self.reader.feed(stream.body, stream.size, False)
+                payload = self.reader.get()
+            if stream.header.handle:
+                payload = ("%x" % stream.header.handle, payload)
+            replies.append((stream.header.op, payload))
+        stream.tidy()
+        return 0
+
+    cdef int send_alone(self, list due) except -1:
+        """Send releases, if no call is under way; 1 if done.
 
         A server that is gone counts as done: what it held for us is gone with it.
         """
@@ -252,10 +373,7 @@ cdef class FastChannel(Channel):
         try:
             writer = Writer()
             start = self.begin(writer, due)
-            if op == OP_GOODBYE:
-                self.finish(writer, start, OP_GOODBYE, 0, 0)
-            else:
-                writer.size = start - HEADER_SIZE
+            writer.size = start - HEADER_SIZE
             self.stream.send_all(writer.data, writer.size)
         except OSError as error:
             util.debug("the manager is gone: %s", error)
@@ -306,6 +424,9 @@ cdef class StockChannel(Channel):
     cpdef object close(self):
         self.usable = False
         self.conn.close()
+
+    cpdef object abandon(self):
+        self.close()
 
 
 cdef int acquire(PyThread_type_lock lock) noexcept:
@@ -378,9 +499,10 @@ cdef class ClientSession:
     def after_fork_in_child(self):
         """Drop the inherited connections: they are the parent's."""
         cdef Channel channel
-        for channel in self.channels:
-            channel.renew_lock()
-            channel.close()
+        for channel in [*self.channels, self.orphan]:
+            if channel is not None:
+                channel.renew_lock()
+                channel.abandon()
         self.reset()
 
     # -- channels ---------------------------------------------------------
@@ -595,7 +717,7 @@ cdef class ClientSession:
         if not isinstance(channel, FastChannel):
             return 0
         due, self.releases = self.releases, []
-        if not due or (<FastChannel>channel).send_alone(due, OP_RELEASE):
+        if not due or (<FastChannel>channel).send_alone(due):
             return 1
         self.releases = due + self.releases
         return 0
@@ -632,7 +754,7 @@ cdef class ClientSession:
             except BaseException as error:
                 if channel.usable:
                     # It failed before anything was sent, or after all was received.
-                    if due and not (<FastChannel>channel).send_alone(due, OP_RELEASE):
+                    if due and not (<FastChannel>channel).send_alone(due):
                         self.releases = due + self.releases
                     raise
                 self.lose(channel, channel.interrupted)
@@ -649,6 +771,36 @@ cdef class ClientSession:
             if self.releases:
                 self.flush()
             return reply
+
+    def pipeline(self, calls):
+        """Make many calls together; return each one's ``(operation, payload)``.
+
+        Parameters
+        ----------
+        calls : list of (proxy, name, args, kwds)
+
+        Raises
+        ------
+        OSError, EOFError
+            The connection failed; how many calls were served is unknown.
+        """
+        cdef Channel channel = self.channel()
+        cdef list due, replies
+        if not isinstance(channel, FastChannel):
+            return [self.perform(OP_CALL, 0, proxy._id, 0, name, args, kwds)
+                    for proxy, name, args, kwds in calls]
+        due, self.releases = self.releases, []
+        try:
+            replies = (<FastChannel>channel).pipeline(calls, due)
+        except BaseException:
+            self.lose(channel, channel.interrupted)
+            raise
+        for i, (op, payload) in enumerate(replies):
+            if isinstance(payload, _Pickled):
+                replies[i] = op, (<_Pickled>payload).load()
+        if self.releases:
+            self.flush()
+        return replies
 
     def create(self, typeid, args, kwds, bint anonymous):
         """Have an object made; return its ident and the exposed methods' names.
@@ -701,8 +853,8 @@ cdef class ClientSession:
         else:
             for channel in [*self.channels, self.orphan]:
                 if isinstance(channel, FastChannel):
-                    if (<FastChannel>channel).send_alone(None, OP_GOODBYE):
-                        break
+                    (<FastChannel>channel).say_goodbye(True)
+                    break
         self.disconnect()
 
     cdef int disconnect(self) except -1:
@@ -777,8 +929,16 @@ cdef class ProxyCore:
         Exception
             Whatever the method raised.
         """
+        op, payload = self._session().perform(
+            OP_CALL, 0, self._id, self._handle, methodname, args, kwds
+        )
+        if op == OP_RETURN:
+            return payload
+        return self._settle(op, payload)
+
+    def _settle(self, op, payload):
+        """Turn a reply other than a plain result into a proxy, or raise what it stands for."""
         cdef ClientSession session = self._session()
-        op, payload = session.perform(OP_CALL, 0, self._id, self._handle, methodname, args, kwds)
         if op == OP_RETURN:
             return payload
         if op == OP_PROXY:
@@ -797,6 +957,10 @@ cdef class ProxyCore:
         if self._session_ is None:
             self._session_ = self._open_session()
         return self._session_
+
+    def _session_of(self):
+        """The session that the proxy's calls go by."""
+        return self._session()
 
     def _set_token(self, token):
         self._token = token

@@ -19,7 +19,7 @@ cdef class Entry:
 cdef class Session:
     cdef readonly bytes id
     cdef readonly int connections
-    cdef bint clean                       # it has said goodbye
+    cdef bint clean                       # the process ends in order
     cdef bint ended                       # nothing is held for it any more
     cdef dict held                        # key -> count
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing import connection, get_context, pool, process, reduction as reduction, util
 from multiprocessing.context import ProcessError, get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fastmgr import _park, shared
 from fastmgr.dialects.stock import (
@@ -25,6 +25,7 @@ from fastmgr.dialects.stock import (
     listener_client as listener_client,
     stock_client,
 )
+from fastmgr.pipeline import Pipeline
 from fastmgr.proxies import (
     AcquirerProxy as AcquirerProxy,
     ArrayProxy as ArrayProxy,
@@ -327,6 +328,17 @@ class BaseManager:
     def _number_of_objects(self) -> int:
         """Return how many objects are shared."""
         return self._session.control("number_of_objects")
+
+    def pipeline(self, errors: Literal["raise", "return"] = "raise") -> Pipeline:
+        """Return a pipeline: calls of this manager's proxies that are made together.
+
+        Parameters
+        ----------
+        errors : {'raise', 'return'}
+            Whether the first error is raised, once all calls have been made, or
+            each stands in its call's place among the results.
+        """
+        return Pipeline(self._session, errors)
 
     def __enter__(self: _M) -> _M:
         if self._state.value == State.INITIAL:

@@ -441,7 +441,19 @@ class BarrierProxy(BaseProxy):
 class NamespaceProxy(BaseProxy):
     """A proxy of a namespace; names that begin with ``_`` are the proxy's own."""
 
-    _exposed_ = ("__getattribute__", "__setattr__", "__delattr__")
+    _exposed_ = ("__getattribute__", "__setattr__", "__delattr__", "incr")
+
+    def incr(self, name: str, amount: Any = 1, **default: Any) -> Any:
+        """Add to an attribute in one step and return the sum.
+
+        Parameters
+        ----------
+        name : str
+        amount : number
+        default : number, optional
+            What a missing attribute counts as; without it that is an AttributeError.
+        """
+        return self._callmethod("incr", (name, amount), default)
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_"):
@@ -465,7 +477,19 @@ class NamespaceProxy(BaseProxy):
 class ValueProxy(BaseProxy):
     """A proxy of a `Value`."""
 
-    _exposed_ = ("get", "set")
+    _exposed_ = ("get", "set", "incr", "exchange", "compare_exchange")
+
+    def incr(self, amount: Any = 1) -> Any:
+        """Add to the value in one step and return the sum."""
+        return self._callmethod("incr", (amount,))
+
+    def exchange(self, value: Any) -> Any:
+        """Set the value in one step and return what it was."""
+        return self._callmethod("exchange", (value,))
+
+    def compare_exchange(self, expected: Any, desired: Any) -> bool:
+        """Set the value in one step if it equals `expected`; return whether it did."""
+        return self._callmethod("compare_exchange", (expected, desired))
 
     def get(self) -> Any:
         return self._callmethod("get")
@@ -483,13 +507,15 @@ BaseListProxy: Any = MakeProxyType(
     (
         "__add__", "__contains__", "__delitem__", "__getitem__", "__imul__", "__len__",
         "__mul__", "__reversed__", "__rmul__", "__setitem__", "append", "clear", "copy",
-        "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort",
+        "count", "extend", "incr", "index", "insert", "pop", "remove", "reverse", "sort",
     ),
 )  # fmt: skip
 
 
 class ListProxy(BaseListProxy):  # type: ignore[misc]
     """A proxy of a list.
+
+    ``incr(index, amount=1)`` adds to an item in one step and returns the sum.
 
     It has no ``__iter__``: iterating asks for one index after the other, so that
     changes made meanwhile are seen, as in a list.
@@ -512,15 +538,21 @@ _BaseDictProxy: Any = MakeProxyType(
     "DictProxy",
     (
         "__contains__", "__delitem__", "__getitem__", "__ior__", "__iter__", "__len__",
-        "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "copy", "fromkeys",
-        "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values",
+        "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "compare_exchange",
+        "copy", "exchange", "fromkeys", "get", "incr", "items", "keys", "pop", "popitem",
+        "setdefault", "update", "values",
     ),
 )  # fmt: skip
 _BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "Iterator"}
 
 
 class DictProxy(_BaseDictProxy):  # type: ignore[misc]
-    """A proxy of a dict."""
+    """A proxy of a dict.
+
+    Three methods do in one step what otherwise takes a lock: ``incr(key,
+    amount=1, default=0)`` returns the sum, ``exchange(key, value)`` what the
+    value was, ``compare_exchange(key, expected, desired)`` whether it was set.
+    """
 
     def __ior__(self, value: Any) -> DictProxy:
         self._callmethod("__ior__", (value,))

@@ -1,0 +1,107 @@
+"""Verbs that read, change and write in one step.
+
+``d[k] += 1`` through a proxy is two calls, between which another client may have
+written.  These are one, and within the server one step as well: on plain values
+nothing here gives the GIL away, so neither the loop nor a worker comes between.
+"""
+
+from fastmgr import shared
+
+cdef object MISSING = object()
+
+
+def incr(obj, key=None, amount=1, default=MISSING):
+    """Add to a value and return the sum.
+
+    Parameters
+    ----------
+    obj : dict, list, Namespace or Value
+    key : object
+        A dict's key, a list's index, a Namespace's attribute.
+    amount : number
+    default : number, optional
+        What a missing key counts as: 0 in a dict; in a Namespace it has to be given.
+
+    Raises
+    ------
+    AttributeError, IndexError
+        There is no such attribute or index.
+    TypeError
+        The value and the amount cannot be added, or `obj` is of another type.
+    """
+    kind = type(obj)
+    if kind is dict:
+        new = (<dict>obj).get(key, 0 if default is MISSING else default) + amount
+        (<dict>obj)[key] = new
+        return new
+    if kind is list:
+        new = obj[key] + amount
+        obj[key] = new
+        return new
+    if kind is shared.Namespace:
+        new = (getattr(obj, key) if default is MISSING else getattr(obj, key, default)) + amount
+        setattr(obj, key, new)
+        return new
+    raise TypeError(f"incr of {kind.__name__!r}: a dict, list, Namespace or Value is needed")
+
+
+def value_incr(obj, amount=1):
+    """Add to a `Value` and return the sum."""
+    new = obj._value + amount
+    obj._value = new
+    return new
+
+
+def exchange(dict obj, key, value):
+    """Replace the value of a key and return what it was.
+
+    Raises
+    ------
+    KeyError
+        There is no such key.
+    """
+    old = obj[key]
+    obj[key] = value
+    return old
+
+
+def value_exchange(obj, value):
+    """Replace what a `Value` holds and return what it was."""
+    old = obj._value
+    obj._value = value
+    return old
+
+
+def compare_exchange(dict obj, key, expected, desired):
+    """Replace the value of a key if it equals `expected`; return whether it did.
+
+    Raises
+    ------
+    KeyError
+        There is no such key.
+    """
+    if obj[key] != expected:
+        return False
+    obj[key] = desired
+    return True
+
+
+def value_compare_exchange(obj, expected, desired):
+    """Replace what a `Value` holds if it equals `expected`; return whether it did."""
+    if obj._value != expected:
+        return False
+    obj._value = desired
+    return True
+
+
+# By type and name: what the server calls where the type itself has no such method.
+VERBS = {
+    (dict, "incr"): incr,
+    (dict, "exchange"): exchange,
+    (dict, "compare_exchange"): compare_exchange,
+    (list, "incr"): incr,
+    (shared.Namespace, "incr"): incr,
+    (shared.Value, "incr"): value_incr,
+    (shared.Value, "exchange"): value_exchange,
+    (shared.Value, "compare_exchange"): value_compare_exchange,
+}
