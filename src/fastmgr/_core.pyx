@@ -50,6 +50,10 @@ cdef frozenset KNOWN_ERRORS = frozenset((
     queue.Empty, queue.Full, threading.BrokenBarrierError, getattr(queue, "ShutDown", queue.Full),
 ))
 
+# Calls in a row that the loop could have served until a worker gives its connection back.
+cdef enum:
+    STREAK = 64
+
 # Bytes of replies that the loop sends in one go.
 cdef enum:
     BATCH_SIZE = 64 * 1024
@@ -340,6 +344,11 @@ cdef class Engine(Loop):
                 if verdict == CLOSE:
                     conn.finished = True
                 conn.stream.tidy()
+                if conn.streak > STREAK and not self.may_spin and not conn.pinned:
+                    # Where many are busy one loop serves them better than as many threads.
+                    self.flush_replies(conn, writer)
+                    conn.streak = 0
+                    return 0
             elif status != FRAME_TIMEOUT:
                 conn.finished = True
             elif not conn.pinned:
@@ -420,8 +429,12 @@ cdef class Engine(Loop):
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
         cdef Entry entry = self.table.find(handle)
         cdef uint8_t op
-        if on_loop and (entry is None or pickled or not (entry.known or entry.parks)):
-            return HAND_OFF
+        if entry is None or pickled or not (entry.known or entry.parks):
+            if on_loop:
+                return HAND_OFF
+            conn.streak = 0
+        else:
+            conn.streak += 1
         conn.in_transit = None
         reader.feed(conn.stream.body, conn.stream.size, not on_loop)
         try:

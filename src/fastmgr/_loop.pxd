@@ -23,6 +23,7 @@ cdef class Conn:
     cdef readonly bint introduced  # a stock peer has asked for a session (accept_connection)
     cdef bint on_worker
     cdef bint pinned              # the worker is this connection's for life
+    cdef int streak               # calls in a row that the loop could have served
     cdef bint left                # it counts no more in its session
     cdef bint clean               # the peer closed it in order
     cdef bint receiving           # its worker waits for, or is about to see, what comes next
