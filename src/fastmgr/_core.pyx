@@ -10,10 +10,9 @@ cimport cython
 from libc.string cimport memcpy, memset
 
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_PICKLED, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_CALL,
-    OP_CONTROL,
-    OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
-    OP_UNSERIALIZABLE, Header,
+    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_PICKLED, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
+    HEADER_SIZE, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY,
+    OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
 from fastmgr._os cimport MSG_DONTWAIT, MSG_PEEK, fm_recv, fm_spinner, uint8_t, uint64_t
@@ -234,8 +233,8 @@ cdef class Engine(Loop):
             self.wake()
 
     cdef int set_timer(self, Waiter waiter) except -1:
-        if waiter.deadline == FOREVER:
-            return 0
+        if not waiter.deadline < FOREVER:
+            return 0            # nor for a timeout that is not a number
         if len(self.timers) > 64 and len(self.timers) > 4 * len(self.conns):
             # A connection waits for one thing at a time: most of these are over.
             self.timers = [timer for timer in self.timers if not (<Waiter>timer[2]).finished]
@@ -435,7 +434,8 @@ cdef class Engine(Loop):
             conn.streak = 0
         else:
             conn.streak += 1
-        conn.in_transit = None
+        if not conn.stream.header.flags & FLAG_FOLLOWS:
+            conn.in_transit = None
         reader.feed(conn.stream.body, conn.stream.size, not on_loop)
         try:
             name = reader.get()
@@ -660,7 +660,7 @@ cdef class Engine(Loop):
                 transit.sink = []
                 pickled = writer.put(payload)
                 if transit.sink:
-                    conn.in_transit = transit.sink
+                    conn.in_transit = (conn.in_transit or []) + transit.sink
             except Exception:
                 op = OP_UNSERIALIZABLE
                 writer.size = start + HEADER_SIZE

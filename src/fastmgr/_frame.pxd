@@ -32,6 +32,7 @@ cpdef enum Op:
 cdef enum:
     FLAG_PICKLED = 1    # some value of the body is a pickle
     FLAG_ANONYMOUS = 2  # OP_CREATE: the reference is not the session's (a later decref returns it)
+    FLAG_FOLLOWS = 4    # OP_CALL: the replies before are not read yet
 
 cdef enum Status:
     FRAME_READY = 1

@@ -169,9 +169,11 @@ cdef class Loop:
         if self.due or self.inbox:
             return 0
         if self.next_timer != FOREVER:
-            wait = self.next_timer - <double>monotonic()
-            if wait <= 0:
+            until = self.next_timer - <double>monotonic()
+            if until <= 0:
                 return 0
+            if wait < 0 or until < wait:
+                wait = until
         if self.unproven:
             oldest = next(iter(self.unproven))
             until = oldest.deadline - <double>monotonic()
@@ -179,7 +181,8 @@ cdef class Loop:
                 until = 0
             if wait < 0 or until < wait:
                 wait = until
-        return -1 if wait < 0 else <int>(wait * 1000) + 1
+        # An hour at the most: what is farther off would not fit the poller's milliseconds.
+        return -1 if wait < 0 else <int>(min(wait, 3600.0) * 1000) + 1
 
     cdef int housekeeping(self) except -1:
         cdef double now

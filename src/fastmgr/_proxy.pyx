@@ -21,9 +21,9 @@ from libc.string cimport memcpy, memmove, memset
 from posix.unistd cimport getpid
 
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_PICKLED, FRAME_EOF, FRAME_READY, HEADER_SIZE, OP_CALL, OP_CONTROL,
-    OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
-    OP_UNSERIALIZABLE, Header, Stream,
+    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_PICKLED, FRAME_EOF, FRAME_READY, HEADER_SIZE, OP_CALL,
+    OP_CONTROL, OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN,
+    OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream,
 )
 from fastmgr._os cimport MSG_DONTWAIT, fm_send, uint8_t, uint32_t, uint64_t
 from fastmgr._wire cimport Reader, Writer
@@ -325,7 +325,11 @@ cdef class FastChannel(Channel):
                     self.take_replies(waiting, first, replies)
                     first += <uint32_t>waiting
                     waiting = 0
-                self.finish(writer, start, OP_CALL, FLAG_PICKLED if pickled else 0, handle)
+                self.finish(
+                    writer, start, OP_CALL,
+                    (FLAG_PICKLED if pickled else 0) | (FLAG_FOLLOWS if waiting or replies else 0),
+                    handle,
+                )
                 waiting += 1
             self.stream.send_all(writer.data, writer.size)
             self.take_replies(waiting, first, replies)

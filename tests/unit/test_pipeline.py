@@ -152,6 +152,21 @@ def test_calls_that_return_proxies(manager: Any) -> None:
     assert manager._number_of_objects() == before
 
 
+def test_proxies_on_their_way_outlive_the_calls_behind_them(manager: Any) -> None:
+    """Nobody else holds what `pop` returns until the whole pipeline has been read."""
+    outer = manager.dict()
+    before = manager._number_of_objects()
+    for i in range(5):
+        outer[i] = manager.list([i])
+    with manager.pipeline() as pipe:
+        for i in range(5):
+            pipe(outer).pop(i)
+            pipe(outer).get("nothing")
+    assert [inner[0] for inner in pipe.results[::2]] == list(range(5))
+    pipe.results.clear()
+    assert manager._number_of_objects() == before
+
+
 def test_calls_that_wait(manager: Any) -> None:
     """A call that parks holds the later ones up; they are served when it is answered."""
     queue, d = manager.Queue(), manager.dict()
