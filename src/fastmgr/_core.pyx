@@ -452,11 +452,11 @@ cdef class Engine(Loop):
                 if on_loop and not entry.known and name == "shutdown":
                     return HAND_OFF     # it may drop what users put there
                 here.owner = conn
-                if (
-                    not conn.pinned and name in entry.exposed
-                    and (<Primitive>entry.obj).blocks(name)
-                ):
-                    return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
+                if name in entry.exposed and (<Primitive>entry.obj).blocks(name):
+                    if conn.left:
+                        return CLOSE    # dead already: it would hold what it takes for ever
+                    if not conn.pinned:
+                        return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
         op, payload, handle = self.run(conn, conn, entry, "%x" % handle if entry is None else None,
                                        name, args, kwds)
         # What the call was given must not outlive it in this frame.

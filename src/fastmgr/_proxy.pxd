@@ -71,6 +71,7 @@ cdef class ClientSession:
     cdef Channel open_stock(self, object name)
     cdef int adopt(self, Channel channel) except -1
     cdef int reclaim(self, FastChannel channel) except -1
+    cdef int replace_orphan(self) except -1
     cdef int lose(self, Channel channel, bint keep) except -1
     cdef int ask_for(self, object ident, uint64_t handle) except -1
     cdef int given(self, object ident) except -1

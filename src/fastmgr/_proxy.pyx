@@ -599,6 +599,17 @@ cdef class ClientSession:
                 holding.owed += 1
         return 0
 
+    cdef int replace_orphan(self) except -1:
+        """Open a connection in place of an interrupted one, whose call then ends in the server.
+
+        It would go on waiting there otherwise, and take what others should have.
+        """
+        try:
+            self.open_channel()
+        except Exception as error:
+            util.debug("the interrupted connection stays open: %s", error)
+        return 0
+
     cdef int lose(self, Channel channel, bint keep) except -1:
         """A channel is not to be used again.
 
@@ -763,6 +774,8 @@ cdef class ClientSession:
                     raise
                 self.lose(channel, channel.interrupted)
                 if not isinstance(error, _StaleConnection):
+                    if self.orphan is channel:
+                        self.replace_orphan()
                     raise
                 if due:
                     self.releases = due + self.releases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -250,6 +251,25 @@ def test_an_interrupted_call_leaves_no_reply_behind(manager: ProbeManager) -> No
         True,
         False,
     ]
+
+
+def interrupted_and_idle(address: Address) -> None:
+    q = connected(address).the_box()["queue"]
+    interrupt_after(0.2)
+    with contextlib.suppress(KeyboardInterrupt):
+        q.get()
+    say("interrupted")
+    signal.pause()
+
+
+def test_an_interrupted_get_takes_nothing_though_no_call_follows(manager: ProbeManager) -> None:
+    """Over the only connection of its process, which is all that shows that it lives."""
+    box, q = manager.the_box(), manager.Queue()
+    box["queue"] = q
+    with Script(interrupted_and_idle, manager.address) as script:
+        assert script.line() == "interrupted"
+        q.put("item")
+        assert q.get(timeout=DEADLINE) == "item"
 
 
 def interrupt_anywhere(address: Address, times: int) -> list[int]:
