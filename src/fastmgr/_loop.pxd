@@ -40,7 +40,6 @@ cdef class Loop:
     cdef fm_poller poller
     cdef int wake_read, wake_write
     cdef unsigned long ident      # the loop's thread
-    cdef int pid
     cdef fm_spinner spinner
     cdef bint may_spin            # there is a processor for it
     cdef object listener

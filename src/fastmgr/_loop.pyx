@@ -77,7 +77,6 @@ cdef class Loop:
     def __init__(self, server, listener):
         self.server = server
         self.listener = listener
-        self.pid = os.getpid()
         self.conns = {}
         self.unproven = {}
         self.watched = {}

@@ -117,23 +117,30 @@ static inline void fm_spin_result(fm_spinner *s, int hit) {
     }
 }
 
+/* Pause between two looks; 0 when it is time to sleep. */
+static inline int fm_spin_on(fm_spinner *s, int64_t start, int64_t *before) {
+    for (int i = 0; i < 8; i++)
+        fm_relax();
+    int64_t now = fm_now_ns();
+    if (now - *before > FM_SPIN_LOST_NS || now - start > FM_SPIN_NS) {
+        fm_spin_result(s, 0);
+        return 0;
+    }
+    *before = now;
+    return 1;
+}
+
 /* Receive what comes while spinning pays; -EAGAIN when it is time to sleep. */
 static inline ssize_t fm_recv_spin(int fd, void *into, size_t room, fm_spinner *s) {
-    int64_t start = fm_now_ns(), before = start, now;
+    int64_t start = fm_now_ns(), before = start;
     for (;;) {
         ssize_t n = fm_recv(fd, into, room, MSG_DONTWAIT);
         if (n != -EAGAIN && n != -EINTR) {
             fm_spin_result(s, 1);
             return n;
         }
-        for (int i = 0; i < 8; i++)
-            fm_relax();
-        now = fm_now_ns();
-        if (now - before > FM_SPIN_LOST_NS || now - start > FM_SPIN_NS) {
-            fm_spin_result(s, 0);
+        if (!fm_spin_on(s, start, &before))
             return -EAGAIN;
-        }
-        before = now;
     }
 }
 
@@ -281,21 +288,15 @@ static inline int fm_poller_wait(fm_poller *p, fm_event *events, int room, int t
 
 /* Look for events while spinning pays; 0 when it is time to sleep. */
 static inline int fm_poller_spin(fm_poller *p, fm_event *events, int room, fm_spinner *s) {
-    int64_t start = fm_now_ns(), before = start, now;
+    int64_t start = fm_now_ns(), before = start;
     for (;;) {
         int n = fm_poller_wait(p, events, room, 0);
         if (n > 0) {
             fm_spin_result(s, 1);
             return n;
         }
-        for (int i = 0; i < 8; i++)
-            fm_relax();
-        now = fm_now_ns();
-        if (now - before > FM_SPIN_LOST_NS || now - start > FM_SPIN_NS) {
-            fm_spin_result(s, 0);
+        if (!fm_spin_on(s, start, &before))
             return 0;
-        }
-        before = now;
     }
 }
 

@@ -47,7 +47,7 @@ cdef class FastChannel(Channel):
     cdef void say_goodbye(self, bint whole) noexcept
     cdef int send_alone(self, list due) except -1
     cdef list pipeline(self, list calls, list due)
-    cdef int take_replies(self, Py_ssize_t count, uint32_t first, list replies) except -1
+    cdef int take_replies(self, Py_ssize_t count, list replies) except -1
 
 cdef class ClientSession:
     cdef readonly object address

@@ -17,7 +17,7 @@ from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
     PyThread_release_lock, PyThread_type_lock,
 )
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 
 from fastmgr._frame cimport (
@@ -293,46 +293,50 @@ cdef class FastChannel(Channel):
         They go in portions: the server stops reading while we do not read its
         replies, so no more may be under way than the socket's buffers hold.
         """
-        cdef Writer writer = Writer()
+        cdef Writer frames = Writer()
+        cdef Writer writer
         cdef list replies = []
-        cdef size_t start, mark
+        cdef list ends = []
+        cdef size_t start, end, sent = 0, reached = 0
         cdef uint64_t handle
-        cdef uint32_t first
         cdef Py_ssize_t waiting = 0
         cdef int pickled
+        # All of it before the lock is taken: pickling may call another proxy over this channel.
+        for proxy, name, args, kwds in calls:
+            handle = (<ProxyCore?>proxy)._handle
+            frames.grow(HEADER_SIZE)
+            frames.size += HEADER_SIZE
+            start = frames.size
+            pickled = frames.put(name)
+            pickled |= frames.put(args)
+            pickled |= frames.put(kwds)
+            self.finish(
+                frames, start, OP_CALL,
+                (FLAG_PICKLED if pickled else 0) | (FLAG_FOLLOWS if ends else 0), handle,
+            )
+            ends.append(frames.size)
         acquire(self.lock)
         try:
             if not self.usable:
                 raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-            self.begin(writer, due)
-            writer.size -= HEADER_SIZE
-            first = self.calls + 1
-            for proxy, name, args, kwds in calls:
-                handle = (<ProxyCore?>proxy)._handle
-                mark = writer.size
-                start = mark + HEADER_SIZE
-                writer.grow(HEADER_SIZE)
-                writer.size = start
-                pickled = writer.put(name)
-                pickled |= writer.put(args)
-                pickled |= writer.put(kwds)
-                if waiting and writer.size > PORTION:
+            if due:
+                writer = Writer()
+                start = self.begin(writer, due)
+                self.stream.send_all(writer.data, start - HEADER_SIZE)
+            for item in ends:
+                end = item
+                if waiting and end - sent > PORTION:
                     # This one begins the next portion.
-                    self.stream.send_all(writer.data, mark)
-                    memmove(writer.data, writer.data + mark, writer.size - mark)
-                    writer.size -= mark
-                    start -= mark
-                    self.take_replies(waiting, first, replies)
-                    first += <uint32_t>waiting
+                    self.stream.send_all(frames.data + sent, reached - sent)
+                    self.take_replies(waiting, replies)
+                    sent = reached
                     waiting = 0
-                self.finish(
-                    writer, start, OP_CALL,
-                    (FLAG_PICKLED if pickled else 0) | (FLAG_FOLLOWS if waiting or replies else 0),
-                    handle,
-                )
+                self.calls += 1
+                (<Header *>(frames.data + reached)).call = self.calls
                 waiting += 1
-            self.stream.send_all(writer.data, writer.size)
-            self.take_replies(waiting, first, replies)
+                reached = end
+            self.stream.send_all(frames.data + sent, reached - sent)
+            self.take_replies(waiting, replies)
         except BaseException as error:
             self.usable = False
             self.interrupted = not isinstance(error, (OSError, EOFError, _StaleConnection))
@@ -341,9 +345,10 @@ cdef class FastChannel(Channel):
             PyThread_release_lock(self.lock)
         return replies
 
-    cdef int take_replies(self, Py_ssize_t count, uint32_t first, list replies) except -1:
-        """Take the replies to `count` calls; a pickled one stays bytes until all are here."""
+    cdef int take_replies(self, Py_ssize_t count, list replies) except -1:
+        """Take the replies to the last `count` calls; pickles stay bytes until all are here."""
         cdef Stream stream = self.stream
+        cdef uint32_t first = self.calls - <uint32_t>count + 1
         cdef int status
         cdef Py_ssize_t i
         for i in range(count):
@@ -801,6 +806,8 @@ cdef class ClientSession:
         OSError, EOFError
             The connection failed; how many calls were served is unknown.
         """
+        if not calls:
+            return []
         cdef Channel channel = self.channel()
         cdef list due, replies
         if not isinstance(channel, FastChannel):
@@ -810,7 +817,10 @@ cdef class ClientSession:
         try:
             replies = (<FastChannel>channel).pipeline(calls, due)
         except BaseException:
-            self.lose(channel, channel.interrupted)
+            if channel.usable:
+                self.releases = due + self.releases     # nothing was sent
+            else:
+                self.lose(channel, channel.interrupted)
             raise
         for i, (op, payload) in enumerate(replies):
             if isinstance(payload, _Pickled):

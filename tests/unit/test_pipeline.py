@@ -124,6 +124,25 @@ def test_an_argument_that_cannot_be_pickled_makes_no_call(manager: Any) -> None:
     assert d["c"] == 2
 
 
+class Asking:
+    """Pickling it makes a call of its own, by the same thread."""
+
+    def __init__(self, proxy: Any) -> None:
+        self.proxy = proxy
+
+    def __reduce__(self) -> Any:
+        return str, (self.proxy["asked"],)
+
+
+@pytest.mark.timeout(30)
+def test_pickling_an_argument_may_make_calls(manager: Any) -> None:
+    d = manager.dict(asked="answer")
+    with manager.pipeline() as pipe:
+        pipe(d)["a"] = Asking(d)
+        pipe(d)["a"]
+    assert pipe.results == [None, "answer"]
+
+
 @pytest.mark.parametrize("size", [0, 100, 20_000, 500_000])
 def test_many_calls_of_any_size(manager: Any, size: int) -> None:
     """More than sockets hold, both ways: neither side may wait for the other for ever."""
