@@ -10,15 +10,16 @@ cimport cython
 from libc.string cimport memcpy, memset
 
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_PICKLED, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
-    HEADER_SIZE, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY,
-    OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
+    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_PICKLED, FRAME_PARTIAL, FRAME_READY,
+    FRAME_TIMEOUT, HEADER_SIZE, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF,
+    OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
 from fastmgr._os cimport MSG_DONTWAIT, MSG_PEEK, fm_recv, fm_spinner, uint8_t, uint64_t
 from fastmgr._park cimport Primitive, Waiter
+from fastmgr._proxy cimport seal
 from fastmgr._table cimport Entry, Session, key_of
-from fastmgr._wire cimport Reader, Writer
+from fastmgr._wire cimport Opaque, Reader, Writer
 
 import array
 import os
@@ -32,6 +33,9 @@ from traceback import format_exc
 from fastmgr import _park, shared
 from fastmgr._atomic import VERBS as _verbs
 from fastmgr._park import here
+from fastmgr.carried import BLIND as _blind
+from fastmgr.carried import KEPT_ARGUMENT as _kept_argument
+from fastmgr.carried import read_all
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
 from fastmgr.dialects.intro import parse_introduction
 from fastmgr.dialects.stock import Idle, StockConnection, Token
@@ -58,6 +62,8 @@ cdef enum:
     BATCH_SIZE = 64 * 1024
 
 cdef object MISSING = object()
+cdef dict KEPT_ARGUMENT = _kept_argument
+cdef dict BLIND = _blind
 cdef dict VERBS = _verbs
 cdef double FOREVER = float("inf")
 
@@ -114,6 +120,37 @@ def create(server, typeid, args, kwds, bint known=False):
             )
         exposed = list(exposed) + list(method_to_typeid)
     return server.table.add(obj, set(exposed), method_to_typeid, known)
+
+
+cdef bint keeps(object obj, object name, object args):
+    """Whether the method keeps the `Opaque` among its arguments without looking at it."""
+    cdef Py_ssize_t i, kept
+    if type(args) is not tuple:
+        return False
+    kept = KEPT_ARGUMENT.get((type(obj), name), -1)
+    for i in range(len(<tuple>args)):
+        if type((<tuple>args)[i]) is Opaque and i != kept:
+            return False
+    return True
+
+
+cdef bint is_blind(object obj, object name):
+    """Whether the method does not look at what `obj` holds."""
+    blind = BLIND.get(type(obj))
+    return name in blind if blind is not None else isinstance(obj, Primitive)
+
+
+cdef int look_inside(Entry entry) except -1:
+    """Unpickle what the object holds unread."""
+    entry.known = False
+    # Before, not after: what another connection puts there meanwhile is not among the read.
+    entry.opaque = False
+    try:
+        read_all(entry.obj)
+    except BaseException:
+        entry.opaque = True
+        raise
+    return 0
 
 
 @cython.final
@@ -326,7 +363,7 @@ cdef class Engine(Loop):
             if status == FRAME_PARTIAL:
                 self.flush_replies(conn, writer)
                 conn.receiving = True
-                status = conn.stream.receive(False, &spinner if self.may_spin else NULL)
+                status = conn.stream.receive(False, &spinner, self.may_spin)
                 conn.receiving = False
             if status == FRAME_READY:
                 if (
@@ -426,9 +463,11 @@ cdef class Engine(Loop):
     cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
         cdef uint64_t handle = conn.stream.header.handle
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
+        cdef bint carried = conn.stream.header.flags & FLAG_CARRIED
         cdef Entry entry = self.table.find(handle)
         cdef uint8_t op
-        if entry is None or pickled or not (entry.known or entry.parks):
+        carried = carried and entry is not None and entry.known
+        if entry is None or (pickled and not carried) or not (entry.known or entry.parks):
             if on_loop:
                 return HAND_OFF
             conn.streak = 0
@@ -436,16 +475,29 @@ cdef class Engine(Loop):
             conn.streak += 1
         if not conn.stream.header.flags & FLAG_FOLLOWS:
             conn.in_transit = None
-        reader.feed(conn.stream.body, conn.stream.size, not on_loop)
+        reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, not on_loop)
+        reader.carry = carried
         try:
             name = reader.get()
             args = reader.get()
             kwds = reader.get()
+            if carried and not keeps(entry.obj, name, args):
+                if on_loop:
+                    return HAND_OFF
+                carried = False
+                reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, True)
+                name = reader.get()
+                args = reader.get()
+                kwds = reader.get()
         except Exception:
             return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
         if entry is not None:
-            if pickled:
+            if carried:
+                entry.opaque = True
+            elif pickled:
                 entry.known = False     # from now on it may hold anything
+            if entry.opaque and on_loop and not is_blind(entry.obj, name):
+                return HAND_OFF
             if entry.pins and not conn.pinned:
                 self.pin(conn)
             if entry.parks:
@@ -501,6 +553,12 @@ cdef class Engine(Loop):
             if entry is None:
                 raise KeyError(ident)
             obj = entry.obj
+            if entry.opaque and not is_blind(obj, name):
+                try:
+                    look_inside(entry)
+                except Exception:
+                    if name not in ("__repr__", "__str__"):     # which show what is not to be had
+                        raise
             if name in entry.exposed:
                 function = getattr(obj, name, MISSING)
                 if function is not MISSING:
@@ -560,7 +618,7 @@ cdef class Engine(Loop):
         cdef Entry entry
         if on_loop and pickled:
             return HAND_OFF
-        reader.feed(conn.stream.body, conn.stream.size, not on_loop)
+        reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, not on_loop)
         try:
             typeid = reader.get()
             if on_loop:
@@ -579,7 +637,7 @@ cdef class Engine(Loop):
 
     cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1:
         """One of the server's public functions."""
-        reader.feed(conn.stream.body, conn.stream.size, True)
+        reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, True)
         conn.answered = False
         try:
             name = reader.get()
@@ -642,11 +700,13 @@ cdef class Engine(Loop):
     cdef int reply(self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload,
                    bint on_loop) except -1:
         """Encode a whole reply, and send it with those of the other frames at hand."""
-        cdef Header *header
+        cdef Header header
         cdef int pickled = 0
         cdef size_t start = writer.size
         writer.grow(HEADER_SIZE)
         writer.size += HEADER_SIZE
+        writer.pickles = 0
+        writer.segmented = True
         if on_loop:
             if type(payload) in KNOWN_ERRORS and payload.args == ():
                 pickled = writer.put(payload)
@@ -664,17 +724,17 @@ cdef class Engine(Loop):
             except Exception:
                 op = OP_UNSERIALIZABLE
                 writer.size = start + HEADER_SIZE
+                writer.segments = writer.writable = None
                 pickled = writer.put(format_exc())
             finally:
                 transit.sink = None
-        header = <Header *>(writer.data + start)
-        header.size = writer.size - start - HEADER_SIZE
         header.handle = handle
         header.call = conn.stream.header.call
         header.method = self.may_spin
         header.op = op
-        header.flags = FLAG_PICKLED if pickled else 0
-        if conn.stream.start == conn.stream.end or writer.size > BATCH_SIZE:
+        header.flags = FLAG_PICKLED if pickled or writer.pickles else 0
+        seal(writer, start + HEADER_SIZE, &header)
+        if conn.stream.start == conn.stream.end or writer.size > BATCH_SIZE or writer.segments:
             if on_loop:
                 self.on_drained(conn)
             else:
@@ -682,8 +742,8 @@ cdef class Engine(Loop):
         return KEEP
 
     cdef int flush_replies(self, Conn conn, Writer writer) except -1:
-        if writer.size:
-            conn.stream.send_all(writer.data, writer.size)
+        if writer.size or conn.stream.unsent is not None:
+            conn.stream.send_all(writer.data, writer.size, writer.segments or None)
             writer.reset()
         return 0
 
@@ -693,7 +753,7 @@ cdef class Engine(Loop):
 
     cdef int on_drained(self, Conn conn) except -1:
         if self.writer.size:
-            self.send(conn, self.writer.data, self.writer.size)
+            self.send(conn, self.writer.data, self.writer.size, self.writer.segments or None)
             self.writer.reset()
         return 0
 

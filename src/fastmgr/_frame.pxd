@@ -33,6 +33,14 @@ cdef enum:
     FLAG_PICKLED = 1    # some value of the body is a pickle
     FLAG_ANONYMOUS = 2  # OP_CREATE: the reference is not the session's (a later decref returns it)
     FLAG_FOLLOWS = 4    # OP_CALL: the replies before are not read yet
+    FLAG_CARRIED = 8    # OP_CALL: its pickle may be kept and handed back unread
+    FLAG_SEGMENTS = 16  # large buffers come behind the values (see Segments)
+
+# With FLAG_SEGMENTS a body is: this, a uint64 for each segment (its size; the top bit: it is to be
+# writable), the values, the segments.
+cdef packed struct Segments:
+    uint64_t count
+    uint64_t values    # bytes of the values
 
 cdef enum Status:
     FRAME_READY = 1
@@ -40,6 +48,11 @@ cdef enum Status:
     FRAME_EOF = -1
     FRAME_TIMEOUT = -2
     FRAME_TOO_LARGE = -3
+
+# Bytes of what comes before the values of a body with segments.
+cdef size_t table_size(list segments) noexcept
+# Write it; return the bytes of the segments.
+cdef size_t write_table(char *at, size_t values, list segments, list writable) except? 0
 
 cdef class Stream:
     cdef int fd                # owned; -1 once closed
@@ -51,15 +64,29 @@ cdef class Stream:
     cdef Header header         # of the last frame
     cdef const char *body      # of the last frame: borrowed, valid until the next receive
     cdef size_t size
+    cdef list segments         # of the last frame: bytes and bytearrays; None for none
     cdef size_t rewind         # where the last frame began, for putting it back
+    cdef bint in_segments      # the frame at `start` has its values; its segments are received
+    cdef Py_ssize_t segment    # which of them comes next
+    cdef size_t segment_at     # bytes of it that are there
+    cdef char *into            # where the next receive goes
+    cdef size_t room           # and how much it may bring
+    cdef list unsent           # what the peer was too slow to take; None for nothing
+    cdef size_t unsent_at      # bytes of its first that are sent
 
     cdef int take(self) except -9
     cdef int receive_now(self) except -9
-    cdef int receive(self, bint patient, fm_spinner *spinner) except -9
+    cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9
     cdef void put_back(self) noexcept
     cdef void tidy(self) noexcept
     cdef size_t _want(self) noexcept
+    cdef size_t _want_segmented(self, const Header *header, size_t have) noexcept
+    cdef int _begin_segments(self, size_t head) except -9
+    cdef void _skip_full(self) noexcept
     cdef int _room(self) except -1
-    cdef ssize_t send_now(self, const char *source, size_t size) except -2
-    cdef int send_all(self, const char *source, size_t size) except -1
+    cdef void _received(self, size_t n) noexcept
+    cdef int send_now(self, const char *source, size_t size, list segments) except -9
+    cdef int flush_now(self) except -9
+    cdef int _wait_for_room(self) except -1
+    cdef int send_all(self, const char *source, size_t size, list segments) except -1
     cdef void close_fd(self) noexcept

@@ -6,15 +6,19 @@ module never looks into a body.
 """
 
 cimport cython
+from cpython.bytearray cimport (
+    PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_FromStringAndSize,
+    PyByteArray_GET_SIZE,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR
+from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
 from fastmgr._os cimport (
-    MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_spin, fm_send,
-    fm_spin_wanted, fm_spinner, os_close,
+    MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_soon, fm_send,
+    fm_send_two, fm_spinner, os_close,
 )
 
 import os
@@ -32,11 +36,44 @@ cdef enum:
     FIRST_CAPACITY = 2048
     BUSY_CAPACITY = 64 * 1024    # what a buffer grows to while receives fill it
     KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
+    WRITABLE_SHIFT = 63          # in a segment's size
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
 
 cdef inline size_t be32(const unsigned char *p) noexcept:
     return (<size_t>p[0] << 24) | (<size_t>p[1] << 16) | (<size_t>p[2] << 8) | p[3]
+
+
+cdef inline char *data_of(object segment) noexcept:
+    if PyByteArray_CheckExact(segment):
+        return PyByteArray_AS_STRING(segment)
+    return PyBytes_AS_STRING(segment)
+
+
+cdef inline size_t size_of(object segment) noexcept:
+    if PyByteArray_CheckExact(segment):
+        return <size_t>PyByteArray_GET_SIZE(segment)
+    return <size_t>PyBytes_GET_SIZE(segment)
+
+
+cdef size_t table_size(list segments) noexcept:
+    return sizeof(Segments) + 8 * <size_t>len(segments)
+
+
+cdef size_t write_table(char *at, size_t values, list segments, list writable) except? 0:
+    cdef Segments head
+    cdef uint64_t size
+    cdef size_t i, total = 0
+    head.count = <uint64_t>len(segments)
+    head.values = values
+    memcpy(at, &head, sizeof(head))
+    at += sizeof(head)
+    for i in range(head.count):
+        size = size_of(segments[i])
+        total += size
+        size |= <uint64_t>bool(writable[i]) << WRITABLE_SHIFT
+        memcpy(at + 8 * i, &size, 8)
+    return total
 
 
 @cython.final
@@ -73,7 +110,11 @@ cdef class Stream:
             if have < HEADER_SIZE:
                 return HEADER_SIZE
             size = (<Header *>p).size
-            return HEADER_SIZE + size if size <= <size_t>-1 - HEADER_SIZE else <size_t>-1
+            if size > <size_t>-1 - HEADER_SIZE:
+                return <size_t>-1
+            if (<Header *>p).flags & FLAG_SEGMENTS:
+                return self._want_segmented(<const Header *>p, have)
+            return HEADER_SIZE + size
         if have < 4:
             return 4
         if p[0] < 0x80:
@@ -86,13 +127,83 @@ cdef class Stream:
             return <size_t>-1
         return 12 + (be32(p + 4) << 32 | be32(p + 8))
 
+    cdef size_t _want_segmented(self, const Header *header, size_t have) noexcept:
+        """Bytes of a frame up to its segments, which are received elsewhere."""
+        cdef const Segments *head = <const Segments *>(header + 1)
+        cdef size_t left = header.size
+        if left < sizeof(Segments):
+            return <size_t>-1
+        if have < HEADER_SIZE + sizeof(Segments):
+            return HEADER_SIZE + sizeof(Segments)
+        left -= sizeof(Segments)
+        if head.count == 0 or head.count > left // 8 or head.values > left - head.count * 8:
+            return <size_t>-1
+        return HEADER_SIZE + sizeof(Segments) + head.count * 8 + head.values
+
+    cdef int _begin_segments(self, size_t head) except -9:
+        """The frame at `start` has its first `head` bytes: make the segments of the others.
+
+        Returns
+        -------
+        int
+            FRAME_TOO_LARGE where the sizes do not add up, or ask for more memory than there is.
+        """
+        cdef const Header *header = <const Header *>(self.data + self.start)
+        cdef const Segments *table = <const Segments *>(header + 1)
+        cdef const uint64_t *sizes = <const uint64_t *>(table + 1)
+        cdef size_t left = header.size - (head - HEADER_SIZE)
+        cdef size_t size, i, at = self.start + head, n
+        cdef list segments = []
+        for i in range(table.count):
+            size = sizes[i] & ~(<uint64_t>1 << WRITABLE_SHIFT)
+            if size > left:
+                return FRAME_TOO_LARGE
+            left -= size
+        if left:
+            return FRAME_TOO_LARGE
+        try:
+            for i in range(table.count):
+                size = sizes[i] & ~(<uint64_t>1 << WRITABLE_SHIFT)
+                if sizes[i] >> WRITABLE_SHIFT:
+                    segments.append(PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>size))
+                else:
+                    segments.append(PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size))
+        except (MemoryError, OverflowError):
+            return FRAME_TOO_LARGE
+        self.segments = segments
+        self.in_segments = True
+        self.segment = 0
+        self.segment_at = 0
+        self._skip_full()
+        while self.segment < len(segments) and at < self.end:
+            n = min(size_of(segments[self.segment]) - self.segment_at, self.end - at)
+            memcpy(data_of(segments[self.segment]) + self.segment_at, self.data + at, n)
+            at += n
+            self.segment_at += n
+            self._skip_full()
+        # What is behind the segments belongs to the next frame.
+        memmove(self.data + self.start + head, self.data + at, self.end - at)
+        self.end -= at - (self.start + head)
+        return FRAME_READY
+
+    cdef void _skip_full(self) noexcept:
+        while (
+            self.segment < len(self.segments)
+            and self.segment_at == size_of(self.segments[self.segment])
+        ):
+            self.segment += 1
+            self.segment_at = 0
+
     cdef int take(self) except -9:
         """Cut the next frame off the buffer, if it is whole."""
         cdef size_t have = self.end - self.start
         cdef size_t want
         cdef size_t prefix
+        cdef int status
         if have == 0:
             return FRAME_PARTIAL
+        if not self.in_segments:
+            self.segments = None
         want = self._want()
         if want == <size_t>-1:
             return FRAME_TOO_LARGE
@@ -104,6 +215,15 @@ cdef class Stream:
             return FRAME_TOO_LARGE
         if have < want:
             return FRAME_PARTIAL
+        if self.fast and (<Header *>(self.data + self.start)).flags & FLAG_SEGMENTS:
+            prefix = want - <size_t>(<Segments *>(self.data + self.start + HEADER_SIZE)).values
+            if not self.in_segments:
+                status = self._begin_segments(want)
+                if status != FRAME_READY:
+                    return status
+            if self.segment < len(self.segments):
+                return FRAME_PARTIAL
+            self.in_segments = False
         self.rewind = self.start
         if self.fast:
             memcpy(&self.header, self.data + self.start, HEADER_SIZE)
@@ -115,6 +235,7 @@ cdef class Stream:
     cdef void put_back(self) noexcept:
         """Undo the last `take`."""
         self.start = self.rewind
+        self.in_segments = self.segments is not None
 
     cdef int _room(self) except -1:
         """Make room to receive into, with the pending bytes moved to the front."""
@@ -122,6 +243,10 @@ cdef class Stream:
         cdef size_t want = self._want() if have else 0
         cdef size_t capacity
         cdef char *grown
+        if self.in_segments:
+            self.into = data_of(self.segments[self.segment]) + self.segment_at
+            self.room = size_of(self.segments[self.segment]) - self.segment_at
+            return 0
         if have == 0:
             self.start = self.end = 0
         if want < FIRST_CAPACITY:
@@ -141,10 +266,22 @@ cdef class Stream:
                 raise MemoryError(f"no memory for a frame of {want} bytes")
             self.data = grown
             self.capacity = capacity
+        self.into = self.data + self.end
+        self.room = self.capacity - self.end
         return 0
 
+    cdef void _received(self, size_t n) noexcept:
+        if self.in_segments:
+            self.segment_at += n
+            self._skip_full()
+        else:
+            self.end += n
+            self.filled = self.end == self.capacity
+
     cdef void tidy(self) noexcept:
-        """Give a large buffer back once nothing is pending in it."""
+        """Give large buffers back once nothing is pending in them."""
+        if not self.in_segments:
+            self.segments = None
         if self.start == self.end and self.capacity > KEEP_CAPACITY:
             free(self.data)
             self.data = NULL
@@ -156,10 +293,9 @@ cdef class Stream:
         if self.fd < 0:
             return FRAME_EOF
         self._room()
-        n = fm_recv(self.fd, self.data + self.end, self.capacity - self.end, MSG_DONTWAIT)
+        n = fm_recv(self.fd, self.into, self.room, MSG_DONTWAIT)
         if n > 0:
-            self.end += <size_t>n
-            self.filled = self.end == self.capacity
+            self._received(<size_t>n)
             return FRAME_READY
         if n == 0:
             return FRAME_EOF
@@ -167,8 +303,10 @@ cdef class Stream:
             return FRAME_PARTIAL
         return FRAME_EOF    # reset, timed out: for a reader the peer is gone
 
-    cdef int receive(self, bint patient, fm_spinner *spinner) except -9:
+    cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9:
         """Wait for a whole frame; where a spinner is given, not by sleeping at once.
+
+        `spare` says whether there is a processor to spin on.
 
         FRAME_TIMEOUT comes only where a receive timeout is set on the socket,
         nothing of a frame has arrived, and the caller is not `patient`.
@@ -184,15 +322,12 @@ cdef class Stream:
             self._room()
             with nogil:
                 n = -EAGAIN
-                if spinner is not NULL and fm_spin_wanted(spinner):
-                    n = fm_recv_spin(
-                        self.fd, self.data + self.end, self.capacity - self.end, spinner
-                    )
+                if spinner is not NULL:
+                    n = fm_recv_soon(self.fd, self.into, self.room, spinner, spare)
                 if n == -EAGAIN:
-                    n = fm_recv(self.fd, self.data + self.end, self.capacity - self.end, 0)
+                    n = fm_recv(self.fd, self.into, self.room, 0)
             if n > 0:
-                self.end += <size_t>n
-                self.filled = self.end == self.capacity
+                self._received(<size_t>n)
             elif n == 0:
                 return FRAME_EOF
             elif -n == EINTR:
@@ -205,42 +340,103 @@ cdef class Stream:
 
     # -- sending --------------------------------------------------------
 
-    cdef ssize_t send_now(self, const char *source, size_t size) except -2:
-        """Send what goes without waiting; bytes sent, or -1 where the peer is gone."""
+    cdef int send_now(self, const char *source, size_t size, list segments) except -9:
+        """Send without waiting, and keep what the peer does not take now.
+
+        Returns
+        -------
+        int
+            FRAME_READY: all is sent; FRAME_PARTIAL: `flush_now` has to be called when there is
+            room again; FRAME_EOF: the peer is gone.
+        """
         cdef ssize_t n
         cdef size_t sent = 0
-        while sent < size:
-            n = fm_send(self.fd, source + sent, size - sent, MSG_DONTWAIT)
-            if n >= 0:
-                sent += <size_t>n
-            elif -n == EAGAIN:
-                break
-            elif -n != EINTR:
-                return -1
-        return <ssize_t>sent
+        if self.unsent is None:
+            if segments is None:
+                while sent < size:
+                    n = fm_send(self.fd, source + sent, size - sent, MSG_DONTWAIT)
+                    if n >= 0:
+                        sent += <size_t>n
+                    elif -n == EAGAIN:
+                        break
+                    elif -n != EINTR:
+                        return FRAME_EOF
+                else:
+                    return FRAME_READY
+            self.unsent = []
+            self.unsent_at = 0
+        if sent < size:
+            self.unsent.append(PyBytes_FromStringAndSize(source + sent, <Py_ssize_t>(size - sent)))
+        if segments is not None:
+            self.unsent += segments
+        return self.flush_now()
 
-    cdef int send_all(self, const char *source, size_t size) except -1:
+    cdef int flush_now(self) except -9:
+        """Send of what was kept as much as goes now; the outcome is `send_now`'s."""
+        cdef ssize_t n
+        cdef size_t left
+        cdef Py_ssize_t i = 0
+        cdef object first, second
+        try:
+            while i < len(self.unsent):
+                first = self.unsent[i]
+                second = self.unsent[i + 1] if i + 1 < len(self.unsent) else b""
+                n = fm_send_two(
+                    self.fd, data_of(first) + self.unsent_at, size_of(first) - self.unsent_at,
+                    data_of(second), size_of(second), MSG_DONTWAIT,
+                )
+                if n < 0:
+                    if -n == EINTR:
+                        continue
+                    return FRAME_PARTIAL if -n == EAGAIN else FRAME_EOF
+                self.unsent_at += <size_t>n
+                while i < len(self.unsent):
+                    left = size_of(self.unsent[i])
+                    if self.unsent_at < left:
+                        break
+                    self.unsent_at -= left
+                    i += 1
+        finally:
+            del self.unsent[:i]
+        self.unsent = None
+        return FRAME_READY
+
+    cdef int send_all(self, const char *source, size_t size, list segments) except -1:
         """Send everything, waiting where the peer is slow."""
         cdef ssize_t n
         cdef size_t sent = 0
-        cdef int ready
+        cdef int status = FRAME_READY
         if self.fd < 0:
             raise OSError("handle is closed")
+        if segments is not None or self.unsent is not None:
+            status = self.send_now(source, size, segments)
+            while status == FRAME_PARTIAL:
+                self._wait_for_room()
+                status = self.flush_now()
+            if status == FRAME_EOF:
+                self.unsent = None
+                raise BrokenPipeError(EPIPE, os.strerror(EPIPE))
+            return 0
         while sent < size:
             n = fm_send(self.fd, source + sent, size - sent, MSG_DONTWAIT)
             if n >= 0:
                 sent += <size_t>n
             elif -n == EAGAIN:
-                with nogil:
-                    ready = fm_poll_one(self.fd, POLLOUT, -1)
-                if ready == -EINTR:
-                    PyErr_CheckSignals()
-                elif ready < 0:
-                    raise OSError(-ready, os.strerror(-ready))
+                self._wait_for_room()
             elif -n == EINTR:
                 PyErr_CheckSignals()
             else:
                 raise OSError(<int>-n, os.strerror(<int>-n))
+        return 0
+
+    cdef int _wait_for_room(self) except -1:
+        cdef int ready
+        with nogil:
+            ready = fm_poll_one(self.fd, POLLOUT, -1)
+        if ready == -EINTR:
+            PyErr_CheckSignals()
+        elif ready < 0:
+            raise OSError(-ready, os.strerror(-ready))
         return 0
 
     cdef void close_fd(self) noexcept:
@@ -262,7 +458,7 @@ cdef class Stream:
         OSError
             The connection failed, or the frame is larger than the limit.
         """
-        cdef int status = self.receive(patient, NULL)
+        cdef int status = self.receive(patient, NULL, False)
         if status == FRAME_READY:
             body = PyBytes_FromStringAndSize(self.body, <Py_ssize_t>self.size)
             self.tidy()
@@ -290,7 +486,7 @@ cdef class Stream:
             at = buffer
             for body in bodies:
                 at = _stock_frame(at, body)
-            self.send_all(buffer, <size_t>(at - buffer))
+            self.send_all(buffer, <size_t>(at - buffer), None)
         finally:
             free(buffer)
 

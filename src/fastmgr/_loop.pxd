@@ -32,7 +32,6 @@ cdef class Conn:
     cdef bint closed
     cdef bint timed               # the socket has its receive timeout
     cdef bint answered            # a hook has replied to the current request itself
-    cdef bytes output             # what the peer was too slow to take; None for nothing
     cdef list in_transit          # entries whose proxies the peer is about to read
     cdef tuple undelivered        # (kind, payload, call) of a reply that a worker must encode
 
@@ -62,7 +61,7 @@ cdef class Loop:
     cdef int drain(self, Conn conn) except -1
     cdef int answer(self, Conn conn) except -1
     cdef int prove(self, Conn conn) except -1
-    cdef int send(self, Conn conn, const char *data, size_t size) except -1
+    cdef int send(self, Conn conn, const char *data, size_t size, list segments) except -1
     cdef int flush(self, Conn conn) except -1
     cdef int set_interest(self, Conn conn, int interest) except -1
     cdef int entrust(self, Conn conn) except -1

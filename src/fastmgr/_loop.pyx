@@ -12,7 +12,7 @@ from posix.unistd cimport read as posix_read, write as posix_write
 from fastmgr._frame cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
 from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
-    fm_poller_set, fm_poller_spin, fm_poller_wait, fm_shutdown, fm_spin_wanted, os_close,
+    fm_poller_set, fm_poller_soon, fm_poller_wait, fm_shutdown, os_close,
 )
 from fastmgr._park cimport Waiter
 
@@ -135,9 +135,7 @@ cdef class Loop:
         while not self.stopping:
             timeout = self.timeout_ms()
             with nogil:
-                n = 0
-                if self.may_spin and fm_spin_wanted(&self.spinner):
-                    n = fm_poller_spin(&self.poller, events, BATCH, &self.spinner)
+                n = fm_poller_soon(&self.poller, events, BATCH, &self.spinner, self.may_spin)
                 if n == 0:
                     n = fm_poller_wait(&self.poller, events, BATCH, timeout)
             for i in range(n if n > 0 else 0):
@@ -224,10 +222,19 @@ cdef class Loop:
     cdef int dispatch_event(self, int fd, int ready) except -1:
         cdef Conn conn = self.conns.get(fd)
         cdef char waste[64]
+        cdef int status
         if conn is not None:
             if conn.parked is not None and not conn.on_worker:
-                # Nothing but a hang-up concerns us before its call is answered.
-                return self.drop(conn) if ready & FM_HANGUP else 0
+                # Nothing that it sends concerns us before its call is answered.
+                if ready & FM_HANGUP:
+                    return self.drop(conn)
+                if conn.stream.unsent is not None:
+                    status = conn.stream.flush_now()
+                    if status == FRAME_EOF:
+                        return self.drop(conn)
+                    if status == FRAME_READY:
+                        self.set_interest(conn, FM_HANGUP)
+                return 0
             if conn.on_worker:
                 if ready & FM_HANGUP:
                     fm_poller_forget(&self.poller, fd)
@@ -236,7 +243,7 @@ cdef class Loop:
                     elif not conn.left:
                         self.on_hang_up(conn)
                 return 0
-            if conn.output is not None:
+            if conn.stream.unsent is not None:
                 if ready & (FM_WRITE | FM_HANGUP):
                     self.flush(conn)
                 return 0
@@ -287,7 +294,7 @@ cdef class Loop:
     def send_frames(self, Conn conn, list bodies):
         """Send small stock frames: the handshake's and the introduction's."""
         cdef bytes data = b"".join([len(body).to_bytes(4, "big") + body for body in bodies])
-        self.send(conn, data, <size_t>len(data))
+        self.send(conn, data, <size_t>len(data), None)
 
     cdef int readable(self, Conn conn) except -1:
         cdef int status = conn.stream.receive_now()
@@ -300,7 +307,7 @@ cdef class Loop:
     cdef int drain(self, Conn conn) except -1:
         """Serve every whole frame that has arrived."""
         cdef int status, verdict
-        while not conn.closed and conn.output is None:
+        while not conn.closed and conn.stream.unsent is None:
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
                 conn.stream.tidy()
@@ -318,7 +325,10 @@ cdef class Loop:
                 return self.drop(conn)
             if verdict == PARK:
                 self.on_drained(conn)
-                return 0 if conn.closed else self.set_interest(conn, FM_HANGUP)
+                if conn.closed:
+                    return 0
+                return self.set_interest(
+                    conn, FM_HANGUP if conn.stream.unsent is None else FM_HANGUP | FM_WRITE)
         return self.on_drained(conn)
 
     cdef int answer(self, Conn conn) except -1:
@@ -350,29 +360,21 @@ cdef class Loop:
             del self.unproven[conn]
         return KEEP
 
-    cdef int send(self, Conn conn, const char *data, size_t size) except -1:
+    cdef int send(self, Conn conn, const char *data, size_t size, list segments) except -1:
         """Send, and keep for later what the peer does not take now."""
-        cdef ssize_t sent
-        if conn.output is not None:
-            conn.output += data[:size]
-            return 0
-        sent = conn.stream.send_now(data, size)
-        if sent < 0:
+        cdef int status = conn.stream.send_now(data, size, segments)
+        if status == FRAME_EOF:
             return self.drop(conn)
-        if <size_t>sent < size:
-            conn.output = (data + sent)[:size - <size_t>sent]
+        if status == FRAME_PARTIAL:
             self.set_interest(conn, FM_WRITE)
         return 0
 
     cdef int flush(self, Conn conn) except -1:
-        cdef bytes output = conn.output
-        cdef ssize_t sent = conn.stream.send_now(output, <size_t>len(output))
-        if sent < 0:
+        cdef int status = conn.stream.flush_now()
+        if status == FRAME_EOF:
             return self.drop(conn)
-        if sent < len(output):
-            conn.output = output[sent:]
+        if status == FRAME_PARTIAL:
             return 0
-        conn.output = None
         self.set_interest(conn, FM_READ)
         return self.drain(conn)
 

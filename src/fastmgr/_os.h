@@ -9,12 +9,14 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -32,6 +34,20 @@ static inline ssize_t fm_recv(int fd, void *into, size_t room, int flags) {
 
 static inline ssize_t fm_send(int fd, const void *from, size_t size, int flags) {
     ssize_t n = send(fd, from, size, flags | MSG_NOSIGNAL);
+    return n < 0 ? -(ssize_t)errno : n;
+}
+
+/* Send one buffer and then another, as far as it goes. */
+static inline ssize_t fm_send_two(
+    int fd, const void *first, size_t first_size, const void *second, size_t second_size, int flags
+) {
+    struct iovec parts[2] = {{(void *)(uintptr_t)first, first_size},
+                             {(void *)(uintptr_t)second, second_size}};
+    struct msghdr message;
+    memset(&message, 0, sizeof message);
+    message.msg_iov = parts;
+    message.msg_iovlen = 2;
+    ssize_t n = sendmsg(fd, &message, flags | MSG_NOSIGNAL);
     return n < 0 ? -(ssize_t)errno : n;
 }
 
@@ -57,24 +73,43 @@ static inline int fm_receive_timeout(int fd, long milliseconds) {
     return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ? -errno : 0;
 }
 
-/* ---- spinning --------------------------------------------------------- */
+/* ---- waiting without sleeping too soon --------------------------------- */
 
-/* Waking a sleeper costs more than serving a small call, so where a processor is
-   to spare it pays to look again for a while before going to sleep.  A spinner
-   remembers whether it has paid: hits give it credit; misses, and losing the
-   processor meanwhile, take it away; and without credit it tries again only after
-   a number of waits that doubles from one failure to the next. */
+/* Waking a sleeper costs more than serving a small call.  Where a processor is to
+   spare it pays to look again for a while (spinning).  Where none is, it pays to let
+   the others run first and look then (yielding): what they do meanwhile is mostly
+   what is waited for, and nobody has to be woken.  Each habit keeps an account of what
+   it has saved and wasted, in nanoseconds; when that is used up it is tried again only
+   after a number of waits that doubles from one failure to the next. */
 typedef struct {
-    int credit;
+    int64_t credit;
     unsigned skip, backoff;
+} fm_habit;
+
+typedef struct {
+    fm_habit spinning, yielding;
 } fm_spinner;
 
+/* One wait: which habit it follows and how far it has come. */
+typedef struct {
+    fm_habit *habit;
+    int spare;                  /* spin; else yield */
+    int yields;
+    int64_t start, before;
+} fm_look;
+
 enum {
-    FM_SPIN_NS = 60 * 1000,     /* look for so long */
-    FM_SPIN_LOST_NS = 30 * 1000, /* a look that took so long lost the processor */
-    FM_SPIN_CREDIT = 8,
-    FM_SPIN_FIRST_SKIP = 16,
-    FM_SPIN_LAST_SKIP = 4096
+    FM_SPIN_NS = 60 * 1000,          /* spin for so long */
+    FM_SPIN_LOST_NS = 30 * 1000,     /* a single look that took so long lost the processor */
+    FM_SPIN_GAIN_NS = 30 * 1000,     /* what a hit is worth */
+    FM_SPIN_MOST_NS = 240 * 1000,    /* what can be saved up */
+    FM_YIELDS = 4,                   /* look so often at least, and */
+    FM_YIELD_NS = 250 * 1000,        /* for so long */
+    FM_YIELD_LOST_NS = 4000 * 1000,  /* others had more to do than to serve us */
+    FM_YIELD_GAIN_NS = 5 * 1000,
+    FM_YIELD_MOST_NS = 10000 * 1000,
+    FM_HABIT_FIRST_SKIP = 16,
+    FM_HABIT_LAST_SKIP = 4096
 };
 
 static inline int64_t fm_now_ns(void) {
@@ -91,57 +126,72 @@ static inline void fm_relax(void) {
 #endif
 }
 
-static inline int fm_spin_wanted(fm_spinner *s) {
-    if (s->credit > 0)
-        return 1;
-    if (s->skip > 0) {
-        s->skip--;
+/* Begin a wait; 0 when it is better to sleep at once. */
+static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
+    look->habit = spare ? &s->spinning : &s->yielding;
+    if (look->habit->skip > 0) {
+        look->habit->skip--;
         return 0;
     }
+    look->spare = spare;
+    look->yields = 0;
+    look->start = look->before = fm_now_ns();
     return 1;
 }
 
-static inline void fm_spin_result(fm_spinner *s, int hit) {
-    if (hit) {
-        s->backoff = 0;
-        if (s->credit < FM_SPIN_CREDIT)
-            s->credit++;
+/* Between two looks: spin or yield; 0 when it is time to sleep. */
+static inline int fm_look_again(fm_look *look) {
+    if (look->spare) {
+        for (int i = 0; i < 8; i++)
+            fm_relax();
+        int64_t now = fm_now_ns();
+        if (now - look->start > FM_SPIN_NS || now - look->before > FM_SPIN_LOST_NS)
+            return 0;
+        look->before = now;
+        return 1;
+    }
+    sched_yield();
+    return look->yields++ < FM_YIELDS || fm_now_ns() - look->start < FM_YIELD_NS;
+}
+
+static inline void fm_look_end(fm_look *look, int hit) {
+    fm_habit *h = look->habit;
+    int64_t most = look->spare ? FM_SPIN_MOST_NS : FM_YIELD_MOST_NS;
+    int64_t cost = 0;
+    if (!hit || look->yields > 0)
+        cost = fm_now_ns() - look->start;
+    if (hit && cost < FM_YIELD_LOST_NS) {
+        h->credit += look->spare ? FM_SPIN_GAIN_NS : FM_YIELD_GAIN_NS;
+        if (h->credit > most)
+            h->credit = most;
+        if (h->credit > most / 8)
+            h->backoff = 0;
         return;
     }
-    s->credit = s->credit > 2 ? s->credit - 2 : 0;
-    if (s->credit == 0) {
-        s->backoff = s->backoff == 0                      ? FM_SPIN_FIRST_SKIP
-                     : s->backoff < FM_SPIN_LAST_SKIP / 2 ? s->backoff * 2
-                                                          : FM_SPIN_LAST_SKIP;
-        s->skip = s->backoff;
+    h->credit -= cost;
+    if (h->credit < 0) {
+        h->credit = 0;
+        h->backoff = h->backoff == 0                       ? FM_HABIT_FIRST_SKIP
+                     : h->backoff < FM_HABIT_LAST_SKIP / 2 ? h->backoff * 2
+                                                           : FM_HABIT_LAST_SKIP;
+        h->skip = h->backoff;
     }
 }
 
-/* Pause between two looks; 0 when it is time to sleep. */
-static inline int fm_spin_on(fm_spinner *s, int64_t start, int64_t *before) {
-    for (int i = 0; i < 8; i++)
-        fm_relax();
-    int64_t now = fm_now_ns();
-    if (now - *before > FM_SPIN_LOST_NS || now - start > FM_SPIN_NS) {
-        fm_spin_result(s, 0);
-        return 0;
-    }
-    *before = now;
-    return 1;
-}
-
-/* Receive what comes while spinning pays; -EAGAIN when it is time to sleep. */
-static inline ssize_t fm_recv_spin(int fd, void *into, size_t room, fm_spinner *s) {
-    int64_t start = fm_now_ns(), before = start;
-    for (;;) {
+/* Receive what comes before it is time to sleep, else -EAGAIN. */
+static inline ssize_t fm_recv_soon(int fd, void *into, size_t room, fm_spinner *s, int spare) {
+    fm_look look;
+    if (!fm_look_begin(&look, s, spare))
+        return -EAGAIN;
+    while (fm_look_again(&look)) {
         ssize_t n = fm_recv(fd, into, room, MSG_DONTWAIT);
         if (n != -EAGAIN && n != -EINTR) {
-            fm_spin_result(s, 1);
+            fm_look_end(&look, 1);
             return n;
         }
-        if (!fm_spin_on(s, start, &before))
-            return -EAGAIN;
     }
+    fm_look_end(&look, 0);
+    return -EAGAIN;
 }
 
 /* ---- the poller ------------------------------------------------------- */
@@ -286,18 +336,20 @@ static inline int fm_poller_wait(fm_poller *p, fm_event *events, int room, int t
     return found;
 }
 
-/* Look for events while spinning pays; 0 when it is time to sleep. */
-static inline int fm_poller_spin(fm_poller *p, fm_event *events, int room, fm_spinner *s) {
-    int64_t start = fm_now_ns(), before = start;
-    for (;;) {
+/* Look for events until it is time to sleep; 0 then. */
+static inline int fm_poller_soon(fm_poller *p, fm_event *events, int room, fm_spinner *s, int spare) {
+    fm_look look;
+    if (!fm_look_begin(&look, s, spare))
+        return 0;
+    do {
         int n = fm_poller_wait(p, events, room, 0);
         if (n > 0) {
-            fm_spin_result(s, 1);
+            fm_look_end(&look, 1);
             return n;
         }
-        if (!fm_spin_on(s, start, &before))
-            return 0;
-    }
+    } while (fm_look_again(&look));
+    fm_look_end(&look, 0);
+    return 0;
 }
 
 #endif

@@ -11,16 +11,19 @@ cdef extern from "_os.h" nogil:
     int os_close "close" (int fd)
     ssize_t fm_recv(int fd, void *into, size_t room, int flags)
     ssize_t fm_send(int fd, const void *source, size_t size, int flags)
+    ssize_t fm_send_two(
+        int fd, const void *first, size_t first_size, const void *second, size_t second_size,
+        int flags
+    )
     void fm_shutdown(int fd)
     int fm_hung_up(int fd)
     int fm_poll_one(int fd, short events, int timeout_ms)
     int fm_receive_timeout(int fd, long milliseconds)
 
     ctypedef struct fm_spinner:
-        int credit
+        pass
 
-    int fm_spin_wanted(fm_spinner *spinner)
-    ssize_t fm_recv_spin(int fd, void *into, size_t room, fm_spinner *spinner)
+    ssize_t fm_recv_soon(int fd, void *into, size_t room, fm_spinner *spinner, int spare)
 
     int FM_READ
     int FM_WRITE
@@ -37,5 +40,7 @@ cdef extern from "_os.h" nogil:
     void fm_poller_close(fm_poller *poller)
     int fm_poller_set(fm_poller *poller, int fd, int interest, int is_new)
     void fm_poller_forget(fm_poller *poller, int fd)
-    int fm_poller_spin(fm_poller *poller, fm_event *events, int room, fm_spinner *spinner)
+    int fm_poller_soon(
+        fm_poller *poller, fm_event *events, int room, fm_spinner *spinner, int spare
+    )
     int fm_poller_wait(fm_poller *poller, fm_event *events, int room, int timeout_ms)

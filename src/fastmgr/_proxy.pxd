@@ -2,9 +2,12 @@
 
 from cpython.pythread cimport PyThread_type_lock
 
-from fastmgr._frame cimport Stream
+from fastmgr._frame cimport Header, Stream
 from fastmgr._os cimport fm_spinner, uint8_t, uint32_t, uint64_t
 from fastmgr._wire cimport Reader, Writer
+
+# Put a header before the body that began at `start`, which has HEADER_SIZE bytes of room there.
+cdef int seal(Writer writer, size_t start, Header *header) except -1
 
 cdef class Holding:
     cdef uint64_t handle
@@ -42,7 +45,7 @@ cdef class FastChannel(Channel):
     cdef size_t begin(self, Writer writer, list due) except 0
     cdef int finish(
         self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle
-    ) noexcept
+    ) except -1
     cdef tuple exchange(self, Writer writer)
     cdef void say_goodbye(self, bint whole) noexcept
     cdef int send_alone(self, list due) except -1

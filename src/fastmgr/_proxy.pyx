@@ -21,9 +21,10 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_PICKLED, FRAME_EOF, FRAME_READY, HEADER_SIZE, OP_CALL,
+    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_PICKLED, FLAG_SEGMENTS, FRAME_EOF,
+    FRAME_READY, HEADER_SIZE, OP_CALL,
     OP_CONTROL, OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN,
-    OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream,
+    OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
 )
 from fastmgr._os cimport MSG_DONTWAIT, fm_send, uint8_t, uint32_t, uint64_t
 from fastmgr._wire cimport Reader, Writer
@@ -52,6 +53,9 @@ cdef dict OPS = {kind: op for op, kind in KINDS.items()}
 authkeys = {}
 
 
+# By what `Writer.put_args` says of a request's values.
+cdef uint8_t[4] PICKLED_FLAGS = [0, FLAG_PICKLED | FLAG_CARRIED, FLAG_PICKLED, FLAG_PICKLED]
+
 # Bytes of requests that a pipeline has under way at a time; sockets hold several times that.
 cdef enum:
     PORTION = 32 * 1024
@@ -62,14 +66,31 @@ cdef class _Pickled:
     """A reply that only pickle can read, to be read once its connection is free."""
 
     cdef bytes data
+    cdef list segments
 
-    def __init__(self, bytes data):
-        self.data = data
+    def __init__(self, Stream stream):
+        self.data = stream.body[:stream.size]
+        self.segments = stream.segments
 
     cdef object load(self):
         cdef Reader reader = Reader()
-        reader.feed(self.data, <size_t>len(self.data), True)
+        reader.feed(self.data, <size_t>len(self.data), self.segments, True)
         return reader.get()
+
+
+cdef int seal(Writer writer, size_t start, Header *header) except -1:
+    """Put `header` before the body that began at `start`, and in it what the body needs."""
+    cdef size_t beside = 0
+    if writer.segments:
+        header.flags |= FLAG_SEGMENTS
+        beside = writer.size - start
+        beside = write_table(
+            writer.insert(start, table_size(writer.segments)), beside, writer.segments,
+            writer.writable,
+        )
+    header.size = writer.size - start + beside
+    memcpy(writer.data + start - HEADER_SIZE, header, HEADER_SIZE)
+    return 0
 
 
 class _StaleConnection(Exception):
@@ -196,12 +217,14 @@ cdef class FastChannel(Channel):
                     writer.write(&handle, sizeof(handle))
                 handle = 0
             else:
-                pickled = writer.put(name)
-                pickled |= writer.put(args if type(args) is tuple else tuple(args))
-                pickled |= writer.put(kwds if kwds else None)
-            self.finish(writer, start, op, flags | (FLAG_PICKLED if pickled else 0), handle)
+                writer.segmented = True
+                writer.put(name)
+                pickled = writer.put_args(args if type(args) is tuple else tuple(args))
+                pickled |= 2 * writer.put(kwds if kwds else None)
+            self.finish(writer, start, op, flags | PICKLED_FLAGS[pickled], handle)
             return self.exchange(writer)
         finally:
+            writer.segments = writer.writable = None
             if owner:
                 self.encoding = False
 
@@ -223,18 +246,16 @@ cdef class FastChannel(Channel):
 
     cdef int finish(
         self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle
-    ) noexcept:
+    ) except -1:
         """Fill in the header before `start` for the body that begins there."""
         cdef Header header
         self.calls += 1
-        header.size = writer.size - start
         header.handle = handle
         header.call = self.calls
         header.method = 0
         header.op = op
         header.flags = flags
-        memcpy(writer.data + start - HEADER_SIZE, &header, HEADER_SIZE)
-        return 0
+        return seal(writer, start, &header)
 
     cdef tuple exchange(self, Writer writer):
         """Send what `writer` holds, and take the reply to its last frame."""
@@ -243,17 +264,16 @@ cdef class FastChannel(Channel):
         cdef int status
         cdef uint8_t op
         cdef uint64_t handle
-        cdef bytes pickled = None
-        cdef Reader reader
+        cdef _Pickled pickled = None
         acquire(self.lock)
         try:
             if not self.usable:
                 raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
             try:
-                stream.send_all(writer.data, writer.size)
+                stream.send_all(writer.data, writer.size, writer.segments or None)
             except OSError as error:
                 raise _StaleConnection(error) from None
-            status = stream.receive(True, &self.spinner if self.may_spin else NULL)
+            status = stream.receive(True, &self.spinner, self.may_spin)
             if status == FRAME_EOF:
                 raise EOFError
             if status != FRAME_READY or stream.header.call != expected:
@@ -263,11 +283,12 @@ cdef class FastChannel(Channel):
             handle = stream.header.handle
             if stream.header.flags & FLAG_PICKLED:
                 # Unpickling may call over this channel and overwrite the stream's buffer.
-                pickled = stream.body[:stream.size]
+                pickled = _Pickled(stream)
                 payload = None
             else:
-                self.reader.feed(stream.body, stream.size, False)
+                self.reader.feed(stream.body, stream.size, stream.segments, False)
                 payload = self.reader.get()
+                self.reader.segments = None
             stream.tidy()
         except (OSError, EOFError, _StaleConnection):
             self.usable = False
@@ -280,9 +301,7 @@ cdef class FastChannel(Channel):
         finally:
             PyThread_release_lock(self.lock)
         if pickled is not None:
-            reader = Reader()
-            reader.feed(pickled, <size_t>len(pickled), True)
-            payload = reader.get()
+            payload = pickled.load()
         if handle:
             return op, ("%x" % handle, payload)
         return op, payload
@@ -307,12 +326,12 @@ cdef class FastChannel(Channel):
             frames.grow(HEADER_SIZE)
             frames.size += HEADER_SIZE
             start = frames.size
-            pickled = frames.put(name)
-            pickled |= frames.put(args)
-            pickled |= frames.put(kwds)
+            frames.put(name)
+            pickled = frames.put_args(args)
+            pickled |= 2 * frames.put(kwds)
             self.finish(
                 frames, start, OP_CALL,
-                (FLAG_PICKLED if pickled else 0) | (FLAG_FOLLOWS if ends else 0), handle,
+                PICKLED_FLAGS[pickled] | (FLAG_FOLLOWS if ends else 0), handle,
             )
             ends.append(frames.size)
         acquire(self.lock)
@@ -322,12 +341,12 @@ cdef class FastChannel(Channel):
             if due:
                 writer = Writer()
                 start = self.begin(writer, due)
-                self.stream.send_all(writer.data, start - HEADER_SIZE)
+                self.stream.send_all(writer.data, start - HEADER_SIZE, None)
             for item in ends:
                 end = item
                 if waiting and end - sent > PORTION:
                     # This one begins the next portion.
-                    self.stream.send_all(frames.data + sent, reached - sent)
+                    self.stream.send_all(frames.data + sent, reached - sent, None)
                     self.take_replies(waiting, replies)
                     sent = reached
                     waiting = 0
@@ -335,7 +354,7 @@ cdef class FastChannel(Channel):
                 (<Header *>(frames.data + reached)).call = self.calls
                 waiting += 1
                 reached = end
-            self.stream.send_all(frames.data + sent, reached - sent)
+            self.stream.send_all(frames.data + sent, reached - sent, None)
             self.take_replies(waiting, replies)
         except BaseException as error:
             self.usable = False
@@ -352,16 +371,17 @@ cdef class FastChannel(Channel):
         cdef int status
         cdef Py_ssize_t i
         for i in range(count):
-            status = stream.receive(True, &self.spinner if self.may_spin else NULL)
+            status = stream.receive(True, &self.spinner, self.may_spin)
             if status == FRAME_EOF:
                 raise EOFError
             if status != FRAME_READY or stream.header.call != first + <uint32_t>i:
                 raise OSError("bad message from the server")
             if stream.header.flags & FLAG_PICKLED:
-                payload = _Pickled(stream.body[:stream.size])
+                payload = _Pickled(stream)
             else:
-                self.reader.feed(stream.body, stream.size, False)
+                self.reader.feed(stream.body, stream.size, stream.segments, False)
                 payload = self.reader.get()
+                self.reader.segments = None
             if stream.header.handle:
                 payload = ("%x" % stream.header.handle, payload)
             replies.append((stream.header.op, payload))
@@ -383,7 +403,7 @@ cdef class FastChannel(Channel):
             writer = Writer()
             start = self.begin(writer, due)
             writer.size = start - HEADER_SIZE
-            self.stream.send_all(writer.data, writer.size)
+            self.stream.send_all(writer.data, writer.size, None)
         except OSError as error:
             util.debug("the manager is gone: %s", error)
         finally:

@@ -3,7 +3,8 @@
 A value is a tag byte and what the tag calls for, numbers little-endian. A *size* is one byte below
 255, or 255 and eight bytes. ::
 
-    PICKLE  8-byte length, a pickle       INT_1, INT_4, INT_8  1, 4, 8 bytes
+    PICKLE  8-byte length, a pickle       BUFFERED  as PICKLE, then a TUPLE of its buffers
+    SEGMENT                               INT_1, INT_4, INT_8  1, 4, 8 bytes
     NONE, TRUE, FALSE                     INT_N                size, two's complement
     FLOAT   8 bytes                       STR, BYTES, BYTEARRAY  size, bytes (STR in UTF-8)
     COMPLEX 16 bytes                      TUPLE, LIST          size, elements
@@ -11,9 +12,13 @@ A value is a tag byte and what the tag calls for, numbers little-endian. A *size
     ERROR   1 byte (of ERRORS), a TUPLE   DICT                 size, pairs
 
 Only exact built-in types are compact: a subclass means more than its base, and pickle knows what.
-A pickle is a whole value, never a part of one, so what a value shares with itself stays shared
-and no unknown code runs in the middle of a container. For the same reason a value that holds a
-mutable object twice is pickled.
+A value is pickled as a whole, not in parts, so that what it shares with itself stays shared; for
+the same reason a value that holds a mutable object twice is pickled. Within a container there are
+only pickles that came so: a server keeps such a value unread (`Opaque`) if it has only to hand it
+back.
+
+Large buffers may stay outside (SEGMENT: the next of those that come with the values), so that
+neither side copies them: they are sent from where they are and received where they are to be.
 """
 
 cimport cython
@@ -35,11 +40,14 @@ from cpython.bytearray cimport (
 )
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
+import copyreg
 from copyreg import dispatch_table as _global_reducers
+from functools import partial
+from io import BytesIO
 from multiprocessing.reduction import ForkingPickler
-from pickle import loads as _unpickle
+from pickle import Pickler, loads as _unpickle
 
 
 cdef extern from *:
@@ -106,7 +114,7 @@ cdef extern from "Python.h":
 cdef enum Tag:
     PICKLE = FM_WIRE_PICKLE
     NONE, TRUE, FALSE, INT_1, INT_4, INT_8, INT_N, FLOAT, COMPLEX, STR, BYTES,
-    BYTEARRAY, TUPLE, LIST, DICT, SET, FROZENSET, SLICE, ERROR
+    BYTEARRAY, TUPLE, LIST, DICT, SET, FROZENSET, SLICE, ERROR, BUFFERED, SEGMENT
 
 cdef enum:
     ENCODE_DEPTH = 32           # of nested containers; deeper values are pickled
@@ -131,6 +139,24 @@ cdef object _int_from_bytes = int.from_bytes
 
 class WireError(ValueError):
     """The bytes are not a value, or not one that is allowed here."""
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Opaque:
+    """A value that is kept as the pickle it came as; pickled again, it is that value."""
+
+    cpdef object load(self):
+        """Return the value; runs whatever code its pickle names."""
+        return _unpickle(self.data, buffers=self.buffers)
+
+    def __reduce__(self):
+        if self.buffers:
+            return partial(_unpickle, buffers=list(self.buffers)), (self.data,)
+        return _unpickle, (self.data,)
+
+    def __repr__(self):
+        return f"<pickled object, {len(self.data)} bytes>"
 
 
 cdef struct Walk:
@@ -200,9 +226,25 @@ cdef int _put_bytes(
     if n >= LARGE:
         if tag != BYTEARRAY and _repeats(walk, owner):
             return 1
+        if w.segmented and (tag == BYTES or tag == BYTEARRAY):
+            if tag == BYTEARRAY:
+                owner = PyBytes_FromStringAndSize(data, n)      # it may change while it is sent
+            return _put_segment(w, owner, tag == BYTEARRAY)
         walk.limit += <size_t>n
     memcpy(_put_head(w, tag, n, n), data, <size_t>n)
     w.size += <size_t>n
+    return 0
+
+
+cdef int _put_segment(Writer w, object segment, bint writable) except -1:
+    """Leave a buffer that never changes to be sent from where it is."""
+    if w.segments is None:
+        w.segments = []
+        w.writable = []
+    w.segments.append(segment)
+    w.writable.append(writable)
+    _room(w, HEAD)[0] = <char>SEGMENT
+    w.size += 1
     return 0
 
 
@@ -376,6 +418,8 @@ cdef int _encode(Writer w, object value, Walk *walk, int depth) except -1:
         # A list over there, as multiprocessing has it; so not in a key, though dict_values have a
         # hash.
         return walk.keyed or _repeats(walk, value) or _put_list(w, list(value), walk, depth)
+    if kind == <PyTypeObject *>Opaque:
+        return _put_opaque(w, <Opaque>value, walk)
     if PyComplex_CheckExact(value):
         _put_fixed(w, COMPLEX, fm_wire_bits(PyComplex_RealAsDouble(value)), 8)
         fm_wire_store(_room(w, 8), fm_wire_bits(PyComplex_ImagAsDouble(value)))
@@ -384,20 +428,85 @@ cdef int _encode(Writer w, object value, Walk *walk, int depth) except -1:
     return 1
 
 
-cdef int _put_pickle(Writer w, object value) except -1:
+cdef int _put_pickled(Writer w, object data, object buffers, Walk *walk) except -1:
+    """Write a pickle, and its large buffers; `data` and they never change."""
     cdef Py_buffer view
     cdef char head[9]
-    cdef object pickled = ForkingPickler.dumps(value, 5)
-    PyObject_GetBuffer(pickled, &view, PyBUF_SIMPLE)
+    cdef Py_ssize_t n
+    w.pickles += 1
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        w.grow(9 + <size_t>view.len)
-        head[0] = <char>PICKLE
+        if walk is not NULL:
+            walk.limit += <size_t>view.len
+        _room(w, 9 + <size_t>view.len)
+        head[0] = <char>(BUFFERED if buffers else PICKLE)
         fm_wire_store(&head[1], <uint64_t>view.len)
         w.write(head, 9)
         w.write(view.buf, <size_t>view.len)
     finally:
         PyBuffer_Release(&view)
+    if not buffers:
+        return 0
+    _put_head(w, TUPLE, len(buffers), 0)
+    for buffer in buffers:
+        writable = PyByteArray_CheckExact(buffer)
+        if w.segmented:
+            _put_segment(w, buffer, writable)
+            continue
+        n = len(buffer)
+        if walk is not NULL:
+            walk.limit += <size_t>n
+        _put_head(w, BYTEARRAY if writable else BYTES, n, n)
+        w.write(PyByteArray_AS_STRING(buffer) if writable else PyBytes_AS_STRING(buffer), n)
     return 0
+
+
+cdef int _put_opaque(Writer w, Opaque value, Walk *walk) except -1:
+    if walk.keyed:
+        return 1
+    return _put_pickled(w, value.data, value.buffers, walk)
+
+
+@cython.final
+@cython.internal
+cdef class _Outside:
+    """What a pickler asks whether a buffer is to stay out of the pickle."""
+
+    cdef list buffers
+
+    def __call__(self, buffer):
+        raw = buffer.raw()
+        if raw.nbytes < LARGE:
+            return True
+        # A snapshot: what can be written to may change while it is sent.
+        self.buffers.append(bytes(raw) if raw.readonly else bytearray(raw))
+        return False
+
+
+cdef int _put_pickle(Writer w, object value) except -1:
+    """Pickle a value; 1 if it may be carried unread, 2 if not."""
+    cdef _Outside outside = None
+    if w.segmented:
+        outside = _Outside()
+        outside.buffers = []
+    file = BytesIO()
+    pickler = Pickler(file, 5, buffer_callback=outside)
+    # What ForkingPickler does, with a dict in place of its slower chain of dicts.
+    pickler.dispatch_table = {**copyreg.dispatch_table, **_own_reducers}
+    pickler.dump(value)
+    data = file.getvalue()
+    _put_pickled(w, data, outside.buffers if w.segmented else None, NULL)
+    # Proxies, connections, sockets and whatever else refers to a process: the server must hold
+    # its own. Their pickles name the module that makes them.
+    return 2 if b"multiprocessing" in data or b"fastmgr" in data else 1
+
+
+cdef inline bint _is_scalar(object value) noexcept:
+    """Whether nobody can tell two copies of the value from one."""
+    return (
+        PyUnicode_CheckExact(value) or PyLong_CheckExact(value) or PyBytes_CheckExact(value)
+        or PyFloat_CheckExact(value) or value is None or value is True or value is False
+    )
 
 
 @cython.final
@@ -438,11 +547,17 @@ cdef class Writer:
         walk.count = 0
         walk.keyed = 0
         walk.limit = start + BUDGET
+        cdef Py_ssize_t segments = 0 if self.segments is None else len(self.segments)
+        cdef int pickles = self.pickles
         try:
             outcome = _encode(self, value, &walk, 0)
         finally:
             if outcome:
                 self.size = start
+                self.pickles = pickles
+                if self.segments is not None:
+                    del self.segments[segments:]
+                    del self.writable[segments:]
         return outcome
 
     cdef int put(self, object value) except -1:
@@ -451,9 +566,43 @@ cdef class Writer:
         _put_pickle(self, value)
         return 1
 
+    cdef int put_args(self, tuple args) except -1:
+        cdef Py_ssize_t i, odd = -1, n = PyTuple_GET_SIZE(args)
+        cdef size_t start = self.size
+        cdef int outcome = 2
+        if self.put_compact(args) == 0:
+            return 0
+        for i in range(n):
+            if not _is_scalar(<object>PyTuple_GET_ITEM(args, i)):
+                if odd >= 0:
+                    break
+                odd = i
+        else:
+            if odd >= 0:
+                _put_head(self, TUPLE, n, 0)
+                for i in range(n):
+                    if i == odd:
+                        outcome = _put_pickle(self, <object>PyTuple_GET_ITEM(args, i))
+                    elif self.put_compact(<object>PyTuple_GET_ITEM(args, i)):
+                        break
+                else:
+                    return outcome
+                self.size = start
+                self.segments = self.writable = None
+        _put_pickle(self, args)
+        return 2
+
+    cdef char *insert(self, size_t at, size_t n) except NULL:
+        self.grow(n)
+        memmove(self.data + at + n, self.data + at, self.size - at)
+        self.size += n
+        return self.data + at
+
     cdef void reset(self) noexcept:
         cdef char *data
         self.size = 0
+        self.pickles = 0
+        self.segments = self.writable = None
         if self.capacity > KEPT:
             data = <char *>realloc(self.data, SMALL)
             if data is not NULL:
@@ -488,6 +637,13 @@ cdef inline Py_ssize_t _take_size(Reader r, size_t owed) except -1:
     return <Py_ssize_t>n
 
 
+cdef object _get_str(const char *at, Py_ssize_t n):
+    try:
+        return PyUnicode_DecodeUTF8(<char *>at, n, NULL)
+    except UnicodeDecodeError as error:
+        raise WireError(str(error)) from None
+
+
 cdef tuple _get_tuple(Reader r, int depth, size_t owed):
     cdef Py_ssize_t i, n = _take_size(r, owed)
     cdef tuple result = PyTuple_New(n)    # NULL until filled, as its deallocator knows
@@ -518,7 +674,10 @@ cdef dict _get_dict(Reader r, int depth, size_t owed):
         n -= 1
         key = _decode(r, depth, owed + <size_t>n + 1)
         item = _decode(r, depth, owed + <size_t>n)
-        PyDict_SetItem(result, key, item)
+        try:
+            PyDict_SetItem(result, key, item)
+        except TypeError as error:      # it has no hash
+            raise WireError(str(error)) from None
     return result
 
 
@@ -529,7 +688,10 @@ cdef object _get_set(Reader r, object result, int depth, size_t owed):
     while n:
         n -= 1
         member = _decode(r, depth, owed + <size_t>n)
-        PySet_Add(result, member)
+        try:
+            PySet_Add(result, member)
+        except TypeError as error:
+            raise WireError(str(error)) from None
     return result
 
 
@@ -577,7 +739,7 @@ cdef object _decode(Reader r, int depth, size_t owed):
             fm_wire_double(fm_wire_load(at)), fm_wire_double(fm_wire_load(at + 8)))
     elif tag == STR:
         n = _take_size(r, owed)
-        return PyUnicode_DecodeUTF8(<char *>_take(r, n), n, NULL)
+        return _get_str(_take(r, n), n)
     elif tag == BYTES:
         n = _take_size(r, owed)
         return PyBytes_FromStringAndSize(_take(r, n), n)
@@ -601,19 +763,40 @@ cdef object _decode(Reader r, int depth, size_t owed):
         return _get_slice(r, depth, owed)
     elif tag == ERROR:
         return _get_error(r, depth, owed)
-    _refuse("a pickle within a value" if tag == PICKLE else "an unknown tag")
+    elif tag == SEGMENT:
+        return _get_segment(r)
+    elif tag == PICKLE or tag == BUFFERED:
+        return _get_pickle(r, tag, depth, owed)
+    _refuse("an unknown tag")
 
 
-cdef object _get_pickle(Reader r):
-    if not r.allow_pickle:
+cdef object _get_segment(Reader r):
+    if r.segments is None or r.segment >= len(r.segments):
+        _refuse("a buffer that did not come with the value")
+    r.segment += 1
+    return r.segments[r.segment - 1]
+
+
+cdef object _get_pickle(Reader r, unsigned char tag, int depth, size_t owed):
+    cdef Opaque value
+    if not r.allow_pickle and not r.carry:
         _refuse("a pickle where none is allowed")
-    _take(r, 1)
     cdef uint64_t n = fm_wire_load(_take(r, 8))
-    if n > <size_t>(r.end - r.pos):
+    cdef size_t left = <size_t>(r.end - r.pos)
+    if n > left or owed > left - n:
         _refuse("truncated pickle")
+    value = Opaque.__new__(Opaque)
     # A copy: loading runs users' code, which may make a call of its own and so refill the
     # caller's buffer.
-    return _unpickle(PyBytes_FromStringAndSize(_take(r, <size_t>n), <Py_ssize_t>n))
+    value.data = PyBytes_FromStringAndSize(_take(r, <size_t>n), <Py_ssize_t>n)
+    if tag == BUFFERED:
+        if <unsigned char>_take(r, 1)[0] != TUPLE:
+            _refuse("a pickle without its buffers")
+        value.buffers = _get_tuple(r, depth, owed)
+        for buffer in value.buffers:
+            if not PyBytes_CheckExact(buffer) and not PyByteArray_CheckExact(buffer):
+                _refuse("a pickle with buffers that are none")
+    return value if r.carry else value.load()
 
 
 @cython.final
@@ -622,18 +805,16 @@ cdef object _get_pickle(Reader r):
 cdef class Reader:
     """A cursor over encoded values."""
 
-    cdef void feed(self, const char *data, size_t n, bint allow_pickle) noexcept:
+    cdef void feed(self, const char *data, size_t n, list segments, bint allow_pickle) noexcept:
         self.pos = data
         self.end = data + n
+        self.segments = segments
+        self.segment = 0
         self.allow_pickle = allow_pickle
+        self.carry = False
 
     cdef object get(self):
-        if self.pos < self.end and <unsigned char>self.pos[0] == PICKLE:
-            return _get_pickle(self)
-        try:
-            return _decode(self, 0, 0)
-        except (UnicodeDecodeError, TypeError) as error:    # not UTF-8; a key that has no hash
-            raise WireError(str(error)) from None
+        return _decode(self, 0, 0)
 
     cdef bint done(self) noexcept:
         return self.pos == self.end
@@ -699,7 +880,7 @@ def loads(data, allow_pickle=True):
     cdef Py_buffer view
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        r.feed(<const char *>view.buf, <size_t>view.len, allow_pickle)
+        r.feed(<const char *>view.buf, <size_t>view.len, None, allow_pickle)
         value = r.get()
         if not r.done():
             raise WireError("bytes after the value")

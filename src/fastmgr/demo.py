@@ -292,8 +292,11 @@ def add(
 
 def wait(processes: Sequence[process.BaseProcess], show: Callable[[], None]) -> None:
     """Wait for the workers to end, and show the progress while they run."""
-    while running := [child.sentinel for child in processes if child.is_alive()]:
-        connection.wait(running, timeout=0.1)
+    running = True
+    while running:
+        sentinels = [child.sentinel for child in processes if child.is_alive()]
+        running = bool(sentinels)  # those that have ended by now are looked at once more
+        connection.wait(sentinels, timeout=0.1)
         for child in processes:
             if child.exitcode:
                 raise WorkerError(f"{child.name} failed with exit status {child.exitcode}")

@@ -80,12 +80,16 @@ class Last(Tracked):
 
     ended_on: tuple[str, ...] = ()
 
-    def __reduce__(self) -> tuple[type[Last], tuple[()]]:
-        return Last, ()
+    def __reduce__(self) -> tuple[Callable[[str], Last], tuple[str]]:
+        return last, ("names multiprocessing, and so is not carried unread",)
 
     def __del__(self) -> None:
         Last.ended_on += (threading.current_thread().name,)
         super().__del__()
+
+
+def last(_note: str) -> Last:
+    return Last()
 
 
 class LastProbe(Probe):

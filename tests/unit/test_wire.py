@@ -413,7 +413,6 @@ HUGE = b"\xff" + b"\xff" * 8
         bytes([TUPLE, 1]) * 100_000,
         bytes([dumps(KeyError())[0], 13, TUPLE, 0]),
         bytes([dumps(KeyError())[0], 0, LIST, 0]),
-        bytes([LIST, 1]) + dumps(object),
         dumps(object)[:-1],
         dumps(object)[:5],
         dumps(object) + b"\1",
