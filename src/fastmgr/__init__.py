@@ -62,6 +62,7 @@ from fastmgr.managers import (
     listener_client,
     public_methods,
 )
+from fastmgr.pipeline import OnewayError, Pipeline, oneway
 
 if HAS_SHMEM:
     from fastmgr.managers import SharedMemoryManager as SharedMemoryManager
@@ -87,6 +88,8 @@ __all__ = [
     "Manager",
     "Namespace",
     "NamespaceProxy",
+    "OnewayError",
+    "Pipeline",
     "PoolProxy",
     "ProcessLocalSet",
     "RebuildProxy",
@@ -104,6 +107,7 @@ __all__ = [
     "install",
     "installed",
     "listener_client",
+    "oneway",
     "public_methods",
     "uninstall",
 ]

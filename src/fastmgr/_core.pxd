@@ -43,10 +43,12 @@ cdef class Engine(Loop):
     cdef int reply(
         self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload, bint on_loop
     ) except -1
+    cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1
     cdef int flush_replies(self, Conn conn, Writer writer) except -1
     cdef int part(self, Conn conn, uint64_t whole) except -1
     cdef int dispose(self, list dead) except -1
-    cdef tuple run(
-        self, object c, Conn conn, Entry entry, object ident, object name, object args, object kwds
+    cdef object run(
+        self, object c, Conn conn, Entry entry, object ident, object name, object args,
+        object kwds, uint8_t *op, uint64_t *handle
     )
     cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result)

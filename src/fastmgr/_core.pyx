@@ -7,12 +7,14 @@ dialect's ``serve_client`` runs the same `Engine.run`.
 """
 
 cimport cython
+from cpython.object cimport PyObject
 from libc.string cimport memcpy, memset
 
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_PICKLED, FRAME_PARTIAL, FRAME_READY,
-    FRAME_TIMEOUT, HEADER_SIZE, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF,
-    OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
+    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FRAME_PARTIAL,
+    FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED,
+    OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE,
+    Header,
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
 from fastmgr._os cimport MSG_DONTWAIT, MSG_PEEK, fm_recv, fm_spinner, uint8_t, uint64_t
@@ -20,6 +22,9 @@ from fastmgr._park cimport Primitive, Waiter
 from fastmgr._proxy cimport seal
 from fastmgr._table cimport Entry, Session, key_of
 from fastmgr._wire cimport Opaque, Reader, Writer
+
+cdef extern from "Python.h":
+    object PyObject_Vectorcall(object function, PyObject **args, size_t count, PyObject *names)
 
 import array
 import os
@@ -36,6 +41,7 @@ from fastmgr._park import here
 from fastmgr.carried import BLIND as _blind
 from fastmgr.carried import KEPT_ARGUMENT as _kept_argument
 from fastmgr.carried import read_all
+from fastmgr.methods import METHODS as _methods
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
 from fastmgr.dialects.intro import parse_introduction
 from fastmgr.dialects.stock import Idle, StockConnection, Token
@@ -57,6 +63,10 @@ cdef frozenset KNOWN_ERRORS = frozenset((
 cdef enum:
     STREAK = 64
 
+# Arguments that need no tuple of their own.
+cdef enum:
+    FEW = 4
+
 # Bytes of replies that the loop sends in one go.
 cdef enum:
     BATCH_SIZE = 64 * 1024
@@ -64,7 +74,23 @@ cdef enum:
 cdef object MISSING = object()
 cdef dict KEPT_ARGUMENT = _kept_argument
 cdef dict BLIND = _blind
+cdef tuple METHODS = _methods
 cdef dict VERBS = _verbs
+
+
+cdef dict methods_of(kind):
+    """By name, what may be called with an object of exactly this type and the arguments."""
+    methods = {
+        name: method for name, method in vars(kind).items()
+        if type(method) in (type(dict.get), type(dict.__setitem__))
+    }
+    methods.update({name: verb for (owner, name), verb in _verbs.items() if owner is kind})
+    return methods
+
+
+# Objects of these have no attributes of their own that could come before their type's.
+cdef dict DICT_METHODS = methods_of(dict)
+cdef dict LIST_METHODS = methods_of(list)
 cdef double FOREVER = float("inf")
 
 # Seconds without a request after which a worker gives its connection back.
@@ -122,6 +148,15 @@ def create(server, typeid, args, kwds, bint known=False):
     return server.table.add(obj, set(exposed), method_to_typeid, known)
 
 
+cdef object method_name(Conn conn, Reader reader):
+    cdef Py_ssize_t number = conn.stream.header.method
+    if number == 0:
+        return reader.get()
+    if number > len(METHODS):
+        raise ValueError(f"a method of number {number}: this server knows {len(METHODS)}")
+    return METHODS[number - 1]
+
+
 cdef bint keeps(object obj, object name, object args):
     """Whether the method keeps the `Opaque` among its arguments without looking at it."""
     cdef Py_ssize_t i, kept
@@ -132,6 +167,26 @@ cdef bint keeps(object obj, object name, object args):
         if type((<tuple>args)[i]) is Opaque and i != kept:
             return False
     return True
+
+
+cdef object call_unbound(object function, object obj, object args, object kwds):
+    cdef PyObject *stack[1 + FEW]
+    cdef Py_ssize_t i, n
+    if kwds or type(args) is not tuple or len(<tuple>args) > FEW:
+        return function(obj, *args, **(kwds or {}))
+    n = len(<tuple>args)
+    stack[0] = <PyObject *>obj
+    for i in range(n):
+        stack[i + 1] = <PyObject *>(<tuple>args)[i]     # held by `args`
+    return PyObject_Vectorcall(function, stack, <size_t>(n + 1), NULL)
+
+
+cdef inline bint is_oneway(Conn conn) noexcept:
+    """Whether nobody waits for the reply to the connection's current request."""
+    return (
+        conn is not None and conn.stream.fast and conn.stream.header.op == OP_CALL
+        and conn.stream.header.flags & FLAG_ONEWAY
+    )
 
 
 cdef bint is_blind(object obj, object name):
@@ -464,8 +519,8 @@ cdef class Engine(Loop):
         cdef uint64_t handle = conn.stream.header.handle
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
         cdef bint carried = conn.stream.header.flags & FLAG_CARRIED
-        cdef Entry entry = self.table.find(handle)
-        cdef uint8_t op
+        cdef Entry entry = self.table.at(handle)
+        cdef uint8_t op = OP_RETURN
         carried = carried and entry is not None and entry.known
         if entry is None or (pickled and not carried) or not (entry.known or entry.parks):
             if on_loop:
@@ -478,7 +533,7 @@ cdef class Engine(Loop):
         reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, not on_loop)
         reader.carry = carried
         try:
-            name = reader.get()
+            name = method_name(conn, reader)
             args = reader.get()
             kwds = reader.get()
             if carried and not keeps(entry.obj, name, args):
@@ -486,7 +541,7 @@ cdef class Engine(Loop):
                     return HAND_OFF
                 carried = False
                 reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, True)
-                name = reader.get()
+                name = method_name(conn, reader)
                 args = reader.get()
                 kwds = reader.get()
         except Exception:
@@ -509,8 +564,10 @@ cdef class Engine(Loop):
                         return CLOSE    # dead already: it would hold what it takes for ever
                     if not conn.pinned:
                         return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
-        op, payload, handle = self.run(conn, conn, entry, "%x" % handle if entry is None else None,
-                                       name, args, kwds)
+        payload = self.run(
+            conn, conn, entry, "%x" % handle if entry is None else None, name, args, kwds, &op,
+            &handle,
+        )
         # What the call was given must not outlive it in this frame.
         entry = args = kwds = None
         return self.reply(conn, writer, op, handle, payload, on_loop)
@@ -537,18 +594,17 @@ cdef class Engine(Loop):
         op = OP_ERROR if waiter.failed else OP_RETURN
         return self.reply(conn, writer, op, 0, waiter.value, on_loop)
 
-    cdef tuple run(self, object c, Conn conn, Entry entry, object ident, object name, object args,
-                   object kwds):
-        """Call a method of a shared object.
+    cdef object run(
+        self, object c, Conn conn, Entry entry, object ident, object name, object args,
+        object kwds, uint8_t *op, uint64_t *handle
+    ):
+        """Call a method of a shared object; return the reply's payload and set its operation.
 
         `c` is the connection as hooks see it; `conn` is the engine's, None for a
-        connection that a server accepted itself.
-
-        Returns
-        -------
-        tuple
-            The reply's operation, its payload, and for OP_PROXY the handle.
+        connection that a server accepted itself.  `handle` is set for OP_PROXY.
         """
+        op[0] = OP_RETURN
+        handle[0] = 0
         try:
             if entry is None:
                 raise KeyError(ident)
@@ -560,56 +616,70 @@ cdef class Engine(Loop):
                     if name not in ("__repr__", "__str__"):     # which show what is not to be had
                         raise
             if name in entry.exposed:
-                function = getattr(obj, name, MISSING)
-                if function is not MISSING:
+                function = MISSING
+                unbound = None
+                if type(obj) is dict:
+                    unbound = DICT_METHODS.get(name)
+                elif type(obj) is list:
+                    unbound = LIST_METHODS.get(name)
+                if unbound is None:
+                    function = getattr(obj, name, MISSING)
+                    if function is MISSING:
+                        unbound = VERBS.get((type(obj), name))
+                if unbound is not None or function is not MISSING:
                     try:
-                        result = function(*args, **kwds) if kwds else function(*args)
+                        if unbound is not None:
+                            result = call_unbound(unbound, obj, args, kwds)
+                        else:
+                            result = function(*args, **kwds) if kwds else function(*args)
                     except Exception as error:
-                        return OP_ERROR, error, 0
+                        op[0] = OP_ERROR
+                        return error
                     if entry.method_to_typeid:
                         typeid = entry.method_to_typeid.get(name)
-                        if typeid:
-                            return self.make_proxy(c, conn, entry, typeid, result)
-                    return OP_RETURN, result, 0
-                function = VERBS.get((type(obj), name))
-                if function is not None:
-                    try:
-                        return OP_RETURN, function(obj, *args, **(kwds or {})), 0
-                    except Exception as error:
-                        return OP_ERROR, error, 0
+                        if typeid and not is_oneway(conn):
+                            result, handle[0] = self.make_proxy(c, conn, entry, typeid, result)
+                            op[0] = OP_PROXY
+                    return result
             fallback = self.server.fallback_mapping.get(name)
             if fallback is None:
                 raise AttributeError(
                     f"method {name!r} of {type(obj)!r} object is not in exposed={entry.exposed!r}"
                 )
-            return OP_RETURN, fallback(self.server, c, entry.ident, obj, *args, **(kwds or {})), 0
+            return fallback(self.server, c, entry.ident, obj, *args, **(kwds or {}))
         except Exception:
-            return OP_TRACEBACK, format_exc(), 0
+            op[0] = OP_TRACEBACK
+            return format_exc()
 
     cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result):
-        """Share what a method returned; a fast peer's session owns the reference."""
+        """Share what a method returned, and return what is said of it and its handle.
+
+        A fast peer's session owns the reference.
+        """
         cdef Entry entry
         if conn is None or conn.session is None:
             ident, exposed = self.server.create(c, typeid, result)
-            return OP_PROXY, (exposed, Token(typeid, self.server.address, ident)), 0
+            return (exposed, Token(typeid, self.server.address, ident)), 0
         entry = create(self.server, typeid, (result,), None, parent.known)
         if self.table.session_retain(conn.session, entry.key) is not None:
             raise EOFError("the client is gone")
         if typeid not in self.proxytypes:
             self.proxytypes[typeid] = _importable_name(self.server.registry[typeid][3])
         payload = (tuple(entry.exposed), typeid, self.proxytypes[typeid])
-        return OP_PROXY, payload, entry.key
+        return payload, entry.key
 
     def call(self, c, ident, name, args, kwds):
         """Call a method for a stock peer; return the ``(kind, payload)`` it is sent."""
         cdef Conn conn = c.conn if isinstance(c, _Served) else None
         cdef Entry entry = self.table.find(key_of(ident))
+        cdef uint8_t op = OP_RETURN
+        cdef uint64_t handle = 0
         if entry is not None:
             entry.known = False
             here.owner = conn       # None: the thread is its own owner
             if conn is not None and entry.pins and not conn.pinned:
                 self.pin(conn)
-        op, payload, _handle = self.run(c, conn, entry, ident, name, args, kwds)
+        payload = self.run(c, conn, entry, ident, name, args, kwds, &op, &handle)
         return KINDS[op], payload
 
     cdef int serve_create(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
@@ -702,15 +772,27 @@ cdef class Engine(Loop):
         """Encode a whole reply, and send it with those of the other frames at hand."""
         cdef Header header
         cdef int pickled = 0
-        cdef size_t start = writer.size
+        cdef size_t start
+        if is_oneway(conn):
+            if op != OP_RETURN:
+                conn.failed += 1
+                if conn.failed == 1:
+                    conn.failure = (op, payload)
+            return KEEP
+        if conn.failed and self.report_failure(conn, writer, on_loop):
+            conn.undelivered = (op, payload)
+            return HAND_OFF
+        start = writer.size
         writer.grow(HEADER_SIZE)
         writer.size += HEADER_SIZE
         writer.pickles = 0
         writer.segmented = True
         if on_loop:
-            if type(payload) in KNOWN_ERRORS and payload.args == ():
+            if writer.put_compact(payload) == 0:
+                pass
+            elif type(payload) in KNOWN_ERRORS and payload.args == ():
                 pickled = writer.put(payload)
-            elif writer.put_compact(payload):
+            else:
                 writer.size = start
                 conn.undelivered = (op, payload)
                 return HAND_OFF
@@ -740,6 +822,35 @@ cdef class Engine(Loop):
             else:
                 self.flush_replies(conn, writer)
         return KEEP
+
+    cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1:
+        """Say that calls without a reply have failed; 1 if that takes a worker."""
+        cdef Header header
+        cdef size_t start = writer.size
+        cdef int pickled
+        writer.grow(HEADER_SIZE)
+        writer.size += HEADER_SIZE
+        writer.pickles = 0
+        writer.segmented = False
+        body = (conn.failed, *conn.failure)
+        pickled = writer.put_compact(body)
+        if pickled:
+            if on_loop:
+                writer.size = start
+                return 1
+            try:
+                writer.put(body)
+            except Exception:
+                writer.size = start + HEADER_SIZE
+                writer.put((conn.failed, OP_UNSERIALIZABLE, format_exc()))
+        memset(&header, 0, HEADER_SIZE)
+        header.call = conn.stream.header.call
+        header.op = OP_FAILED
+        header.flags = FLAG_PICKLED if pickled else 0
+        seal(writer, start + HEADER_SIZE, &header)
+        conn.failed = 0
+        conn.failure = None
+        return 0
 
     cdef int flush_replies(self, Conn conn, Writer writer) except -1:
         if writer.size or conn.stream.unsent is not None:

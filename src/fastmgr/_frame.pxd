@@ -7,7 +7,9 @@ cdef packed struct Header:
     uint64_t size      # bytes of the body
     uint64_t handle    # the object meant, 0 for none
     uint32_t call      # given back with the reply
-    uint16_t method    # 0; of a reply: whether the server spins for the next request
+    # The method's place in METHODS from 1, or 0: its name begins the body. Of a reply: whether the
+    # server spins for the next request.
+    uint16_t method
     uint8_t op
     uint8_t flags
 
@@ -16,7 +18,7 @@ cdef enum:
 
 cpdef enum Op:
     # Requests
-    OP_CALL = 1       # handle; body: name, args, kwds
+    OP_CALL = 1       # handle, method; body: name, args, kwds
     OP_CREATE = 2     # body: typeid, args, kwds
     OP_CONTROL = 3    # body: function name, args, kwds
     OP_INCREF = 4     # body: handles; the reply lists those that are gone
@@ -28,12 +30,16 @@ cpdef enum Op:
     OP_TRACEBACK = 18
     OP_PROXY = 19     # handle; body: exposed, typeid, proxy type or None
     OP_UNSERIALIZABLE = 20
+    # Before a reply; body: how many calls that get no reply have failed, and of the first its
+    # operation and payload.
+    OP_FAILED = 21
 
 cdef enum:
     FLAG_PICKLED = 1    # some value of the body is a pickle
     FLAG_ANONYMOUS = 2  # OP_CREATE: the reference is not the session's (a later decref returns it)
     FLAG_FOLLOWS = 4    # OP_CALL: the replies before are not read yet
     FLAG_CARRIED = 8    # OP_CALL: its pickle may be kept and handed back unread
+    FLAG_ONEWAY = 32    # OP_CALL: no reply
     FLAG_SEGMENTS = 16  # large buffers come behind the values (see Segments)
 
 # With FLAG_SEGMENTS a body is: this, a uint64 for each segment (its size; the top bit: it is to be

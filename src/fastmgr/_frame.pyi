@@ -13,6 +13,7 @@ class Op(IntEnum):
     OP_TRACEBACK = 18
     OP_PROXY = 19
     OP_UNSERIALIZABLE = 20
+    OP_FAILED = 21
 
 @final
 class Stream:

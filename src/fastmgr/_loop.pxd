@@ -33,6 +33,8 @@ cdef class Conn:
     cdef bint timed               # the socket has its receive timeout
     cdef bint answered            # a hook has replied to the current request itself
     cdef list in_transit          # entries whose proxies the peer is about to read
+    cdef Py_ssize_t failed        # calls without a reply since the last reply
+    cdef tuple failure            # (kind, payload) of the first of them
     cdef tuple undelivered        # (kind, payload, call) of a reply that a worker must encode
 
 cdef class Loop:

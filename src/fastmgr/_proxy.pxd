@@ -3,7 +3,7 @@
 from cpython.pythread cimport PyThread_type_lock
 
 from fastmgr._frame cimport Header, Stream
-from fastmgr._os cimport fm_spinner, uint8_t, uint32_t, uint64_t
+from fastmgr._os cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmgr._wire cimport Reader, Writer
 
 # Put a header before the body that began at `start`, which has HEADER_SIZE bytes of room there.
@@ -27,7 +27,9 @@ cdef class Channel:
     cpdef tuple call(self, object ident, object name, object args, object kwds)
     cpdef object close(self)
     cpdef object abandon(self)
+    cdef object failure              # what is known of one-way calls that failed; None for nothing
     cdef void renew_lock(self) noexcept
+    cdef tuple with_failure(self, tuple reply)
 
 cdef class FastChannel(Channel):
     cdef Stream stream
@@ -44,13 +46,23 @@ cdef class FastChannel(Channel):
     )
     cdef size_t begin(self, Writer writer, list due) except 0
     cdef int finish(
-        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint16_t method,
+        uint64_t handle
+    ) except -1
+    cdef int put_call(
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle,
+        object name, object args, object kwds
     ) except -1
     cdef tuple exchange(self, Writer writer)
+    cdef int receive(self, uint32_t expected) except -1
+    cdef int post(self, Writer writer) except -1
     cdef void say_goodbye(self, bint whole) noexcept
     cdef int send_alone(self, list due) except -1
-    cdef list pipeline(self, list calls, list due)
-    cdef int take_replies(self, Py_ssize_t count, list replies) except -1
+    cdef list pipeline(self, list calls, list due, list others)
+    cdef size_t send_some(self, const char *data, size_t size) except? 0
+    cdef bint arrived(self, uint32_t expected) except -1
+    cdef bint check(self, int status, uint32_t expected) except -1
+    cdef int take_reply(self, list replies, list others) except -1
 
 cdef class ClientSession:
     cdef readonly object address

@@ -13,20 +13,24 @@ the garbage collector tracks, and so cannot be interrupted by a finalizer.
 """
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
     PyThread_release_lock, PyThread_type_lock,
 )
+from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_PICKLED, FLAG_SEGMENTS, FRAME_EOF,
-    FRAME_READY, HEADER_SIZE, OP_CALL,
-    OP_CONTROL, OP_CREATE, OP_ERROR, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN,
-    OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
+    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FLAG_SEGMENTS,
+    FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR,
+    OP_FAILED, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
+    OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
 )
-from fastmgr._os cimport MSG_DONTWAIT, fm_send, uint8_t, uint32_t, uint64_t
+from fastmgr._os cimport (
+    MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_send, uint8_t, uint16_t, uint32_t, uint64_t,
+)
 from fastmgr._wire cimport Reader, Writer
 
 import errno
@@ -40,12 +44,14 @@ from fastmgr.dialects.stock import (
     SERIALIZERS, RemoteError, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
 from fastmgr.dialects.transport import connect
+from fastmgr.methods import METHODS
 
 cdef dict KINDS = {
     <int>OP_RETURN: "#RETURN", <int>OP_ERROR: "#ERROR", <int>OP_TRACEBACK: "#TRACEBACK",
     <int>OP_PROXY: "#PROXY", <int>OP_UNSERIALIZABLE: "#UNSERIALIZABLE",
 }
 cdef dict OPS = {kind: op for op, kind in KINDS.items()}
+cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS, 1)}
 
 
 # Keys by the address that they have opened: a proxy that comes without its key (nested in a
@@ -56,7 +62,7 @@ authkeys = {}
 # By what `Writer.put_args` says of a request's values.
 cdef uint8_t[4] PICKLED_FLAGS = [0, FLAG_PICKLED | FLAG_CARRIED, FLAG_PICKLED, FLAG_PICKLED]
 
-# Bytes of requests that a pipeline has under way at a time; sockets hold several times that.
+# Bytes that a pipeline sends before it looks for replies.
 cdef enum:
     PORTION = 32 * 1024
 
@@ -91,6 +97,27 @@ cdef int seal(Writer writer, size_t start, Header *header) except -1:
     header.size = writer.size - start + beside
     memcpy(writer.data + start - HEADER_SIZE, header, HEADER_SIZE)
     return 0
+
+
+class OnewayError(Exception):
+    """A call made with `oneway` has failed; the error is its ``__cause__``.
+
+    Raised by the same thread's next call, which was served all the same.
+
+    Attributes
+    ----------
+    failed : int
+        How many such calls have failed since the last that was not one-way; the cause is the
+        first one's.
+    result : object
+        What the call that raises this returned, or the exception that it raised.
+    """
+
+    def __init__(self, failed, result):
+        calls = "a one-way call" if failed == 1 else f"{failed} one-way calls"
+        super().__init__(f"{calls} made before this one failed")
+        self.failed = failed
+        self.result = result
 
 
 class _StaleConnection(Exception):
@@ -144,6 +171,16 @@ cdef class Channel:
         It is left to leak, for freeing a held lock is undefined.
         """
         self.lock = PyThread_allocate_lock()
+
+    cdef tuple with_failure(self, tuple reply):
+        """`reply` as `ProxyCore._settle` takes it where one-way calls before it failed."""
+        failure, self.failure = self.failure, None
+        if isinstance(failure, _Pickled):
+            try:
+                failure = (<_Pickled>failure).load()
+            except Exception as error:
+                failure = 1, <int>OP_ERROR, error
+        return <int>OP_FAILED, (failure, *reply)
 
     cpdef tuple call(self, object ident, object name, object args, object kwds):
         """Call a method; return the reply's operation and payload.
@@ -205,7 +242,6 @@ cdef class FastChannel(Channel):
         """Encode a request, send it behind the releases that are due, and take the reply."""
         cdef size_t start
         cdef bint owner = not self.encoding
-        cdef int pickled = 0
         # Pickling an argument may call another proxy, over this very channel.
         cdef Writer writer = self.writer if owner else Writer()
         self.encoding = True
@@ -215,13 +251,13 @@ cdef class FastChannel(Channel):
                 for item in args:
                     handle = item
                     writer.write(&handle, sizeof(handle))
-                handle = 0
+                self.finish(writer, start, op, flags, 0, 0)
             else:
                 writer.segmented = True
-                writer.put(name)
-                pickled = writer.put_args(args if type(args) is tuple else tuple(args))
-                pickled |= 2 * writer.put(kwds if kwds else None)
-            self.finish(writer, start, op, flags | PICKLED_FLAGS[pickled], handle)
+                self.put_call(writer, start, op, flags, handle, name, args, kwds)
+            if flags & FLAG_ONEWAY:
+                self.post(writer)
+                return None
             return self.exchange(writer)
         finally:
             writer.segments = writer.writable = None
@@ -239,20 +275,37 @@ cdef class FastChannel(Channel):
                 pair[0] = handle
                 pair[1] = count
                 writer.write(pair, sizeof(pair))
-            self.finish(writer, HEADER_SIZE, OP_RELEASE, 0, 0)
+            self.finish(writer, HEADER_SIZE, OP_RELEASE, 0, 0, 0)
             writer.grow(HEADER_SIZE)
             writer.size += HEADER_SIZE
         return writer.size
 
+    cdef int put_call(
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle,
+        object name, object args, object kwds
+    ) except -1:
+        """Encode a call, for which there is room for a header before `start`."""
+        cdef object number = METHOD_NUMBERS.get(name) if op == OP_CALL else None
+        cdef int pickled
+        if number is None:
+            writer.put(name)
+        pickled = writer.put_args(args if type(args) is tuple else tuple(args))
+        pickled |= 2 * writer.put(kwds if kwds else None)
+        return self.finish(
+            writer, start, op, flags | PICKLED_FLAGS[pickled],
+            0 if number is None else <uint16_t>number, handle,
+        )
+
     cdef int finish(
-        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint16_t method,
+        uint64_t handle
     ) except -1:
         """Fill in the header before `start` for the body that begins there."""
         cdef Header header
         self.calls += 1
         header.handle = handle
         header.call = self.calls
-        header.method = 0
+        header.method = method
         header.op = op
         header.flags = flags
         return seal(writer, start, &header)
@@ -261,7 +314,6 @@ cdef class FastChannel(Channel):
         """Send what `writer` holds, and take the reply to its last frame."""
         cdef Stream stream = self.stream
         cdef uint32_t expected = self.calls
-        cdef int status
         cdef uint8_t op
         cdef uint64_t handle
         cdef _Pickled pickled = None
@@ -273,12 +325,7 @@ cdef class FastChannel(Channel):
                 stream.send_all(writer.data, writer.size, writer.segments or None)
             except OSError as error:
                 raise _StaleConnection(error) from None
-            status = stream.receive(True, &self.spinner, self.may_spin)
-            if status == FRAME_EOF:
-                raise EOFError
-            if status != FRAME_READY or stream.header.call != expected:
-                raise OSError("bad message from the server")
-            self.may_spin = stream.header.method != 0
+            self.receive(expected)
             op = stream.header.op
             handle = stream.header.handle
             if stream.header.flags & FLAG_PICKLED:
@@ -306,56 +353,87 @@ cdef class FastChannel(Channel):
             return op, ("%x" % handle, payload)
         return op, payload
 
-    cdef list pipeline(self, list calls, list due):
-        """Send many calls together and take all their replies: (operation, payload) each.
+    cdef int receive(self, uint32_t expected) except -1:
+        """Wait for the reply to a call; what is said before of failures is kept."""
+        while not self.check(
+            self.stream.receive(True, &self.spinner, self.may_spin), expected
+        ):
+            pass
+        return 0
 
-        They go in portions: the server stops reading while we do not read its
-        replies, so no more may be under way than the socket's buffers hold.
-        """
-        cdef Writer frames = Writer()
-        cdef Writer writer
-        cdef list replies = []
-        cdef list ends = []
-        cdef size_t start, end, sent = 0, reached = 0
-        cdef uint64_t handle
-        cdef Py_ssize_t waiting = 0
-        cdef int pickled
-        # All of it before the lock is taken: pickling may call another proxy over this channel.
-        for proxy, name, args, kwds in calls:
-            handle = (<ProxyCore?>proxy)._handle
-            frames.grow(HEADER_SIZE)
-            frames.size += HEADER_SIZE
-            start = frames.size
-            frames.put(name)
-            pickled = frames.put_args(args)
-            pickled |= 2 * frames.put(kwds)
-            self.finish(
-                frames, start, OP_CALL,
-                PICKLED_FLAGS[pickled] | (FLAG_FOLLOWS if ends else 0), handle,
-            )
-            ends.append(frames.size)
+    cdef bint check(self, int status, uint32_t expected) except -1:
+        """Whether the frame just received is the reply to a call, not what is said before it."""
+        cdef Header *header = &self.stream.header
+        if status == FRAME_EOF:
+            raise EOFError
+        if status != FRAME_READY or header.call != expected:
+            raise OSError("bad message from the server")
+        if header.op == OP_FAILED:
+            self.failure = _Pickled(self.stream)
+            return False
+        self.may_spin = header.method != 0
+        return True
+
+    cdef int post(self, Writer writer) except -1:
+        """Send what `writer` holds, for which no reply comes."""
         acquire(self.lock)
         try:
             if not self.usable:
                 raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-            if due:
-                writer = Writer()
-                start = self.begin(writer, due)
-                self.stream.send_all(writer.data, start - HEADER_SIZE, None)
-            for item in ends:
-                end = item
-                if waiting and end - sent > PORTION:
-                    # This one begins the next portion.
-                    self.stream.send_all(frames.data + sent, reached - sent, None)
-                    self.take_replies(waiting, replies)
-                    sent = reached
-                    waiting = 0
+            self.stream.send_all(writer.data, writer.size, writer.segments or None)
+        except OSError as error:
+            self.usable = False
+            raise _StaleConnection(error) from None
+        except BaseException:
+            self.usable = False
+            raise
+        finally:
+            PyThread_release_lock(self.lock)
+        return 0
+
+    cdef list pipeline(self, list calls, list due, list others):
+        """Send many calls together and take all their replies: what they carry.
+
+        Replies that are not plain results are listed in `others` too, as (index,
+        operation, payload).  Requests are sent while replies come, for the server
+        stops reading from who does not read its replies.
+        """
+        cdef Stream stream = self.stream
+        cdef Writer frames = Writer()
+        cdef list replies = []
+        cdef Py_ssize_t i, count = len(calls) // 4
+        cdef size_t at = 0, start
+        cdef uint32_t first
+        # All of it before the lock is taken: pickling may call another proxy over this channel.
+        if due:
+            start = self.begin(frames, due)
+            frames.size = at = start - HEADER_SIZE
+        for i in range(count):
+            frames.grow(HEADER_SIZE)
+            frames.size += HEADER_SIZE
+            self.put_call(
+                frames, frames.size, OP_CALL, FLAG_FOLLOWS if i else 0,
+                (<ProxyCore?>calls[4 * i])._handle, calls[4 * i + 1], calls[4 * i + 2],
+                calls[4 * i + 3],
+            )
+        acquire(self.lock)
+        try:
+            if not self.usable:
+                raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+            first = self.calls + 1
+            while at < frames.size:
                 self.calls += 1
-                (<Header *>(frames.data + reached)).call = self.calls
-                waiting += 1
-                reached = end
-            self.stream.send_all(frames.data + sent, reached - sent, None)
-            self.take_replies(waiting, replies)
+                (<Header *>(frames.data + at)).call = self.calls
+                at += HEADER_SIZE + (<Header *>(frames.data + at)).size
+            at = 0
+            while at < frames.size:
+                at += self.send_some(frames.data + at, frames.size - at)
+                while len(replies) < count and self.arrived(first + <uint32_t>len(replies)):
+                    self.take_reply(replies, others)
+            while len(replies) < count:
+                self.receive(first + <uint32_t>len(replies))
+                self.take_reply(replies, others)
+            stream.tidy()
         except BaseException as error:
             self.usable = False
             self.interrupted = not isinstance(error, (OSError, EOFError, _StaleConnection))
@@ -364,28 +442,50 @@ cdef class FastChannel(Channel):
             PyThread_release_lock(self.lock)
         return replies
 
-    cdef int take_replies(self, Py_ssize_t count, list replies) except -1:
-        """Take the replies to the last `count` calls; pickles stay bytes until all are here."""
+    cdef size_t send_some(self, const char *data, size_t size) except? 0:
+        """Send a portion without waiting, or wait until something can be sent or read."""
+        cdef ssize_t n = fm_send(
+            self.stream.fd, data, size if size < PORTION else PORTION, MSG_DONTWAIT)
+        cdef int ready
+        if n >= 0:
+            return <size_t>n
+        if -n == EAGAIN:
+            with nogil:
+                ready = fm_poll_one(self.stream.fd, POLLIN | POLLOUT, -1)
+            if ready >= 0:
+                return 0
+            n = ready
+        if -n != EINTR:
+            raise OSError(-n, os.strerror(-n))
+        PyErr_CheckSignals()
+        return 0
+
+    cdef bint arrived(self, uint32_t expected) except -1:
+        """Whether the reply to a call is there; does not wait."""
         cdef Stream stream = self.stream
-        cdef uint32_t first = self.calls - <uint32_t>count + 1
-        cdef int status
-        cdef Py_ssize_t i
-        for i in range(count):
-            status = stream.receive(True, &self.spinner, self.may_spin)
-            if status == FRAME_EOF:
-                raise EOFError
-            if status != FRAME_READY or stream.header.call != first + <uint32_t>i:
-                raise OSError("bad message from the server")
-            if stream.header.flags & FLAG_PICKLED:
-                payload = _Pickled(stream)
-            else:
-                self.reader.feed(stream.body, stream.size, stream.segments, False)
-                payload = self.reader.get()
-                self.reader.segments = None
-            if stream.header.handle:
-                payload = ("%x" % stream.header.handle, payload)
-            replies.append((stream.header.op, payload))
-        stream.tidy()
+        cdef int status = stream.take()
+        if status == FRAME_PARTIAL:
+            status = stream.receive_now()
+            if status == FRAME_READY:
+                status = stream.take()
+        if status == FRAME_PARTIAL:
+            return False
+        return self.check(status, expected)
+
+    cdef int take_reply(self, list replies, list others) except -1:
+        """Add what the last frame carries; pickles stay bytes until the channel is free."""
+        cdef Stream stream = self.stream
+        if stream.header.flags & FLAG_PICKLED:
+            payload = _Pickled(stream)
+        else:
+            self.reader.feed(stream.body, stream.size, stream.segments, False)
+            payload = self.reader.get()
+            self.reader.segments = None
+        if stream.header.handle:
+            payload = ("%x" % stream.header.handle, payload)
+        if stream.header.op != OP_RETURN or stream.header.flags & FLAG_PICKLED:
+            others.append((len(replies), <int>stream.header.op, payload))
+        replies.append(payload)
         return 0
 
     cdef int send_alone(self, list due) except -1:
@@ -428,7 +528,7 @@ cdef class StockChannel(Channel):
 
     cpdef tuple call(self, object ident, object name, object args, object kwds):
         try:
-            self.conn.send((ident, name, args, kwds))
+            self.conn.send((ident, name, args, kwds or {}))
         except (BrokenPipeError, ConnectionResetError) as error:
             self.usable = False
             raise _StaleConnection(error) from None
@@ -812,42 +912,85 @@ cdef class ClientSession:
                 continue
             if self.releases:
                 self.flush()
+            if channel.failure is not None and op == OP_CALL and reply is not None:
+                return channel.with_failure(reply)
             return reply
 
-    def pipeline(self, calls):
-        """Make many calls together; return each one's ``(operation, payload)``.
+    def pipeline(self, list calls):
+        """Make many calls together.
 
         Parameters
         ----------
-        calls : list of (proxy, name, args, kwds)
+        calls : list
+            Of each call the proxy, the name, the arguments and the keywords (or None), one
+            after the other.
+
+        Returns
+        -------
+        list
+            What the replies carry.
+        list of (index, operation, payload)
+            The replies that are not plain results.
 
         Raises
         ------
         OSError, EOFError
             The connection failed; how many calls were served is unknown.
         """
+        cdef list due, replies, others = []
+        cdef Py_ssize_t i
+        cdef Channel channel
+        cdef tuple reply
         if not calls:
-            return []
-        cdef Channel channel = self.channel()
-        cdef list due, replies
+            return [], []
+        channel = self.channel()
         if not isinstance(channel, FastChannel):
-            return [self.perform(OP_CALL, 0, proxy._id, 0, name, args, kwds)
-                    for proxy, name, args, kwds in calls]
+            replies = []
+            for i in range(0, len(calls), 4):
+                reply = self.perform(
+                    OP_CALL, 0, calls[i]._id, 0, calls[i + 1], calls[i + 2], calls[i + 3])
+                if reply[0] != OP_RETURN:
+                    others.append((len(replies), *reply))
+                replies.append(reply[1])
+            return replies, others
         due, self.releases = self.releases, []
         try:
-            replies = (<FastChannel>channel).pipeline(calls, due)
+            replies = (<FastChannel>channel).pipeline(calls, due, others)
         except BaseException:
             if channel.usable:
                 self.releases = due + self.releases     # nothing was sent
             else:
                 self.lose(channel, channel.interrupted)
             raise
-        for i, (op, payload) in enumerate(replies):
-            if isinstance(payload, _Pickled):
-                replies[i] = op, (<_Pickled>payload).load()
+        for i, other in enumerate(others):
+            if isinstance(other[2], _Pickled):
+                replies[other[0]] = (<_Pickled>other[2]).load()
+                others[i] = other[0], other[1], replies[other[0]]
+        if channel.failure is not None:
+            if not others or others[0][0] != 0:
+                others.insert(0, (0, <int>OP_RETURN, replies[0]))
+            others[0] = 0, *channel.with_failure(others[0][1:])
         if self.releases:
             self.flush()
-        return replies
+        return replies, others
+
+    def post(self, proxy, name, args, kwds):
+        """Make a call for which no reply comes; a failure shows with the thread's next call."""
+        cdef Channel channel = self.channel()
+        cdef tuple reply, before
+        if isinstance(channel, FastChannel):
+            self.perform(
+                OP_CALL, FLAG_ONEWAY, proxy._id, (<ProxyCore?>proxy)._handle, name, args, kwds
+            )
+            return
+        # A stock server knows nothing of the kind, and replies.
+        before, channel.failure = channel.failure, None
+        reply = self.perform(OP_CALL, 0, proxy._id, 0, name, args, kwds)
+        if reply[0] == OP_PROXY:
+            proxy._settle(*reply)
+        elif reply[0] != OP_RETURN:
+            before = (1, *reply) if before is None else (before[0] + 1, *before[1:])
+        self.channel().failure = before
 
     def create(self, typeid, args, kwds, bint anonymous):
         """Have an object made; return its ident and the exposed methods' names.
@@ -988,6 +1131,13 @@ cdef class ProxyCore:
         cdef ClientSession session = self._session()
         if op == OP_RETURN:
             return payload
+        if op == OP_FAILED:
+            (failed, kind, error), op, payload = payload
+            try:
+                result = self._settle(op, payload)
+            except Exception as raised:
+                result = raised
+            raise OnewayError(failed, result) from convert_to_error(KINDS[kind], error)
         if op == OP_PROXY:
             ident, (exposed, typeid, proxytype) = payload
             session.given(ident)
@@ -1031,3 +1181,33 @@ cdef class ProxyCore:
     def _connect(self):
         """Give the calling thread a fresh connection to the server."""
         self._session().connect()
+
+
+@cython.final
+cdef class Recording:
+    """A method of a proxy whose calls are noted in a list: proxy, name, arguments, keywords."""
+
+    cdef list calls
+    cdef object proxy, name
+
+    def __init__(self, list calls, proxy, name):
+        self.calls = calls
+        self.proxy = proxy
+        self.name = name
+
+    def __call__(self, *args, **kwds):
+        self.calls += (self.proxy, self.name, args, kwds or None)
+
+
+@cython.final
+cdef class Posting:
+    """A method of a proxy whose calls wait for nothing."""
+
+    cdef object proxy, name
+
+    def __init__(self, proxy, name):
+        self.proxy = proxy
+        self.name = name
+
+    def __call__(self, *args, **kwds):
+        (<ProxyCore>self.proxy)._session().post(self.proxy, self.name, args, kwds)

@@ -1,5 +1,7 @@
 """The reference table: what the server shares, and who holds it."""
 
+from cpython.object cimport PyObject
+
 from fastmgr._os cimport uint64_t
 
 cpdef object key_of(object ident)
@@ -24,14 +26,24 @@ cdef class Session:
     cdef bint ended                       # nothing is held for it any more
     cdef dict held                        # key -> count
 
+cdef enum:
+    RECENT_ENTRIES = 64
+
+cdef struct Recent:
+    uint64_t handle
+    PyObject *entry                       # borrowed from `entries`; NULL for none
+
 cdef class Table:
     cdef readonly dict entries            # key -> Entry: what clients hold
     cdef readonly object local            # key -> Entry, weak: what proxies in here hold
     cdef object by_object                 # id(obj) -> Entry, weak: one object, one ident
     cdef dict sessions                    # session id -> Session
     cdef uint64_t next_handle
+    cdef Recent recent[RECENT_ENTRIES]    # by the low bits of the handle
 
     cdef Entry find(self, object key)
+    cdef Entry at(self, uint64_t handle)
+    cdef void forget_recent(self) noexcept
     cpdef Entry lookup(self, object ident)
     cpdef object add(self, object obj, object exposed, object method_to_typeid, bint known)
     cpdef int retain(self, object key, Py_ssize_t count=*) except -1

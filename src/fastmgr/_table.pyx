@@ -18,6 +18,7 @@ returned to the caller, who drops it outside: dropping runs users' destructors.
 cimport cython
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
+from libc.string cimport memset
 
 import _thread
 import array
@@ -109,6 +110,23 @@ cdef class Table:
             return <Entry>found
         return self.local.get(key)
 
+    cdef Entry at(self, uint64_t handle):
+        """What `find` gives for a handle, in most cases without making an int of it."""
+        cdef Recent *recent = &self.recent[handle % RECENT_ENTRIES]
+        cdef PyObject *found
+        if recent.entry is not NULL and recent.handle == handle:
+            return <Entry>recent.entry
+        found = PyDict_GetItem(self.entries, handle)
+        if found is NULL:
+            return self.local.get(handle)
+        recent.handle = handle
+        recent.entry = found
+        return <Entry>found
+
+    cdef void forget_recent(self) noexcept:
+        """To be called before anything is taken out of `entries`, or replaced."""
+        memset(self.recent, 0, sizeof(self.recent))
+
     cpdef Entry lookup(self, object ident):
         """Return the entry that a stock ident names.
 
@@ -150,12 +168,14 @@ cdef class Table:
         cdef Entry old = self.entries.get(key)
         if old is not None:
             fresh.refcount = old.refcount
+            self.forget_recent()
         self.by_object[id(obj)] = fresh
         self.entries[key] = fresh
         return fresh
 
     def remove(self, ident):
         """Take an entry out, whoever holds it, and return it (KeyError if none)."""
+        self.forget_recent()
         return self.entries.pop(key_of(ident))
 
     def stash(self, ident):
@@ -206,6 +226,7 @@ cdef class Table:
         entry.refcount -= count
         if entry.refcount:
             return None
+        self.forget_recent()
         del self.entries[key]
         return entry
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
-from fastmgr._frame import Op
-from fastmgr._proxy import ClientSession
+from fastmgr._proxy import ClientSession, OnewayError, Posting, Recording
 from fastmgr.proxies import BaseProxy
 
-__all__ = ["Pipeline"]
-
-Call = tuple[BaseProxy, str, tuple[Any, ...], "dict[str, Any] | None"]
+__all__ = ["OnewayError", "Pipeline", "oneway"]
 
 
 class Pipeline:
@@ -49,7 +47,7 @@ class Pipeline:
             raise ValueError(f"errors={errors!r}: 'raise' or 'return' is needed")
         self._session = session
         self._errors = errors
-        self._calls: list[Call] = []
+        self._calls: list[Any] = []
         #: What the last `execute` returned.
         self.results: list[Any] = []
 
@@ -66,10 +64,10 @@ class Pipeline:
                 f"{proxy!r} belongs to the manager at {proxy._token.address!r}, "
                 f"the pipeline to the one at {self._session.address!r}"
             )
-        return Recorder(self._calls, proxy)
+        return Recorder(proxy, partial(Recording, self._calls, proxy))
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._calls) // 4
 
     def execute(self) -> list[Any]:
         """Make the calls recorded so far; return their results in order.
@@ -84,17 +82,14 @@ class Pipeline:
         """
         calls = self._calls[:]
         self._calls.clear()
-        results: list[Any] = []
         first: Exception | None = None
-        returned = Op.OP_RETURN
-        for (op, payload), call in zip(self._session.pipeline(calls), calls, strict=True):
-            if op != returned:
-                try:
-                    payload = call[0]._settle(op, payload)
-                except Exception as error:
-                    first = first or error
-                    payload = error
-            results.append(payload)
+        results, others = self._session.pipeline(calls)
+        for i, op, payload in others:
+            try:
+                results[i] = calls[4 * i]._settle(op, payload)
+            except Exception as error:
+                first = first or error
+                results[i] = error
         self.results = results
         if first is not None and self._errors == "raise":
             raise first
@@ -108,30 +103,41 @@ class Pipeline:
             self.execute()
 
 
-class Recorder:
-    """Stands for a proxy in a pipeline: a call is recorded and returns nothing yet."""
+def oneway(proxy: BaseProxy) -> Recorder:
+    """Return an object whose methods call `proxy`'s without waiting for the result.
 
-    def __init__(self, calls: list[Call], proxy: BaseProxy) -> None:
-        self._record = calls.append
+    ``oneway(d).update(a=1)`` has sent the call when it returns; the server serves the calls of a
+    thread in order.  What they return is dropped.  If one fails, the same thread's next ordinary
+    call of that manager raises `OnewayError`; so does a pipeline, in place of its first result.
+    With a server of the stdlib each call takes its round trip.
+
+    Raises
+    ------
+    OSError, EOFError
+        By the methods: the connection failed.
+    """
+    return Recorder(proxy, partial(Posting, proxy))
+
+
+class Recorder:
+    """Stands for a proxy whose calls return nothing: those of a pipeline, and one-way calls."""
+
+    def __init__(self, proxy: BaseProxy, method_of: Callable[[str], Callable[..., None]]) -> None:
         self._proxy = proxy
+        self._method_of = method_of
         self._exposed: tuple[str, ...] | None = getattr(proxy, "_exposed_", None)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if self._exposed is not None and name not in self._exposed:
             raise AttributeError(f"{self._proxy!r} exposes no method {name!r}")
-        record, proxy = self._record, self._proxy
-
-        def method(*args: Any, **kwds: Any) -> None:
-            record((proxy, name, args, kwds or None))
-
-        self.__dict__[name] = method  # found without asking us from now on
+        method = self.__dict__[name] = self._method_of(name)  # found without us from now on
         return method
 
     def __getitem__(self, key: Any) -> None:
-        self._record((self._proxy, "__getitem__", (key,), None))
+        self._method_of("__getitem__")(key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._record((self._proxy, "__setitem__", (key, value), None))
+        self._method_of("__setitem__")(key, value)
 
     def __delitem__(self, key: Any) -> None:
-        self._record((self._proxy, "__delitem__", (key,), None))
+        self._method_of("__delitem__")(key)
