@@ -23,13 +23,14 @@ neither side copies them: they are sent from where they are and received where t
 
 cimport cython
 from cpython cimport (
+    PyErr_Clear, PyErr_ExceptionMatches,
     PyBUF_SIMPLE, PyBuffer_Release, PyBytes_AS_STRING, PyBytes_CheckExact,
     PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyComplex_CheckExact, PyComplex_FromDoubles,
     PyComplex_ImagAsDouble, PyComplex_RealAsDouble, PyDict_CheckExact, PyDict_Next,
-    PyDict_SetItem, PyDict_Size, PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyFloat_FromDouble,
+    PyDict_Size, PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyFloat_FromDouble,
     PyFrozenSet_CheckExact, PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE, PyList_New,
     PyList_SET_ITEM, PyLong_AsLongLongAndOverflow, PyLong_CheckExact, PyLong_FromLong,
-    PyLong_FromLongLong, PyObject, PyObject_GetBuffer, PySet_Add, PySet_GET_SIZE,
+    PyLong_FromLongLong, PyObject, PyObject_GetBuffer, PySet_GET_SIZE,
     PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM,
     PyTypeObject, PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUnicode_DecodeUTF8, Py_INCREF,
     Py_TYPE,
@@ -101,6 +102,9 @@ cdef extern from "Python.h":
     PyTypeObject PyDictKeys_Type, PyDictValues_Type, PyDictItems_Type
     const Py_ssize_t PY_SSIZE_T_MAX
     bint PyExceptionInstance_Check(object o)
+    # Without a check for errors: the callers do that.
+    int set_item "PyDict_SetItem" (object mapping, object key, object value) noexcept
+    int add_member "PySet_Add" (object members, object member) noexcept
     bint PySet_CheckExact(object o)
     bint PySlice_Check(object o)
     bint PyUnicode_IS_COMPACT_ASCII(object o)
@@ -547,7 +551,7 @@ cdef class Writer:
         walk.count = 0
         walk.keyed = 0
         walk.limit = start + BUDGET
-        cdef Py_ssize_t segments = 0 if self.segments is None else len(self.segments)
+        cdef Py_ssize_t segments = len(self.segments) if self.segments is not None else 0
         cdef int pickles = self.pickles
         try:
             outcome = _encode(self, value, &walk, 0)
@@ -619,6 +623,14 @@ cdef int _refuse(str why) except -1:
     raise WireError(why)
 
 
+cdef int _refuse_key() except -1:
+    """The error that is set came from a key or a member."""
+    if PyErr_ExceptionMatches(TypeError):
+        PyErr_Clear()
+        _refuse("a key or member that has no hash")
+    return -1
+
+
 cdef inline const char *_take(Reader r, size_t n) except NULL:
     cdef const char *at = r.pos
     if <size_t>(r.end - at) < n:
@@ -674,10 +686,8 @@ cdef dict _get_dict(Reader r, int depth, size_t owed):
         n -= 1
         key = _decode(r, depth, owed + <size_t>n + 1)
         item = _decode(r, depth, owed + <size_t>n)
-        try:
-            PyDict_SetItem(result, key, item)
-        except TypeError as error:      # it has no hash
-            raise WireError(str(error)) from None
+        if set_item(result, key, item) < 0:
+            _refuse_key()
     return result
 
 
@@ -688,10 +698,8 @@ cdef object _get_set(Reader r, object result, int depth, size_t owed):
     while n:
         n -= 1
         member = _decode(r, depth, owed + <size_t>n)
-        try:
-            PySet_Add(result, member)
-        except TypeError as error:
-            raise WireError(str(error)) from None
+        if add_member(result, member) < 0:
+            _refuse_key()
     return result
 
 
