@@ -7,6 +7,9 @@ from typing import Any
 from legs import Leg
 
 MEGABYTE = bytes(range(256)) * 4096
+MESSAGE = 64
+"""Bytes of a small call's request or reply in C: somewhat more than ours have."""
+BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -32,24 +35,36 @@ class Operation:
 
 @dataclass(frozen=True)
 class Case:
-    """A name for files and command lines, a label for tables, and how to prepare."""
+    """A name for files and command lines, a label for tables, and how to prepare.
+
+    An operation takes this many calls; what C does instead has replies of this many bytes, or
+    there is no such thing. Where operations are made in batches, running the case makes one batch.
+    """
 
     name: str
     label: str
-    calls: int
     prepare: Callable[[Any], Operation]
+    calls: int = 1
+    reply: int | None = MESSAGE
+    batch: int = 1
 
 
 CASES: dict[str, Case] = {}
+"""Cases that can be timed and counted."""
+TIMED: dict[str, Case] = {}
+"""These, and batches, whose calls are too many to be counted one by one."""
 
 
 def case(
-    label: str, calls: int = 1
+    label: str, calls: int = 1, reply: int | None = MESSAGE, batch: int = 1
 ) -> Callable[[Callable[[Any], Operation]], Callable[[Any], Operation]]:
-    """Add a case that takes this many calls in one operation."""
+    """Add a case."""
 
     def add(prepare: Callable[[Any], Operation]) -> Callable[[Any], Operation]:
-        CASES[prepare.__name__] = Case(prepare.__name__, label, calls, prepare)
+        added = Case(prepare.__name__, label, prepare, calls, reply, batch)
+        TIMED[added.name] = added
+        if batch == 1:
+            CASES[added.name] = added
         return prepare
 
     return add
@@ -148,7 +163,7 @@ def event(manager: Any) -> Operation:
     return Operation(shared.is_set, True, (shared,))
 
 
-@case("`d[k]`, 1 MB of bytes")
+@case("`d[k]`, 1 MB of bytes", reply=len(MEGABYTE))
 def bytes_1mb(manager: Any) -> Operation:
     """Read a large value of a shared dict."""
     shared = manager.dict({"key": MEGABYTE})
@@ -163,11 +178,36 @@ def nested(manager: Any) -> Operation:
     return Operation(lambda: outer["inner"]["key"], 9, (outer, inner, outer["inner"]))
 
 
-@case("`manager.dict()`, create and drop")
+@case("`manager.dict()`, create and drop", calls=2)
 def create(manager: Any) -> Operation:
-    """Create a shared dict and drop it."""
+    """Create a shared dict, ask for its length and drop it; nobody waits for the last."""
     return Operation(lambda: len(manager.dict()), 0, (manager, manager.dict()))
 
 
-CALLS = tuple(name for name in CASES if name != "create")
+@case("`d.incr(k)`, pipelined", reply=None, batch=BATCH)
+def pipeline(manager: Any) -> Operation:
+    """Count in a shared dict, in one pipeline.
+
+    Stock has no pipeline, and no call that reads, adds and writes: there the client, who is alone,
+    knows the sum and writes it. That is one call for each step, where `d[k] += 1` would be two.
+    """
+    shared = manager.dict()
+
+    def together() -> None:
+        with manager.pipeline() as pipe:
+            calls = pipe(shared)
+            calls["key"] = 0
+            for _ in range(BATCH):
+                calls.incr("key")
+
+    def one_by_one() -> None:
+        shared["key"] = 0
+        for number in range(BATCH):
+            shared["key"] = number + 1
+
+    run = together if hasattr(manager, "pipeline") else one_by_one
+    return Operation(run, BATCH, (shared,), read=lambda: shared["key"])
+
+
+CALLS = tuple(name for name in TIMED if name != "create")
 CLIENTS = ("dict_get", "dict_set", "user_auto", "lock", "queue", "create")

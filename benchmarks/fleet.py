@@ -7,9 +7,9 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from cases import CASES
+from cases import TIMED
 from legs import FAST, LEGS, STOCK, Leg
-from measure import SMOKE, Comparison, Effort, Loop, alternate
+from measure import SMOKE, Comparison, Effort, Loop, alternate, in_c
 
 
 class Fleet:
@@ -21,12 +21,12 @@ class Fleet:
         self.processes: list[Any] = []
         for _ in range(self.size):
             ours, theirs = multiprocessing.Pipe()
+            self.pipes.append(ours)
             process = multiprocessing.Process(
-                target=client, args=(leg.name, address, case_name, theirs), daemon=True
+                target=client, args=(leg.name, address, case_name, theirs, self.pipes), daemon=True
             )
             process.start()
             theirs.close()
-            self.pipes.append(ours)
             self.processes.append(process)
         for pipe in self.pipes:
             assert pipe.recv() == "ready"
@@ -38,7 +38,7 @@ class Fleet:
 
     def __exit__(self, *_exception: object) -> None:
         for pipe in self.pipes:
-            pipe.send(0)  # closing is not enough: a forked client has copies of its elders' pipes
+            pipe.send(0)
         for process in self.processes:
             process.join()
 
@@ -51,10 +51,18 @@ class Fleet:
         return spent / (self.count * self.size)
 
 
-def client(leg_name: str, address: Any, case_name: str, pipe: Connection[Any, Any]) -> None:
+def client(
+    leg_name: str,
+    address: Any,
+    case_name: str,
+    pipe: Connection[Any, Any],
+    parents: list[Connection[Any, Any]],
+) -> None:
     """Run as many operations as the pipe says, until it says none."""
+    for copy in parents:  # while there is one, a pipe does not end with the parent
+        copy.close()
     leg = LEGS[leg_name]
-    operation = CASES[case_name].prepare(leg.connect(address))
+    operation = TIMED[case_name].prepare(leg.connect(address))
     operation.check(leg)
     loop = Loop(operation.run, SMOKE)  # which warms up
     pipe.send("ready")
@@ -65,9 +73,10 @@ def client(leg_name: str, address: Any, case_name: str, pipe: Connection[Any, An
 
 
 def compare_fleets(name: str, stock: Any, fast: Any, effort: Effort) -> Comparison:
-    """Measure a case on two started managers, each with client processes of its own."""
+    """Measure a case on two started managers, each with client processes of its own, and in C."""
     with (
         Fleet(STOCK, stock.address, name, effort) as on_stock,
         Fleet(FAST, fast.address, name, effort) as on_fast,
+        in_c(name, effort, effort.clients) as c,
     ):
-        return alternate(on_stock.seconds, on_fast.seconds, effort.alternations)
+        return alternate(on_stock.seconds, on_fast.seconds, effort.alternations, c)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cases import CASES
+from cases import TIMED
 from counts import IDLE_CONNECTIONS
+from echo import SPIN
 from measure import Comparison
 
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -13,7 +14,9 @@ TIMES = {"calls": "one client", "clients": "8 client processes"}
 COUNTS = {
     "bytes": "bytes on the wire",
     "syscalls": "system calls, both sides",
+    "instructions": "instructions; encoding and decoding beside C pickle",
     "threads": f"server threads, {IDLE_CONNECTIONS} idle connections",
+    "idle": "an idle client's share of the server",
 }
 MICRO = 1e6
 
@@ -24,6 +27,7 @@ class Report:
 
     times: dict[str, dict[str, Comparison]] = field(default_factory=dict)
     counts: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    echo: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add_times(self, section: str, name: str, comparison: Comparison) -> None:
         """Add the times of a case."""
@@ -32,6 +36,10 @@ class Report:
     def add_count(self, section: str, name: str, stock: float, fast: float) -> None:
         """Add the counts of a case, for one operation."""
         self.counts.setdefault(section, {})[name] = (stock, fast)
+
+    def add_echo(self, pairs: int, sleeping: float, spinning: float) -> None:
+        """Add the seconds of an exchange in C, by those who sleep at once and by those who spin."""
+        self.echo[f"{pairs} pairs" if pairs > 1 else "1 pair"] = (sleeping, spinning)
 
     def as_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return everything, for JSON."""
@@ -43,26 +51,47 @@ class Report:
             section: {name: {"stock": stock, "fast": fast} for name, (stock, fast) in cases.items()}
             for section, cases in self.counts.items()
         }
-        return {**times, **counts}
+        echo = {
+            pairs: {"sleeping_seconds": sleeping, "spinning_seconds": spinning}
+            for pairs, (sleeping, spinning) in self.echo.items()
+        }
+        return {**times, **counts, **({"echo": echo} if echo else {})}
 
     def markdown(self) -> str:
         """Return everything, as tables."""
-        return "\n".join([*self.time_tables(), *self.count_tables()]).strip()
+        tables = (*self.time_tables(), *self.echo_table(), *self.count_tables())
+        return "\n".join(tables).strip()
 
     def time_tables(self) -> Iterator[str]:
         """Give a table of times for each section."""
         for section, cases in self.times.items():
-            yield f"\n| {TIMES[section]} | stock, µs | fastmgr, µs | ratio | lowest to highest |"
-            yield "|---|---:|---:|---:|---:|"
+            yield (
+                f"\n| {TIMES[section]} | stock, µs | fastmgr, µs | ratio | lowest to highest "
+                "| C, µs | of C | fastmgr, a second |"
+            )
+            yield "|---|---:|---:|---:|---:|---:|---:|---:|"
             for name, comparison in cases.items():
                 found = comparison.as_dict()
+                in_c = ("", "")
+                if comparison.c:
+                    in_c = (f"{found['c_seconds'] * MICRO:.1f}", f"**{found['of_c']:.2f}**")
                 yield (
-                    f"| {CASES[name].label} "
+                    f"| {TIMED[name].label} "
                     f"| {found['stock_seconds'] * MICRO:.1f} "
                     f"| {found['fast_seconds'] * MICRO:.1f} "
                     f"| **{found['ratio']:.1f}** "
-                    f"| {found['ratio_min']:.1f} to {found['ratio_max']:.1f} |"
+                    f"| {found['ratio_min']:.1f} to {found['ratio_max']:.1f} "
+                    f"| {in_c[0]} | {in_c[1]} "
+                    f"| {found['fast_per_second']:,.0f} |"
                 )
+
+    def echo_table(self) -> Iterator[str]:
+        """Give a table of what C does when it may spin."""
+        if self.echo:
+            yield f"\n| an exchange in C | sleeping, µs | spinning up to {SPIN} µs, µs |"
+            yield "|---|---:|---:|"
+        for pairs, (sleeping, spinning) in self.echo.items():
+            yield f"| {pairs} | {sleeping * MICRO:.1f} | {spinning * MICRO:.1f} |"
 
     def count_tables(self) -> Iterator[str]:
         """Give a table of counts for each section."""
@@ -70,5 +99,5 @@ class Report:
             yield f"\n| {COUNTS[section]} | stock | fastmgr |"
             yield "|---|---:|---:|"
             for name, (stock, fast) in cases.items():
-                label = CASES[name].label if name in CASES else name
+                label = TIMED[name].label if name in TIMED else name
                 yield f"| {label} | {stock:.10g} | {fast:.10g} |"

@@ -1,0 +1,147 @@
+"""Show that the gate fails when fastmgr gets worse: ``python benchmarks/sabotage.py``.
+
+Each sabotage makes a copy of fastmgr worse in one way, builds it, and runs the benchmarks that have
+to fail. The exit status is 0 only if each of them was noticed, and the copy as it is passed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+NEEDED = ("src", "benchmarks", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SEND = r"static inline ssize_t fm_send\([^)]*\) \{"
+LOOP = " for (volatile int i = 0; i < {}; i++) {{}}"
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """What is inserted into a file behind what matches `anchor`; which test has to say what."""
+
+    name: str
+    file: str
+    anchor: str
+    damage: str
+    test: str
+    said: str
+
+    def apply(self, text: str) -> str:
+        """Return the file's text with the damage done."""
+        damaged, count = re.subn(self.anchor, lambda found: found[0] + self.damage, text)
+        if count != 1:
+            sys.exit(f"{self.name}: {count} places in {self.file} look like {self.anchor}, not 1")
+        return damaged
+
+
+SABOTAGES = (
+    Sabotage(
+        name="a loop in the encoding of numbers",
+        file="_wire.pyx",
+        anchor=r"static inline void fm_wire_store\(char \*to, uint64_t v\) \{",
+        damage=LOOP.format(50),
+        test="test_instructions.py -k encode",
+        said="instructions, encode int: ",
+    ),
+    Sabotage(
+        name="a loop in the decoding of numbers",
+        file="_wire.pyx",
+        anchor=r"static inline uint32_t fm_wire_load_4\(const char \*from\) \{",
+        damage=LOOP.format(10),
+        test="test_instructions.py -k decode",
+        said="instructions, decode list: ",
+    ),
+    Sabotage(
+        name="sizes as long as those of long values",
+        file="_wire.pyx",
+        anchor=r"\n    if n < 255",
+        damage=" and n < 0",
+        test="test_counts.py -k test_bytes",
+        said="bytes, dict_get: ",
+    ),
+    Sabotage(
+        name="a loop before sending",
+        file="_os.h",
+        anchor=SEND,
+        damage=LOOP.format(300),
+        test="test_instructions.py -k dict_get",
+        said="instructions, (client|server) dict_get: ",
+    ),
+    Sabotage(
+        name="a system call more before sending",
+        file="_os.h",
+        anchor=SEND,
+        damage=" (void)getppid();",
+        test="test_counts.py -k test_syscalls",
+        said="syscalls, dict_get: ",
+    ),
+    Sabotage(
+        name="a long loop before sending",
+        file="_os.h",
+        anchor=SEND,
+        damage=LOOP.format(50000),
+        test="test_calls.py -k dict_get",
+        said="calls, dict_get: stock/fastmgr is ",
+    ),
+    Sabotage(
+        name="a thread for each connection",
+        file="_core.pyx",
+        anchor=r"cdef int introduce\(self, Conn conn\) except -1:\n",
+        damage="        threading.Thread(target=threading.Event().wait, daemon=True).start()\n",
+        test="test_counts.py -k test_idle_threads",
+        said="threads, idle: ",
+    ),
+)
+EVERYTHING = "test_instructions.py test_counts.py test_calls.py::test_call[dict_get]"
+
+
+def failures(copy: Path, test: str) -> list[str]:
+    """Build the copy and run some of its benchmarks; return what those that failed said."""
+    environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
+
+    def run(directory: str, *arguments: str) -> tuple[int, str]:
+        command, place = [sys.executable, *arguments], copy / directory
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    status, output = run(".", "setup.py", "--quiet", "build_ext", "--inplace")
+    assert status == 0, output
+    status, output = run(".", "-c", "import fastmgr; print(fastmgr.__file__)")
+    assert Path(output.strip()).is_relative_to(copy), f"not the copy: {output}"
+    status, output = run("benchmarks", "-m", "pytest", "-q", *test.split())
+    found = re.findall(r"^E +Failed: (.*)$", output, re.MULTILINE)
+    if bool(found) != bool(status) or re.search(r"\d (skipped|error)", output):
+        sys.exit(f"not measured:\n{output}")
+    return found
+
+
+def main() -> int:
+    """Try the copy as it is, then each sabotage."""
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory)
+        for source in (ROOT / name for name in NEEDED):  # with what is built of it
+            (shutil.copytree if source.is_dir() else shutil.copy2)(source, copy / source.name)
+        found = failures(copy, EVERYTHING)
+        print("as it is:", *(found or ["passed"]), flush=True)
+        unexpected = bool(found)
+        for sabotage in SABOTAGES:
+            target = copy / "src/fastmgr" / sabotage.file
+            text = target.read_text()
+            target.write_text(sabotage.apply(text))
+            found = failures(copy, sabotage.test)
+            target.write_text(text)
+            noticed = any(re.match(sabotage.said, line) for line in found)
+            unexpected |= not noticed
+            found[2:] = [f"{len(found) - 2} more"] * (len(found) > 2)
+            verdict = "noticed" if noticed else "UNNOTICED"
+            print(f"{sabotage.name}: {verdict}", *found, sep="\n    ", flush=True)
+    print("something is wrong" if unexpected else "the gate fails when it has to")
+    return int(unexpected)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The gate itself: figures that are worse than they may be fail, whatever their kind."""
+
+import json
+from typing import Any
+
+import compare
+import pytest
+from cases import CALLS, CLIENTS
+from counts import BYTE_CASES, SYSCALL_CASES
+from gate import OTHER_BUILD, Gate
+from instructions import BUILD, CALL_CASES, CODEC_CASES
+from measure import SMOKE, Comparison, Effort
+from report import BASELINE, Report
+
+LIMITS: dict[str, Any] = json.loads(BASELINE.read_text())
+RATIOS = {"calls": (*CALLS, "create"), "clients": CLIENTS}
+COUNTS = {
+    "bytes": BYTE_CASES,
+    "syscalls": SYSCALL_CASES,
+    "threads": ("idle",),
+    "idle": tuple(LIMITS["idle"]),
+    "instructions": CODEC_CASES + CALL_CASES,
+}
+MORE = {"bytes": 2, "syscalls": 1, "threads": 2}
+"""What has to be noticed in the count of a small operation."""
+
+
+def cases_of(sections: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Return the sections' cases one by one."""
+    return [(section, name) for section, names in sections.items() for name in names]
+
+
+def ratio(value: float) -> Comparison:
+    """Return what was measured where stock takes so many times as long as fastmgr."""
+    return Comparison(stock=[value * 0.9, value, value * 3], fast=[1.0] * 3)
+
+
+@pytest.fixture
+def strict() -> Gate:
+    """A gate that enforces ratios too, and whose report nobody sees."""
+    gate = Gate(Report(), Effort())
+    gate.baseline["build"] = BUILD
+    return gate
+
+
+@pytest.mark.parametrize(("section", "name"), cases_of(RATIOS))
+def test_ratio(section: str, name: str, strict: Gate) -> None:
+    """A case that is not as many times faster than stock fails, with the figures."""
+    floor = LIMITS[section][name]
+    strict.ratio(section, name, ratio(floor))
+    with pytest.raises(pytest.fail.Exception) as failure:
+        strict.ratio(section, name, ratio(floor * 0.98))
+    said = str(failure.value)
+    assert said.startswith(f"{section}, {name}: stock/fastmgr is {floor * 0.98:.2f}")
+    assert f"less than {floor:g} " in said
+
+
+def test_smoke() -> None:
+    """A short run's ratios mean nothing."""
+    Gate(Report(), SMOKE).ratio("calls", "dict_get", ratio(0.1))
+
+
+@pytest.mark.parametrize(("section", "name"), cases_of(COUNTS))
+def test_count(section: str, name: str, strict: Gate) -> None:
+    """A case that needs more than it may fails, with the figures."""
+    ceiling = LIMITS[section][name]
+    worse = ceiling * 1.02 + 0.01
+    strict.count(section, name, 12345, ceiling)
+    with pytest.raises(pytest.fail.Exception) as failure:
+        strict.count(section, name, 12345, worse)
+    said = str(failure.value)
+    assert said == f"{section}, {name}: {worse:.10g} is more than {ceiling:.10g} (stock: 12345)"
+
+
+def test_other_build(strict: Gate) -> None:
+    """On another build of Python the instructions' limits are wider, but there are some."""
+    name, ceiling = CODEC_CASES[0], LIMITS["instructions"][CODEC_CASES[0]]
+    strict.baseline["build"] = "another"
+    strict.count("instructions", name, 1, ceiling * OTHER_BUILD)
+    with pytest.raises(pytest.fail.Exception, match="is more than"):
+        strict.count("instructions", name, 1, ceiling * OTHER_BUILD * 1.01)
+
+
+def test_no_limit(strict: Gate) -> None:
+    """A case without a limit fails: nothing is measured and then not looked at."""
+    with pytest.raises(pytest.fail.Exception, match=r"no limit for bytes, nothing"):
+        strict.count("bytes", "nothing", 2, 1)
+    with pytest.raises(pytest.fail.Exception, match=r"no limit for nothing, dict_get"):
+        strict.ratio("nothing", "dict_get", ratio(9))
+
+
+def test_new_limits(strict: Gate) -> None:
+    """Limits made of what was measured let it pass, and notice what they are there to notice."""
+    measured = {"bytes": 58.0, "syscalls": 4.05, "threads": 2.0, "instructions": 580.4}
+    report = Report()
+    for section, figure in measured.items():
+        report.add_count(section, "new", 9 * figure, figure)
+    report.add_times("calls", "new", ratio(6))
+    strict.baseline = compare.new_baseline(report)
+    assert strict.baseline["build"] == BUILD
+    assert {*LIMITS["calls"], "new"} == {*strict.baseline["calls"]}
+
+    strict.ratio("calls", "new", ratio(6))
+    with pytest.raises(pytest.fail.Exception, match="calls, new"):
+        strict.ratio("calls", "new", ratio(2))
+    for section, figure in measured.items():
+        strict.count(section, "new", 9 * figure, figure)
+        with pytest.raises(pytest.fail.Exception, match=f"{section}, new"):
+            strict.count(section, "new", 9 * figure, figure + MORE.get(section, figure / 8))
