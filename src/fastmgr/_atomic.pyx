@@ -65,6 +65,19 @@ def exchange(dict obj, key, value):
     return old
 
 
+def replace(container, key, old, new):
+    """Put `new` where `old` itself still is: at a dict's key, or wherever in a list."""
+    cdef Py_ssize_t i
+    if type(container) is dict:
+        if (<dict>container).get(key, MISSING) is old:
+            (<dict>container)[key] = new
+        return
+    for i in range(len(<list?>container)):
+        if (<list>container)[i] is old:
+            (<list>container)[i] = new
+            return
+
+
 def value_exchange(obj, value):
     """Replace what a `Value` holds and return what it was."""
     old = obj._value

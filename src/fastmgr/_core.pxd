@@ -27,6 +27,9 @@ cdef class Engine(Loop):
     cdef int introduce(self, Conn conn) except -1
     cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
     cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
+    cdef int serve_call_of(
+        self, Conn conn, Entry entry, Reader reader, Writer writer, bint on_loop, bint carried
+    ) except -1
     cdef int serve_create(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
     cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1
     cdef int serve_incref(self, Conn conn, Writer writer, bint on_loop) except -1

@@ -33,6 +33,7 @@ import queue
 import threading
 from heapq import heapify, heappop, heappush
 from multiprocessing import util
+from time import sleep
 from traceback import format_exc
 
 from fastmgr import _park, shared
@@ -66,6 +67,9 @@ cdef enum:
 # Arguments that need no tuple of their own.
 cdef enum:
     FEW = 4
+
+cdef enum:
+    NOT_CARRIED = -2
 
 # Bytes of replies that the loop sends in one go.
 cdef enum:
@@ -151,22 +155,34 @@ def create(server, typeid, args, kwds, bint known=False):
 cdef object method_name(Conn conn, Reader reader):
     cdef Py_ssize_t number = conn.stream.header.method
     if number == 0:
-        return reader.get()
+        name = reader.get()
+        if type(name) is not str:
+            raise TypeError(f"a method's name must be a str, not {name!r}")
+        return name
     if number > len(METHODS):
         raise ValueError(f"a method of number {number}: this server knows {len(METHODS)}")
     return METHODS[number - 1]
 
 
-cdef bint keeps(object obj, object name, object args):
+cdef tuple call_arguments(Reader reader):
+    """What follows a name: the arguments, and the keywords or None."""
+    args = reader.get()
+    kwds = reader.get()
+    return args if kwds is True else (args, kwds)
+
+
+cdef bint keeps(Entry entry, object name, object args) except -1:
     """Whether the method keeps the `Opaque` among its arguments without looking at it."""
     cdef Py_ssize_t i, kept
-    if type(args) is not tuple:
+    cdef object obj = entry.obj
+    if type(args) is not tuple or entry.method_to_typeid and name in entry.method_to_typeid:
         return False
     kept = KEPT_ARGUMENT.get((type(obj), name), -1)
     for i in range(len(<tuple>args)):
         if type((<tuple>args)[i]) is Opaque and i != kept:
             return False
-    return True
+    # `__dict__` and its like are not among a Namespace's values.
+    return type(obj) is not shared.Namespace or not str(args[0]).startswith("__")
 
 
 cdef object call_unbound(object function, object obj, object args, object kwds):
@@ -195,17 +211,35 @@ cdef bint is_blind(object obj, object name):
     return name in blind if blind is not None else isinstance(obj, Primitive)
 
 
-cdef int look_inside(Entry entry) except -1:
-    """Unpickle what the object holds unread."""
-    entry.known = False
-    # Before, not after: what another connection puts there meanwhile is not among the read.
+def look_inside(Entry entry):
+    """Unpickle what the object holds unread.
+
+    Raises
+    ------
+    Exception
+        Whatever unpickling raises.
+    """
+    if not entry.opaque:
+        return
+    entry.known = False     # from here on no call begins to carry
+    while entry.carrying:
+        sleep(0)            # a few steps of another thread are left
+    # Whoever else looks meanwhile reads too; what one has put in place the other leaves.
+    read_all(entry.obj)
     entry.opaque = False
-    try:
-        read_all(entry.obj)
-    except BaseException:
-        entry.opaque = True
-        raise
-    return 0
+
+
+cdef bint shows_values(Entry entry, object name) except -1:
+    """Whether a call of the method needs what the object holds unread."""
+    if not entry.opaque or name == "__repr__" or name == "__str__":     # as far as it can be had
+        return False
+    if not is_blind(entry.obj, name):
+        return True
+    # What it returns is shared by itself, and not only sent; a dict's iterator has but keys.
+    return (
+        entry.method_to_typeid is not None and name in entry.method_to_typeid
+        and not (name == "__iter__" and type(entry.obj) is dict)
+    )
 
 
 @cython.final
@@ -427,6 +461,8 @@ cdef class Engine(Loop):
                 ):
                     # Its last request, which may take long: what it held goes back before.
                     self.on_hang_up(conn)
+                if conn.stream.unsent is not None:
+                    self.flush_replies(conn, writer)    # what is served now may take long
                 verdict = self.serve(conn, reader, writer, False)
                 if verdict == PARK or verdict == CLOSE:
                     self.flush_replies(conn, writer)
@@ -516,12 +552,31 @@ cdef class Engine(Loop):
         return CLOSE
 
     cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
+        cdef Entry entry = self.table.at(conn.stream.header.handle)
+        cdef int verdict
+        if (
+            conn.stream.header.flags & FLAG_CARRIED and entry is not None and entry.known
+            and entry.carries
+        ):
+            entry.carrying += 1
+            try:
+                verdict = self.serve_call_of(conn, entry, reader, writer, on_loop, True)
+            finally:
+                entry.carrying -= 1
+            if verdict != NOT_CARRIED:
+                return verdict
+        return self.serve_call_of(conn, entry, reader, writer, on_loop, False)
+
+    cdef int serve_call_of(
+        self, Conn conn, Entry entry, Reader reader, Writer writer, bint on_loop, bint carried
+    ) except -1:
+        """Serve a call of an entry (None: there is none); with `carried` its pickle is kept.
+
+        NOT_CARRIED says that the pickle has to be read, and that nothing was done.
+        """
         cdef uint64_t handle = conn.stream.header.handle
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
-        cdef bint carried = conn.stream.header.flags & FLAG_CARRIED
-        cdef Entry entry = self.table.at(handle)
         cdef uint8_t op = OP_RETURN
-        carried = carried and entry is not None and entry.known
         if entry is None or (pickled and not carried) or not (entry.known or entry.parks):
             if on_loop:
                 return HAND_OFF
@@ -534,16 +589,9 @@ cdef class Engine(Loop):
         reader.carry = carried
         try:
             name = method_name(conn, reader)
-            args = reader.get()
-            kwds = reader.get()
-            if carried and not keeps(entry.obj, name, args):
-                if on_loop:
-                    return HAND_OFF
-                carried = False
-                reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, True)
-                name = method_name(conn, reader)
-                args = reader.get()
-                kwds = reader.get()
+            args, kwds = call_arguments(reader)
+            if carried and not keeps(entry, name, args):
+                return NOT_CARRIED
         except Exception:
             return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
         if entry is not None:
@@ -551,7 +599,9 @@ cdef class Engine(Loop):
                 entry.opaque = True
             elif pickled:
                 entry.known = False     # from now on it may hold anything
-            if entry.opaque and on_loop and not is_blind(entry.obj, name):
+            if entry.opaque and on_loop and (
+                not is_blind(entry.obj, name) or shows_values(entry, name)
+            ):
                 return HAND_OFF
             if entry.pins and not conn.pinned:
                 self.pin(conn)
@@ -609,12 +659,8 @@ cdef class Engine(Loop):
             if entry is None:
                 raise KeyError(ident)
             obj = entry.obj
-            if entry.opaque and not is_blind(obj, name):
-                try:
-                    look_inside(entry)
-                except Exception:
-                    if name not in ("__repr__", "__str__"):     # which show what is not to be had
-                        raise
+            if entry.opaque and shows_values(entry, name):
+                look_inside(entry)
             if name in entry.exposed:
                 function = MISSING
                 unbound = None
@@ -695,10 +741,10 @@ cdef class Engine(Loop):
                 registered = self.server.registry.get(typeid)
                 if registered is None or registered[0] not in KNOWN_CALLABLES:
                     return HAND_OFF
-            args = reader.get()
-            kwds = reader.get()
+            args, kwds = call_arguments(reader)
             util.debug("%r requested by %s", typeid, conn.name)
             entry = create(self.server, typeid, args, kwds, not pickled)
+            entry.carries = entry.known
         except Exception:
             return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
         if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
@@ -711,8 +757,7 @@ cdef class Engine(Loop):
         conn.answered = False
         try:
             name = reader.get()
-            args = reader.get()
-            kwds = reader.get()
+            args, kwds = call_arguments(reader)
             function = self.server.public_function(name)
             result = function(conn, *args, **(kwds or {}))
         except Exception:

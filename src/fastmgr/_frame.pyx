@@ -146,30 +146,35 @@ cdef class Stream:
         Returns
         -------
         int
-            FRAME_TOO_LARGE where the sizes do not add up, or ask for more memory than there is.
+            FRAME_TOO_LARGE where the sizes do not add up.
+
+        Raises
+        ------
+        MemoryError
+            There is no memory for them.
         """
         cdef const Header *header = <const Header *>(self.data + self.start)
         cdef const Segments *table = <const Segments *>(header + 1)
-        cdef const uint64_t *sizes = <const uint64_t *>(table + 1)
+        cdef const char *sizes = <const char *>(table + 1)
         cdef size_t left = header.size - (head - HEADER_SIZE)
         cdef size_t size, i, at = self.start + head, n
+        cdef uint64_t size_and_kind
         cdef list segments = []
         for i in range(table.count):
-            size = sizes[i] & ~(<uint64_t>1 << WRITABLE_SHIFT)
+            memcpy(&size_and_kind, sizes + 8 * i, 8)
+            size = size_and_kind & ~(<uint64_t>1 << WRITABLE_SHIFT)
             if size > left:
                 return FRAME_TOO_LARGE
             left -= size
         if left:
             return FRAME_TOO_LARGE
-        try:
-            for i in range(table.count):
-                size = sizes[i] & ~(<uint64_t>1 << WRITABLE_SHIFT)
-                if sizes[i] >> WRITABLE_SHIFT:
-                    segments.append(PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>size))
-                else:
-                    segments.append(PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size))
-        except (MemoryError, OverflowError):
-            return FRAME_TOO_LARGE
+        for i in range(table.count):
+            memcpy(&size_and_kind, sizes + 8 * i, 8)
+            size = size_and_kind & ~(<uint64_t>1 << WRITABLE_SHIFT)
+            if size_and_kind >> WRITABLE_SHIFT:
+                segments.append(PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>size))
+            else:
+                segments.append(PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size))
         self.segments = segments
         self.in_segments = True
         self.segment = 0
@@ -293,7 +298,11 @@ cdef class Stream:
         if self.fd < 0:
             return FRAME_EOF
         self._room()
-        n = fm_recv(self.fd, self.into, self.room, MSG_DONTWAIT)
+        if self.in_segments:
+            with nogil:     # much is copied
+                n = fm_recv(self.fd, self.into, self.room, MSG_DONTWAIT)
+        else:
+            n = fm_recv(self.fd, self.into, self.room, MSG_DONTWAIT)
         if n > 0:
             self._received(<size_t>n)
             return FRAME_READY
@@ -374,17 +383,22 @@ cdef class Stream:
     cdef int flush_now(self) except -9:
         """Send of what was kept as much as goes now; the outcome is `send_now`'s."""
         cdef ssize_t n
-        cdef size_t left
+        cdef size_t left, first_size, second_size
+        cdef const char *first_data
+        cdef const char *second_data
         cdef Py_ssize_t i = 0
         cdef object first, second
         try:
             while i < len(self.unsent):
                 first = self.unsent[i]
                 second = self.unsent[i + 1] if i + 1 < len(self.unsent) else b""
-                n = fm_send_two(
-                    self.fd, data_of(first) + self.unsent_at, size_of(first) - self.unsent_at,
-                    data_of(second), size_of(second), MSG_DONTWAIT,
-                )
+                first_data, first_size = data_of(first) + self.unsent_at, size_of(first)
+                first_size -= self.unsent_at
+                second_data, second_size = data_of(second), size_of(second)
+                with nogil:     # much is copied; `first` and `second` are held here
+                    n = fm_send_two(
+                        self.fd, first_data, first_size, second_data, second_size, MSG_DONTWAIT
+                    )
                 if n < 0:
                     if -n == EINTR:
                         continue

@@ -31,13 +31,13 @@ from fastmgr._frame cimport (
 from fastmgr._os cimport (
     MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_send, uint8_t, uint16_t, uint32_t, uint64_t,
 )
-from fastmgr._wire cimport Reader, Writer
+from fastmgr._wire cimport Reader, Writer, is_scalar
 
 import errno
 import os
 import threading
 import weakref
-from multiprocessing import process, util
+from multiprocessing import AuthenticationError, process, util
 
 from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
 from fastmgr.dialects.stock import (
@@ -82,6 +82,13 @@ cdef class _Pickled:
         cdef Reader reader = Reader()
         reader.feed(self.data, <size_t>len(self.data), self.segments, True)
         return reader.get()
+
+
+cdef bint all_scalars(kwds) except -1:
+    for value in kwds.values():
+        if not is_scalar(value):
+            return False
+    return type(kwds) is dict
 
 
 cdef int seal(Writer writer, size_t start, Header *header) except -1:
@@ -289,8 +296,18 @@ cdef class FastChannel(Channel):
         cdef int pickled
         if number is None:
             writer.put(name)
-        pickled = writer.put_args(args if type(args) is tuple else tuple(args))
-        pickled |= 2 * writer.put(kwds if kwds else None)
+        if type(args) is not tuple:
+            args = tuple(args)
+        if not kwds:
+            pickled = writer.put_args(args)
+            writer.put(None)
+        elif all_scalars(kwds):
+            pickled = writer.put_args(args)
+            writer.put(kwds)
+        else:
+            # Together: they may share objects. True says so.
+            pickled = 2 * writer.put((args, kwds))
+            writer.put(True)
         return self.finish(
             writer, start, op, flags | PICKLED_FLAGS[pickled],
             0 if number is None else <uint16_t>number, handle,
@@ -846,7 +863,7 @@ cdef class ClientSession:
                 return 0
         try:
             self.release_over(self.channel())
-        except (OSError, EOFError, process.AuthenticationError) as error:
+        except (OSError, EOFError, AuthenticationError) as error:
             util.debug("release failed: %s", error)
             self.releases = []
         return 0
@@ -961,6 +978,8 @@ cdef class ClientSession:
                 self.releases = due + self.releases     # nothing was sent
             else:
                 self.lose(channel, channel.interrupted)
+                if self.orphan is channel:
+                    self.replace_orphan()
             raise
         for i, other in enumerate(others):
             if isinstance(other[2], _Pickled):

@@ -14,7 +14,9 @@ cdef class Entry:
     cdef readonly object key              # int handle, or the ident where it is no handle
     cdef public Py_ssize_t refcount       # references of clients; 0: only proxies in here hold it
     cdef public bint known                # only built-in code runs when it is used (see Table.add)
-    cdef public bint opaque               # it may hold `Opaque` values
+    cdef public bint carries              # nobody else has the object: it may hold `Opaque` values
+    cdef public bint opaque               # and may do so now
+    cdef Py_ssize_t carrying              # calls under way that may put one there
     cdef readonly bint parks              # a primitive of ours: its waiters are no threads
     cdef readonly bint pins               # its methods may depend on the thread that runs them
     cdef object __weakref__

@@ -55,3 +55,7 @@ cdef class Reader:
     # The next value. After an exception `pos` is anywhere up to `end`: feed again.
     cdef object get(self)
     cdef bint done(self) noexcept
+
+
+# Whether nobody can tell two copies of the value from one.
+cdef bint is_scalar(object value) noexcept

@@ -151,8 +151,16 @@ cdef class Opaque:
     """A value that is kept as the pickle it came as; pickled again, it is that value."""
 
     cpdef object load(self):
-        """Return the value; runs whatever code its pickle names."""
-        return _unpickle(self.data, buffers=self.buffers)
+        """Return the value; runs whatever code its pickle names.
+
+        Its buffers stay ours: they may be on their way to somebody this moment.
+        """
+        if self.buffers is None:
+            return _unpickle(self.data)
+        return _unpickle(self.data, buffers=[
+            bytearray(buffer) if PyByteArray_CheckExact(buffer) else buffer
+            for buffer in self.buffers
+        ])
 
     def __reduce__(self):
         if self.buffers:
@@ -160,7 +168,10 @@ cdef class Opaque:
         return _unpickle, (self.data,)
 
     def __repr__(self):
-        return f"<pickled object, {len(self.data)} bytes>"
+        try:
+            return repr(self.load())
+        except Exception:
+            return f"<pickled object, {len(self.data)} bytes>"
 
 
 cdef struct Walk:
@@ -505,7 +516,7 @@ cdef int _put_pickle(Writer w, object value) except -1:
     return 2 if b"multiprocessing" in data or b"fastmgr" in data else 1
 
 
-cdef inline bint _is_scalar(object value) noexcept:
+cdef bint is_scalar(object value) noexcept:
     """Whether nobody can tell two copies of the value from one."""
     return (
         PyUnicode_CheckExact(value) or PyLong_CheckExact(value) or PyBytes_CheckExact(value)
@@ -577,7 +588,7 @@ cdef class Writer:
         if self.put_compact(args) == 0:
             return 0
         for i in range(n):
-            if not _is_scalar(<object>PyTuple_GET_ITEM(args, i)):
+            if not is_scalar(<object>PyTuple_GET_ITEM(args, i)):
                 if odd >= 0:
                     break
                 odd = i
@@ -804,7 +815,9 @@ cdef object _get_pickle(Reader r, unsigned char tag, int depth, size_t owed):
         for buffer in value.buffers:
             if not PyBytes_CheckExact(buffer) and not PyByteArray_CheckExact(buffer):
                 _refuse("a pickle with buffers that are none")
-    return value if r.carry else value.load()
+    if r.carry:
+        return value
+    return _unpickle(value.data, buffers=value.buffers)
 
 
 @cython.final
@@ -826,6 +839,19 @@ cdef class Reader:
 
     cdef bint done(self) noexcept:
         return self.pos == self.end
+
+
+def opaque_values(list values):
+    """Return those of `values` that are `Opaque`, all as of one moment."""
+    cdef list found = []
+    cdef Py_ssize_t i = 0
+    cdef object value
+    while i < PyList_GET_SIZE(values):
+        value = <object>PyList_GET_ITEM(values, i)
+        if type(value) is Opaque:
+            found.append(value)
+        i += 1
+    return found
 
 
 def dumps(value):

@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 from fastmgr import shared
+from fastmgr._atomic import replace
 from fastmgr._park import Queue
-from fastmgr._wire import Opaque
+from fastmgr._wire import Opaque, opaque_values
 
 __all__ = ["BLIND", "KEPT_ARGUMENT", "read_all"]
 
@@ -61,23 +62,20 @@ BLIND: dict[type, frozenset[str]] = {
 def read_all(obj: Any) -> None:
     """Put what they stand for in the place of all `Opaque` values of a dict, list or attributes.
 
+    Others may use the object meanwhile, for unpickling runs any code: what they write stays, and
+    what they have taken away does not come back.
+
     Raises
     ------
     Exception
         Whatever unpickling raises; the values read before are in place, the others unread.
     """
     if type(obj) is list:
-        for value in [value for value in obj if type(value) is Opaque]:
-            loaded = value.load()
-            # Where it is now: others may use the list while the value is unpickled.
-            for i, present in enumerate(obj):
-                if present is value:
-                    obj[i] = loaded
-                    break
+        while unread := opaque_values(obj):
+            for value in unread:
+                replace(obj, None, value, value.load())
         return
     namespace = obj if type(obj) is dict else vars(obj)
     for key, value in list(namespace.items()):
         if type(value) is Opaque:
-            loaded = value.load()
-            if namespace.get(key) is value:
-                namespace[key] = loaded
+            replace(namespace, key, value, value.load())

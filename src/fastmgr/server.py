@@ -47,6 +47,7 @@ class _Objects(MutableMapping[str, tuple[Any, Any, Any]]):
 
     @staticmethod
     def _as_tuple(entry: Entry) -> tuple[Any, Any, Any]:
+        _core.look_inside(entry)
         return entry.obj, entry.exposed, entry.method_to_typeid
 
     def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:

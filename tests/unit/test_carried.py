@@ -1,0 +1,871 @@
+"""Values that need pickle are kept unread where they are only kept, and nobody can tell."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import multiprocessing
+import operator
+import os
+import pickle
+import socket
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from multiprocessing import connection, resource_sharer
+from typing import Any, ClassVar
+
+import pytest
+from support import DEADLINE, ProbeManager, in_thread, poll, settle
+
+import fastmgr
+from fastmgr import carried, shared
+from fastmgr._park import Queue
+from fastmgr.managers import RemoteError
+
+pytestmark = pytest.mark.timeout(60)
+
+# What only the client can import
+
+GHOSTS = "a_module_that_only_the_client_has"
+SOURCE = """
+class Ghost:
+    def __init__(self, name, body=None):
+        self.name, self.body = name, body
+
+    def __eq__(self, other):
+        return isinstance(other, Ghost) and (self.name, self.body) == (other.name, other.body)
+
+    def __hash__(self):
+        return hash(self.name)
+"""
+
+
+@pytest.fixture(scope="module")
+def ghosts() -> Iterator[Any]:
+    module = types.ModuleType(GHOSTS)
+    sys.modules[GHOSTS] = module
+    exec(SOURCE, vars(module))
+    yield module
+    del sys.modules[GHOSTS]
+
+
+@pytest.fixture
+def ghost(ghosts: Any) -> Any:
+    return ghosts.Ghost("boo", [1, {"a": (2.5, None)}])
+
+
+# What the server can import, too
+
+
+class Counted:
+    """Counts how often it is unpickled in a process, and looks at what it is compared with."""
+
+    loads: ClassVar[int] = 0
+
+    def __init__(self, number: int, body: Any = None) -> None:
+        self.number, self.body = number, body
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Counted.loads += 1
+        self.__dict__.update(state)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Counted) and self.number == other.number
+
+    def __lt__(self, other: Counted) -> bool:
+        return self.number < other.number
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+    def __add__(self, other: Any) -> Any:
+        return self.number + other
+
+
+class Slow(Counted):
+    """Its unpickling takes until somebody opens the gate of the process."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        Gate.reached.release()
+        Gate.opened.wait(DEADLINE)
+
+
+class Gate:
+    """What `Slow` values wait for where they are unpickled."""
+
+    reached = threading.Semaphore(0)
+    opened = threading.Event()
+
+    def open(self) -> None:
+        Gate.opened.set()
+
+    def close(self) -> None:
+        Gate.opened.clear()
+        while Gate.reached.acquire(False):
+            pass
+
+    def await_somebody(self) -> bool:
+        return Gate.reached.acquire(timeout=DEADLINE)
+
+
+Gate.opened.set()  # in a client nobody waits
+
+
+class Box:
+    def __init__(self, *inside: Any) -> None:
+        self.inside = inside
+
+
+class Insight:
+    """Looks at the server from within."""
+
+    def loads(self) -> int:
+        return Counted.loads
+
+    def modules(self) -> bool:
+        return GHOSTS in sys.modules
+
+    def threads(self) -> list[str]:
+        return [thread.name for thread in threading.enumerate()]
+
+
+class Judge:
+    """A user's class."""
+
+    def are_one(self, a: Any, b: Any, **kwds: Any) -> bool:
+        return a is b
+
+    def kinds(self, *args: Any, **kwds: Any) -> list[str]:
+        return [type(value).__name__ for value in (*args, *kwds.values())]
+
+
+class CarriedManager(ProbeManager):
+    """With what these tests have in the server."""
+
+
+CarriedManager.register("Insight", Insight)
+CarriedManager.register("Judge", Judge)
+CarriedManager.register("Gate", Gate)
+
+
+@pytest.fixture(scope="module")
+def shared_manager() -> Iterator[CarriedManager]:
+    """Its server is a fresh interpreter: it has nothing that was made here."""
+    with CarriedManager(ctx=multiprocessing.get_context("spawn")) as manager:
+        yield manager
+
+
+class Client:
+    """A client whose calls the loop can serve: it never calls a class of a user's."""
+
+    def __init__(self, name: str) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def start(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        return self.thread.submit(function, *args)
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.start(function, *args).result(DEADLINE)
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[Callable[[str], Client]]:
+    """Clients by name; each goes on as long as the module."""
+    known: dict[str, Client] = {}
+
+    def client(name: str) -> Client:
+        return known.setdefault(name, Client(name))
+
+    yield client
+    for client_ in known.values():
+        client_.thread.shutdown()
+
+
+@pytest.fixture
+def insight(manager: CarriedManager) -> Any:
+    return manager.Insight()
+
+
+# What is kept
+
+
+def keep_default(method: str) -> Callable[[Any, Any], Any]:
+    """`d.get(k, value)` and `d.pop(k, value)` keep nothing, and give the value back."""
+
+    def put(proxy: Any, value: Any) -> None:
+        result = getattr(proxy, method)("missing", value)
+        assert result == value and type(result) is type(value)
+        proxy["k"] = value
+
+    return put
+
+
+def put_in_place(proxy: Any, value: Any) -> None:
+    proxy.append(0)
+    proxy[-1] = value
+
+
+def exchange_key(proxy: Any, value: Any) -> None:
+    proxy["k"] = 0
+    assert proxy.exchange("k", value) == 0
+
+
+PUTS: dict[tuple[type, str], Callable[[Any, Any], Any]] = {
+    (dict, "__setitem__"): lambda d, value: d.__setitem__("k", value),
+    (dict, "exchange"): exchange_key,
+    (dict, "get"): keep_default("get"),
+    (dict, "pop"): keep_default("pop"),
+    (dict, "setdefault"): lambda d, value: d.setdefault("k", value),
+    (list, "__setitem__"): put_in_place,
+    (list, "append"): lambda items, value: items.append(value),
+    (list, "insert"): lambda items, value: items.insert(0, value),
+    (shared.Namespace, "__setattr__"): lambda ns, value: setattr(ns, "k", value),
+    (shared.Value, "exchange"): lambda v, value: v.exchange(value),
+    (shared.Value, "set"): lambda v, value: v.set(value),
+    (Queue, "put"): lambda q, value: q.put(value, timeout=1),
+    (Queue, "put_nowait"): lambda q, value: q.put_nowait(value),
+}
+
+
+def waiting_getter(q: Any) -> Any:
+    """Put what is taken out behind the back of one who waits for it."""
+    with ThreadPoolExecutor(1) as waiter:
+        value = q.get()
+        future = waiter.submit(q.get)
+        poll(lambda: q.qsize() == 0, "it is empty")
+        q.put(value)
+        return future.result(DEADLINE)
+
+
+GETS: dict[type, dict[str, Callable[[Any], Any]]] = {
+    dict: {
+        "d[k]": lambda d: d["k"],
+        "get": lambda d: d.get("k"),
+        "setdefault": lambda d: d.setdefault("k", 0),
+        "pop": lambda d: d.pop("k"),
+        "popitem": lambda d: d.popitem()[1],
+        "values": lambda d: d.values()[0],
+        "items": lambda d: d.items()[0][1],
+        "copy": lambda d: d.copy()["k"],
+        "exchange": lambda d: d.exchange("k", 0),
+        "_getvalue": lambda d: d._getvalue()["k"],
+        "iteration": lambda d: next(d[k] for k in d),
+        "dict": lambda d: dict(d)["k"],
+        "deepcopy": lambda d: copy.deepcopy(d)["k"],
+        "update": lambda d: (d.update(other=1), d["k"])[1],
+        "del": lambda d: (d.__setitem__("l", d["k"]), d.__delitem__("k"), d["l"])[2],
+    },
+    list: {
+        "l[i]": lambda items: items[0],
+        "l[-1]": lambda items: items[-1],
+        "l[i:j]": lambda items: items[0:1][0],
+        "l[:]": lambda items: items[:][0],
+        "l[::-1]": lambda items: items[::-1][0],
+        "pop": lambda items: items.pop(),
+        "pop(0)": lambda items: items.pop(0),
+        "copy": lambda items: items.copy()[0],
+        "_getvalue": lambda items: items._getvalue()[0],
+        "iteration": lambda items: next(iter(items)),
+        "list": lambda items: list(items).pop(),
+        "deepcopy": lambda items: copy.deepcopy(items)[0],
+        "reverse": lambda items: (items.extend([1, 2]), items.reverse(), items[-1])[2],
+    },
+    shared.Namespace: {
+        "ns.k": lambda ns: ns.k,
+        "_getvalue": lambda ns: ns._getvalue().k,
+        "__dict__": lambda ns: ns._callmethod("__getattribute__", ("__dict__",))["k"],
+    },
+    shared.Value: {
+        "get": lambda v: v.get(),
+        "value": lambda v: v.value,
+        "exchange": lambda v: v.exchange(0),
+        "_getvalue": lambda v: v._getvalue().value,
+    },
+    Queue: {
+        "get": lambda q: q.get(),
+        "get_nowait": lambda q: q.get_nowait(),
+        "get(timeout)": lambda q: q.get(True, 5),
+        "waiting": waiting_getter,
+    },
+}
+
+MAKES: dict[type, Callable[[CarriedManager], Any]] = {
+    dict: lambda manager: manager.dict(),
+    list: lambda manager: manager.list(),
+    shared.Namespace: lambda manager: manager.Namespace(),
+    shared.Value: lambda manager: manager.Value("O", None),
+    Queue: lambda manager: manager.Queue(),
+}
+
+
+def test_every_method_that_keeps_is_tested() -> None:
+    assert PUTS.keys() == carried.KEPT_ARGUMENT.keys()
+    assert {kind for kind, _ in PUTS} == GETS.keys() == MAKES.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), PUTS, ids=[f"{kind.__name__}.{method}" for kind, method in PUTS]
+)
+def test_what_is_kept_comes_back(
+    kind: type,
+    method: str,
+    ghosts: Any,
+    manager: CarriedManager,
+    clients: Callable[[str], Client],
+    insight: Any,
+) -> None:
+    """By every way of reading it, from where its class is unknown."""
+
+    def play() -> None:
+        for way, get in GETS[kind].items():
+            proxy = MAKES[kind](manager)
+            value = ghosts.Ghost(way, [(), {"a": b"b"}])
+            PUTS[kind, method](proxy, value)
+            found = get(proxy)
+            assert type(found) is ghosts.Ghost and found == value, way
+
+    clients("carrier")(play)
+    assert not in_thread(insight.modules)
+
+
+def test_the_loop_serves_it_all(
+    ghosts: Any, manager: CarriedManager, clients: Callable[[str], Client], insight: Any
+) -> None:
+    """No connection gets a thread: its name would be that of the client's thread."""
+    calm, reader = clients("calm"), clients("reader")
+    names = in_thread(insight.threads)
+
+    def play() -> list[Any]:
+        kept = []
+        for (kind, _), put in PUTS.items():
+            proxy = MAKES[kind](manager)
+            put(proxy, ghosts.Ghost("x"))
+            kept.append((kind, proxy))
+        return kept
+
+    # Ways that lead to a pickle around the values, which is not made on the loop.
+    elsewhere = {"_getvalue", "deepcopy", "dict"}
+
+    def read(kept: list[Any]) -> None:
+        for kind, proxy in kept:
+            for way, get in GETS[kind].items():
+                if way not in elsewhere and "pop" not in way and kind is not Queue:
+                    get(proxy)
+            if kind is Queue:
+                assert proxy.get() == ghosts.Ghost("x")
+
+    kept = calm(play)
+    reader(read, kept)
+    new = set(in_thread(insight.threads)) - set(names)
+    assert not [name for name in new if "calm" in name or "reader" in name]
+    # And this is how it would show.
+    with pytest.raises(RemoteError):
+        calm(kept[5][1].count, 1)
+    assert [name for name in in_thread(insight.threads) if "calm" in name]
+
+
+def test_many_clients_that_carry_need_no_threads(ghost: Any, manager: CarriedManager) -> None:
+    probe, d = manager.Probe(), manager.dict()
+    before = in_thread(probe.threads)
+    start, done = threading.Barrier(41), threading.Barrier(41)
+
+    def client(number: int) -> None:
+        d[number] = ghost
+        assert d[number] == ghost
+        start.wait(DEADLINE)
+        done.wait(DEADLINE)
+
+    threads = [threading.Thread(target=client, args=(i,), daemon=True) for i in range(40)]
+    for thread in threads:
+        thread.start()
+    start.wait(DEADLINE)
+    assert in_thread(probe.threads) <= before + 2
+    done.wait(DEADLINE)
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert d.copy() == dict.fromkeys(range(40), ghost)
+
+
+def test_pipelines_and_one_way_calls_carry(
+    ghost: Any, manager: CarriedManager, clients: Callable[[str], Client], insight: Any
+) -> None:
+    d, items, q = manager.dict(), manager.list(), manager.Queue()
+
+    def play() -> None:
+        with manager.pipeline() as pipe:
+            for i in range(200):
+                pipe(d)[i] = ghost
+                pipe(items).append(ghost)
+                pipe(q).put(ghost)
+                pipe(d)[i]
+                pipe(q).get()
+            pipe(items)[:]
+        assert pipe.results[3:-1:5] == pipe.results[4:-1:5] == pipe.results[-1] == [ghost] * 200
+        fastmgr.oneway(d)["one way"] = ghost
+        fastmgr.oneway(q).put(ghost)
+        assert d["one way"] == ghost == q.get()
+
+    clients("piping")(play)
+    assert not [name for name in in_thread(insight.threads) if "piping" in name]
+    assert not in_thread(insight.modules)
+
+
+def test_what_is_kept_in_a_large_dict_comes_back(ghosts: Any, manager: CarriedManager) -> None:
+    """Too large a reply for the compact encoding: pickle has to take them with the rest."""
+    d = manager.dict()
+    floats = [0.5] * 70_000  # two of these are too large, one is not
+    for i in range(10):
+        d[i] = ghosts.Ghost(i, bytes(70_000))
+    d["one"] = d["two"] = floats
+    found = d.copy()
+    assert found["one"] == found["two"] == floats
+    assert [found[i] for i in range(10)] == [ghosts.Ghost(i, bytes(70_000)) for i in range(10)]
+    same = [1]
+    d["same"] = [same, same]
+    first, second = d.copy()["same"]
+    assert first is second
+
+
+# Methods that look
+
+
+LOOKS: dict[type, dict[str, Callable[[Any], Any]]] = {
+    dict: {
+        "compare_exchange": lambda d: d.compare_exchange("k", 1, 2),
+        "incr": lambda d: d.incr("k"),
+        "incr another": lambda d: d.incr("plain"),
+        "|": lambda d: d._callmethod("__or__", ({},)),
+        "|=": lambda d: d._callmethod("__ior__", ({},)),
+        "fromkeys": lambda d: d.fromkeys([1]),
+    },
+    list: {
+        "index": lambda items: items.index(1),
+        "count": lambda items: items.count(1),
+        "in": lambda items: operator.contains(items, 1),
+        "remove": lambda items: items.remove(1),
+        "sort": lambda items: items.sort(),
+        "+": lambda items: operator.add(items, []),
+        "*": lambda items: items * 2,
+        "*=": lambda items: items.__imul__(2),
+        "reversed": lambda items: reversed(items),
+        "incr": lambda items: items.incr(0),
+    },
+    shared.Namespace: {"incr": lambda ns: ns.incr("k")},
+    shared.Value: {
+        "incr": lambda v: v.incr(),
+        "compare_exchange": lambda v: v.compare_exchange(1, 2),
+    },
+}
+FILLS: dict[type, Callable[[Any, Any], Any]] = {
+    dict: lambda d, value: (d.__setitem__("plain", 1), d.__setitem__("k", value)),
+    list: lambda items, value: (items.append(value), items.append(1), items.append(value)),
+    shared.Namespace: lambda ns, value: setattr(ns, "k", value),
+    shared.Value: lambda v, value: v.set(value),
+}
+# Ways of reading that leave what they read.
+STAY = {dict: "d[k]", list: "l[:]", shared.Namespace: "ns.k", shared.Value: "get"}
+LOOKING = [(kind, way) for kind, ways in LOOKS.items() for way in ways]
+EACH_LOOK = pytest.mark.parametrize(
+    ("kind", "way"), LOOKING, ids=[f"{kind.__name__} {way}" for kind, way in LOOKING]
+)
+
+
+@EACH_LOOK
+def test_a_method_that_looks_says_what_is_missing(
+    kind: type, way: str, ghost: Any, manager: CarriedManager
+) -> None:
+    """And nothing is lost."""
+    proxy = MAKES[kind](manager)
+    FILLS[kind](proxy, ghost)
+    before = GETS[kind][STAY[kind]](proxy)
+    for _ in range(2):
+        with pytest.raises(RemoteError, match=f"ModuleNotFoundError.*{GHOSTS}"):
+            LOOKS[kind][way](proxy)
+        assert GETS[kind][STAY[kind]](proxy) == before
+        if kind is dict:
+            assert proxy.items() == [("plain", 1), ("k", ghost)]
+            proxy["plain"] = 1  # other values can still be put
+        if kind is list:
+            items_len = len(proxy)
+            proxy.append(Fraction(1, 2))
+            assert proxy.pop() == Fraction(1, 2) and len(proxy) == items_len
+
+
+@pytest.mark.parametrize("kind", FILLS, ids=lambda kind: kind.__name__)
+def test_what_cannot_be_read_can_still_be_shown(
+    kind: type, ghost: Any, manager: CarriedManager
+) -> None:
+    proxy = MAKES[kind](manager)
+    FILLS[kind](proxy, ghost)
+    for _ in range(2):
+        assert "pickled object" in str(proxy)
+        assert type(proxy).__name__ in repr(proxy)
+        assert "pickled object" in manager._debug_info()
+        assert GETS[kind][STAY[kind]](proxy) in (ghost, [ghost, 1, ghost])
+
+
+def test_an_argument_that_would_be_looked_at(ghost: Any, manager: CarriedManager) -> None:
+    """Not the kept one: the method has to have it, and the call fails where it cannot be had."""
+    d, items, q = manager.dict(a=1), manager.list([1]), manager.Queue()
+    judge, plain_set = manager.Judge(), manager.set()
+    calls: list[Callable[[], Any]] = [
+        lambda: d.__setitem__(ghost, 1),
+        lambda: d.get(ghost),
+        lambda: d.update({"x": ghost}),
+        lambda: d.update(x=ghost),
+        lambda: d.compare_exchange("a", 1, ghost),
+        lambda: d.fromkeys([1], ghost),
+        lambda: items.extend([ghost]),
+        lambda: items.__setitem__(slice(0, 1), [ghost]),
+        lambda: items.count(ghost),
+        lambda: operator.contains(items, ghost),
+        lambda: q.put(item=ghost),
+        lambda: q.put(1, True, ghost),
+        lambda: plain_set.add(ghost),
+        lambda: judge.kinds(ghost),
+        lambda: manager.list([ghost]),
+        lambda: manager.Value("O", ghost),
+    ]
+    for call in calls:
+        with pytest.raises(RemoteError, match=GHOSTS):
+            call()
+    assert (d.copy(), items[:], q.qsize(), len(plain_set)) == ({"a": 1}, [1], 0, 0)
+
+
+# Where the server can read them
+
+
+def test_they_are_read_once_and_in_order(
+    manager: CarriedManager, clients: Callable[[str], Client], insight: Any
+) -> None:
+    items, d = manager.list(), manager.dict()
+    client = clients("reading")
+
+    def fill() -> None:
+        for i in (3, 1, 2):
+            items.append(Counted(i))
+            d[i] = Counted(i)
+        assert [value.number for value in items[:]] == [3, 1, 2]
+        items.insert(1, 7)
+        items.pop(1)
+
+    before = in_thread(insight.loads)
+    client(fill)
+    assert in_thread(insight.loads) == before  # nothing has been read
+    client(items.sort)
+    assert in_thread(insight.loads) == before + 3
+    assert [value.number for value in client(items.copy)] == [1, 2, 3]
+    client(items.reverse)
+    client(items.sort)
+    assert client(str, items).startswith("[<test_carried.Counted object at 0x")
+    assert in_thread(insight.loads) == before + 3
+    assert client(items.index, Counted(2)) == 1
+    assert client(items.count, Counted(2)) == 1
+    assert in_thread(insight.loads) == before + 5  # its arguments
+    client(items.append, Counted(0))
+    client(items.sort)
+    assert [value.number for value in client(items.copy)] == [0, 1, 2, 3]
+    assert in_thread(insight.loads) == before + 6
+    assert client(d.compare_exchange, 3, Counted(3), "three") is True
+    assert client(d.incr, 1, 10) == 11
+    assert {k: getattr(v, "number", v) for k, v in client(d.items)} == {3: "three", 1: 11, 2: 2}
+    assert in_thread(insight.loads) == before + 6 + 3 + 1
+
+
+@EACH_LOOK
+def test_a_method_that_looks_does_what_it_does_to_values(
+    kind: type, way: str, manager: CarriedManager
+) -> None:
+    """As it does in this process."""
+    here: Any = {
+        dict: lambda: {"plain": 1, "k": Fraction(1, 2)},
+        list: lambda: [Fraction(1, 2), 1, Fraction(1, 2)],
+        shared.Namespace: lambda: shared.Namespace(k=Fraction(1, 2)),
+        shared.Value: lambda: shared.Value("O", Fraction(1, 2)),
+    }[kind]()
+    proxy = MAKES[kind](manager)
+    FILLS[kind](proxy, Fraction(1, 2))
+    assert str(proxy) == repr(here)
+    proxy = MAKES[kind](manager)
+    FILLS[kind](proxy, Fraction(1, 2))
+    result = LOOKS[kind][way](proxy)
+    if "incr" in way:
+        assert result == (2 if "another" in way else Fraction(3, 2))
+    elif way == "compare_exchange":
+        assert result is False
+    elif way == "*=":
+        assert proxy[:] == [Fraction(1, 2), 1, Fraction(1, 2)] * 2
+    elif way == "|":
+        assert result == here
+    elif kind is list:
+        expected = LOOKS[list][way](here)
+        assert list(result) == list(expected) if way == "reversed" else result == expected
+        assert proxy[:] == here
+
+
+def test_identity_within_a_value_survives(manager: CarriedManager) -> None:
+    shared_part = [1]
+    items = manager.list()
+    items.append(Box(shared_part, shared_part))
+    for look in (False, True):
+        if look:
+            assert items.count(0) == 0
+        first, second = items[0].inside
+        assert first is second
+    items[0] = [shared_part, shared_part]
+    first, second = items[0]
+    assert first is second
+
+
+def test_same_argument_twice_is_one_object(manager: CarriedManager) -> None:
+    judge = manager.Judge()
+    for value in ([1], {}, Counted(1), Box(), bytearray(b"x"), bytearray(100_000)):
+        assert judge.are_one(value, value)
+        assert judge.are_one(value, value, other=1)
+    assert not judge.are_one([1], [1])
+    assert not judge.are_one(Counted(1), Counted(1))
+
+
+def test_one_argument_and_keywords(manager: CarriedManager, ghost: Any) -> None:
+    judge, q = manager.Judge(), manager.Queue(1)
+    assert judge.kinds(Counted(1), x=1) == ["Counted", "int"]
+    assert judge.kinds(1, x=Counted(1)) == ["int", "Counted"]
+    assert judge.kinds("a", Counted(1), 2.5, x=Fraction(1), y=None) == [
+        "str", "Counted", "float", "Fraction", "NoneType",
+    ]  # fmt: skip
+    q.put(ghost, block=True, timeout=1)
+    assert q.get(block=False) == ghost
+    q.put(Counted(1), timeout=Fraction(1))
+    assert q.get(timeout=Fraction(1)) == Counted(1)
+    q.put(item=Counted(2))
+    assert q.get() == Counted(2)
+    assert q.empty()
+    fresh = manager.Queue()
+    with pytest.raises(TypeError):
+        fresh.put(ghost, no_such=1)
+    assert fresh.empty()
+
+
+# Everybody at once
+
+
+def test_a_value_that_changes_while_it_is_read(
+    manager: CarriedManager, clients: Callable[[str], Client]
+) -> None:
+    """What others do to the container meanwhile is done, and is not undone."""
+    gate = manager.Gate()
+    d, items = manager.dict(), manager.list()
+    looker, other = clients("looker"), clients("other")
+    for key in "abc":
+        d[key] = Slow(ord(key))
+        items.append(Slow(ord(key)))
+    gate.close()
+    looking = looker.start(d.incr, "n")
+    assert gate.await_somebody()
+    d["a"] = "new"
+    del d["b"]
+    other(d.__setitem__, "d", Counted(4))
+    gate.open()
+    assert looking.result(DEADLINE) == 1
+    assert d.copy() == {"a": "new", "c": Slow(ord("c")), "d": Counted(4), "n": 1}
+    assert d.compare_exchange("d", Counted(4), 4)
+
+    gate.close()
+    looking = looker.start(items.count, 0)
+    assert gate.await_somebody()
+    taken = other(items.pop, 0)
+    other(items.insert, 0, "new")
+    other(items.insert, 0, Counted(9))
+    items.append("last")
+    gate.open()
+    assert looking.result(DEADLINE) == 0
+    assert taken == Slow(ord("a"))
+    assert items[:] == [Counted(9), "new", Slow(ord("b")), Slow(ord("c")), "last"]
+    assert items.index(Slow(ord("c"))) == 3
+    assert items.index(Counted(9)) == 0
+
+
+def test_clients_that_put_while_others_look(manager: CarriedManager) -> None:
+    """Nothing is lost, nothing comes twice, whoever was in between."""
+    items, d, q = manager.list(), manager.dict(), manager.Queue()
+    putters, rounds = 4, 120
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def put(number: int) -> None:
+        for i in range(rounds):
+            items.append(Counted(number * rounds + i))
+            d[number, i] = Counted(i)
+            q.put(Counted(i))
+            assert d[number, i] == Counted(i)
+            assert q.get() is not None
+
+    def look() -> None:
+        while not over.is_set():
+            items.sort()
+            assert items.count(Counted(-1)) == 0
+            d.incr("n")
+            numbers = [value.number for value in items[:]]
+            assert len(set(numbers)) == len(numbers)
+
+    def run(function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except BaseException as error:
+            failures.append(error)
+
+    looker = threading.Thread(target=run, args=(look,), daemon=True)
+    threads = [threading.Thread(target=run, args=(put, i), daemon=True) for i in range(putters)]
+    looker.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    over.set()
+    looker.join(DEADLINE)
+    assert not failures, failures
+    items.sort()
+    assert [value.number for value in items[:]] == list(range(putters * rounds))
+    assert d.pop("n") > 0
+    assert d.copy() == {(n, i): Counted(i) for n in range(putters) for i in range(rounds)}
+    assert q.empty()
+
+
+# What is not carried
+
+
+def test_a_proxy_in_a_users_object_keeps_its_referent(manager: CarriedManager) -> None:
+    d, q, items = manager.dict(), manager.Queue(), manager.list()
+    inner = manager.list([1])
+    d["box"] = Box(inner)
+    items.append([Box(inner)])
+    q.put(Box(inner))
+    assert manager._number_of_objects() == 4
+    del inner
+    gc.collect()
+    for found in (d["box"], items[0][0], q.get()):
+        (proxy,) = found.inside
+        proxy.append(2)
+    assert proxy[:] == [1, 2, 2, 2]
+    del proxy, found
+    gc.collect()
+    d.clear()
+    items.clear()
+    settle(manager, 3)
+
+
+def test_a_proxy_in_an_object_that_the_server_cannot_read(
+    ghosts: Any, manager: CarriedManager
+) -> None:
+    """It has to be read for the proxy's sake, and so is refused."""
+    d = manager.dict(a=1)
+    inner = manager.list()
+    with pytest.raises(RemoteError, match=GHOSTS):
+        d["x"] = ghosts.Ghost("x", inner)
+    d["y"] = inner
+    del inner
+    gc.collect()
+    assert d["a"] == 1 and d["y"][:] == []
+
+
+def take_twice(items: Any, conn: connection.Connection) -> None:
+    """In a process of its own: take out what another has put in, and use it."""
+    for _ in range(2):
+        with items["pipe"] as pipe:
+            pipe.send(os.getpid())
+        with items["socket"] as sock:
+            sock.sendall(b"hello")
+    with items["queue"].get() as pipe:
+        pipe.send("from the queue")
+    conn.send("done")
+
+
+def test_connections_and_sockets_are_handed_over(manager: CarriedManager) -> None:
+    """To whoever takes them, as often as they are taken: the server has them itself."""
+    d, q = manager.dict(), manager.Queue()
+    d["queue"] = q
+    theirs, ours = multiprocessing.Pipe()
+    mine, yours = socket.socketpair()
+    done, report = multiprocessing.Pipe(duplex=False)
+    try:
+        with theirs, yours:
+            d["pipe"] = theirs
+            d["socket"] = yours
+            q.put(theirs)
+        process = multiprocessing.get_context("fork").Process(target=take_twice, args=(d, report))
+        process.start()
+        assert done.poll(DEADLINE) and done.recv() == "done"
+        process.join(DEADLINE)
+        assert process.exitcode == 0
+        assert [ours.recv() for _ in range(3)] == [process.pid, process.pid, "from the queue"]
+        mine.settimeout(DEADLINE)
+        assert b"".join(mine.recv(5, socket.MSG_WAITALL) for _ in range(2)) == b"hello" * 2
+        d.clear()
+        assert mine.recv(1) == b""  # nobody has another end any more
+    finally:
+        resource_sharer.stop(DEADLINE)
+        for thing in (mine, ours, done, report):
+            thing.close()
+
+
+# What goes wrong
+
+
+def test_what_cannot_be_pickled_is_an_error_here(
+    ghost: Any, manager: CarriedManager, clients: Callable[[str], Client]
+) -> None:
+    d, q = manager.dict(), manager.Queue()
+
+    def play() -> None:
+        for wrong in (threading.Lock(), lambda: 0, [ghost, threading.Lock()]):
+            for call in (
+                lambda: d.__setitem__("x", wrong),  # noqa: B023
+                lambda: q.put(wrong),  # noqa: B023
+                lambda: q.put(ghost, timeout=wrong),  # noqa: B023
+            ):
+                with pytest.raises((TypeError, AttributeError, pickle.PicklingError)):
+                    call()
+            d["y"] = ghost
+            assert d.pop("y") == ghost
+        assert len(d) == q.qsize() == 0
+
+    clients("clumsy")(play)
+
+
+class FailsToLoad:
+    """It can be pickled; unpickling it raises."""
+
+    def __reduce__(self) -> Any:
+        return int, ("not a number",)
+
+
+def test_what_fails_to_load_fails_where_it_is_read(manager: CarriedManager) -> None:
+    items = manager.list()
+    items.append(FailsToLoad())
+    items.append(1)
+    with pytest.raises(ValueError, match="not a number"):
+        items[0]
+    assert items[1] == 1
+    with pytest.raises(RemoteError, match="not a number"):
+        items.index(1)
+    del items[0]
+    assert items.index(1) == 0
+    assert items[:] == [1]
+
+
+@pytest.mark.parametrize("name", [[], {}, 5, None, "__class__", "load", "no_such"])
+def test_a_name_that_is_none(name: Any, ghost: Any, manager: CarriedManager) -> None:
+    d = manager.dict()
+
+    def play() -> None:
+        d["x"] = ghost
+        with pytest.raises((RemoteError, TypeError)):
+            d._callmethod(name)
+        assert d["x"] == ghost
+
+    in_thread(play)
