@@ -2,7 +2,7 @@
 # virtual environment it uses when it is missing. `make help` lists the targets.
 #
 #   PYTHON=python3.13   the interpreter; one other than python3 gets a .venv-<name> of its own
-#   ARGS="-k wire -x"   more arguments for pytest
+#   ARGS="-k wire -x"   more arguments for pytest; for fuzz: ARGS="wire frame"
 
 PYTHON ?= python3
 VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
@@ -16,7 +16,7 @@ PYTHON_H = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop build demo test test-all bench lint debug asan clean
+.PHONY: help develop build demo test test-all bench lint debug asan fuzz fuzz-tools clean
 .PHONY: style types cython-style workflows warnings
 
 help:  ## list the targets
@@ -90,13 +90,35 @@ debug: $(VENV)/.stamp-test  ## unit tests on a build with debug checks
 	$(VARIANT) $(PY) -X dev -m pytest tests/unit $(ARGS)
 
 # CPython keeps objects alive at exit on purpose, which a leak check cannot tell from ours.
-SANITIZED = $(VARIANT) LD_PRELOAD=$(LIBASAN) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+SANITIZED = $(VARIANT) LD_PRELOAD=$(LIBASAN) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
 asan: $(VENV)/.stamp-test  ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	FASTMGR_SANITIZE=1 $(PY) setup.py --quiet build --build-base build/$@ --build-lib build/$@/lib
 	$(SANITIZED) $(PY) -c '$(IMPORTED)'
 	$(SANITIZED) $(PY) -m pytest tests/unit $(ARGS)
+
+# libFuzzer, with the sanitizers' run-time library, comes from PyPI as atheris, where that has a
+# wheel; an environment of its own keeps it from the others, which it would not serve.
+FUZZ_PY := $(VENV)-fuzz/bin/python
+CLANG ?= clang
+SECONDS ?= 60
+
+$(VENV)-fuzz/.stamp:
+	$(PYTHON) -m venv $(VENV)-fuzz
+	$(FUZZ_PY) -m pip --disable-pip-version-check --quiet install --upgrade 'pip>=25.1'
+	$(FUZZ_PY) -m pip --disable-pip-version-check --quiet install \
+	    --only-binary atheris 'atheris>=3' --group build
+	@touch $@
+
+fuzz-tools:
+	@command -v $(CLANG) >/dev/null || { echo "fuzzing needs clang" >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(VENV)-fuzz/.stamp
+
+fuzz: fuzz-tools  ## fuzzing with clang's counters and sanitizers, SECONDS for each target
+	FASTMGR_FUZZ=1 CC=$(CLANG) $(FUZZ_PY) setup.py --quiet build \
+	    --build-base build/fuzz --build-lib build/fuzz/lib
+	$(FUZZ_PY) tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 clean:  ## remove what was built, but not the virtual environments
 	rm -rf build dist src/*.egg-info src/fastmgr/*.so src/fastmgr/*.c

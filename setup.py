@@ -6,6 +6,9 @@ FASTMGR_DEBUG=1
     No optimisation, assertions and ``FM_DEBUG`` checks on, full debug symbols (``make debug``).
 FASTMGR_SANITIZE=1
     The same checks under AddressSanitizer and UndefinedBehaviorSanitizer (``make asan``).
+FASTMGR_FUZZ=1
+    The same, by clang, with the counters that guide a fuzzer (``make fuzz``). The run-time library
+    of both comes with the fuzzer, and must be in the process first.
 FASTMGR_WERROR=1
     A warning of Cython or of the C compiler is an error (``make lint``).
 
@@ -19,8 +22,8 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-DEBUG, SANITIZE, WERROR = (
-    bool(os.environ.get(f"FASTMGR_{name}")) for name in ("DEBUG", "SANITIZE", "WERROR")
+DEBUG, SANITIZE, FUZZ, WERROR = (
+    bool(os.environ.get(f"FASTMGR_{name}")) for name in ("DEBUG", "SANITIZE", "FUZZ", "WERROR")
 )
 # Python 3.13 brings os.process_cpu_count; macOS has no affinity to ask for.
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -33,7 +36,15 @@ def extensions() -> list[Extension]:
 
     compile_args = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
     link_args: list[str] = []
-    if SANITIZE:
+    sources = {f"fastmgr.{path.stem}": path for path in sorted(Path("src/fastmgr").glob("*.pyx"))}
+    build_dir = None
+    if FUZZ:
+        compile_args += ["-fsanitize=fuzzer-no-link,address,undefined"]
+        compile_args += ["-fno-sanitize=function", "-fno-sanitize-recover=undefined"]
+        compile_args += ["-O1", "-gline-tables-only", "-fno-omit-frame-pointer", "-UNDEBUG"]
+        sources["fuzz_cutter"] = Path("tests/fuzz/fuzz_cutter.pyx")
+        build_dir = "build/fuzz"
+    elif SANITIZE:
         link_args = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         compile_args += [*link_args, "-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG"]
     elif DEBUG:
@@ -43,22 +54,23 @@ def extensions() -> list[Extension]:
     if WERROR:
         compile_args += ["-Werror"]
         Options.warning_errors = True
+        # Cython's warnings appear only when it translates: a build of its own sees all of them.
+        build_dir = "build/werror"
 
     return cythonize(
         [
             Extension(
-                f"fastmgr.{source.stem}",
+                name,
                 [source.as_posix()],
                 include_dirs=["src/fastmgr"],
                 extra_compile_args=compile_args,
                 extra_link_args=link_args,
-                define_macros=[("FM_DEBUG", "1")] if DEBUG or SANITIZE else [],
+                define_macros=[("FM_DEBUG", "1")] if DEBUG or SANITIZE or FUZZ else [],
             )
-            for source in sorted(Path("src/fastmgr").glob("*.pyx"))
+            for name, source in sources.items()
         ],
         include_path=["src"],
-        # Cython's warnings appear only when it translates: a build of its own sees all of them.
-        build_dir="build/werror" if WERROR else None,
+        build_dir=build_dir,
         nthreads=0 if WERROR else CPUS,
         compiler_directives={
             "language_level": "3",

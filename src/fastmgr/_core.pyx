@@ -156,8 +156,7 @@ cdef object method_name(Conn conn, Reader reader):
     cdef Py_ssize_t number = conn.stream.header.method
     if number == 0:
         name = reader.get()
-        if type(name) is not str:
-            raise TypeError(f"a method's name must be a str, not {name!r}")
+        hash(name)      # here a TypeError harms nobody
         return name
     if number > len(METHODS):
         raise ValueError(f"a method of number {number}: this server knows {len(METHODS)}")
@@ -585,7 +584,9 @@ cdef class Engine(Loop):
             conn.streak += 1
         if not conn.stream.header.flags & FLAG_FOLLOWS:
             conn.in_transit = None
-        reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, not on_loop)
+        reader.feed(
+            conn.stream.body, conn.stream.size, conn.stream.segments, pickled and not on_loop
+        )
         reader.carry = carried
         try:
             name = method_name(conn, reader)
@@ -734,7 +735,9 @@ cdef class Engine(Loop):
         cdef Entry entry
         if on_loop and pickled:
             return HAND_OFF
-        reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, not on_loop)
+        reader.feed(
+            conn.stream.body, conn.stream.size, conn.stream.segments, pickled and not on_loop
+        )
         try:
             typeid = reader.get()
             if on_loop:
@@ -759,8 +762,11 @@ cdef class Engine(Loop):
             name = reader.get()
             args, kwds = call_arguments(reader)
             function = self.server.public_function(name)
+            self.flush_replies(conn, writer)    # before its own, if it replies by itself
             result = function(conn, *args, **(kwds or {}))
         except Exception:
+            if conn.answered:
+                return CLOSE    # a second reply would be taken for that to the next request
             return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), False)
         if conn.answered:
             return KEEP

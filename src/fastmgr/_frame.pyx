@@ -37,6 +37,7 @@ cdef enum:
     BUSY_CAPACITY = 64 * 1024    # what a buffer grows to while receives fill it
     KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
     WRITABLE_SHIFT = 63          # in a segment's size
+    ADDRESS_BITS = 47            # no process has more memory
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
 
@@ -163,7 +164,7 @@ cdef class Stream:
         for i in range(table.count):
             memcpy(&size_and_kind, sizes + 8 * i, 8)
             size = size_and_kind & ~(<uint64_t>1 << WRITABLE_SHIFT)
-            if size > left:
+            if size > left or size >> ADDRESS_BITS:
                 return FRAME_TOO_LARGE
             left -= size
         if left:
@@ -216,7 +217,9 @@ cdef class Stream:
             prefix = HEADER_SIZE
         else:
             prefix = 12 if <unsigned char>self.data[self.start] == 0xff else 4
-        if self.limit and have >= prefix and want - prefix > self.limit:
+        if self.limit and have >= prefix and self.limit < (
+            (<Header *>(self.data + self.start)).size if self.fast else want - prefix
+        ):
             return FRAME_TOO_LARGE
         if have < want:
             return FRAME_PARTIAL

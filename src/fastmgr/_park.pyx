@@ -19,6 +19,9 @@ cimport cython
 
 from fastmgr._os cimport fm_hung_up
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
 import queue
 import threading
 from collections import deque
@@ -437,10 +440,16 @@ cdef class Semaphore(Primitive):
     def release(self, n=1):
         if n < 1:
             raise ValueError("n must be one or more")
+        cdef Py_ssize_t left = n
+        if left > PY_SSIZE_T_MAX - self.value:
+            raise OverflowError(f"release({n}): the semaphore's counter cannot be so high")
         owner = current_owner()
-        for _ in range(n):
+        # Not a step for each permit: n may be large, and others are waiting to be served.
+        while left and (self.waiting or self.held):
             self.settle(owner)
             self.give()
+            left -= 1
+        self.value += left
 
     def locked(self):
         return self.value == 0

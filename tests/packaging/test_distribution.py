@@ -150,7 +150,7 @@ def test_sdist_has_every_source(sdist: Path) -> None:
 
 def test_sdist_has_nothing_built(sdist: Path) -> None:
     built = [name for name in sdist_files(sdist) if name.endswith((".c", ".so", ".pyc"))]
-    assert built == []
+    assert built == ["benchmarks/echo.c"]  # which is written by hand
 
 
 def test_wheel_has_what_running_needs_and_no_more(wheel: Path) -> None:
