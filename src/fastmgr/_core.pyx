@@ -177,6 +177,8 @@ cdef bint keeps(Entry entry, object name, object args) except -1:
     if type(args) is not tuple or entry.method_to_typeid and name in entry.method_to_typeid:
         return False
     kept = KEPT_ARGUMENT.get((type(obj), name), -1)
+    if not 0 <= kept < len(<tuple>args):
+        return False
     for i in range(len(<tuple>args)):
         if type((<tuple>args)[i]) is Opaque and i != kept:
             return False

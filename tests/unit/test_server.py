@@ -15,7 +15,7 @@ from multiprocessing import AuthenticationError, connection, process
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, Address, ProbeManager, RawPeer, connected, poll
 
 from fastmgr import _wire, managers
@@ -23,7 +23,7 @@ from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
 from fastmgr.managers import Server, Token, listener_client
 
 HEADER = struct.Struct("<QQIHBB")
-PICKLED, ANONYMOUS, ONEWAY = 1, 2, 32
+PICKLED, ANONYMOUS, CARRIED, ONEWAY = 1, 2, 8, 32
 # As in _frame.pxd; written out, for they are the wire's.
 OP_CALL, OP_CREATE, OP_CONTROL, OP_INCREF, OP_RELEASE, OP_GOODBYE = range(1, 7)
 OP_RETURN, OP_ERROR, OP_TRACEBACK, OP_PROXY, OP_UNSERIALIZABLE, OP_FAILED = range(16, 22)
@@ -854,6 +854,7 @@ garbage = st.lists(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(garbage)
+@example([(OP_CALL, b"".join(map(_wire.dumps, ("count", (1,), None))), True, CARRIED | PICKLED)])
 def test_garbage_hurts_nobody(
     peer: FastPeer, raw_manager: RawManager, said: list[tuple[int, bytes, bool, int]]
 ) -> None:
