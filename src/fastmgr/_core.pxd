@@ -20,6 +20,7 @@ cdef class Engine(Loop):
     cdef unsigned int served      # requests so far
     cdef list timers              # heap of (deadline, serial, Waiter)
     cdef Py_ssize_t timers_set
+    cdef list doomed              # what the next turn of the loop has dropped on a worker
     cdef readonly int disposing   # workers that are dropping objects this moment
     cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
 
@@ -46,6 +47,8 @@ cdef class Engine(Loop):
     cdef int reply(
         self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload, bint on_loop
     ) except -1
+    cdef int put_any(self, Conn conn, Writer writer, object payload) except -1
+    cdef int drop_elsewhere(self, object payload) except -1
     cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1
     cdef int flush_replies(self, Conn conn, Writer writer) except -1
     cdef int part(self, Conn conn, uint64_t whole) except -1

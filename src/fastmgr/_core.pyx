@@ -76,6 +76,7 @@ cdef enum:
     BATCH_SIZE = 64 * 1024
 
 cdef object MISSING = object()
+cdef frozenset PLAIN = frozenset((bool, int, float, str, bytes, Opaque))
 cdef dict KEPT_ARGUMENT = _kept_argument
 cdef dict BLIND = _blind
 cdef tuple METHODS = _methods
@@ -268,6 +269,7 @@ cdef class Engine(Loop):
         self.offers_fast = offers_fast
         self.proxytypes = {}
         self.timers = []
+        self.doomed = []
         self.cores = len(os.sched_getaffinity(0)) if hasattr(
             os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -325,6 +327,9 @@ cdef class Engine(Loop):
             waiter.at.cancel(waiter)
             conn.parked = None
             self.discard(waiter)
+        if conn.failure is not None:
+            failure, conn.failure = conn.failure, None
+            self.drop_elsewhere(failure)
         if session is None or not self.table.leave(session):
             return 0
         if not (session.clean or conn.clean):
@@ -347,11 +352,8 @@ cdef class Engine(Loop):
 
     cdef int discard(self, Waiter waiter) except -1:
         """Drop what a call brought that came to nothing, on a worker: it may be a user's."""
-        if waiter.item is not None:
-            self.disposing += 1
-            self.workers.submit(self.dispose_now, "disposal", [waiter.item])
-            waiter.item = None
-        return 0
+        item, waiter.item = waiter.item, None
+        return self.drop_elsewhere(item)
 
     def finished(self, Waiter waiter):
         """A waiter of one of our connections has been finished, by whatever thread."""
@@ -445,8 +447,8 @@ cdef class Engine(Loop):
         cdef int status, verdict
         memset(&spinner, 0, sizeof(spinner))
         if conn.undelivered is not None:
-            (op, payload), conn.undelivered = conn.undelivered, None
-            self.reply(conn, writer, op, 0, payload, False)
+            (op, handle, payload), conn.undelivered = conn.undelivered, None
+            self.reply(conn, writer, op, handle, payload, False)
             payload = None
         while not conn.finished:
             status = conn.stream.take()
@@ -829,11 +831,17 @@ cdef class Engine(Loop):
         if is_oneway(conn):
             if op != OP_RETURN:
                 conn.failed += 1
-                if conn.failed == 1:
+                if conn.failed == 1 and not conn.left:
+                    if op == OP_ERROR:
+                        # Neither frames nor arguments are to wait for the next call.
+                        payload.__traceback__ = payload.__context__ = payload.__cause__ = None
                     conn.failure = (op, payload)
+                    return KEEP
+            if on_loop:
+                self.drop_elsewhere(payload)
             return KEEP
         if conn.failed and self.report_failure(conn, writer, on_loop):
-            conn.undelivered = (op, payload)
+            conn.undelivered = (op, handle, payload)
             return HAND_OFF
         start = writer.size
         writer.grow(HEADER_SIZE)
@@ -847,22 +855,16 @@ cdef class Engine(Loop):
                 pickled = writer.put(payload)
             else:
                 writer.size = start
-                conn.undelivered = (op, payload)
+                conn.undelivered = (op, handle, payload)
                 return HAND_OFF
         else:
-            transit.sink = None
             try:
-                transit.sink = []
-                pickled = writer.put(payload)
-                if transit.sink:
-                    conn.in_transit = (conn.in_transit or []) + transit.sink
+                pickled = self.put_any(conn, writer, payload)
             except Exception:
                 op = OP_UNSERIALIZABLE
                 writer.size = start + HEADER_SIZE
                 writer.segments = writer.writable = None
                 pickled = writer.put(format_exc())
-            finally:
-                transit.sink = None
         header.handle = handle
         header.call = conn.stream.header.call
         header.method = self.may_spin
@@ -876,6 +878,32 @@ cdef class Engine(Loop):
                 self.flush_replies(conn, writer)
         return KEEP
 
+    cdef int put_any(self, Conn conn, Writer writer, object payload) except -1:
+        """Encode for a client; what proxies in `payload` stand for is held until it has read."""
+        transit.sink = []
+        try:
+            outcome = writer.put(payload)
+            if transit.sink:
+                conn.in_transit = (conn.in_transit or []) + transit.sink
+            return outcome
+        finally:
+            transit.sink = None
+
+    cdef int drop_elsewhere(self, object payload) except -1:
+        """Drop on a worker what nobody takes, unless it surely is not a user's."""
+        if payload is not None and type(payload) not in PLAIN:
+            self.doomed.append(payload)
+        return 0
+
+    cdef int on_turn(self) except -1:
+        # Only now: those who called `drop_elsewhere` had a reference too, until they returned.
+        cdef list doomed
+        if self.doomed:
+            doomed, self.doomed = self.doomed, []
+            self.disposing += 1
+            self.workers.submit(self.dispose_now, "disposal", doomed)
+        return 0
+
     cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1:
         """Say that calls without a reply have failed; 1 if that takes a worker."""
         cdef Header header
@@ -885,18 +913,18 @@ cdef class Engine(Loop):
         writer.size += HEADER_SIZE
         writer.pickles = 0
         writer.segmented = False
-        body = (conn.failed, *conn.failure)
-        pickled = writer.put_compact(body)
+        pickled = writer.put_compact(conn.failure)
         if pickled:
             if on_loop:
                 writer.size = start
                 return 1
             try:
-                writer.put(body)
+                self.put_any(conn, writer, conn.failure)
             except Exception:
                 writer.size = start + HEADER_SIZE
-                writer.put((conn.failed, OP_UNSERIALIZABLE, format_exc()))
+                writer.put((<int>OP_UNSERIALIZABLE, format_exc()))
         memset(&header, 0, HEADER_SIZE)
+        header.handle = <uint64_t>conn.failed
         header.call = conn.stream.header.call
         header.op = OP_FAILED
         header.flags = FLAG_PICKLED if pickled else 0

@@ -35,7 +35,7 @@ cdef class Conn:
     cdef list in_transit          # entries whose proxies the peer is about to read
     cdef Py_ssize_t failed        # calls without a reply since the last reply
     cdef tuple failure            # (kind, payload) of the first of them
-    cdef tuple undelivered        # (kind, payload, call) of a reply that a worker must encode
+    cdef tuple undelivered        # operation, handle and payload of what a worker must encode
 
 cdef class Loop:
     cdef fm_poller poller
@@ -74,6 +74,7 @@ cdef class Loop:
     cdef int housekeeping(self) except -1
     # The composition root overrides these.
     cdef int on_frame(self, Conn conn) except -1
+    cdef int on_turn(self) except -1
     cdef int on_drained(self, Conn conn) except -1
     cdef int on_dropped(self) except -1
     cdef int on_due(self, Conn conn) except -1

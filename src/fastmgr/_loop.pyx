@@ -149,6 +149,7 @@ cdef class Loop:
                         self.drop(conn)
             try:
                 self.housekeeping()
+                self.on_turn()
             except Exception:
                 self.on_dropped()
                 util.sub_warning("internal error in the loop:\n%s", format_exc())
@@ -424,6 +425,10 @@ cdef class Loop:
 
     cdef int on_frame(self, Conn conn) except -1:
         return CLOSE
+
+    cdef int on_turn(self) except -1:
+        """All that was ready has been seen to."""
+        return 0
 
     cdef int on_drained(self, Conn conn) except -1:
         """No more frames are at hand: what is still to be sent is sent now."""

@@ -27,7 +27,8 @@ cdef class Channel:
     cpdef tuple call(self, object ident, object name, object args, object kwds)
     cpdef object close(self)
     cpdef object abandon(self)
-    cdef object failure              # what is known of one-way calls that failed; None for nothing
+    cdef Py_ssize_t failed           # one-way calls, as far as is known
+    cdef object failure              # of the first its operation and payload
     cdef void renew_lock(self) noexcept
     cdef tuple with_failure(self, tuple reply)
 
@@ -40,6 +41,8 @@ cdef class FastChannel(Channel):
     cdef uint32_t calls
     cdef fm_spinner spinner
     cdef bint may_spin               # the server does
+    cdef bint posted                 # one-way calls since the last reply
+    cdef dict lent                   # what they need: ident -> Ref, and arguments
     cdef tuple request(
         self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
         list due
@@ -56,6 +59,8 @@ cdef class FastChannel(Channel):
     cdef tuple exchange(self, Writer writer)
     cdef int receive(self, uint32_t expected) except -1
     cdef int post(self, Writer writer) except -1
+    cdef int lend(self, object key, object value) except -1
+    cdef int await_posted(self) except -1
     cdef void say_goodbye(self, bint whole) noexcept
     cdef int send_alone(self, list due) except -1
     cdef list pipeline(self, list calls, list due, list others)

@@ -62,6 +62,9 @@ authkeys = {}
 # By what `Writer.put_args` says of a request's values.
 cdef uint8_t[4] PICKLED_FLAGS = [0, FLAG_PICKLED | FLAG_CARRIED, FLAG_PICKLED, FLAG_PICKLED]
 
+# Seconds that the end of a process waits for one-way calls to be served.
+cdef double LAST_WAIT = 5.0
+
 # Bytes that a pipeline sends before it looks for replies.
 cdef enum:
     PORTION = 32 * 1024
@@ -126,6 +129,9 @@ class OnewayError(Exception):
         self.failed = failed
         self.result = result
 
+    def __reduce__(self):
+        return type(self), (self.failed, self.result)
+
 
 class _StaleConnection(Exception):
     """The server had closed the connection before the request could be sent whole."""
@@ -182,12 +188,13 @@ cdef class Channel:
     cdef tuple with_failure(self, tuple reply):
         """`reply` as `ProxyCore._settle` takes it where one-way calls before it failed."""
         failure, self.failure = self.failure, None
+        failed, self.failed = self.failed, 0
         if isinstance(failure, _Pickled):
             try:
                 failure = (<_Pickled>failure).load()
             except Exception as error:
-                failure = 1, <int>OP_ERROR, error
-        return <int>OP_FAILED, (failure, *reply)
+                failure = <int>OP_ERROR, error
+        return <int>OP_FAILED, (failed, failure, reply)
 
     cpdef tuple call(self, object ident, object name, object args, object kwds):
         """Call a method; return the reply's operation and payload.
@@ -248,6 +255,7 @@ cdef class FastChannel(Channel):
     ):
         """Encode a request, send it behind the releases that are due, and take the reply."""
         cdef size_t start
+        cdef Header *header
         cdef bint owner = not self.encoding
         # Pickling an argument may call another proxy, over this very channel.
         cdef Writer writer = self.writer if owner else Writer()
@@ -263,6 +271,11 @@ cdef class FastChannel(Channel):
                 writer.segmented = True
                 self.put_call(writer, start, op, flags, handle, name, args, kwds)
             if flags & FLAG_ONEWAY:
+                header = <Header *>(writer.data + start - HEADER_SIZE)
+                if header.flags & FLAG_PICKLED and not header.flags & FLAG_CARRIED:
+                    # There may be proxies in it: theirs are references that the server must not
+                    # lose, by way of another thread's connection, before it has served the call.
+                    self.lend(object(), (args, kwds))
                 self.post(writer)
                 return None
             return self.exchange(writer)
@@ -386,8 +399,12 @@ cdef class FastChannel(Channel):
         if status != FRAME_READY or header.call != expected:
             raise OSError("bad message from the server")
         if header.op == OP_FAILED:
-            self.failure = _Pickled(self.stream)
+            if self.failed == 0:
+                self.failure = _Pickled(self.stream)
+            self.failed += <Py_ssize_t>header.handle
             return False
+        self.posted = False
+        self.lent = None
         self.may_spin = header.method != 0
         return True
 
@@ -401,10 +418,41 @@ cdef class FastChannel(Channel):
         except OSError as error:
             self.usable = False
             raise _StaleConnection(error) from None
-        except BaseException:
+        except BaseException as error:
             self.usable = False
+            self.interrupted = not isinstance(error, _StaleConnection)
             raise
         finally:
+            PyThread_release_lock(self.lock)
+        self.posted = True
+        return 0
+
+    cdef int lend(self, object key, object value) except -1:
+        """Keep something that one-way calls need until they are known to have been served."""
+        if self.lent is None:
+            self.lent = {}
+        (<dict>self.lent)[key] = value
+        return 0
+
+    cdef int await_posted(self) except -1:
+        """Before the end of the process: let the one-way calls be served, within reason."""
+        cdef Writer writer = Writer()
+        cdef int status
+        if not self.posted or not self.usable or not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            return 0
+        try:
+            self.put_call(
+                writer, self.begin(writer, None), OP_CONTROL, 0, 0, "dummy", (), None)
+            self.stream.send_all(writer.data, writer.size, None)
+            self.stream.set_timeout(LAST_WAIT)
+            while True:
+                status = self.stream.receive(False, NULL, False)
+                if status != FRAME_READY or self.stream.header.op != OP_FAILED:
+                    break
+        except OSError as error:
+            util.debug("the manager is gone: %s", error)
+        finally:
+            self.usable = False
             PyThread_release_lock(self.lock)
         return 0
 
@@ -929,7 +977,7 @@ cdef class ClientSession:
                 continue
             if self.releases:
                 self.flush()
-            if channel.failure is not None and op == OP_CALL and reply is not None:
+            if channel.failed and op == OP_CALL and reply is not None:
                 return channel.with_failure(reply)
             return reply
 
@@ -973,19 +1021,24 @@ cdef class ClientSession:
         due, self.releases = self.releases, []
         try:
             replies = (<FastChannel>channel).pipeline(calls, due, others)
-        except BaseException:
-            if channel.usable:
+        except BaseException as raised:
+            if channel.usable or isinstance(raised, _StaleConnection):
                 self.releases = due + self.releases     # nothing was sent
-            else:
+            if not channel.usable:
                 self.lose(channel, channel.interrupted)
                 if self.orphan is channel:
                     self.replace_orphan()
+            if isinstance(raised, _StaleConnection):
+                raise raised.args[0] from None
             raise
         for i, other in enumerate(others):
             if isinstance(other[2], _Pickled):
-                replies[other[0]] = (<_Pickled>other[2]).load()
-                others[i] = other[0], other[1], replies[other[0]]
-        if channel.failure is not None:
+                try:
+                    replies[other[0]] = (<_Pickled>other[2]).load()
+                    others[i] = other[0], other[1], replies[other[0]]
+                except Exception as error:
+                    others[i] = other[0], <int>OP_ERROR, error
+        if channel.failed:
             if not others or others[0][0] != 0:
                 others.insert(0, (0, <int>OP_RETURN, replies[0]))
             others[0] = 0, *channel.with_failure(others[0][1:])
@@ -1001,15 +1054,30 @@ cdef class ClientSession:
             self.perform(
                 OP_CALL, FLAG_ONEWAY, proxy._id, (<ProxyCore?>proxy)._handle, name, args, kwds
             )
+            channel = self.channel()
+            if isinstance(channel, FastChannel):
+                (<FastChannel>channel).lend(proxy._id, (<ProxyCore>proxy)._ref)
             return
         # A stock server knows nothing of the kind, and replies.
-        before, channel.failure = channel.failure, None
-        reply = self.perform(OP_CALL, 0, proxy._id, 0, name, args, kwds)
-        if reply[0] == OP_PROXY:
-            proxy._settle(*reply)
-        elif reply[0] != OP_RETURN:
-            before = (1, *reply) if before is None else (before[0] + 1, *before[1:])
-        self.channel().failure = before
+        failed, channel.failed = channel.failed, 0
+        before = channel.failure
+        try:
+            try:
+                reply = self.perform(OP_CALL, 0, proxy._id, 0, name, args, kwds)
+            except (OSError, EOFError):
+                raise
+            except Exception as error:
+                if channel.usable:
+                    raise           # nothing was sent
+                reply = <int>OP_ERROR, error
+            if reply[0] == OP_PROXY:
+                proxy._settle(*reply)
+            elif reply[0] != OP_RETURN:
+                before = before if failed else reply
+                failed += 1
+        finally:
+            channel = self.channel()
+            channel.failure, channel.failed = before, failed
 
     def create(self, typeid, args, kwds, bint anonymous):
         """Have an object made; return its ident and the exposed methods' names.
@@ -1060,6 +1128,9 @@ cdef class ClientSession:
             if not self.retired:
                 self.flush()
         else:
+            for channel in [*self.channels, self.orphan]:
+                if isinstance(channel, FastChannel):
+                    (<FastChannel>channel).await_posted()
             for channel in [*self.channels, self.orphan]:
                 if isinstance(channel, FastChannel):
                     (<FastChannel>channel).say_goodbye(True)
@@ -1151,9 +1222,9 @@ cdef class ProxyCore:
         if op == OP_RETURN:
             return payload
         if op == OP_FAILED:
-            (failed, kind, error), op, payload = payload
+            failed, (kind, error), reply = payload
             try:
-                result = self._settle(op, payload)
+                result = self._settle(*reply)
             except Exception as raised:
                 result = raised
             raise OnewayError(failed, result) from convert_to_error(KINDS[kind], error)
@@ -1229,4 +1300,4 @@ cdef class Posting:
         self.name = name
 
     def __call__(self, *args, **kwds):
-        (<ProxyCore>self.proxy)._session().post(self.proxy, self.name, args, kwds)
+        (<ProxyCore?>self.proxy)._session().post(self.proxy, self.name, args, kwds)

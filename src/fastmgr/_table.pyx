@@ -158,6 +158,7 @@ cdef class Table:
             self.next_handle += 1
             self.by_object[id(obj)] = entry
         entry.refcount += 1
+        self.forget_recent()        # one that took its place may be there
         self.entries[entry.key] = entry
         return entry
 

@@ -30,6 +30,7 @@ _NAMES = """
     incr exchange compare_exchange
 
     apply apply_async map map_async imap imap_unordered starmap starmap_async terminate
+    fromkeys
 """
 
 METHODS = tuple(_NAMES.split())

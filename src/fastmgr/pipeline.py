@@ -106,10 +106,11 @@ class Pipeline:
 def oneway(proxy: BaseProxy) -> Recorder:
     """Return an object whose methods call `proxy`'s without waiting for the result.
 
-    ``oneway(d).update(a=1)`` has sent the call when it returns; the server serves the calls of a
-    thread in order.  What they return is dropped.  If one fails, the same thread's next ordinary
-    call of that manager raises `OnewayError`; so does a pipeline, in place of its first result.
-    With a server of the stdlib each call takes its round trip.
+    ``oneway(d).update(a=1)`` has sent the call when it returns, which takes longer where the server
+    is behind.  The server serves the calls of a thread in order, and drops what they return.  If one
+    fails, the same thread's next ordinary call of that manager raises `OnewayError`; so does a
+    pipeline, in place of its first result.  A process that ends in order waits up to five seconds for
+    its one-way calls to be served.  With a server of the stdlib each call takes its round trip.
 
     Raises
     ------
@@ -122,16 +123,30 @@ def oneway(proxy: BaseProxy) -> Recorder:
 class Recorder:
     """Stands for a proxy whose calls return nothing: those of a pipeline, and one-way calls."""
 
+    _proxy: BaseProxy
+    _method_of: Callable[[str], Callable[..., None]]
+    _exposed: tuple[str, ...] | None
+
     def __init__(self, proxy: BaseProxy, method_of: Callable[[str], Callable[..., None]]) -> None:
-        self._proxy = proxy
-        self._method_of = method_of
-        self._exposed: tuple[str, ...] | None = getattr(proxy, "_exposed_", None)
+        exposed: tuple[str, ...] | None = getattr(proxy, "_exposed_", None)
+        # Every object has some of the names itself: `__str__`, `__eq__`, `__setattr__`, ...
+        own = ["__repr__", "__str__", *(name for name in exposed or () if hasattr(object, name))]
+        self.__dict__.update({name: method_of(name) for name in own})
+        self.__dict__.update(_proxy=proxy, _method_of=method_of, _exposed=exposed)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if self._exposed is not None and name not in self._exposed:
             raise AttributeError(f"{self._proxy!r} exposes no method {name!r}")
         method = self.__dict__[name] = self._method_of(name)  # found without us from now on
         return method
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(type(self._proxy), name, None), property):
+            self._method_of("set")(value)  # of a Value: its `value`
+        elif self._exposed is not None and "__setattr__" in self._exposed:
+            self._method_of("__setattr__")(name, value)
+        else:
+            raise AttributeError(f"{self._proxy!r} has no attribute {name!r} that can be set")
 
     def __getitem__(self, key: Any) -> None:
         self._method_of("__getitem__")(key)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import managers as stdlib
 from typing import Any
 
 import pytest
+from support import DEADLINE, KEY, call_in_subprocess, in_thread, poll
+from test_server import FastPeer
 
 import fastmgr
 from fastmgr import managers
+from fastmgr.dialects import transport
 from fastmgr.managers import SyncManager
 
 
@@ -231,3 +241,368 @@ def test_over_the_stock_dialect() -> None:
             pipe(d).incr("a")
             pipe(d)["a"]
         assert pipe.results == [1, 1]
+
+
+# Requests and replies at the same time
+
+
+class Census:
+    """Looks at the waiters from within the server."""
+
+    def parked(self) -> int:
+        server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
+        waiters = [conn.parked for conn in list(server._engine.conns.values())]
+        return sum(waiter is not None and not waiter.finished for waiter in waiters)
+
+
+EchoManager.register("Census", Census)
+
+
+@pytest.mark.parametrize("served_by", ["loop", "worker"])
+def test_hundreds_of_thousands_of_small_calls(manager: Any, served_by: str) -> None:
+    d = manager.dict()
+    if served_by == "worker":
+        d["x"] = Echo  # whatever is known to hold such is not the loop's to serve
+        d.popitem()
+        assert manager.Echo().echo(Echo) is Echo
+    with manager.pipeline() as pipe:
+        calls = pipe(d)
+        for i in range(100_000):
+            calls.incr("n")
+            calls[i & 7] = i
+    assert pipe.results[::2] == list(range(1, 100_001))
+    assert set(pipe.results[1::2]) == {None}
+    assert d["n"] == 100_000
+
+
+def test_large_requests_with_large_replies(manager: Any) -> None:
+    """Each is more than the sockets hold."""
+    size, number = 1_000_000, 100
+    d = manager.dict(x=b"")
+    with manager.pipeline() as pipe:
+        for i in range(number):
+            pipe(d).exchange("x", bytes([i]) * size)
+    assert pipe.results[0] == b""
+    for i, result in enumerate(pipe.results[1:]):
+        assert (len(result), result[:1], result[-1:]) == (size, bytes([i]), bytes([i]))
+    assert d["x"] == bytes([number - 1]) * size
+
+
+def mixed(manager: Any, number: int, size: int) -> None:
+    """Calls for the loop and for workers, and some that wait, with replies of all sizes."""
+    echo, d, q = manager.Echo(), manager.dict(big=b"b" * size), manager.Queue()
+    go = manager.Semaphore(0)
+    expected: list[Any] = []
+    pipe = manager.pipeline()
+
+    def record(result: Any) -> None:
+        expected.append(result)
+
+    for i in range(number):
+        pipe(d).get("big")
+        record(b"b" * size)
+        pipe(echo).echo(i)
+        record(i)
+        pipe(q).put({i: Echo})
+        record(None)
+        pipe(echo).echo({"text": "x" * size, "type": Echo})
+        record({"text": "x" * size, "type": Echo})
+        pipe(d).exchange("big", b"b" * size)
+        record(b"b" * size)
+        if i % 10 == 0:
+            pipe(go).acquire()
+            record(True)
+        pipe(q).get()
+        record({i: Echo})
+        pipe(d).incr("n")
+        record(i + 1)
+
+    def release() -> None:
+        for _ in range(0, number, 10):
+            go.release()
+
+    with ThreadPoolExecutor(1) as other:
+        released = other.submit(release)
+        assert pipe.execute() == expected
+        released.result(DEADLINE)
+    assert echo.all()[::2] == list(range(number))
+
+
+@pytest.mark.parametrize(("number", "size"), [(200, 10), (60, 100_000)])
+def test_calls_of_all_kinds(manager: Any, number: int, size: int) -> None:
+    mixed(manager, number, size)
+
+
+def small_buffers(sock: socket.socket) -> None:
+    """In the place of `transport.tune`."""
+    if sock.family == socket.AF_INET:  # a small receive buffer makes TCP trickle
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+
+
+def with_small_buffers() -> None:
+    """Called in the server's process, before the server is made."""
+    transport.tune = small_buffers
+
+
+@pytest.mark.parametrize("family", ["unix", "tcp"])
+def test_small_buffers(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few replies that nobody reads, or requests, and a side can send no more."""
+    monkeypatch.setattr(transport, "tune", small_buffers)
+    manager = EchoManager(None if family == "unix" else ("127.0.0.1", 0))
+    manager.start(with_small_buffers)
+    with manager:
+        mixed(manager, 30, 2000)
+        d = manager.dict(x=b"")
+        with manager.pipeline() as pipe:
+            for _ in range(3000):
+                pipe(d).get("x")
+        assert pipe.results == [b""] * 3000
+        with manager.pipeline() as pipe:
+            for i in range(20):
+                pipe(d).exchange("x", bytes([i]) * 50_000)
+        assert [result[:1] for result in pipe.results[1:]] == [bytes([i]) for i in range(19)]
+        with manager.pipeline() as pipe:
+            pipe(d)["x"] = b"x" * 1_000_000
+            pipe(d)["x"]
+            pipe(d)["x"]
+        assert pipe.results[1:] == [b"x" * 1_000_000] * 2
+
+
+def test_pipelines_of_several_threads(manager: Any) -> None:
+    d, echo = manager.dict(), manager.Echo()
+
+    def client(name: int) -> list[Any]:
+        results = []
+        for _ in range(5):
+            with manager.pipeline() as pipe:
+                for i in range(200):
+                    pipe(d).incr("all")
+                    pipe(d).incr(name)
+                    if i % 20 == 0:
+                        pipe(echo).echo(i)
+                    else:
+                        pipe(d).get(name)
+            results += pipe.results
+        return results
+
+    with ThreadPoolExecutor(4) as clients:
+        futures = [clients.submit(client, name) for name in range(4)]
+        everything = [future.result(DEADLINE) for future in futures]
+    for results in everything:
+        assert results[1::3] == list(range(1, 1001))
+        assert results[::3] == sorted(results[::3])
+    assert sorted(n for results in everything for n in results[::3]) == list(range(1, 4001))
+
+
+# What comes in between
+
+
+@contextlib.contextmanager
+def signals_when(condition: Callable[[], object], number: int, handler: Any) -> Iterator[None]:
+    """Once `condition()` is true, send this thread so many signals, each until it is handled."""
+    handled = 0
+    here = threading.get_ident()
+
+    def handle(*_: object) -> None:
+        nonlocal handled
+        handled += 1
+        handler()
+
+    def interrupt() -> None:
+        poll(condition, "it is time for signals")
+        for i in range(number):
+
+            def seen(i: int = i) -> bool:
+                # Whoever is not asleep yet may sleep over one.
+                if handled <= i:
+                    signal.pthread_kill(here, signal.SIGUSR1)
+                return handled > i
+
+            poll(seen, "the signal is handled")
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    with ThreadPoolExecutor(1) as other:
+        future = other.submit(interrupt)
+        try:
+            yield
+        finally:
+            future.result(DEADLINE)
+            signal.signal(signal.SIGUSR1, before)
+
+
+class Interrupt(BaseException):
+    """As KeyboardInterrupt, but pytest has none of its own."""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pinned", [False, True], ids=["loop", "pinned"])
+@pytest.mark.parametrize("size", [1, 1_000_000], ids=["receiving", "sending"])
+def test_interrupted_while_a_call_waits(size: int, pinned: bool) -> None:
+    """What was not read is not mistaken for the reply to a later call."""
+    interrupts = 0
+
+    def interrupt() -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts == 1:
+            raise Interrupt
+
+    with EchoManager() as manager:
+        d, q, census = manager.dict(a=1), manager.Queue(), manager.Census()
+        if pinned:
+            assert manager.Echo().echo(1) == 1
+        connection = d._tls.connection
+        pipe = manager.pipeline()
+        for i in range(10):
+            pipe(d)[i] = i
+        pipe(q).get()
+        for _ in range(10):
+            pipe(d).get("a", b"x" * size)
+        waits = signals_when(lambda: census.parked() == 1, 1, interrupt)
+        with waits, pytest.raises(Interrupt):
+            pipe.execute()
+        assert [d.get(key) for key in ("a", 0, 9)] == [1, 0, 9]
+        assert d._tls.connection is not connection
+        q.put("item")
+        assert q.get() == "item"  # the call that waited takes nothing
+        with manager.pipeline() as pipe:
+            pipe(d).get("a")
+            pipe(d).get(5)
+        assert pipe.results == [1, 5]
+        assert manager._number_of_objects() == 3
+        poll(lambda: in_thread(census.parked) == 0, "nothing waits")
+
+
+def put_and_get(address: str, ident: str) -> str:
+    q = managers.AutoProxy(managers.Token("Queue", address, ident), "pickle", authkey=KEY)
+    q.put("item")
+    taken: str = q.get(True, DEADLINE)
+    return taken
+
+
+@pytest.mark.timeout(60)
+def test_interrupted_pipeline_takes_nothing() -> None:
+    """Its process may do nothing for long; another's item is not for the call that waited."""
+    interrupts = 0
+
+    def interrupt() -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts == 1:
+            raise Interrupt
+
+    with EchoManager(authkey=KEY) as manager:
+        q, census = manager.Queue(), manager.Census()
+        pipe = manager.pipeline()
+        pipe(q).get()
+        handle = int(census._token.id, 16)
+        with FastPeer(manager.address) as peer:  # this process has no other connection
+            waits = signals_when(lambda: peer.method(handle, "parked").payload, 1, interrupt)
+            with waits, pytest.raises(Interrupt):
+                pipe.execute()
+        assert call_in_subprocess(put_and_get, manager.address, q._token.id) == "item"
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000], ids=["receiving", "sending"])
+def test_signals_that_are_handled(manager: Any, size: int) -> None:
+    """They are seen while it waits, and it goes on."""
+    d, q, census = manager.dict(), manager.Queue(), manager.Census()
+    pipe = manager.pipeline()
+    pipe(q).get()
+    for _ in range(10):
+        pipe(d).setdefault("x", b"x" * size)
+    handled: list[int] = []
+
+    def handle() -> None:
+        handled.append(1)
+        if len(handled) == 20:
+            release.set()
+
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lambda: release.wait(DEADLINE) and q.put("item"))
+        with signals_when(lambda: census.parked() == 1, 20, handle):
+            results = pipe.execute()
+    assert results == ["item"] + [b"x" * size] * 10
+    assert len(handled) >= 20
+
+
+def test_a_server_that_goes_away_in_the_middle() -> None:
+    with EchoManager() as manager:
+        q, d, census = manager.Queue(), manager.dict(), manager.Census()
+        pipe = manager.pipeline()
+        pipe(q).get()
+        for _ in range(5):
+            pipe(d)["x"] = b"x" * 1_000_000
+
+        def end() -> None:
+            poll(lambda: census.parked() == 1, "the call waits")
+            os.kill(manager._process.pid, signal.SIGKILL)
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        with pytest.raises((OSError, EOFError)):
+            pipe.execute()
+        thread.join(DEADLINE)
+        with pytest.raises((OSError, EOFError)):
+            d.copy()
+
+
+def test_large_reply_that_is_pickled(manager: Any) -> None:
+    """It is read when the channel is free again; and may then make calls of its own."""
+    d = manager.dict()
+    inner = manager.list([1])
+    d["x"] = [inner, Echo, b"x" * 1_000_000]
+    with manager.pipeline() as pipe:
+        for _ in range(20):
+            pipe(d)["x"]
+            pipe(d).get("y", b"y" * 100_000)
+    for proxy, kind, data in pipe.results[::2]:
+        assert (proxy[0], kind, data) == (1, Echo, b"x" * 1_000_000)
+    assert pipe.results[1::2] == [b"y" * 100_000] * 20
+
+
+# With a server of the stdlib's
+
+
+class StockManager(stdlib.SyncManager):
+    """With Echo, too."""
+
+
+StockManager.register("Echo", Echo)
+
+
+def test_with_a_stock_server() -> None:
+    with StockManager(authkey=KEY) as server:
+        manager = EchoManager(server.address, KEY)
+        manager.connect()
+        d, items, echo = manager.dict(a=1), manager.list([3, 1, 2]), manager.Echo()
+        with manager.pipeline(errors="return") as pipe:
+            pipe(d).update(b=2)
+            pipe(d).update({"c": 3}, d=Echo)
+            pipe(items).sort(reverse=True)
+            pipe(items)[:]
+            pipe(echo).echo(value={"x": Echo})
+            pipe(echo).fail(text="of mine")
+            pipe(d)["missing"]
+            pipe(d).__iter__()
+            pipe(d).copy()
+            pipe(d).incr("a")  # a stock server knows no such thing
+        *plain, mine, missing, iterator, copy, incr = pipe.results
+        assert plain == [None, None, None, [3, 2, 1], {"x": Echo}]
+        assert (type(mine), mine.args) == (ValueError, ("of mine",))
+        assert (type(missing), missing.args) == (KeyError, ("missing",))
+        assert next(iterator) == "a"
+        assert copy == {"a": 1, "b": 2, "c": 3, "d": Echo}
+        assert type(incr) is fastmgr.RemoteError
+        with pytest.raises(ValueError, match="of mine"), manager.pipeline() as pipe:
+            pipe(d)["x"] = 1
+            pipe(echo).fail("of mine")
+            pipe(d)["y"] = 2
+        assert sorted(d) == ["a", "b", "c", "d", "x", "y"]
+        with manager.pipeline() as pipe:
+            for i in range(500):
+                pipe(items).append(i)
+        assert items[3:] == list(range(500))
+        del iterator, d, items, echo, pipe

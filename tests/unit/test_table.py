@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import random
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
+from support import KEY, ProbeManager, poll
+from test_server import OP_RELEASE, OP_RETURN, OP_TRACEBACK, FastPeer
 
+from fastmgr import managers
 from fastmgr._table import Entry, Table, key_of
+from fastmgr.server import Server
 
 
 class Thing:
@@ -311,3 +318,220 @@ def test_cycles_are_collected(table: Table, gc_disabled: None) -> None:
 def test_no_session_without_a_client(table: Table) -> None:
     share(table, [])
     assert table.session_count == 0
+
+
+# The entries of the last handles, as calls over connections find them
+
+
+class TableServer(Server):
+    """Changes its table as users' servers do, when it is told to."""
+
+    public: ClassVar[list[str]] = [*Server.public, "put", "take_out", "again", "stash", "forget"]
+    stashed: ClassVar[list[Entry]] = []
+
+    def put(self, c: Any, ident: str, obj: Any) -> None:
+        refcount = self.id_to_refcount.get(ident, 1)
+        self.id_to_obj[ident] = (obj, {"__len__", "pop", "append"}, None)
+        self.id_to_refcount[ident] = refcount
+
+    def take_out(self, c: Any, ident: str) -> None:
+        del self.id_to_obj[ident]
+
+    def again(self, c: Any, ident: str, exposed: list[str]) -> None:
+        """Share what is shared already, so that other methods are exposed of it."""
+        self.table.add(self.id_to_obj[ident][0], set(exposed), None, False)
+
+    def stash(self, c: Any, ident: str) -> None:
+        self.stashed.append(self.table.stash(ident))
+
+    def forget(self, c: Any) -> None:
+        self.stashed.clear()
+
+
+class TableManager(ProbeManager):
+    _Server = TableServer
+
+
+@pytest.fixture(scope="module")
+def table_manager() -> Iterator[TableManager]:
+    with TableManager(authkey=KEY) as manager:
+        yield manager
+
+
+@pytest.fixture
+def peer(table_manager: TableManager) -> Iterator[FastPeer]:
+    with FastPeer(table_manager.address) as peer:
+        yield peer
+    poll(lambda: table_manager._number_of_objects() == 0, "its objects are gone")
+
+
+def release(peer: FastPeer, handle: int) -> None:
+    peer.handles(OP_RELEASE, handle, 1)
+
+
+def assert_gone(peer: FastPeer, handle: int) -> None:
+    reply = peer.method(handle, "__len__")
+    assert reply.op == OP_TRACEBACK
+    assert f"KeyError: '{handle:x}'" in reply.payload
+
+
+def told(peer: FastPeer, name: str, *args: Any) -> None:
+    assert peer.control(name, *args)[0] == OP_RETURN
+
+
+def test_released_handles_are_never_served(peer: FastPeer) -> None:
+    """Many at a time, so that they are many in each place of the cache."""
+    rng = random.Random(2)
+    living: dict[int, int] = {}
+    dead: list[int] = []
+    for i in range(1500):
+        if not living or rng.random() < 0.55:
+            size = i % 7
+            living[peer.create("list", [None] * size)] = size
+        else:
+            handle = rng.choice(list(living))
+            assert peer.method(handle, "__len__").payload == living.pop(handle)
+            release(peer, handle)
+            assert_gone(peer, handle)
+            dead.append(handle)
+        handle, size = rng.choice([*living.items(), (0, 0)])
+        if handle:
+            assert peer.method(handle, "__len__").payload == size
+        if dead:
+            assert_gone(peer, rng.choice(dead))
+    assert peer.control("number_of_objects").payload == len(living)
+    for handle in dead:
+        assert_gone(peer, handle)
+    for handle, size in living.items():
+        assert peer.method(handle, "__len__").payload == size
+
+
+def test_created_and_dropped_again_and_again(table_manager: TableManager) -> None:
+    seen = set()
+    for i in range(300):
+        shared = table_manager.list([i])
+        assert shared[0] == i
+        ident = shared._token.id
+        assert ident not in seen
+        seen.add(ident)
+        stale = managers.BaseProxy(shared._token, "pickle", authkey=KEY, incref=False)
+        del shared
+        with pytest.raises(managers.RemoteError, match=f"KeyError: '{ident}'"):
+            stale._callmethod("__len__")
+    assert table_manager._number_of_objects() == 0
+
+
+def test_handles_that_are_like_others(peer: FastPeer) -> None:
+    """In the place where they are looked for first, or in all but the epoch."""
+    handle = peer.create("list", [1, 2])
+    for other in (handle + 64, handle - 64, handle ^ (1 << 40), handle & 63, handle & 0xFFFFFFFF):
+        assert peer.method(handle, "__len__").payload == 2
+        assert_gone(peer, other)
+        assert_gone(peer, other)
+        assert peer.method(handle, "__len__").payload == 2
+    assert_gone(peer, 0)
+
+
+def test_released_by_another_connection(peer: FastPeer, table_manager: TableManager) -> None:
+    with FastPeer(table_manager.address) as other:
+        handle = other.create("list", [1])
+        assert peer.method(handle, "__len__").payload == 1
+        assert other.method(handle, "__len__").payload == 1
+        release(other, handle)
+        assert other.control("dummy").op == OP_RETURN  # it has been served
+        assert_gone(peer, handle)
+        another = other.create("list", [1])
+        assert peer.method(another, "__len__").payload == 1
+    poll(lambda: peer.method(another, "__len__").op == OP_TRACEBACK, "its session has ended")
+    assert_gone(peer, another)
+
+
+def test_entries_that_are_replaced(peer: FastPeer) -> None:
+    handle = peer.create("list", [1])
+    ident = f"{handle:x}"
+    for size in (2, 0, 5, 3):
+        for _ in range(3):
+            peer.method(handle, "__len__")
+        told(peer, "put", ident, [None] * size)
+        assert peer.method(handle, "__len__").payload == size
+        reply = peer.method(handle, "copy")
+        assert (reply.op, "not in exposed" in reply.payload) == (OP_TRACEBACK, True)
+    release(peer, handle)
+    assert_gone(peer, handle)
+
+
+def test_entries_that_are_taken_out(peer: FastPeer) -> None:
+    handle = peer.create("list", [1])
+    ident = f"{handle:x}"
+    assert peer.method(handle, "__len__").payload == 1
+    told(peer, "take_out", ident)
+    assert_gone(peer, handle)
+    told(peer, "put", ident, [1, 2])
+    assert peer.method(handle, "__len__").payload == 2
+    told(peer, "take_out", ident)
+    assert_gone(peer, handle)
+
+
+def test_what_is_exposed_is_replaced(peer: FastPeer) -> None:
+    handle = peer.create("list", [1])
+    ident = f"{handle:x}"
+    assert peer.method(handle, "copy").payload == [1]
+    told(peer, "again", ident, ["__len__"])
+    assert peer.method(handle, "copy").op == OP_TRACEBACK
+    assert peer.method(handle, "__len__").payload == 1
+    told(peer, "again", ident, ["copy"])
+    assert peer.method(handle, "copy").payload == [1]
+    assert peer.control("number_of_objects").payload == 1
+    for _ in range(2):  # what was counted without a session
+        told(peer, "decref", ident)
+    release(peer, handle)
+    assert_gone(peer, handle)
+
+
+def test_what_only_the_server_holds(peer: FastPeer) -> None:
+    """It is found, though no client holds it; until the server lets go of it."""
+    handle = peer.create("list", [1])
+    ident = f"{handle:x}"
+    assert peer.method(handle, "__len__").payload == 1
+    told(peer, "stash", ident)
+    release(peer, handle)
+    for _ in range(2):
+        assert peer.method(handle, "__len__").payload == 1
+    told(peer, "incref", ident)
+    assert peer.method(handle, "pop").payload == 1
+    told(peer, "forget")
+    assert peer.method(handle, "__len__").payload == 0
+    told(peer, "decref", ident)
+    assert_gone(peer, handle)
+    other = peer.create("list", [1])
+    told(peer, "stash", f"{other:x}")
+    release(peer, other)
+    assert peer.method(other, "__len__").payload == 1
+    told(peer, "forget")
+    assert_gone(peer, other)
+
+
+def test_with_many_threads(table_manager: TableManager) -> None:
+    """Each creates and drops, and finds its own and nothing else's."""
+    wrong: list[Any] = []
+
+    def client(name: int) -> None:
+        try:
+            for i in range(150):
+                shared = table_manager.list([name, i])
+                if shared[:] != [name, i]:
+                    wrong.append((name, i))
+                stale = managers.BaseProxy(shared._token, "pickle", authkey=KEY, incref=False)
+                del shared
+                with contextlib.suppress(managers.RemoteError):
+                    wrong.append(stale._callmethod("__len__"))
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=client, args=(name,)) for name in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert table_manager._number_of_objects() == 0

@@ -1,0 +1,528 @@
+"""How a method is named on the wire, and how the server calls what it names."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import operator
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import managers as stdlib
+from typing import Any, NamedTuple
+
+import pytest
+from support import KEY, ProbeManager, poll
+from test_server import (
+    HEADER,
+    ONEWAY,
+    OP_CALL,
+    OP_ERROR,
+    OP_FAILED,
+    OP_RETURN,
+    OP_TRACEBACK,
+    FastPeer,
+    Reply,
+)
+
+from fastmgr import _wire, managers, oneway
+from fastmgr._atomic import VERBS
+from fastmgr._proxy import Recording
+from fastmgr.dialects.intro import VERSION, parse_introduction
+from fastmgr.methods import METHODS
+
+# The list
+
+# Of each version of the introduction: how many names it knows, and the digest of them.  Peers of
+# one version take the same number for the same name.  A name is added at the end of METHODS,
+# together with a new VERSION (dialects/intro.py), which gets a line here; a line that is here
+# already, and what it stands for, never changes.
+PINNED = {1: (106, "dc166b56e9ef29e5c77b4320c920ca4d")}
+
+
+def digest(names: tuple[str, ...]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
+
+
+def test_numbers_are_pinned() -> None:
+    assert VERSION in PINNED, f"pin what version {VERSION} of the introduction knows"
+    assert PINNED[VERSION] == (len(METHODS), digest(METHODS)), (
+        "METHODS is part of the wire: add names at the end only, with a new VERSION in "
+        f"dialects/intro.py and a line in PINNED: ({len(METHODS)}, {digest(METHODS)!r})"
+    )
+    for number, pinned in PINNED.values():
+        assert digest(METHODS[:number]) == pinned
+
+
+def test_each_name_has_one_number() -> None:
+    assert len(set(METHODS)) == len(METHODS)
+    assert len(METHODS) < 2**16  # they travel in two bytes, and 0 is none
+    assert all(type(name) is str and name for name in METHODS)
+
+
+def exposed_of(module: Any, base: Any) -> dict[str, set[str]]:
+    types = {name: kind for name, kind in vars(module).items() if isinstance(kind, type)}
+    return {
+        name: set(getattr(kind, "_exposed_", ()))
+        for name, kind in types.items()
+        if issubclass(kind, base)
+    }
+
+
+def test_every_method_of_the_stdlibs_proxies_has_a_number() -> None:
+    found = exposed_of(stdlib, stdlib.BaseProxy)
+    assert len(found) > 10
+    assert {name: names - set(METHODS) for name, names in found.items()} == {
+        name: set() for name in found
+    }
+    assert set(stdlib.public_methods(__import__("queue").Queue())) <= set(METHODS)
+    assert set(stdlib.Server.fallback_mapping) <= set(METHODS)
+
+
+def test_every_verb_has_a_number() -> None:
+    assert {name for _, name in VERBS} <= set(METHODS)
+    assert set(managers.Server.fallback_mapping) <= set(METHODS)
+
+
+# What the server makes of them
+
+
+class Echoing:
+    """Whatever is called of it returns what it is called."""
+
+    def __getattribute__(self, name: str) -> Any:
+        return partial(echo, name)
+
+
+def echo(name: str, *args: Any) -> Any:
+    return (name, *args)
+
+
+class Mine:
+    """With methods of no number."""
+
+    def shout(self, text: str) -> str:
+        return text.upper()
+
+    def größe(self, text: str) -> int:
+        return len(text)
+
+    def get(self) -> str:
+        return "a name that has a number, too"
+
+
+class MethodManager(ProbeManager):
+    """With these."""
+
+
+NAMES = (*METHODS, "another", "größe", "x" * 1000, "")
+MethodManager.register("Echoing", Echoing, exposed=NAMES, proxytype=managers.BaseProxy)
+MethodManager.register("Mine", Mine)
+MethodManager.register("Exposing", dict, exposed=("fromkeys", "get", "__class_getitem__"))
+
+
+@pytest.fixture(scope="module")
+def shared_manager() -> Iterator[MethodManager]:
+    with MethodManager(authkey=KEY) as manager:
+        yield manager
+
+
+class NumberingPeer(FastPeer):
+    """A raw peer that names methods by numbers."""
+
+    def send_numbered(self, handle: int, number: int, *values: Any, flags: int = 0) -> int:
+        body = b"".join(map(_wire.dumps, values))
+        self.calls += 1
+        header = HEADER.pack(len(body), handle, self.calls, number, OP_CALL, flags)
+        self.sock.sendall(header + body)
+        return self.calls
+
+    def numbered(self, handle: int, number: int, *args: Any) -> Reply:
+        call = self.send_numbered(handle, number, args, None)
+        reply = self.recv()
+        assert reply.call == call
+        return reply
+
+
+@pytest.fixture
+def peer(shared_manager: MethodManager) -> Iterator[NumberingPeer]:
+    with NumberingPeer(shared_manager.address) as peer:
+        yield peer
+    poll(lambda: shared_manager._number_of_objects() == 0, "its objects are gone")
+
+
+def number_of(name: str) -> int:
+    return METHODS.index(name) + 1
+
+
+def test_every_number_is_its_name(peer: NumberingPeer) -> None:
+    handle = peer.create("Echoing")
+    for number, name in enumerate(METHODS, 1):
+        assert peer.numbered(handle, number, 5)[:1] == (OP_RETURN,)
+        assert peer.numbered(handle, number, 5).payload == (name, 5)
+
+
+def test_by_name_and_by_number_is_the_same(peer: NumberingPeer) -> None:
+    handle = peer.create("list", [1, 2, 3])
+    for name, args in [
+        ("append", (4,)),
+        ("__len__", ()),
+        ("pop", (0,)),
+        ("__getitem__", (1,)),
+        ("#GETVALUE", ()),
+        ("__str__", ()),
+        ("incr", (0, 5)),
+    ]:
+        by_name = peer.method(handle, name, *args)
+        by_number = peer.numbered(handle, number_of(name), *args)
+        assert by_name.op == by_number.op == OP_RETURN
+    assert peer.numbered(handle, number_of("#GETVALUE")).payload == [13, 4, 4]
+    reply = peer.numbered(handle, number_of("__getitem__"), 99)
+    assert (reply.op, type(reply.payload)) == (OP_ERROR, IndexError)
+
+
+@pytest.mark.parametrize("number", [len(METHODS) + 1, 255, 256, 2**15, 2**16 - 1])
+def test_unknown_number(peer: NumberingPeer, number: int) -> None:
+    """An error of that call; the connection goes on, on the loop and on a worker."""
+    for typeid in ("dict", "Mine"):
+        handle = peer.create(typeid)
+        reply = peer.numbered(handle, number, "a")
+        assert reply.op == OP_TRACEBACK
+        assert f"a method of number {number}" in reply.payload
+        assert peer.numbered(handle, number_of("get"), *["a"] * (typeid == "dict")).op == OP_RETURN
+
+
+def test_unknown_number_of_a_one_way_call(peer: NumberingPeer) -> None:
+    handle = peer.create("list")
+    peer.send_numbered(handle, 2**16 - 1, (), None, flags=ONEWAY)
+    peer.send_numbered(handle, number_of("append"), (1,), None, flags=ONEWAY)
+    call = peer.send_numbered(handle, number_of("__len__"), (), None)
+    op, failed, told, (kind, text) = peer.recv()
+    assert (op, told, failed, kind) == (OP_FAILED, call, 1, OP_TRACEBACK)
+    assert "a method of number 65535" in text
+    assert peer.recv() == (OP_RETURN, 0, call, 1)
+
+
+def test_a_name_before_the_arguments_of_a_number_is_no_name(peer: NumberingPeer) -> None:
+    handle = peer.create("list")
+    call = peer.send_numbered(handle, number_of("append"), "append", (1,), None)
+    reply = peer.recv()
+    assert (reply.op in (OP_ERROR, OP_TRACEBACK), reply.call) == (True, call)
+    assert peer.numbered(handle, number_of("__len__")).payload == 0
+
+
+def test_number_of_a_method_that_is_not_exposed(peer: NumberingPeer) -> None:
+    handle = peer.create("list")
+    reply = peer.numbered(handle, number_of("popitem"))
+    assert reply.op == OP_TRACEBACK
+    assert "method 'popitem' of <class 'list'> object is not in" in reply.payload
+    reply = peer.numbered(5, number_of("popitem"))
+    assert reply.op == OP_TRACEBACK
+    assert "KeyError: '5'" in reply.payload
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_bodies_without_a_name(peer: NumberingPeer, number: int) -> None:
+    handle = peer.create("dict")
+    for values in ((), ((),), ("get",), ("get", ())):
+        peer.send_numbered(handle, number, *values)
+        reply = peer.recv()
+        assert reply.op in (OP_ERROR, OP_TRACEBACK)
+    assert peer.numbered(handle, number_of("__len__")).payload == 0
+
+
+# What the client makes of them
+
+
+def test_client_and_server_agree(manager: MethodManager) -> None:
+    echoing = manager.Echoing()
+    for name in NAMES:
+        assert echoing._callmethod(name, (1,)) == (name, 1)
+    pipe = manager.pipeline()
+    for name in NAMES:
+        Recording(pipe._calls, echoing, name)(2)
+    assert pipe.execute() == [(name, 2) for name in NAMES]
+
+
+def test_names_without_a_number(manager: MethodManager) -> None:
+    mine = manager.Mine()
+    assert mine.shout("a") == "A"
+    assert mine.größe("abc") == 3
+    assert mine.get() == "a name that has a number, too"
+    oneway(mine).shout("b")
+    with manager.pipeline() as pipe:
+        pipe(mine).größe("abc")
+        pipe(mine).get()
+        pipe(mine).shout("c")
+    assert pipe.results == [3, mine.get(), "C"]
+
+
+class Frame(NamedTuple):
+    op: int
+    method: int
+    body: bytes
+
+
+class Tap:
+    """Stands between clients and a server, and notes what the clients say."""
+
+    def __init__(self, path: str, server: str) -> None:
+        self.said: list[bytearray] = []
+        self.server = server
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.start(self.accept)
+
+    @staticmethod
+    def start(function: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=function, args=args, daemon=True).start()
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self.server)
+                self.said.append(bytearray())
+                self.start(self.forward, client, server, self.said[-1])
+                self.start(self.forward, server, client, bytearray())
+
+    def forward(self, source: socket.socket, sink: socket.socket, note: bytearray) -> None:
+        with source, sink, contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                note += data
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def frames(self) -> list[Frame]:
+        """The calls of the client that is connected."""
+        (said,) = self.said
+        data, at, introduced = bytes(said), 0, False
+        while not introduced:  # the handshake and the introduction
+            (size,) = struct.unpack_from("!i", data, at)
+            introduced = parse_introduction(data[at + 4 : at + 4 + size]) is not None
+            at += 4 + size
+        found = []
+        while at < len(data):
+            size, _, _, method, op, _ = HEADER.unpack_from(data, at)
+            at += HEADER.size
+            if op == OP_CALL:
+                found.append(Frame(op, method, data[at : at + size]))
+            at += size
+        return found
+
+
+def test_what_travels(shared_manager: MethodManager) -> None:
+    """Names of the list as their numbers, others in the body."""
+    path = f"{os.path.dirname(shared_manager.address)}/tap"
+    tap = Tap(path, shared_manager.address)
+    try:
+        client = MethodManager(path, KEY)
+        client.connect()
+        d, mine = client.dict(), client.Mine()
+        d["a"] = 1
+        assert d.get("a") == 1
+        assert mine.shout("x") == "X"
+        assert mine.get() == "a name that has a number, too"
+        oneway(d).incr("a")
+        oneway(mine).shout("y")
+        with client.pipeline() as pipe:
+            pipe(d).get("a")
+            pipe(mine).shout("z")
+        assert pipe.results == [2, "Z"]
+        seen = [(frame.method, b"shout" in frame.body) for frame in tap.frames()]
+        numbers = [number_of(name) for name in ("__setitem__", "get", "incr")]
+        setitem, get, incr = [(number, False) for number in numbers]
+        shout = (0, True)
+        assert seen == [setitem, get, shout, get, incr, shout, get, shout]
+        for frame in tap.frames():
+            assert not any(name in frame.body for name in (b"get", b"incr", b"setitem"))
+        del d, mine, pipe
+    finally:
+        tap.listener.close()
+        os.unlink(path)
+        managers.retire_sessions(path)
+
+
+# Methods of dicts and lists, which are called of their types
+
+
+class Sum(dict):  # type: ignore[type-arg]
+    """With methods of its own in the place of a dict's."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value + self.get(key, 0))
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(key, "nothing" if default is None else default)
+
+    def __len__(self) -> int:
+        return -1 % 1000
+
+
+class Odd(list):  # type: ignore[type-arg]
+    """The same of a list."""
+
+    def append(self, value: Any) -> None:
+        super().append((value, value))
+
+    def __getitem__(self, index: Any) -> Any:
+        return ("item", super().__getitem__(index))
+
+
+class Attributed(dict):  # type: ignore[type-arg]
+    """With an attribute in the place of a method."""
+
+    def __init__(self) -> None:
+        super().__init__(a=1)
+        self.get = lambda key: ("of the instance", key)  # type: ignore[method-assign]
+
+
+MethodManager.register("Sum", Sum, managers.DictProxy)
+MethodManager.register("Odd", Odd, managers.ListProxy)
+MethodManager.register("Attributed", Attributed, managers.DictProxy)
+
+
+def test_overridden_methods(manager: MethodManager) -> None:
+    total, odd, attributed = manager.Sum(), manager.Odd(), manager.Attributed()
+    for _ in range(3):
+        oneway(total)["a"] = 2
+        total["a"] = 3
+        with manager.pipeline() as pipe:
+            pipe(total)["a"] = 4
+            pipe(odd).append(1)
+    assert total["a"] == 27
+    assert total.get("b") == "nothing"
+    assert len(total) == 999
+    assert odd[1] == ("item", (1, 1))
+    assert odd.copy() == [(1, 1)] * 3
+    assert attributed.get("x") == ("of the instance", "x")
+    assert attributed["a"] == 1
+
+
+def test_what_is_no_method_of_the_instance(manager: MethodManager) -> None:
+    """A class method is not called of the object."""
+    exposing = manager.Exposing(a=1)
+    assert exposing.fromkeys(["x", "y"], 5) == {"x": 5, "y": 5}
+    assert exposing.get("a") == 1
+    assert manager.dict(a=1).fromkeys("ab") == {"a": None, "b": None}
+    assert str(exposing._callmethod("__class_getitem__", (int,))) == "dict[int]"
+
+
+def outcome(function: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
+    try:
+        result = function(*args)
+    except Exception as error:
+        return type(error), error.args
+    if "Proxy" in type(result).__name__:
+        return "returned", type(result).__name__
+    if hasattr(result, "__next__"):
+        return "returned", type(result), list(result)
+    return "returned", result
+
+
+WRONG: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((), {}),
+    ((1,), {}),
+    (("nope",), {}),
+    ((99,), {}),
+    (([],), {}),
+    (({},), {}),
+    ((None,), {}),
+    ((slice(0, 2),), {}),
+    ((1, 2), {}),
+    (("a", {}), {}),
+    ((slice(0, 0), 5), {}),
+    (("a", 2, 3), {}),
+    ((1, 2, 3, 4), {}),
+    ((1, 2, 3, 4, 5), {}),
+    ((), {"default": 1}),
+    (("a",), {"default": 1}),
+    ((), {"key": "a", "self": 1}),
+    ((1,), {"x": 2}),
+]
+
+
+@pytest.mark.parametrize("kind", ["dict", "list"])
+def test_errors_are_those_of_the_stdlib(manager: MethodManager, kind: str) -> None:
+    """In type and text, and what a call does before it fails is the same."""
+    content: Any = {"a": 1, 1: "b", 2: [3]} if kind == "dict" else [3, 1, 2, "x"]
+    proxy = {"dict": "DictProxy", "list": "ListProxy"}[kind]
+    names = getattr(stdlib, proxy)._exposed_
+    assert len(names) > 10
+    raised = 0
+    with stdlib.SyncManager() as stock:
+        for name in names:
+            ours, theirs = getattr(manager, kind)(content), getattr(stock, kind)(content)
+            for args, kwds in WRONG:
+                mine = outcome(ours._callmethod, name, args, kwds)
+                assert mine == outcome(theirs._callmethod, name, args, kwds), (name, args, kwds)
+                assert ours._getvalue() == theirs._getvalue(), (name, args, kwds)
+                raised += mine[0] != "returned"
+    assert raised > 5 * len(names)
+
+
+def test_errors_of_what_proxies_do() -> None:
+    """The same as users write it."""
+    calls: list[Callable[[Any, Any], Any]] = [
+        lambda d, items: d.get(),
+        lambda d, items: d["nope"],
+        lambda d, items: d[[]],
+        lambda d, items: d.pop("nope"),
+        lambda d, items: d.pop(),
+        lambda d, items: operator.delitem(d, "nope"),
+        lambda d, items: d.update(5),
+        lambda d, items: d.update([1]),
+        lambda d, items: d.popitem(1),
+        lambda d, items: d.setdefault(),
+        lambda d, items: items.append(),
+        lambda d, items: items.append(1, 2),
+        lambda d, items: items.append(x=1),
+        lambda d, items: items[99],
+        lambda d, items: items["x"],
+        lambda d, items: operator.setitem(items, 99, 1),
+        lambda d, items: operator.delitem(items, 99),
+        lambda d, items: items.pop(99),
+        lambda d, items: items.pop("x"),
+        lambda d, items: items.remove("x"),
+        lambda d, items: items.index("x"),
+        lambda d, items: items.insert(1),
+        lambda d, items: items.extend(5),
+        lambda d, items: items.sort(key=1),
+        lambda d, items: items.sort(1),
+        lambda d, items: items + 5,
+        lambda d, items: items * "x",
+        lambda d, items: items.reverse(1),
+        lambda d, items: items.count(),
+    ]
+    with MethodManager() as ours, stdlib.SyncManager() as theirs:
+        arguments = [(manager.dict({"a": 1}), manager.list([3, 2])) for manager in (ours, theirs)]
+        for i, call in enumerate(calls):
+            mine, stock = [outcome(call, *args) for args in arguments]
+            assert mine == stock, i
+            assert mine[0] != "returned", i
+        assert arguments[0][0].copy() == {"a": 1}
+        assert arguments[0][1][:] == [3, 2]
+
+
+@pytest.mark.timeout(60)
+def test_what_a_call_was_given_is_dropped_with_it(manager: MethodManager) -> None:
+    """The arguments of an unbound call are borrowed, and are given back all the same."""
+    d, items, tracked = manager.dict(), manager.list(), manager.Tracked()
+    before = manager._number_of_objects()
+    for _ in range(50):
+        d["a"] = items
+        items.append(tracked)
+        d.pop("a")
+        items.pop()
+        d.update({"x": items}, y=items)
+        d.clear()
+    assert manager._number_of_objects() == before
+    probe = manager.Probe()
+    assert probe.tracked() == 1
+    del tracked
+    poll(lambda: probe.tracked() == 0, "it is gone")
