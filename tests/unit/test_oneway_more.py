@@ -1,4 +1,4 @@
-"""One-way calls where something goes wrong, or where who made them is gone."""
+"""One-way calls where something goes wrong; the docstrings say what once did."""
 
 from __future__ import annotations
 
