@@ -39,8 +39,8 @@ def idle_cost(leg: Leg) -> dict[str, float]:
     """
     clients = CLIENTS[leg.name]
     allow_files(clients + FIRST)
-    ours, theirs = multiprocessing.Pipe()
     with leg.start() as manager:
+        ours, theirs = multiprocessing.Pipe()  # not before: the server must have no copy
         shared = manager.dict({"key": 1})
         leg.assert_own(shared)
         process = multiprocessing.Process(
@@ -104,7 +104,7 @@ class FastCrowd:
         own = self.shared._session_of()
         session = ClientSession(own.address, own.serializer, own.authkey)
         self.held.append((session, session.acquire(self.shared._id)))
-        ((_, result),) = session.pipeline([(self.shared, "__getitem__", ("key",), None)])
+        (result,), _others = session.pipeline([self.shared, "__getitem__", ("key",), None])
         return result
 
     def leave(self) -> None:
