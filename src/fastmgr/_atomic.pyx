@@ -15,7 +15,7 @@ def incr(obj, key=None, amount=1, default=MISSING):
 
     Parameters
     ----------
-    obj : dict, list, Namespace or Value
+    obj : dict, list or Namespace
     key : object
         A dict's key, a list's index, a Namespace's attribute.
     amount : number
@@ -42,14 +42,7 @@ def incr(obj, key=None, amount=1, default=MISSING):
         new = (getattr(obj, key) if default is MISSING else getattr(obj, key, default)) + amount
         setattr(obj, key, new)
         return new
-    raise TypeError(f"incr of {kind.__name__!r}: a dict, list, Namespace or Value is needed")
-
-
-def value_incr(obj, amount=1):
-    """Add to a `Value` and return the sum."""
-    new = obj._value + amount
-    obj._value = new
-    return new
+    raise TypeError(f"incr of {kind.__name__!r}: a dict, list or Namespace is needed")
 
 
 def exchange(dict obj, key, value):
@@ -78,13 +71,6 @@ def replace(container, key, old, new):
             return
 
 
-def value_exchange(obj, value):
-    """Replace what a `Value` holds and return what it was."""
-    old = obj._value
-    obj._value = value
-    return old
-
-
 def compare_exchange(dict obj, key, expected, desired):
     """Replace the value of a key if it equals `expected`; return whether it did.
 
@@ -99,14 +85,6 @@ def compare_exchange(dict obj, key, expected, desired):
     return True
 
 
-def value_compare_exchange(obj, expected, desired):
-    """Replace what a `Value` holds if it equals `expected`; return whether it did."""
-    if obj._value != expected:
-        return False
-    obj._value = desired
-    return True
-
-
 # By type and name: what the server calls where the type itself has no such method.
 VERBS = {
     (dict, "incr"): incr,
@@ -114,7 +92,4 @@ VERBS = {
     (dict, "compare_exchange"): compare_exchange,
     (list, "incr"): incr,
     (shared.Namespace, "incr"): incr,
-    (shared.Value, "incr"): value_incr,
-    (shared.Value, "exchange"): value_exchange,
-    (shared.Value, "compare_exchange"): value_compare_exchange,
 }

@@ -1,5 +1,6 @@
 """The server's hot path."""
 
+from fastmgr._arena cimport Arena
 from fastmgr._loop cimport Conn, Loop
 from fastmgr._os cimport uint8_t, uint32_t, uint64_t
 from fastmgr._park cimport Waiter
@@ -14,6 +15,7 @@ cdef class Engine(Loop):
     cdef object workers
     cdef Reader reader            # the loop's own
     cdef Writer writer            # the loop's own
+    cdef Arena arena              # None: nothing is shared
     cdef bint offers_fast         # the fast dialect is spoken to those who ask for it
     cdef int cores
     cdef int recent[RECENT]       # the descriptors of the last requests, negative from workers
@@ -34,6 +36,8 @@ cdef class Engine(Loop):
     cdef int serve_create(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
     cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1
     cdef int serve_incref(self, Conn conn, Writer writer, bint on_loop) except -1
+    cdef int serve_locate(self, Conn conn, Writer writer, bint on_loop) except -1
+    cdef int serve_attach(self, Conn conn, Writer writer) except -1
     cdef int serve_release(self, Conn conn, bint on_loop) except -1
     cdef int work_fast(self, Conn conn) except -1
     cdef int work_stock(self, Conn conn) except -1

@@ -10,10 +10,15 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.string cimport memcpy, memset
 
+from fastmgr._arena cimport (
+    KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE,
+    KIND_VALUE, Arena, Celled, Segment, fm_is_unix,
+)
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FRAME_PARTIAL,
-    FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED,
-    OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE,
+    FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR,
+    OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
+    OP_UNSERIALIZABLE,
     Header,
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
@@ -36,7 +41,7 @@ from multiprocessing import util
 from time import sleep
 from traceback import format_exc
 
-from fastmgr import _park, shared
+from fastmgr import _numbers, _park, shared
 from fastmgr._atomic import VERBS as _verbs
 from fastmgr._park import here
 from fastmgr.carried import BLIND as _blind
@@ -50,7 +55,9 @@ from fastmgr.dialects.stock import Idle, StockConnection, Token
 # Callables that run no code but their own on plain arguments.  What they make
 # the loop may make; what of it the loop may also use, the table decides.
 cdef frozenset KNOWN_CALLABLES = frozenset((
-    dict, list, set, shared.Namespace, shared.Value, shared.Array, array.array,
+    dict, list, set, shared.Namespace, shared.Array, array.array, shared.make_array,
+    shared.make_counter, shared.make_counters, shared.make_value, _numbers.Array,
+    _numbers.Counter, _numbers.Counters, _numbers.Value,
     _park.Lock, _park.RLock, shared.Condition, _park.Semaphore, _park.BoundedSemaphore,
     _park.Event, shared.Barrier, _park.Queue,
 ))
@@ -74,6 +81,18 @@ cdef enum:
 # Bytes of replies that the loop sends in one go.
 cdef enum:
     BATCH_SIZE = 64 * 1024
+
+# What a client calls without a call where it has the cell: all of it has to be exposed.
+cdef dict CELL_CALLS = {
+    KIND_LOCK: frozenset(("acquire", "release", "locked")),
+    KIND_RLOCK: frozenset(("acquire", "release", "locked")),
+    KIND_SEMAPHORE: frozenset(("acquire", "release", "locked")),
+    KIND_EVENT: frozenset(("is_set",)),
+    KIND_COUNTER: frozenset(("incr", "decr", "get", "exchange", "compare_exchange")),
+    KIND_COUNTERS: frozenset(("incr", "decr", "exchange", "compare_exchange", "snapshot")),
+    KIND_VALUE: frozenset(("get", "set", "incr", "exchange", "compare_exchange")),
+    KIND_ARRAY: frozenset(("__len__", "__getitem__", "__setitem__", "incr")),
+}
 
 cdef object MISSING = object()
 cdef frozenset PLAIN = frozenset((bool, int, float, str, bytes, Opaque))
@@ -258,15 +277,18 @@ cdef class Engine(Loop):
         Threads for connections that may block or run users' code.
     offers_fast : bool
         Whether the fast dialect is offered.
+    arena : Arena, optional
+        What may be shared with clients on the host.
     """
 
-    def __init__(self, server, listener, workers, bint offers_fast):
+    def __init__(self, server, listener, workers, bint offers_fast, Arena arena=None):
         super().__init__(server, listener)
         self.table = server.table
         self.workers = workers
         self.reader = Reader()
         self.writer = Writer()
         self.offers_fast = offers_fast
+        self.arena = arena
         self.proxytypes = {}
         self.timers = []
         self.doomed = []
@@ -274,6 +296,20 @@ cdef class Engine(Loop):
             os, "sched_getaffinity") else os.cpu_count() or 1
 
     # -- driver one: the loop -----------------------------------------------
+
+    cdef int on_begin(self) except -1:
+        if self.arena is not None:
+            try:
+                self.arena.open()
+            except OSError as error:
+                util.info("no shared memory for clients on this host: %s", error)
+                self.arena = None
+        return 0
+
+    cdef int on_end(self) except -1:
+        if self.arena is not None:
+            self.arena.close()
+        return 0
 
     cdef int on_frame(self, Conn conn) except -1:
         if conn.stream.fast:
@@ -291,9 +327,10 @@ cdef class Engine(Loop):
         introduced = parse_introduction(frame)
         if introduced is None:
             return 0
-        session_id, conn.name = introduced
+        session_id, conn.name, thread = introduced
         conn.session = self.table.join(session_id)
-        answer = (self.server.instance, conn.session.connections > 1)
+        conn.belong(conn.session.number, thread)
+        answer = (self.server.instance, conn.session.connections > 1, conn.session.number)
         self.send_frames(conn, [pickle.dumps(("#RETURN", answer), 4)])
         conn.stream.fast = True
         return 1
@@ -336,7 +373,7 @@ cdef class Engine(Loop):
             # What a killed client held goes on; after a clean exit it stays held, as in the stdlib.
             for entry in [*self.table.entries.values(), *self.table.local.values()]:
                 if entry.parks:
-                    (<Primitive>entry.obj).abandon(session)
+                    (<Primitive>entry.obj).abandon(session.number)
         self.dispose(self.table.forsake(session))
         return 0
 
@@ -543,6 +580,10 @@ cdef class Engine(Loop):
             return self.serve_release(conn, on_loop)
         if op == OP_INCREF:
             return self.serve_incref(conn, writer, on_loop)
+        if op == OP_LOCATE:
+            return self.serve_locate(conn, writer, on_loop)
+        if op == OP_ATTACH:
+            return HAND_OFF if on_loop else self.serve_attach(conn, writer)
         conn.in_transit = None
         if op == OP_CREATE:
             return self.serve_create(conn, reader, writer, on_loop)
@@ -798,6 +839,48 @@ cdef class Engine(Loop):
             else:
                 self.table.session_retain(conn.session, handle)
         return self.reply(conn, writer, OP_RETURN, 0, missing, on_loop)
+
+    cdef int serve_locate(self, Conn conn, Writer writer, bint on_loop) except -1:
+        """Say where a client on this host finds an object's cell.
+
+        The reply is None for an object that has none, and False where no client can have any.
+        """
+        cdef Entry entry = self.table.at(conn.stream.header.handle)
+        cdef Celled obj
+        payload = None
+        if self.arena is None or not fm_is_unix(conn.stream.fd):
+            payload = False
+        elif entry is not None and isinstance(entry.obj, Celled):
+            obj = entry.obj
+            calls = CELL_CALLS.get(obj.kind)
+            if (
+                calls is not None and calls <= entry.exposed and not entry.method_to_typeid
+                and obj.settle(self.arena)
+            ):
+                payload = (
+                    obj.kind, obj.cell.segment.number, obj.cell.offset, obj.cell.size, obj.about())
+        return self.reply(conn, writer, OP_RETURN, 0, payload, on_loop)
+
+    cdef int serve_attach(self, Conn conn, Writer writer) except -1:
+        """Pass a segment's descriptor to a client on this host."""
+        cdef Segment segment = None
+        cdef Header header
+        if self.arena is not None and fm_is_unix(conn.stream.fd):
+            segment = self.arena.segments.get(conn.stream.header.handle)
+        if segment is None:
+            return self.reply(conn, writer, OP_RETURN, 0, None, False)
+        self.flush_replies(conn, writer)
+        writer.grow(HEADER_SIZE)
+        writer.size = HEADER_SIZE
+        writer.segmented = False
+        writer.put_compact((segment.offset, segment.size, bool(segment.is_file)))
+        memset(&header, 0, HEADER_SIZE)
+        header.call = conn.stream.header.call
+        header.op = OP_RETURN
+        seal(writer, HEADER_SIZE, &header)
+        conn.stream.send_passing(writer.data, writer.size, segment.fd)
+        writer.reset()
+        return KEEP
 
     cdef int serve_release(self, Conn conn, bint on_loop) except -1:
         cdef size_t count = conn.stream.size // (2 * sizeof(uint64_t))

@@ -24,6 +24,8 @@ cpdef enum Op:
     OP_INCREF = 4     # body: handles; the reply lists those that are gone
     OP_RELEASE = 5    # body: (handle, count) pairs; no reply
     OP_GOODBYE = 6    # the connection ends in order, with handle 1 the process; no reply
+    OP_LOCATE = 7     # handle; the reply: where its cell is, None if it has none, False: no arena
+    OP_ATTACH = 8     # handle: a segment's number; the reply comes with its descriptor
     # Replies
     OP_RETURN = 16
     OP_ERROR = 17
@@ -83,6 +85,7 @@ cdef class Stream:
     cdef int take(self) except -9
     cdef int receive_now(self) except -9
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9
+    cdef int receive_passed(self, int *passed) except -9
     cdef void put_back(self) noexcept
     cdef void tidy(self) noexcept
     cdef size_t _want(self) noexcept
@@ -95,4 +98,5 @@ cdef class Stream:
     cdef int flush_now(self) except -9
     cdef int _wait_for_room(self) except -1
     cdef int send_all(self, const char *source, size_t size, list segments) except -1
+    cdef int send_passing(self, const char *source, size_t size, int passed) except -1
     cdef void close_fd(self) noexcept

@@ -16,6 +16,7 @@ from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
+from fastmgr._arena cimport fm_recv_fd, fm_send_fd
 from fastmgr._os cimport (
     MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_soon, fm_send,
     fm_send_two, fm_spinner, os_close,
@@ -314,6 +315,34 @@ cdef class Stream:
         if -n == EAGAIN or -n == EINTR:
             return FRAME_PARTIAL
         return FRAME_EOF    # reset, timed out: for a reader the peer is gone
+
+    cdef int receive_passed(self, int *passed) except -9:
+        """Receive the beginning of a frame, and the descriptor that comes with it (-1: none)."""
+        cdef ssize_t n
+        self._room()
+        while True:
+            with nogil:
+                n = fm_recv_fd(self.fd, self.into, self.room, passed)
+            if n > 0:
+                self._received(<size_t>n)
+                return FRAME_READY
+            if n == 0:
+                return FRAME_EOF
+            if -n != EINTR:
+                raise OSError(-n, os.strerror(-n))
+            PyErr_CheckSignals()
+
+    cdef int send_passing(self, const char *source, size_t size, int passed) except -1:
+        """Send a small frame with a descriptor; waits."""
+        cdef ssize_t n
+        while True:
+            with nogil:
+                n = fm_send_fd(self.fd, source, size, passed)
+            if n >= 0:
+                return self.send_all(source + n, size - <size_t>n, None)
+            if -n != EINTR:
+                raise OSError(-n, os.strerror(-n))
+            PyErr_CheckSignals()
 
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9:
         """Wait for a whole frame; where a spinner is given, not by sleeping at once.

@@ -2,7 +2,7 @@
 
 from fastmgr._frame cimport Stream
 from fastmgr._os cimport fm_poller, fm_spinner
-from fastmgr._park cimport Waiter
+from fastmgr._park cimport Owner, Waiter
 from fastmgr._table cimport Session
 
 cdef enum Verdict:
@@ -11,7 +11,7 @@ cdef enum Verdict:
     CLOSE = 2
     PARK = 3       # the call waits; no frame is taken before it is answered
 
-cdef class Conn:
+cdef class Conn(Owner):
     cdef readonly Stream stream
     cdef object challenger        # None once both sides have proved the key
     cdef double deadline          # by when they must have
@@ -72,7 +72,10 @@ cdef class Loop:
     cdef int wake(self) noexcept
     cdef int timeout_ms(self) except -2
     cdef int housekeeping(self) except -1
+    cdef int serve_all(self) except -1
     # The composition root overrides these.
+    cdef int on_begin(self) except -1
+    cdef int on_end(self) except -1
     cdef int on_frame(self, Conn conn) except -1
     cdef int on_turn(self) except -1
     cdef int on_drained(self, Conn conn) except -1

@@ -14,7 +14,7 @@ from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
     fm_poller_set, fm_poller_soon, fm_poller_wait, fm_shutdown, os_close,
 )
-from fastmgr._park cimport Waiter
+from fastmgr._park cimport Owner, Waiter
 
 import errno
 import os
@@ -37,7 +37,7 @@ cdef double ACCEPT_PAUSE = 0.1
 
 
 @cython.final
-cdef class Conn:
+cdef class Conn(Owner):
     """One accepted connection."""
 
     def __init__(self, Stream stream, server):
@@ -129,9 +129,19 @@ cdef class Loop:
 
     def run(self):
         """Serve until `stop`."""
+        self.ident = get_ident()
+        self.on_begin()
+        try:
+            self.serve_all()
+        finally:
+            self.on_end()
+        for fd in self.conns:
+            # Clients, and workers of ours that wait for them, learn that it is over.
+            fm_shutdown(fd)
+
+    cdef int serve_all(self) except -1:
         cdef fm_event events[BATCH]
         cdef int n, i, timeout
-        self.ident = get_ident()
         while not self.stopping:
             timeout = self.timeout_ms()
             with nogil:
@@ -153,9 +163,7 @@ cdef class Loop:
             except Exception:
                 self.on_dropped()
                 util.sub_warning("internal error in the loop:\n%s", format_exc())
-        for fd in self.conns:
-            # Clients, and workers of ours that wait for them, learn that it is over.
-            fm_shutdown(fd)
+        return 0
 
     cdef int timeout_ms(self) except -2:
         """How long the poller may wait: to the next deadline, pause's end or tick."""
@@ -422,6 +430,14 @@ cdef class Loop:
         if self.listener is not None:
             self.listener.abandon()
         fm_poller_close(&self.poller)
+
+    cdef int on_begin(self) except -1:
+        """The loop's thread begins."""
+        return 0
+
+    cdef int on_end(self) except -1:
+        """The loop's thread ends, however it does."""
+        return 0
 
     cdef int on_frame(self, Conn conn) except -1:
         return CLOSE

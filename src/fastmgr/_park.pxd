@@ -1,7 +1,14 @@
 """Primitives whose waiters are records, not threads."""
 
+from fastmgr._arena cimport Celled, uint64_t
+
+cdef class Owner:
+    cdef readonly uint64_t number    # in a slot (see _arena.pxd)
+
+    cdef void belong(self, uint64_t session, uint64_t thread) noexcept
+
 cdef class Waiter:
-    cdef readonly object owner       # who waits: a connection, or a thread's ident
+    cdef readonly Owner owner        # who waits: a connection, or a thread in here
     cdef int fd                      # of the client it is for; -1 for none
     cdef object sink                 # called with this waiter when it is finished; None: `gate`
     cdef object gate                 # a locked lock that the waiting thread sleeps on
@@ -22,7 +29,7 @@ cdef class Waiter:
     cdef int fail(self, object error) except -1
     cdef int abandon(self) except -1
 
-cdef class Primitive:
+cdef class Primitive(Celled):
     cdef object waiting              # deque of Waiter, first come first served
     cdef Py_ssize_t dead             # of them are gone
 
@@ -33,6 +40,6 @@ cdef class Primitive:
     cdef int pass_over(self, Waiter waiter) except -1
     cdef int expire(self, Waiter waiter) except -1
     cdef int cancel(self, Waiter waiter) except -1
-    cdef int abandon(self, object session) except -1
+    cdef int abandon(self, uint64_t session) except -1
     cdef int interrupted(self, Waiter waiter) except -1
     cdef object block(self, object name, tuple args)

@@ -17,6 +17,11 @@ allocated first, then the books are changed.
 
 cimport cython
 
+from fastmgr._arena cimport (
+    CONTENDED, KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, LOCAL, OWNER,
+    OWNER_DIED, THREAD_BITS, Arena, Cell, Celled, fm_clear_bits, fm_exchange, fm_load, fm_replace,
+    fm_store,
+)
 from fastmgr._os cimport fm_hung_up
 
 cdef extern from "Python.h":
@@ -27,28 +32,54 @@ import threading
 from collections import deque
 from time import monotonic
 
+# A semaphore's permits that clients take and give back by themselves.
+cdef enum:
+    MOST_SLOTS = 64
+
 cdef double FOREVER = float("inf")
 cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
 
-# Who the calling thread acts for: `.owner` is a connection while its call is served.
+# Who the calling thread acts for: `.owner` is a connection while its call is served, `.thread`
+# what the thread is by itself.
 here = threading.local()
+cdef uint64_t owners_without_session = 0
 
 
-cdef object current_owner():
+cdef class Owner:
+    """Who may hold something: a connection, or a thread in here."""
+
+    def __cinit__(self, *args, **kwds):
+        self.belong(0, 0)
+
+    cdef void belong(self, uint64_t session, uint64_t thread) noexcept:
+        """Be a thread of a session, or (0) of none."""
+        global owners_without_session
+        if session:
+            self.number = session << THREAD_BITS | thread
+        else:
+            owners_without_session += 1
+            self.number = LOCAL | owners_without_session
+
+
+cdef Owner current_owner():
     owner = getattr(here, "owner", None)
-    return threading.get_ident() if owner is None else owner
+    if owner is None:
+        owner = getattr(here, "thread", None)
+        if owner is None:
+            here.thread = owner = Owner()
+    return owner
 
 
-cdef object session_of(object owner):
-    """The client process that a connection belongs to; None for a thread or a stock peer."""
-    return getattr(owner, "session", None)
+cdef inline uint64_t session_of(uint64_t owner) noexcept:
+    """The number of the client process that an owner belongs to; 0 for none."""
+    return 0 if owner & LOCAL else (owner & OWNER) >> THREAD_BITS
 
 
 @cython.final
 cdef class Waiter:
     """One call that waits."""
 
-    def __init__(self, owner, sink=None, int fd=-1):
+    def __init__(self, Owner owner, sink=None, int fd=-1):
         self.owner = owner
         self.sink = sink
         self.fd = fd
@@ -87,7 +118,7 @@ cdef class Waiter:
         return 0
 
 
-cdef class Primitive:
+cdef class Primitive(Celled):
     """What the primitives share: the queue of waiters and the ways to wait."""
 
     def __cinit__(self, *args, **kwds):
@@ -117,7 +148,7 @@ cdef class Primitive:
             waiter.abandon()
         return 0
 
-    cdef int abandon(self, object session) except -1:
+    cdef int abandon(self, uint64_t session) except -1:
         """A client process has died: what it held is handed on."""
         return 0
 
@@ -160,7 +191,7 @@ cdef class Primitive:
     cdef object block(self, object name, tuple args):
         """Do a blocking method on the calling thread, for it or for whom it serves."""
         cdef Waiter waiter = Waiter(current_owner())
-        cdef bint serves = not isinstance(waiter.owner, int)
+        cdef bint serves = type(waiter.owner) is not Owner
         waiter.method = name
         waiter.gate = threading.Lock()
         waiter.gate.acquire()
@@ -186,7 +217,7 @@ cdef class Primitive:
                     if waiter.depth:
                         # As `threading.Condition.wait` does, whatever ends it.
                         self.block("acquire", ())
-                        (<Lock>self).depth = waiter.depth
+                        fm_store((<RLock>self).depth(), <uint64_t>waiter.depth)
                 raise
             finally:
                 if serves:
@@ -211,43 +242,118 @@ cdef object lock_timeout(object blocking, object timeout):
     return timeout
 
 
-cdef class Lock(Primitive):
-    """As `threading.Lock`: anybody may release it."""
+cdef class Slots(Primitive):
+    """What can be held: in the cell a slot for each that may hold it at once.
 
-    cdef object holder      # None: it is free
-    cdef Py_ssize_t depth
+    A client on the host takes a free slot, and frees one that is not contended, by an atomic
+    step of its own.  To keep others from a slot until it is handed on the server marks it as
+    contended; only the server changes such a slot.  So it first marks or takes, then queues.
+    """
 
-    cdef bint take(self, object owner):
-        if self.holder is not None:
+    cdef size_t slots
+
+    def __cinit__(self, *args, **kwds):
+        self.make_slots(1)
+
+    cdef int make_slots(self, size_t slots) except -1:
+        self.slots = slots
+        self.cell = Cell(slots * sizeof(uint64_t))
+        return 0
+
+    cdef inline uint64_t *slot(self, size_t i) noexcept:
+        return <uint64_t *>self.cell.at + i
+
+    cdef bint take_slot(self, uint64_t owner, bint wanted) noexcept:
+        """Take a free slot; where all are held mark them as contended, if it is `wanted`."""
+        cdef uint64_t word
+        cdef size_t i
+        for i in range(self.slots):
+            word = fm_load(self.slot(i))
+            while True:
+                if word & OWNER == 0:
+                    if fm_replace(self.slot(i), &word, word & OWNER_DIED | owner):
+                        return True
+                elif not wanted or word & CONTENDED:
+                    break
+                elif fm_replace(self.slot(i), &word, word | CONTENDED):
+                    break
+        return False
+
+    cdef bint hand_on(self, size_t i, uint64_t holder, uint64_t died) except -1:
+        """Give a slot to the first in the queue, or leave it free; False if `holder` has not got it.
+
+        Where there is a queue the slot is contended, and its holder cannot let go of it meanwhile.
+        """
+        cdef uint64_t word = fm_load(self.slot(i))
+        cdef Waiter waiter
+        if word & OWNER != holder:
             return False
-        self.holder = owner
-        self.depth = 1
+        waiter = self.next_waiter()
+        if waiter is None:
+            while not fm_replace(self.slot(i), &word, word & OWNER_DIED | died):
+                if word & OWNER != holder:
+                    return False
+            return True
+        self.prepare(waiter)
+        word = word & OWNER_DIED | died | waiter.owner.number
+        fm_store(self.slot(i), word | CONTENDED if self.waiting else word)
+        waiter.done(waiter.value if waiter.again else True)
         return True
 
-    cdef int free(self) except -1:
-        """Hand it to the first in the queue, or leave it free."""
-        cdef Waiter waiter = self.next_waiter()
-        self.holder = None
-        self.depth = 0
-        if waiter is not None:
-            self.holder = waiter.owner
-            self.depth = waiter.depth if waiter.again else 1
-            waiter.done(waiter.value if waiter.again else True)
+    cdef int prepare(self, Waiter waiter) except -1:
+        """The waiter is about to become the owner of a slot, which still is held."""
         return 0
 
-    cdef int abandon(self, object session) except -1:
-        if self.holder is not None and session_of(self.holder) is session:
-            self.free()
+    cdef int abandon(self, uint64_t session) except -1:
+        cdef uint64_t word
+        cdef size_t i
+        for i in range(self.slots):
+            word = fm_load(self.slot(i))
+            if session_of(word) == session:
+                self.hand_on(i, word & OWNER, OWNER_DIED)
         return 0
+
+    def owner_died(self):
+        """Whether a client was killed while it held this, and nobody has said `consistent` since."""
+        cdef size_t i
+        for i in range(self.slots):
+            if fm_load(self.slot(i)) & OWNER_DIED:
+                return True
+        return False
+
+    def consistent(self):
+        """Say that what this guards is in order."""
+        cdef size_t i
+        for i in range(self.slots):
+            fm_clear_bits(self.slot(i), OWNER_DIED)
+
+
+cdef class Lock(Slots):
+    """As `threading.Lock`: anybody may release it."""
+
+    def __cinit__(self, *args, **kwds):
+        self.kind = KIND_LOCK
+
+    cdef inline uint64_t holder(self) noexcept:
+        """Who holds it, or 0."""
+        return fm_load(self.slot(0)) & OWNER
+
+    cdef bint take(self, uint64_t owner, bint wanted):
+        """Take it; where it is held see to it that the server is asked for its release."""
+        return self.take_slot(owner, wanted)
+
+    cdef bint free(self) except -1:
+        """Hand it to the first in the queue, or leave it free."""
+        return self.hand_on(0, self.holder(), 0)
 
     cdef int interrupted(self, Waiter waiter) except -1:
         if waiter.value is True and waiter.depth == 0:
-            self.free()
+            self.hand_on(0, waiter.owner.number, 0)
         return 0
 
     def _acquire(self, Waiter waiter, blocking=True, timeout=-1):
         timeout = lock_timeout(blocking, timeout)
-        if self.take(waiter.owner):
+        if self.take(waiter.owner.number, timeout is None or timeout != 0):
             waiter.done(True)
         elif timeout == 0:
             waiter.done(False)
@@ -258,12 +364,14 @@ cdef class Lock(Primitive):
         return self.block("acquire", (blocking, timeout))
 
     def release(self):
-        if self.holder is None:
-            raise RuntimeError("release unlocked lock")
-        self.free()
+        while True:
+            if self.holder() == 0:
+                raise RuntimeError("release unlocked lock")
+            if self.free():
+                return
 
     def locked(self):
-        return self.holder is not None
+        return self.holder() != 0
 
     def __enter__(self):
         return self.block("acquire", ())
@@ -272,24 +380,40 @@ cdef class Lock(Primitive):
         self.release()
 
     def __repr__(self):
-        state = "unlocked" if self.holder is None else "locked"
+        state = "locked" if self.holder() else "unlocked"
         return f"<{state} {type(self).__module__}.{type(self).__name__} object at {id(self):#x}>"
 
 
 cdef class RLock(Lock):
     """As `threading.RLock`: its owner may take it again, and nobody else may release it."""
 
-    cdef bint take(self, object owner):
-        if self.holder is not None and self.holder == owner:
-            self.depth += 1
-            return True
-        return Lock.take(self, owner)
+    def __cinit__(self, *args, **kwds):
+        self.kind = KIND_RLOCK
+        self.cell = Cell(2 * sizeof(uint64_t))
+
+    cdef inline uint64_t *depth(self) noexcept:
+        """How often its owner has taken it: changed by the owner, or for it, alone."""
+        return self.slot(1)
+
+    cdef bint take(self, uint64_t owner, bint wanted):
+        if self.holder() == owner:
+            fm_store(self.depth(), fm_load(self.depth()) + 1)
+        elif self.take_slot(owner, wanted):
+            fm_store(self.depth(), 1)
+        else:
+            return False
+        return True
+
+    cdef int prepare(self, Waiter waiter) except -1:
+        fm_store(self.depth(), <uint64_t>waiter.depth if waiter.again else 1)
+        return 0
 
     def release(self):
-        if self.holder is None or self.holder != current_owner():
+        if self.holder() != current_owner().number:
             raise RuntimeError("cannot release un-acquired lock")
-        self.depth -= 1
-        if self.depth == 0:
+        if fm_load(self.depth()) > 1:
+            fm_store(self.depth(), fm_load(self.depth()) - 1)
+        else:
             self.free()
 
 
@@ -299,6 +423,7 @@ cdef class Condition(RLock):
     cdef object sleeping     # deque of Waiter: not yet notified
 
     def __cinit__(self, *args, **kwds):
+        self.kind = KIND_NONE   # its waiters are the server's in any case
         self.sleeping = deque()
 
     cdef bint blocks(self, object name):
@@ -310,7 +435,7 @@ cdef class Condition(RLock):
         waiter.value = notified
         waiter.deadline = FOREVER
         self.waiting.append(waiter)
-        if self.holder is None:
+        if self.holder() == 0:
             self.free()
         return 0
 
@@ -329,12 +454,12 @@ cdef class Condition(RLock):
         return Lock.cancel(self, waiter)
 
     def _wait(self, Waiter waiter, timeout=None):
-        if self.holder is None or self.holder != waiter.owner:
+        if self.holder() != waiter.owner.number:
             raise RuntimeError("cannot wait on un-acquired lock")
         if timeout is not None:
             waiter.deadline = <double>monotonic() + <double>timeout
         waiter.at = self
-        waiter.depth = self.depth
+        waiter.depth = <Py_ssize_t>fm_load(self.depth())
         self.sleeping.append(waiter)
         self.free()
 
@@ -355,7 +480,7 @@ cdef class Condition(RLock):
         return result
 
     def notify(self, n=1):
-        if self.holder is None or self.holder != current_owner():
+        if self.holder() != current_owner().number:
             raise RuntimeError("cannot notify on un-acquired lock")
         cdef Waiter waiter
         while n > 0 and self.sleeping:
@@ -370,66 +495,104 @@ cdef class Condition(RLock):
         self.notify(len(self.sleeping))
 
 
-cdef class Semaphore(Primitive):
-    """As `threading.Semaphore`."""
+cdef class Semaphore(Slots):
+    """As `threading.Semaphore`.
 
-    cdef Py_ssize_t value
-    cdef dict held      # session -> permits it took and nobody has given back
+    Each of its first permits is a slot; those beyond `MOST_SLOTS`, and those that it was never
+    given but had released to it, are the server's alone.
+    """
+
+    cdef Py_ssize_t spare       # permits that are free and have no slot
+    cdef dict held              # session -> permits without a slot that it has
 
     def __init__(self, value=1):
         if value < 0:
             raise ValueError("semaphore initial value must be >= 0")
-        self.value = value
+        self.make_slots(value if value < MOST_SLOTS else MOST_SLOTS)
+        self.kind = KIND_SEMAPHORE if self.slots else KIND_NONE
+        self.spare = value - <Py_ssize_t>self.slots
         self.held = {}
 
-    cdef int book(self, object owner) except -1:
+    cdef Py_ssize_t value(self) noexcept:
+        """The permits that are free."""
+        cdef Py_ssize_t free = self.spare
+        cdef size_t i
+        for i in range(self.slots):
+            free += fm_load(self.slot(i)) & OWNER == 0
+        return free
+
+    cdef bint take(self, uint64_t owner, bint wanted) except -1:
+        if self.take_slot(owner, wanted and self.spare == 0):
+            return True
+        if self.spare == 0:
+            return False
+        self.spare -= 1
+        self.book(owner)
+        return True
+
+    cdef int book(self, uint64_t owner) except -1:
         session = session_of(owner)
-        if session is not None:
+        if session:
             self.held[session] = self.held.get(session, 0) + 1
         return 0
 
-    cdef int settle(self, object owner) except -1:
-        """A permit is back: one of the releaser's own, or else of whoever has one longest."""
-        session = session_of(owner)
-        if session not in self.held:
-            session = next(iter(self.held), None)
-            if session is None:
-                return 0
-        left = self.held[session] - 1
-        if left:
+    cdef bint unbook(self, object session) except -1:
+        cdef Py_ssize_t left = self.held.get(session, 0) - 1
+        if left > 0:
             self.held[session] = left
         else:
-            del self.held[session]
-        return 0
+            self.held.pop(session, None)
+        return left >= 0
 
-    cdef int give(self) except -1:
+    cdef int give_back(self, uint64_t owner) except -1:
+        """A permit is back: one of the releaser's own, or else of whoever has one."""
+        cdef uint64_t session = session_of(owner), holder = 0, word
+        cdef size_t i, found
+        while True:
+            found = self.slots
+            for i in range(self.slots):
+                word = fm_load(self.slot(i)) & OWNER
+                if word == owner or (session and session_of(word) == session):
+                    found, holder = i, word
+                    break
+                if word and session not in self.held:
+                    found, holder = i, word
+            if found == self.slots:
+                break
+            if self.hand_on(found, holder, 0):
+                return 0
+        if not self.unbook(session) and self.held:
+            self.unbook(next(iter(self.held)))
+        return self.give_spare()
+
+    cdef int give_spare(self) except -1:
+        """A permit that has no slot is free."""
         cdef Waiter waiter = self.next_waiter()
         if waiter is None:
-            self.value += 1
+            self.spare += 1
         else:
-            self.book(waiter.owner)
+            self.book(waiter.owner.number)
             waiter.done(True)
         return 0
 
-    cdef int abandon(self, object session) except -1:
+    cdef int abandon(self, uint64_t session) except -1:
+        Slots.abandon(self, session)
         for _ in range(self.held.pop(session, 0)):
-            self.give()
+            self.give_spare()
         return 0
 
     cdef int interrupted(self, Waiter waiter) except -1:
         if waiter.value is True:
-            self.settle(waiter.owner)
-            self.give()
+            self.give_back(waiter.owner.number)
         return 0
 
     def _acquire(self, Waiter waiter, blocking=True, timeout=None):
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
-        if self.value > 0:
-            self.value -= 1
-            self.book(waiter.owner)
+        waits = blocking and (timeout is None or not timeout <= 0)
+        if self.take(waiter.owner.number, waits):
             waiter.done(True)
-        elif not blocking or (timeout is not None and timeout <= 0):
+        elif not waits:
             waiter.done(False)
         else:
             self.park(waiter, timeout)
@@ -441,18 +604,17 @@ cdef class Semaphore(Primitive):
         if n < 1:
             raise ValueError("n must be one or more")
         cdef Py_ssize_t left = n
-        if left > PY_SSIZE_T_MAX - self.value:
+        if left > PY_SSIZE_T_MAX - self.value() - <Py_ssize_t>self.slots:
             raise OverflowError(f"release({n}): the semaphore's counter cannot be so high")
-        owner = current_owner()
+        cdef uint64_t owner = current_owner().number
         # Not a step for each permit: n may be large, and others are waiting to be served.
-        while left and (self.waiting or self.held):
-            self.settle(owner)
-            self.give()
+        while left and (self.waiting or self.held or self.value() < self.spare + <Py_ssize_t>self.slots):
+            self.give_back(owner)
             left -= 1
-        self.value += left
+        self.spare += left
 
     def locked(self):
-        return self.value == 0
+        return self.value() == 0
 
     def __enter__(self):
         return self.block("acquire", ())
@@ -473,7 +635,7 @@ cdef class BoundedSemaphore(Semaphore):
     def release(self, n=1):
         if n < 1:
             raise ValueError("n must be one or more")
-        if self.value + n > self.bound:
+        if self.value() + n > self.bound:
             raise ValueError("Semaphore released too many times")
         Semaphore.release(self, n)
 
@@ -481,7 +643,11 @@ cdef class BoundedSemaphore(Semaphore):
 cdef class Event(Primitive):
     """As `threading.Event`."""
 
-    cdef bint flag
+    cdef bint flag          # the cell has a copy, for clients to read
+
+    def __cinit__(self, *args, **kwds):
+        self.kind = KIND_EVENT
+        self.cell = Cell(sizeof(uint64_t))
 
     cdef bint blocks(self, object name):
         return name == "wait"
@@ -503,6 +669,7 @@ cdef class Event(Primitive):
     def set(self):
         cdef Waiter waiter
         self.flag = True
+        fm_store(<uint64_t *>self.cell.at, 1)
         while True:
             waiter = self.next_waiter()
             if waiter is None:
@@ -511,6 +678,7 @@ cdef class Event(Primitive):
 
     def clear(self):
         self.flag = False
+        fm_store(<uint64_t *>self.cell.at, 0)
 
 
 cdef class Barrier(Primitive):

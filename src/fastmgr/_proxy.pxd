@@ -2,12 +2,16 @@
 
 from cpython.pythread cimport PyThread_type_lock
 
+from fastmgr._arena cimport Segment, View
 from fastmgr._frame cimport Header, Stream
 from fastmgr._os cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmgr._wire cimport Reader, Writer
 
 # Put a header before the body that began at `start`, which has HEADER_SIZE bytes of room there.
 cdef int seal(Writer writer, size_t start, Header *header) except -1
+
+# How many channels of this process have sent calls since the last reply for which none comes.
+cdef int posting_channels
 
 cdef class Holding:
     cdef uint64_t handle
@@ -59,11 +63,13 @@ cdef class FastChannel(Channel):
     cdef tuple exchange(self, Writer writer)
     cdef int receive(self, uint32_t expected) except -1
     cdef int post(self, Writer writer) except -1
+    cdef void set_posted(self, bint posted) noexcept
     cdef int lend(self, object key, object value) except -1
     cdef int await_posted(self) except -1
     cdef void say_goodbye(self, bint whole) noexcept
     cdef int send_alone(self, list due) except -1
     cdef list pipeline(self, list calls, list due, list others)
+    cdef Segment attach(self, object number)
     cdef size_t send_some(self, const char *data, size_t size) except? 0
     cdef bint arrived(self, uint32_t expected) except -1
     cdef bint check(self, int status, uint32_t expected) except -1
@@ -76,6 +82,8 @@ cdef class ClientSession:
     cdef readonly object local       # threading.local: .connection is the thread's Tenancy
     cdef bytes id
     cdef object instance             # which server process answered last
+    cdef View view                   # of the server's arena, once there is a connection
+    cdef uint64_t threads            # of this process that have had a channel
     cdef readonly bint stock         # the server speaks only the stdlib's dialect
     cdef readonly bint retired                # its server is known to be gone
     cdef dict holdings               # ident -> Holding
@@ -103,6 +111,11 @@ cdef class ClientSession:
         self, uint8_t op, uint8_t flags, object ident, uint64_t handle, object name, object args,
         object kwds
     )
+    cdef bint has_posted(self) except -1
+    cdef uint64_t thread_number(self) except 0
+    cdef uint64_t thread_owner(self) except 0
+    cdef object locate(self, object ident, uint64_t handle)
+    cdef Segment segment(self, View view, object number)
     cdef object one_shot(self, object name, object args, object kwds)
     cdef int disconnect(self) except -1
 

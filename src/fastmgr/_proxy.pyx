@@ -22,10 +22,11 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 
+from fastmgr._arena cimport THREAD_BITS, Segment, View
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FLAG_SEGMENTS,
-    FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR,
-    OP_FAILED, OP_GOODBYE, OP_INCREF, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
+    FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE,
+    OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
     OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
 )
 from fastmgr._os cimport (
@@ -39,6 +40,7 @@ import threading
 import weakref
 from multiprocessing import AuthenticationError, process, util
 
+from fastmgr._arena import map_segment
 from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
 from fastmgr.dialects.stock import (
     SERIALIZERS, RemoteError, convert_to_error, dispatch, stock_client, uses_raw_sockets,
@@ -64,6 +66,9 @@ cdef uint8_t[4] PICKLED_FLAGS = [0, FLAG_PICKLED | FLAG_CARRIED, FLAG_PICKLED, F
 
 # Seconds that the end of a process waits for one-way calls to be served.
 cdef double LAST_WAIT = 5.0
+
+# How many channels of this process have sent calls since the last reply for which none comes.
+cdef int posting_channels = 0
 
 # Bytes that a pipeline sends before it looks for replies.
 cdef enum:
@@ -224,6 +229,7 @@ cdef class FastChannel(Channel):
         self.reader = Reader()
 
     def __dealloc__(self):
+        self.set_posted(False)
         self.say_goodbye(False)
 
     cpdef object close(self):
@@ -262,7 +268,9 @@ cdef class FastChannel(Channel):
         self.encoding = True
         try:
             start = self.begin(writer, due)
-            if op == OP_INCREF:
+            if op == OP_LOCATE:
+                self.finish(writer, start, op, flags, 0, handle)
+            elif op == OP_INCREF:
                 for item in args:
                     handle = item
                     writer.write(&handle, sizeof(handle))
@@ -403,7 +411,7 @@ cdef class FastChannel(Channel):
                 self.failure = _Pickled(self.stream)
             self.failed += <Py_ssize_t>header.handle
             return False
-        self.posted = False
+        self.set_posted(False)
         self.lent = None
         self.may_spin = header.method != 0
         return True
@@ -424,8 +432,13 @@ cdef class FastChannel(Channel):
             raise
         finally:
             PyThread_release_lock(self.lock)
-        self.posted = True
+        self.set_posted(True)
         return 0
+
+    cdef void set_posted(self, bint posted) noexcept:
+        global posting_channels
+        posting_channels += posted - self.posted
+        self.posted = posted
 
     cdef int lend(self, object key, object value) except -1:
         """Keep something that one-way calls need until they are known to have been served."""
@@ -552,6 +565,45 @@ cdef class FastChannel(Channel):
             others.append((len(replies), <int>stream.header.op, payload))
         replies.append(payload)
         return 0
+
+    cdef Segment attach(self, object number):
+        """Have a segment of the server's arena passed and map it; None if there is none.
+
+        Raises
+        ------
+        OSError
+            The connection failed, or the segment could not be mapped.
+        """
+        cdef Writer writer = Writer()
+        cdef size_t start = self.begin(writer, None)
+        cdef int passed = -1
+        cdef int status
+        acquire(self.lock)
+        try:
+            if not self.usable:
+                return None
+            self.finish(writer, start, OP_ATTACH, 0, 0, number)
+            self.stream.send_all(writer.data, writer.size, None)
+            status = self.stream.receive_passed(&passed)
+            if status == FRAME_READY:
+                status = self.stream.receive(True, NULL, False)
+            self.check(status, self.calls)
+            self.reader.feed(self.stream.body, self.stream.size, None, False)
+            where = self.reader.get()
+            self.stream.tidy()
+        except BaseException as error:
+            self.usable = False
+            self.interrupted = not isinstance(error, (OSError, EOFError))
+            if passed >= 0:
+                os.close(passed)
+            raise
+        finally:
+            PyThread_release_lock(self.lock)
+        if where is None or passed < 0:
+            if passed >= 0:
+                os.close(passed)
+            return None
+        return map_segment(number, passed, *where)
 
     cdef int send_alone(self, list due) except -1:
         """Send releases, if no call is under way; 1 if done.
@@ -680,6 +732,7 @@ cdef class ClientSession:
         """
         cdef Holding holding
         self.id = os.urandom(SESSION_ID_SIZE)
+        self.end_view()
         self.local = threading.local()
         self.channels = []
         self.orphan = None
@@ -698,6 +751,78 @@ cdef class ClientSession:
                 channel.renew_lock()
                 channel.abandon()
         self.reset()
+
+    def end_view(self):
+        """What proxies know of the arena is not to be relied on any more."""
+        if self.view is not None:
+            self.view.usable = False
+
+    cdef bint has_posted(self) except -1:
+        """Whether the calling thread has made one-way calls that may not have been served."""
+        cdef Channel channel = self.channel()
+        return channel.failed or isinstance(channel, FastChannel) and (<FastChannel>channel).posted
+
+    cdef uint64_t thread_number(self) except 0:
+        """The calling thread's, among those of this process that have had to do with the server."""
+        number = getattr(self.local, "number", None)
+        if number is None:
+            # 24 bits of it are sent: after 16 million threads it begins anew.
+            self.local.number = number = self.threads % ((1 << THREAD_BITS) - 1) + 1
+            self.threads += 1
+        return number
+
+    cdef uint64_t thread_owner(self) except 0:
+        """What the calling thread is to the server when it holds a slot."""
+        return self.view.owner | self.thread_number()
+
+    # -- the arena --------------------------------------------------------
+
+    cdef object locate(self, object ident, uint64_t handle):
+        """Ask where an object's cell is; its kind, segment, offset, size, and what else is known.
+
+        None where this process cannot have it.
+        """
+        cdef View view
+        cdef Segment segment
+        if self.is_stock() or not isinstance(self.channel(), FastChannel):
+            return None
+        view = self.view
+        if view.none:
+            return None
+        op, found = self.perform(OP_LOCATE, 0, ident, handle, None, None, None)
+        if found is False:
+            view.none = True
+        if op != OP_RETURN or not found:
+            return None
+        kind, number, offset, size, about = found
+        if view.alive is NULL:
+            self.segment(view, 0)
+        segment = self.segment(view, number)
+        if segment is None or not view.usable or view is not self.view:
+            return None
+        if offset > segment.size or segment.size - offset < size or offset % 8:
+            raise OSError(f"a cell of {size} bytes at {offset} does not lie in its segment")
+        return kind, segment, offset, size, about
+
+    cdef Segment segment(self, View view, object number):
+        """A segment, mapped now if it was not; None if that is impossible."""
+        cdef Segment segment = view.segment(number)
+        cdef Channel channel
+        if segment is None:
+            channel = self.channel()
+            try:
+                segment = (<FastChannel?>channel).attach(number)
+            except BaseException as error:
+                if not channel.usable:
+                    self.lose(channel, channel.interrupted)
+                if not isinstance(error, (OSError, MemoryError)):
+                    raise
+                util.info("the manager's arena cannot be mapped: %s", error)
+            if segment is None:
+                view.none = True
+            else:
+                view.keep(segment)
+        return segment
 
     # -- channels ---------------------------------------------------------
 
@@ -738,7 +863,8 @@ cdef class ClientSession:
 
     cdef Channel open_fast(self, object name):
         """A channel that speaks the fast dialect; None if the server does not."""
-        cdef Stream stream = connect(self.address, self.authkey, introduction(self.id, name))
+        cdef Stream stream = connect(
+            self.address, self.authkey, introduction(self.id, name, self.thread_number()))
         cdef FastChannel channel
         kind, answer = SERIALIZERS["pickle"][1](stream.recv_bytes())
         if kind != "#RETURN":
@@ -746,8 +872,11 @@ cdef class ClientSession:
             self.stock = True
             return None
         stream.fast = True
-        self.instance, resumed = answer
+        self.instance, resumed, number = answer
         channel = FastChannel(stream)
+        if not resumed or self.view is None or not self.view.usable:
+            self.end_view()
+            self.view = View(<uint64_t>number << THREAD_BITS, self.instance, self.view)
         self.adopt(channel)
         if not resumed and self.holdings:
             self.reclaim(channel)
@@ -1139,6 +1268,7 @@ cdef class ClientSession:
 
     cdef int disconnect(self) except -1:
         cdef Channel channel
+        self.end_view()
         for channel in [*self.channels, self.orphan]:
             if channel is not None:
                 channel.close()

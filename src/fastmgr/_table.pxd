@@ -23,6 +23,7 @@ cdef class Entry:
 
 cdef class Session:
     cdef readonly bytes id
+    cdef readonly uint64_t number         # as it holds things (see _arena.pxd); never used twice
     cdef readonly int connections
     cdef bint clean                       # the process ends in order
     cdef bint ended                       # nothing is held for it any more
@@ -41,6 +42,7 @@ cdef class Table:
     cdef object by_object                 # id(obj) -> Entry, weak: one object, one ident
     cdef dict sessions                    # session id -> Session
     cdef uint64_t next_handle
+    cdef uint64_t sessions_made
     cdef Recent recent[RECENT_ENTRIES]    # by the low bits of the handle
 
     cdef Entry find(self, object key)

@@ -27,12 +27,13 @@ import queue
 import threading
 from weakref import WeakValueDictionary
 
-from fastmgr import _park, shared
+from fastmgr import _numbers, _park, shared
 
 # Types whose methods run no code but their own, so the loop may run them, as
 # long as only values of known types were ever put into the object.
 cdef frozenset KNOWN_TYPES = frozenset((
-    dict, list, set, array.array, shared.Namespace, shared.Value,
+    dict, list, set, array.array, shared.Namespace, _numbers.Array, _numbers.Counter,
+    _numbers.Counters, _numbers.Value,
     type(iter({})), type(iter({}.values())), type(iter({}.items())), type(reversed({})),
     type(iter([])), type(reversed([])), type(iter(set())),
 ))
@@ -243,6 +244,8 @@ cdef class Table:
         cdef Session session = self.sessions.get(session_id)
         if session is None:
             session = Session(session_id)
+            self.sessions_made += 1
+            session.number = self.sessions_made
             self.sessions[session_id] = session
         session.connections += 1
         return session

@@ -75,6 +75,12 @@ def read_all(obj: Any) -> None:
             for value in unread:
                 replace(obj, None, value, value.load())
         return
+    if type(obj) is shared.Value:
+        while type(value := obj._other) is Opaque:
+            read = value.load()
+            if obj._other is value:
+                obj._other = read
+        return
     namespace = obj if type(obj) is dict else vars(obj)
     for key, value in list(namespace.items()):
         if type(value) is Opaque:

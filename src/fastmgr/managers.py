@@ -35,6 +35,8 @@ from fastmgr.proxies import (
     BasePoolProxy as BasePoolProxy,
     BaseProxy as BaseProxy,
     ConditionProxy as ConditionProxy,
+    CounterProxy as CounterProxy,
+    CountersProxy as CountersProxy,
     DictProxy as DictProxy,
     EventProxy as EventProxy,
     IteratorProxy as IteratorProxy,
@@ -132,6 +134,10 @@ class BaseManager:
     shutdown_timeout : float
         Seconds for the server to end when told to, before it is terminated, and
         as many again before it is killed.
+    arena : str, path or bool
+        A file in which the counters, values and arrays that have a name are kept, also after
+        the server has ended or was killed.  True for memory that ends with the server, False to
+        share none.
     """
 
     _registry: ClassVar[dict[str, tuple[Any, Any, Any, Any]]] = {}
@@ -148,6 +154,7 @@ class BaseManager:
         ctx: Any = None,
         *,
         shutdown_timeout: float = 1.0,
+        arena: str | os.PathLike[str] | bool = True,
     ) -> None:
         if authkey is None:
             authkey = process.current_process().authkey
@@ -160,6 +167,7 @@ class BaseManager:
         self._Client = stock_client(serializer)
         self._ctx = ctx or get_context()
         self._shutdown_timeout = shutdown_timeout
+        self._arena = arena if isinstance(arena, bool) else os.path.abspath(arena)
         self._process: Any = None
 
     @classmethod
@@ -206,7 +214,10 @@ class BaseManager:
             The manager has been started, connected or shut down.
         """
         self._require_initial()
-        return self._Server(self._registry, self._address, self._authkey, self._serializer)
+        server = self._Server(self._registry, self._address, self._authkey, self._serializer)
+        if self._arena is not True:
+            server.use_arena(self._arena)
+        return server
 
     def connect(self) -> None:
         """Connect to the server that runs at the manager's address.
@@ -248,6 +259,8 @@ class BaseManager:
             The manager has been started, connected or shut down.
         EOFError
             The process ended before it could serve; what it said is on stderr.
+        BlockingIOError, OSError, ValueError
+            The arena's file is another server's, cannot be opened, or is no such file.
         """
         self._require_initial()
         if initializer is not None and not callable(initializer):
@@ -264,13 +277,19 @@ class BaseManager:
                 initializer,
                 initargs,
             ),
+            # Only then: a user's `_run_server` may be one that knows nothing of it.
+            kwargs={} if self._arena is True else {"arena": self._arena},
         )
         ident = ":".join(str(i) for i in self._process._identity)
         self._process.name = f"{type(self).__name__}-{ident}"
         self._process.start()
         writer.close()
-        self._address = reader.recv()
+        answer = reader.recv()
         reader.close()
+        if isinstance(answer, Exception):
+            self._process.join()
+            raise answer
+        self._address = answer
         self._state.value = State.STARTED
         self.shutdown = util.Finalize(
             self,
@@ -296,11 +315,13 @@ class BaseManager:
         writer: Any,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        arena: str | bool = True,
     ) -> None:
         """Be the server's process."""
         run_server(
-            cls._Server, registry, address, authkey, serializer, writer, initializer, initargs
-        )
+            cls._Server, registry, address, authkey, serializer, writer, initializer, initargs,
+            arena,
+        )  # fmt: skip
 
     def _create(self, typeid: str, /, *args: Any, **kwds: Any) -> tuple[Token, tuple[str, ...]]:
         """Have the server make an object; return its token and the exposed names.
@@ -497,9 +518,22 @@ class SyncManager(BaseManager):
         def list(self, iterable: Iterable[Any] = (), /) -> ListProxy: ...
         def dict(self, *args: Any, **kwds: Any) -> DictProxy: ...
         def set(self, iterable: Iterable[Any] = (), /) -> SetProxy: ...
-        def Value(self, typecode: str, value: Any, lock: bool = True) -> ValueProxy: ...
-        def Array(self, typecode: str, sequence: Iterable[Any], lock: bool = True) -> Any: ...
+        def Value(
+            self, typecode: str, value: Any, lock: bool = True, *, name: str | None = None
+        ) -> ValueProxy: ...
+        def Array(
+            self,
+            typecode: str,
+            sequence: Iterable[Any],
+            lock: bool = True,
+            *,
+            name: str | None = None,
+        ) -> ArrayProxy: ...
         def Namespace(self, **kwds: Any) -> NamespaceProxy: ...
+        def Counter(self, initial: int = 0, *, name: str | None = None) -> CounterProxy: ...
+        def Counters(
+            self, names: Iterable[str] | int, *, name: str | None = None
+        ) -> CountersProxy: ...
 
 
 SyncManager.register("Queue", _park.Queue)
@@ -515,8 +549,10 @@ SyncManager.register("Pool", pool.Pool, PoolProxy)
 SyncManager.register("list", list, ListProxy)
 SyncManager.register("dict", dict, DictProxy)
 SyncManager.register("set", set, SetProxy)
-SyncManager.register("Value", Value, ValueProxy)
-SyncManager.register("Array", Array, ArrayProxy)
+SyncManager.register("Value", shared.make_value, ValueProxy)
+SyncManager.register("Array", shared.make_array, ArrayProxy)
+SyncManager.register("Counter", shared.make_counter, CounterProxy)
+SyncManager.register("Counters", shared.make_counters, CountersProxy)
 SyncManager.register("Namespace", Namespace, NamespaceProxy)
 # What methods of the above return.
 SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)

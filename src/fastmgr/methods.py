@@ -31,6 +31,8 @@ _NAMES = """
 
     apply apply_async map map_async imap imap_unordered starmap starmap_async terminate
     fromkeys
+
+    decr owner_died consistent snapshot as_dict
 """
 
 METHODS = tuple(_NAMES.split())

@@ -13,6 +13,7 @@ from multiprocessing.context import get_spawning_popen
 from typing import Any, ClassVar
 
 from fastmgr import _core
+from fastmgr._cells import ArrayCore, CounterCore, CountersCore, EventCore, LockCore, ValueCore
 from fastmgr._proxy import ClientSession, ProxyCore, authkeys
 from fastmgr.dialects.stock import Token, stock_client
 
@@ -25,6 +26,8 @@ __all__ = [
     "BasePoolProxy",
     "BaseProxy",
     "ConditionProxy",
+    "CounterProxy",
+    "CountersProxy",
     "DictProxy",
     "EventProxy",
     "IteratorProxy",
@@ -346,32 +349,21 @@ class IteratorProxy(BaseProxy):
         return self._callmethod("close", args)
 
 
-class AcquirerProxy(BaseProxy):
+class AcquirerProxy(LockCore, BaseProxy):
     """A proxy of a lock or semaphore."""
 
-    _exposed_: ClassVar[tuple[str, ...]] = ("acquire", "release", "locked")
-
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        args = (blocking,) if timeout is None else (blocking, timeout)
-        return self._callmethod("acquire", args)
-
-    def release(self) -> None:
-        return self._callmethod("release")
-
-    def locked(self) -> bool:
-        return self._callmethod("locked")
-
-    def __enter__(self) -> bool:
-        return self._callmethod("acquire")
-
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
-        return self._callmethod("release")
+    _exposed_: ClassVar[tuple[str, ...]] = (
+        "acquire", "release", "locked", "owner_died", "consistent",
+    )  # fmt: skip
 
 
 class ConditionProxy(AcquirerProxy):
     """A proxy of a condition variable."""
 
-    _exposed_ = ("acquire", "release", "locked", "wait", "notify", "notify_all")
+    _exposed_ = (
+        "acquire", "release", "locked", "owner_died", "consistent", "wait", "notify", "notify_all",
+    )  # fmt: skip
+    _has_cell = False  # its waiters are the server's in any case
 
     def wait(self, timeout: float | None = None) -> bool:
         return self._callmethod("wait", (timeout,))
@@ -393,13 +385,10 @@ class ConditionProxy(AcquirerProxy):
         return result
 
 
-class EventProxy(BaseProxy):
+class EventProxy(EventCore, BaseProxy):
     """A proxy of an event."""
 
     _exposed_ = ("is_set", "set", "clear", "wait")
-
-    def is_set(self) -> bool:
-        return self._callmethod("is_set")
 
     def set(self) -> None:
         return self._callmethod("set")
@@ -474,30 +463,10 @@ class NamespaceProxy(BaseProxy):
         return callmethod("__delattr__", (key,))
 
 
-class ValueProxy(BaseProxy):
+class ValueProxy(ValueCore, BaseProxy):
     """A proxy of a `Value`."""
 
     _exposed_ = ("get", "set", "incr", "exchange", "compare_exchange")
-
-    def incr(self, amount: Any = 1) -> Any:
-        """Add to the value in one step and return the sum."""
-        return self._callmethod("incr", (amount,))
-
-    def exchange(self, value: Any) -> Any:
-        """Set the value in one step and return what it was."""
-        return self._callmethod("exchange", (value,))
-
-    def compare_exchange(self, expected: Any, desired: Any) -> bool:
-        """Set the value in one step if it equals `expected`; return whether it did."""
-        return self._callmethod("compare_exchange", (expected, desired))
-
-    def get(self) -> Any:
-        return self._callmethod("get")
-
-    def set(self, value: Any) -> None:
-        return self._callmethod("set", (value,))
-
-    value = property(get, set)
 
     __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
@@ -602,7 +571,51 @@ class SetProxy(_BaseSetProxy):  # type: ignore[misc]
 
 collections.abc.MutableSet.register(_BaseSetProxy)
 
-ArrayProxy: Any = MakeProxyType("ArrayProxy", ("__len__", "__getitem__", "__setitem__"))
+
+class ArrayProxy(ArrayCore, BaseProxy):
+    """A proxy of an array.
+
+    Where the array is in memory that is shared with this process it is a buffer, too:
+    ``memoryview(proxy)`` and ``numpy.asarray(proxy)`` are writable views of the items.
+    """
+
+    _exposed_ = ("__len__", "__getitem__", "__setitem__", "incr")
+
+
+class CounterProxy(CounterCore, BaseProxy):
+    """A proxy of a counter: an integer of 64 bits."""
+
+    _exposed_ = ("incr", "decr", "get", "set", "exchange", "compare_exchange")
+
+    def __int__(self) -> int:
+        return self.get()
+
+    def __iadd__(self, amount: int) -> CounterProxy:
+        self.incr(amount)
+        return self
+
+    def __isub__(self, amount: int) -> CounterProxy:
+        self.decr(amount)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._shown()}, typeid {self._token.typeid!r}>"
+
+    def _shown(self) -> str:
+        try:
+            return str(self.get())
+        except Exception as error:
+            return f"whose value is not to be had ({type(error).__name__})"
+
+
+class CountersProxy(CountersCore, BaseProxy):
+    """A proxy of counters in a row: integers of 64 bits, by name or by index."""
+
+    _exposed_ = (
+        "incr", "decr", "exchange", "compare_exchange", "keys", "snapshot", "as_dict",
+        "__getitem__", "__setitem__", "__contains__", "__len__",
+    )  # fmt: skip
+
 
 BasePoolProxy: Any = MakeProxyType(
     "PoolProxy",

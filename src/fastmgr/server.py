@@ -14,9 +14,11 @@ from traceback import format_exc
 from typing import Any, ClassVar, NoReturn
 
 from fastmgr import _core
+from fastmgr._arena import Arena
 from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.stock import listener_client, uses_raw_sockets
 from fastmgr.dialects.transport import Listener
+from fastmgr.names import ArenaFile, Names
 from fastmgr.shared import is_locked
 from fastmgr.workers import Workers
 
@@ -189,6 +191,8 @@ class Server:
         #: The table needs no lock; users' hooks take this one.
         self.mutex = threading.Lock()
         self.stop_event = threading.Event()
+        self.arena: Arena | None = Arena()
+        self.names = Names()
         self._workers = Workers()
         self._engine: Any = None
         self._watches_parent = False
@@ -207,6 +211,24 @@ class Server:
             "create", "incref", "decref", "serve_client"
         )
 
+    def use_arena(self, arena: str | bool) -> None:
+        """Choose what is shared with clients on this host, before any is served.
+
+        Parameters
+        ----------
+        arena : str or bool
+            A file for what has a name, True for memory, False for nothing.
+
+        Raises
+        ------
+        BlockingIOError, OSError, ValueError
+            The file is another server's, cannot be opened, or is not such a file.
+        """
+        self.arena = Arena() if arena else None
+        if not isinstance(arena, bool):
+            assert self.arena is not None
+            self.names = Names(ArenaFile(arena, self.arena))
+
     # -- life -----------------------------------------------------------------
 
     def serve_forever(self) -> NoReturn:
@@ -214,7 +236,7 @@ class Server:
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
         raw = self._accepts_raw()
         engine = _core.Engine(
-            self, self.listener if raw else None, self._workers, self._offers_fast()
+            self, self.listener if raw else None, self._workers, self._offers_fast(), self.arena
         )
         self._engine = engine
         _engines.add(engine)
@@ -502,14 +524,24 @@ def run_server(
     writer: Any,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
+    arena: str | bool = True,
 ) -> NoReturn:
-    """Be a manager's process: create the server, report its address, serve."""
+    """Be a manager's process: create the server, report its address, serve.
+
+    Where the arena cannot be had the error is reported in the address's place.
+    """
     # Ctrl-C is for the program; it ends the manager when it is done with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if initializer is not None:
         initializer(*initargs)
     server = server_class(registry, address, authkey, serializer)
     server._watches_parent = True
+    if arena is not True:
+        try:
+            server.use_arena(arena)
+        except Exception as error:
+            writer.send(error)
+            sys.exit(1)
     writer.send(server.address)
     writer.close()
     util.info("manager serving at %r", server.address)

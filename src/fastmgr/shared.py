@@ -5,11 +5,24 @@ from __future__ import annotations
 import array
 import threading
 from collections.abc import Iterable
+from multiprocessing import process
 from typing import Any
 
-from fastmgr import _park
+from fastmgr import _numbers, _park
+from fastmgr._numbers import Value as Value
 
-__all__ = ["Array", "Barrier", "Condition", "Namespace", "Value", "is_locked"]
+__all__ = [
+    "Array",
+    "Barrier",
+    "Condition",
+    "Namespace",
+    "Value",
+    "is_locked",
+    "make_array",
+    "make_counter",
+    "make_counters",
+    "make_value",
+]
 
 
 _RLock = type(threading.RLock())
@@ -28,34 +41,6 @@ class Namespace:
             if not name.startswith("_")
         )
         return f"{type(self).__name__}({', '.join(shown)})"
-
-
-class Value:
-    """A holder of one object.
-
-    Parameters
-    ----------
-    typecode : str
-        Kept for the representation; any object may be stored.
-    value : object
-    lock : bool
-        Accepted and ignored, as in the stdlib: every call is atomic.
-    """
-
-    def __init__(self, typecode: str, value: Any, lock: bool = True) -> None:
-        self._typecode = typecode
-        self._value = value
-
-    def get(self) -> Any:
-        return self._value
-
-    def set(self, value: Any) -> None:
-        self._value = value
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._typecode!r}, {self._value!r})"
-
-    value = property(get, set)
 
 
 def Condition(lock: Any = None) -> Any:
@@ -91,3 +76,38 @@ def is_locked(obj: Any) -> bool:
 def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
     """Return an `array.array`; `lock` is accepted and ignored, as in the stdlib."""
     return array.array(typecode, sequence)
+
+
+# -- what a name may be given to -----------------------------------------------------
+
+
+def _named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
+    """Make an object; one that has a name only if the server has none of that name."""
+    if name is None:
+        return kind(*arguments)
+    server = getattr(process.current_process(), "_manager_server", None)
+    if server is None:
+        raise ValueError(f"name={name!r}: only a manager's server keeps objects by name")
+    return server.names.get(name, kind, arguments)
+
+
+def make_counter(initial: int = 0, *, name: str | None = None) -> Any:
+    """Return a counter, the one of that name if there is one."""
+    return _named(name, _numbers.Counter, (initial,))
+
+
+def make_counters(names: Any, *, name: str | None = None) -> Any:
+    """Return counters, those of that name if there are any."""
+    return _named(name, _numbers.Counters, (names,))
+
+
+def make_value(typecode: str, value: Any, lock: bool = True, *, name: str | None = None) -> Any:
+    """Return a value, the one of that name if there is one."""
+    return _named(name, _numbers.Value, (typecode, value))
+
+
+def make_array(
+    typecode: str, sequence: Iterable[Any], lock: bool = True, *, name: str | None = None
+) -> Any:
+    """Return an array, the one of that name if there is one."""
+    return _named(name, _numbers.Array, (typecode, sequence))

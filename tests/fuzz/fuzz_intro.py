@@ -28,10 +28,10 @@ def parse(data: bytes) -> list[bytes]:
 def introduced(frame: bytes) -> None:
     found = parse_introduction(frame)
     if found is not None:
-        session, name = found
+        session, name, thread = found
         assert len(session) == SESSION_ID_SIZE and isinstance(name, str)
-        again = parse_introduction(introduction(session, name))
-        assert again is not None and again[0] == session
+        again = parse_introduction(introduction(session, name, thread))
+        assert again is not None and (again[0], again[2]) == (session, thread)
         assert name.startswith(again[1].rstrip("\N{REPLACEMENT CHARACTER}"))
 
 

@@ -16,18 +16,18 @@ names = st.text(max_size=20) | st.text(min_size=150, max_size=400)
 
 
 @settings(max_examples=200)
-@given(ids, names)
-@example(ID, "")
-@example(ID, "x" * 200)
-@example(ID, "x" * 201)
-@example(ID, "é" * 150)
-@example(ID, "x" + "é" * 150)
-@example(ID, "Prozess-1|Fädchen 𝄞")
-def test_round_trip(session_id: bytes, name: str) -> None:
-    frame = introduction(session_id, name)
+@given(ids, names, st.integers(0, 2**24 - 1))
+@example(ID, "", 1)
+@example(ID, "x" * 200, 2**24 - 1)
+@example(ID, "x" * 201, 2**16)
+@example(ID, "é" * 150, 0)
+@example(ID, "x" + "é" * 150, 255)
+@example(ID, "Prozess-1|Fädchen 𝄞", 256)
+def test_round_trip(session_id: bytes, name: str, thread: int) -> None:
+    frame = introduction(session_id, name, thread)
     parsed = parse_introduction(frame)
     assert parsed is not None
-    assert parsed[0] == session_id
+    assert (parsed[0], parsed[2]) == (session_id, thread)
     encoded = name.encode("utf-8", "replace")
     if len(encoded) <= 200:
         assert parsed[1] == encoded.decode()
@@ -46,13 +46,13 @@ def test_is_a_stock_request(session_id: bytes, name: str) -> None:
     assert (ident, function, kwds) == (None, "#fastmgr", {})
     (payload,) = args
     assert payload[1 : 1 + SESSION_ID_SIZE] == session_id
-    assert payload[0] == 1
+    assert payload[0] == 2
     # A server reads it under the limit of the handshake that it comes with.
     assert len(frame) <= HANDSHAKE_LIMIT
 
 
 def test_lone_surrogates_in_a_name() -> None:
-    assert parse_introduction(introduction(ID, "a\udc80b")) == (ID, "a?b")
+    assert parse_introduction(introduction(ID, "a\udc80b")) == (ID, "a?b", 1)
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
@@ -71,8 +71,8 @@ def test_other_requests_are_none(request_: object, protocol: int) -> None:
 
 def test_another_version_is_another_request() -> None:
     frame = introduction(ID, "name")
-    at = frame.index(b"\x01" + ID)
-    assert parse_introduction(frame[:at] + b"\x02" + frame[at + 1 :]) is None
+    at = frame.index(b"\x02" + ID)
+    assert parse_introduction(frame[:at] + b"\x01" + frame[at + 1 :]) is None
 
 
 def test_truncated_introductions_are_none() -> None:
@@ -92,10 +92,11 @@ def test_mutations(data: st.DataObject) -> None:
         frame[at : at + length] = data.draw(st.binary(max_size=6))
     parsed = parse_introduction(bytes(frame))
     if parsed is not None:
-        session_id, name = parsed
+        session_id, name, thread = parsed
         assert type(session_id) is bytes
         assert len(session_id) == SESSION_ID_SIZE
         assert type(name) is str
+        assert 0 <= thread < 2**24
 
 
 @given(st.binary(max_size=300))

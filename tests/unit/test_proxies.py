@@ -533,15 +533,24 @@ def test_array(manager: UnitManager) -> None:
     assert shared[1:3] == array.array("i", [1, 2])
     assert shared[::-2] == array.array("i", [4, 2, 0])
     shared[0] = 9
-    shared[3:] = array.array("i", [7, 8, 9])
-    assert list(shared) == [9, 1, 2, 7, 8, 9]
-    assert str(shared) == "array('i', [9, 1, 2, 7, 8, 9])"
+    shared[3:] = array.array("i", [7, 8])
+    assert list(shared) == [9, 1, 2, 7, 8]
+    assert str(shared) == "array('i', [9, 1, 2, 7, 8])"
     with pytest.raises(OverflowError):
         shared[0] = 2**40
     with pytest.raises(TypeError):
         shared[0] = "x"
     with pytest.raises(IndexError):
         shared[99]
+
+
+def test_an_array_changes_its_length_until_it_is_mapped(manager: UnitManager) -> None:
+    shared = manager.Array("i", range(5))
+    shared[3:] = array.array("i", [7, 8, 9])
+    assert len(shared) == 6
+    with pytest.raises(BufferError, match="3 items for 2: .* cannot change its length"):
+        shared[4:] = array.array("i", [1, 2, 3])
+    assert shared[:] == array.array("i", [0, 1, 2, 7, 8, 9])
 
 
 def test_value(manager: UnitManager) -> None:

@@ -1,0 +1,328 @@
+# cython: auto_pickle=False
+"""Memory that the server and the clients on its host share.
+
+The server owns the memory, and alone decides what lies where: its books are in its own
+memory.  An object begins with a *cell* of its own that nobody else sees; when the first
+client on the host asks where it is, the cell moves into a *segment*, an anonymous piece
+of shared memory whose descriptor the client is given.  From then on both work on the
+cell by atomic steps, and so does the server for whoever cannot map it.
+
+What a client may write there is data: no pointer, length or offset in a segment is ever
+used.
+"""
+
+cimport cython
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from fastmgr._os cimport os_close
+
+import os
+from weakref import WeakValueDictionary
+
+cdef uint64_t LOCAL = <uint64_t>1 << 55
+cdef uint64_t OWNER = (<uint64_t>1 << 56) - 1
+cdef uint64_t CONTENDED = <uint64_t>1 << 63
+cdef uint64_t OWNER_DIED = <uint64_t>1 << 62
+
+cdef enum:
+    LINE = 64                    # bytes of a cache line: no two cells share one
+    PAGE = 4096
+    SEGMENT_SIZE = 1024 * 1024   # of untouched memory, which costs nothing
+    LARGE = 256 * 1024           # a cell of that size has a segment of its own
+    CONTROL_SIZE = PAGE
+
+
+@cython.final
+@cython.no_gc
+cdef class Segment:
+    """A piece of mapped memory, with its descriptor where it is to be passed on."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.at is not NULL:
+            fm_unmap(self.at, self.size)
+        if self.fd >= 0:
+            os_close(self.fd)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.at, <Py_ssize_t>self.size, 0, flags)
+
+    def forget_fd(self):
+        """Close the descriptor: it is not to be passed on."""
+        os_close(self.fd)
+        self.fd = -1
+
+
+cdef extern from "Python.h":
+    int PyBuffer_FillInfo(
+        Py_buffer *view, object exporter, void *buf, Py_ssize_t len, int readonly, int flags
+    ) except -1
+
+
+def map_segment(int number, int fd, size_t offset, size_t size, bint is_file):
+    """Map a part of a descriptor, which then belongs to the segment.
+
+    Raises
+    ------
+    OSError
+        It cannot be mapped.
+    """
+    cdef Segment segment = Segment()
+    segment.fd = fd
+    segment.number = number
+    segment.offset = offset
+    segment.size = size
+    segment.is_file = is_file
+    if not fm_segment_fits(fd, offset, size, is_file):
+        raise OSError(f"segment {number} of the manager's arena is not what it is said to be")
+    segment.at = fm_map(fd, offset, size)
+    if segment.at is NULL:
+        raise MemoryError(f"no room to map {size} bytes of the manager's arena")
+    return segment
+
+
+@cython.final
+cdef class Arena:
+    """What the server shares with clients on its host, and what of it is in use."""
+
+    def __init__(self):
+        self.segments = WeakValueDictionary()
+        self.shared = []
+        self.unused = {}
+
+    def open(self):
+        """Begin, on the thread whose life is the server's.
+
+        Raises
+        ------
+        OSError
+            There is no shared memory here.
+        """
+        if self.control is None:
+            self.control = self.new(CONTROL_SIZE)
+        fm_lifeline_tie(&self.line, <uint32_t *>self.control.at)
+        self.tied = True
+
+    def close(self):
+        """Tell the clients that it is over; on the thread that has called `open`."""
+        if self.tied:
+            self.tied = False
+            fm_lifeline_cut(&self.line, <uint32_t *>self.control.at)
+
+    def new(self, size_t size):
+        """Make an anonymous segment of that many bytes (OSError if that fails)."""
+        cdef int fd = fm_segment_new(size)
+        if fd < 0:
+            raise OSError(-fd, os.strerror(-fd))
+        return self.add(fd, 0, size, False)
+
+    def add_file(self, int fd, size_t offset, size_t size):
+        """Make a segment of a part of a file; the descriptor is copied."""
+        return self.add(os.dup(fd), offset, size, True)
+
+    cdef Segment add(self, int fd, size_t offset, size_t size, bint is_file):
+        cdef Segment segment = map_segment(self.made, fd, offset, size, is_file)
+        self.made += 1
+        self.segments[segment.number] = segment
+        return segment
+
+    cdef tuple take(self, size_t size):
+        """Find room for a cell: its segment, the offset there, and the bytes it takes."""
+        cdef Segment segment
+        cdef size_t offset
+        cdef list unused
+        size = _rounded(size)
+        if size >= LARGE:
+            return self.new((size + PAGE - 1) // PAGE * PAGE), 0, size
+        unused = self.unused.get(size)
+        if unused:
+            segment, offset = unused.pop()
+            return segment, offset, size
+        if self.shared:
+            segment = self.shared[len(self.shared) - 1]
+            if segment.size - segment.used >= size:
+                segment.used += size
+                return segment, segment.used - size, size
+        segment = self.new(SEGMENT_SIZE)
+        self.shared.append(segment)
+        segment.used = size
+        return segment, 0, size
+
+    cdef int give_back(self, Segment segment, size_t offset, size_t size) except -1:
+        """A cell is not in use any more; nothing of it is left for the next."""
+        size = _rounded(size)
+        if size < LARGE:
+            memset(segment.at + offset, 0, size)
+            self.unused.setdefault(size, []).append((segment, offset))
+        return 0
+
+
+cdef size_t _rounded(size_t size) noexcept:
+    """The bytes that a cell takes: lines, and above a page powers of two, to be found again."""
+    cdef size_t rounded
+    if size <= PAGE:
+        return (size + LINE - 1) // LINE * LINE
+    if size >= LARGE:
+        return size
+    rounded = PAGE
+    while rounded < size:
+        rounded *= 2
+    return rounded
+
+
+@cython.final
+@cython.no_gc
+cdef class Cell:
+    """The memory of one object.
+
+    Parameters
+    ----------
+    size : int
+        Bytes, which are zero at first.
+    """
+
+    def __cinit__(self, size_t size):
+        self.at = <char *>calloc(1, size if size else 1)
+        if self.at is NULL:
+            raise MemoryError(f"no memory for a cell of {size} bytes")
+        self.size = size
+
+    def __dealloc__(self):
+        if self.segment is None:
+            free(self.at)
+        elif self.arena is not None:
+            self.arena.give_back(self.segment, self.offset, self.size)
+
+    cpdef bint settle(self, Arena arena) except -1:
+        """Move to where clients can map it; False if the arena has no room.
+
+        Only to be called while nothing points into the cell.
+        """
+        cdef size_t offset
+        cdef Segment segment
+        if self.segment is not None:
+            return True
+        try:
+            segment, offset, _taken = arena.take(self.size)
+        except OSError:
+            return False
+        memcpy(segment.at + offset, self.at, self.size)
+        free(self.at)
+        self.at = segment.at + offset
+        self.segment = segment
+        self.offset = offset
+        self.arena = arena
+        return True
+
+    def lie_in(self, Segment segment, size_t offset):
+        """Be a part of a segment that is nobody's to take back: of a file."""
+        if offset > segment.size or segment.size - offset < self.size:
+            raise ValueError(
+                f"{self.size} bytes at {offset} do not lie in a segment of {segment.size}")
+        free(self.at)
+        self.at = segment.at + offset
+        self.segment = segment
+        self.offset = offset
+
+
+cdef class Celled:
+    """What may have its state in a cell."""
+
+    cdef bint settle(self, Arena arena) except -1:
+        """Move the state to where clients can map it; False where that cannot be."""
+        return self.cell is not None and self.cell.settle(arena)
+
+    cdef size_t state_size(self) except? 0:
+        """The bytes of the state."""
+        return self.cell.size
+
+    cdef bint fits(self, size_t size) except -1:
+        """Whether a state can have that size."""
+        return size == self.state_size()
+
+    cdef int lie_in(self, Cell cell, bint fresh) except -1:
+        """Have the state in a cell of that size: with `fresh` what it is now, else what is there."""
+        if fresh:
+            memcpy(cell.at, self.cell.at, cell.size)
+        self.cell = cell
+        return 0
+
+    cdef object about(self):
+        """What a client must know of it besides its kind and its cell; anything plain."""
+        return None
+
+
+# Functions, not methods: what a shared object's type has as a method can be called from afar.
+
+def state_size(Celled obj not None):
+    """Return the bytes of an object's state."""
+    return obj.state_size()
+
+
+def lie_at(Celled obj not None, Segment segment, size_t offset, size_t size, bint fresh):
+    """Have an object's state in a file: with `fresh` what it is now, else what is there.
+
+    Raises
+    ------
+    ValueError
+        The state has another size, or does not lie in the segment.
+    """
+    cdef Cell cell = Cell(size)
+    if not obj.fits(size):
+        raise ValueError(f"{size} bytes of state")
+    cell.lie_in(segment, offset)
+    obj.lie_in(cell, fresh)
+
+
+cdef uint64_t views = 0
+
+
+@cython.final
+cdef class View:
+    """What this process has mapped of one server's arena.
+
+    Parameters
+    ----------
+    owner : int
+        What this process is to the server when it holds a slot.
+    instance : bytes
+        The server's.
+    before : View or None
+        What the process had, perhaps before a fork: what is mapped stays mapped.
+    """
+
+    def __init__(self, uint64_t owner, instance, View before):
+        global views
+        views += 1
+        self.serial = views
+        self.owner = owner
+        self.instance = instance
+        self.usable = True
+        self.none = os.environ.get("FASTMGR_ARENA") == "off"
+        self.shared = {}
+        self.large = WeakValueDictionary()
+        if before is not None and before.instance == instance:
+            self.control = before.control
+            self.alive = before.alive
+            self.shared = before.shared
+            self.large = before.large
+
+    cdef int keep(self, Segment segment) except -1:
+        segment.forget_fd()
+        if segment.number == 0:
+            self.control = segment
+            self.alive = <const uint32_t *>segment.at
+        elif segment.size == SEGMENT_SIZE or segment.is_file:
+            self.shared[segment.number] = segment
+        else:
+            self.large[segment.number] = segment
+        return 0
+
+    def segment(self, number):
+        """The segment of that number, if it is mapped already."""
+        if number == 0:
+            return self.control
+        return self.shared.get(number) or self.large.get(number)

@@ -1,0 +1,538 @@
+# cython: auto_pickle=False
+"""Proxies that work on shared memory themselves.
+
+A proxy asks the server once where its object's cell is (`ClientSession.locate`).  From then
+on a call is one atomic step on that cell, made here, as long as the server lives and the
+process is in the session that holds the reference.  Whatever that does not cover goes the
+way of every call, `_callmethod`, and meets the same cell in the server.
+"""
+
+cimport cython
+
+from fastmgr._arena cimport (
+    CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK, KIND_NONE,
+    KIND_RLOCK, KIND_SEMAPHORE, KIND_VALUE, OWNER, OWNER_DIED, Segment, THREAD_BITS, View,
+    fm_clear_bits, fm_lives, fm_load, fm_owner_here, fm_replace, fm_set_owner_here, fm_store,
+    int64_t, uint64_t,
+)
+from fastmgr._numbers cimport (
+    Window, add_to_item, add_to_word, counter_add, counter_exchange, counter_get, counter_replace,
+    is_asked, value_of, window_on, word_of,
+)
+from fastmgr._proxy cimport ClientSession, ProxyCore, posting_channels
+
+import array
+import threading
+
+from fastmgr._numbers import needs_server
+
+cdef extern from "Python.h":
+    int PyIndex_Check(object number)
+
+cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
+
+
+cdef class CellCore(ProxyCore):
+    """What a proxy knows of its object's cell."""
+
+    _has_cell = True
+
+    cdef View view              # what the cell is mapped in; None before it was looked for
+    cdef char *cell             # in `segment`; NULL: there is none, or none known
+    cdef size_t size            # its bytes
+    cdef Segment segment
+    cdef int kind
+
+    cdef inline bint at_hand(self) except -1:
+        """Whether the cell is here to be worked on."""
+        if (
+            self.cell is not NULL and self.view.usable and fm_lives(self.view.alive)
+            and posting_channels == 0
+        ):
+            return True
+        return self.find()
+
+    cdef bint find(self) except -1:
+        """Look for the cell; not twice in vain in one session."""
+        cdef ClientSession session
+        cdef View view
+        if (
+            self._ref is None or not self._has_cell
+            or type(self)._callmethod is not ProxyCore._callmethod
+        ):
+            return False    # nothing keeps the cell ours; a user's proxy wants to see its calls
+        session = self._session()
+        if posting_channels and session.has_posted():
+            return False    # the calls of a thread are served in order
+        view = session.view
+        if view is not None:
+            if view.none or (view.alive is not NULL and not fm_lives(view.alive)):
+                return False    # the call will find out what has become of the server
+            if view is self.view and view.usable:
+                return self.cell is not NULL
+        self.cell = NULL
+        self.segment = None
+        found = session.locate(self._id, self._handle)
+        self.view = session.view
+        if found is None:
+            return False
+        kind, segment, offset, size, about = found
+        if not self.accepts(kind, size, about):
+            return False
+        self.kind = kind
+        self.size = size
+        self.segment = segment
+        self.cell = self.segment.at + <size_t>offset
+        return True
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        """Whether this is the kind of cell the proxy can work on."""
+        return False
+
+    def _close(self):
+        self.cell = NULL
+        self.view = None
+        self.segment = None
+        ProxyCore._close(self)
+
+
+cdef class CounterCore(CellCore):
+    """The compiled part of `CounterProxy`."""
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        return kind == KIND_COUNTER
+
+    def incr(self, amount=1):
+        """Add to the counter in one step and return the sum.
+
+        Raises
+        ------
+        OverflowError
+            The sum does not fit 64 bits; nothing has changed.
+        """
+        if self.at_hand():
+            return counter_add(<uint64_t *>self.cell, amount, False)
+        return self._callmethod("incr", (amount,))
+
+    def decr(self, amount=1):
+        """Subtract from the counter in one step and return the difference."""
+        if self.at_hand():
+            return counter_add(<uint64_t *>self.cell, amount, True)
+        return self._callmethod("decr", (amount,))
+
+    def get(self):
+        """Return the value."""
+        if self.at_hand():
+            return counter_get(<uint64_t *>self.cell)
+        return self._callmethod("get")
+
+    def set(self, value):
+        """Set the value."""
+        self.exchange(value)
+
+    def exchange(self, value):
+        """Set the value in one step and return what it was."""
+        if self.at_hand():
+            return counter_exchange(<uint64_t *>self.cell, value)
+        return self._callmethod("exchange", (value,))
+
+    def compare_exchange(self, expected, desired):
+        """Set the value in one step if it is `expected`; return whether it was set."""
+        if self.at_hand():
+            return counter_replace(<uint64_t *>self.cell, expected, desired)
+        return self._callmethod("compare_exchange", (expected, desired))
+
+    @property
+    def value(self):
+        """The value; to count use `incr`, which is one step."""
+        return self.get()
+
+    @value.setter
+    def value(self, value):
+        self.exchange(value)
+
+
+cdef class CountersCore(CellCore):
+    """The compiled part of `CountersProxy`."""
+
+    cdef tuple names
+    cdef dict indices
+    cdef Py_ssize_t length
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        if kind != KIND_COUNTERS:
+            return False
+        self.length = <Py_ssize_t>(size // sizeof(uint64_t))
+        self.names = about
+        if about is not None:
+            self.indices = {name: i for i, name in enumerate(about)}
+        return True
+
+    cdef uint64_t *at(self, key) except NULL:
+        cdef Py_ssize_t i
+        if self.names is not None:
+            return <uint64_t *>self.cell + <Py_ssize_t>self.indices[key]
+        i = key
+        if not -self.length <= i < self.length:
+            raise IndexError(f"there is no counter {i}: there are {self.length}")
+        return <uint64_t *>self.cell + (i if i >= 0 else i + self.length)
+
+    def incr(self, key, amount=1):
+        """Add to one of the counters in one step and return the sum.
+
+        Raises
+        ------
+        KeyError, IndexError
+            There is no such counter.
+        OverflowError
+            The sum does not fit 64 bits; nothing has changed.
+        """
+        if self.at_hand():
+            return counter_add(self.at(key), amount, False)
+        return self._callmethod("incr", (key, amount))
+
+    def decr(self, key, amount=1):
+        """Subtract from one of the counters in one step and return the difference."""
+        if self.at_hand():
+            return counter_add(self.at(key), amount, True)
+        return self._callmethod("decr", (key, amount))
+
+    def exchange(self, key, value):
+        """Set one of the counters in one step and return what it was."""
+        if self.at_hand():
+            return counter_exchange(self.at(key), value)
+        return self._callmethod("exchange", (key, value))
+
+    def compare_exchange(self, key, expected, desired):
+        """Set one of the counters in one step if it is `expected`; return whether it was set."""
+        if self.at_hand():
+            return counter_replace(self.at(key), expected, desired)
+        return self._callmethod("compare_exchange", (key, expected, desired))
+
+    def keys(self):
+        """Return the names, or the indices, in a list."""
+        if self.at_hand():
+            return list(range(self.length) if self.names is None else self.names)
+        return self._callmethod("keys")
+
+    def snapshot(self):
+        """Return the values of all in a list; each is read in one step, one after the other."""
+        cdef Py_ssize_t i
+        if self.at_hand():
+            return [counter_get(<uint64_t *>self.cell + i) for i in range(self.length)]
+        return self._callmethod("snapshot")
+
+    def as_dict(self):
+        """Return the values of all by name, or by index."""
+        return dict(zip(self.keys(), self.snapshot()))
+
+    def __getitem__(self, key):
+        if self.at_hand():
+            return counter_get(self.at(key))
+        return self._callmethod("__getitem__", (key,))
+
+    def __setitem__(self, key, value):
+        if self.at_hand():
+            counter_exchange(self.at(key), value)
+        else:
+            self._callmethod("__setitem__", (key, value))
+
+    def __contains__(self, key):
+        return self._callmethod("__contains__", (key,))
+
+    def __len__(self):
+        if self.at_hand():
+            return self.length
+        return self._callmethod("__len__")
+
+    def __iter__(self):
+        return iter(self.keys())
+
+
+cdef class ValueCore(CellCore):
+    """The compiled part of `ValueProxy`."""
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        return kind == KIND_VALUE
+
+    def get(self):
+        """Return the value."""
+        cdef uint64_t word
+        if self.at_hand():
+            word = fm_load(<uint64_t *>self.cell)
+            if not is_asked(word):
+                return value_of(word)
+        return self._callmethod("get")
+
+    cdef bint swap(self, value, uint64_t *before) except -1:
+        """Replace what is there, if neither it nor `value` needs the server."""
+        cdef uint64_t after
+        if not self.at_hand() or not word_of(value, &after):
+            return False
+        before[0] = fm_load(<uint64_t *>self.cell)
+        while not is_asked(before[0]):
+            if fm_replace(<uint64_t *>self.cell, before, after):
+                return True
+        return False
+
+    def set(self, value):
+        """Set the value."""
+        cdef uint64_t before
+        if not self.swap(value, &before):
+            self._callmethod("set", (value,))
+
+    def exchange(self, value):
+        """Set the value in one step and return what it was."""
+        cdef uint64_t before
+        if self.swap(value, &before):
+            return value_of(before)
+        return self._callmethod("exchange", (value,))
+
+    def incr(self, amount=1):
+        """Add to the value in one step and return the sum."""
+        if (type(amount) is int or type(amount) is float) and self.at_hand():
+            try:
+                total = add_to_word(<uint64_t *>self.cell, amount)
+            except Exception:
+                pass        # the server says what is wrong
+            else:
+                if not needs_server(total):
+                    return total
+        return self._callmethod("incr", (amount,))
+
+    def compare_exchange(self, expected, desired):
+        """Set the value in one step if it equals `expected`; return whether it did."""
+        cdef uint64_t before, after
+        if word_of(expected, &before) and word_of(desired, &after) and self.at_hand():
+            before = fm_load(<uint64_t *>self.cell)
+            while not is_asked(before):
+                if value_of(before) != expected:
+                    return False
+                if fm_replace(<uint64_t *>self.cell, &before, after):
+                    return True
+        return self._callmethod("compare_exchange", (expected, desired))
+
+    value = property(get, set)
+
+
+cdef class ArrayCore(CellCore):
+    """The compiled part of `ArrayProxy`."""
+
+    cdef object typecode
+    cdef object items           # memoryview of the cell
+    cdef object items_of        # the View it is of
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        if kind != KIND_ARRAY:
+            return False
+        self.typecode = about
+        return True
+
+    cdef bint mapped(self) except -1:
+        if not self.at_hand():
+            return False
+        if self.items_of is not self.view:
+            # A view of the items, numpy's for example, may outlive the proxy: it holds a reference
+            # of its own, so that the server leaves the memory to it.
+            self.items = memoryview(window_on(
+                self.cell, self.size, self.typecode, (self.segment, self._ref)))
+            self.items_of = self.view
+        return True
+
+    def _close(self):
+        self.items = self.items_of = None
+        CellCore._close(self)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        if not self.mapped():
+            raise BufferError(
+                "the array is not in memory that this process shares with the manager: read it "
+                "with proxy[:]"
+            )
+        PyObject_GetBuffer(self.items, buffer, flags)
+
+    def __len__(self):
+        if self.mapped():
+            return len(self.items)
+        return self._callmethod("__len__")
+
+    def __getitem__(self, key):
+        if self.mapped():
+            try:
+                if type(key) is slice:
+                    return array.array(self.typecode, self.items[key].tobytes())
+                return self.items[key]
+            except Exception:
+                pass        # the server says what is wrong
+        return self._callmethod("__getitem__", (key,))
+
+    def __setitem__(self, key, value):
+        if type(key) is not slice and self.mapped():
+            try:
+                self.items[key] = value
+                return
+            except Exception:
+                pass
+        self._callmethod("__setitem__", (key, value))
+
+    def incr(self, key, amount=1):
+        """Add to an item of an array of integers in one step and return the sum.
+
+        Raises
+        ------
+        OverflowError
+            The sum does not fit the item; nothing has changed.
+        TypeError
+            The array is one of floats.
+        """
+        cdef Py_ssize_t at, length
+        if type(key) is int and self.mapped():
+            length = len(self.items)
+            if -length <= key < length:
+                at = key
+                if at < 0:
+                    at += length
+                return add_to_item(
+                    self.cell + at * <Py_ssize_t>self.items.itemsize, self.typecode, amount)
+        return self._callmethod("incr", (key, amount))
+
+
+cdef extern from "Python.h":
+    int PyObject_GetBuffer(object exporter, Py_buffer *view, int flags) except -1
+
+
+cdef class EventCore(CellCore):
+    """The compiled part of `EventProxy`."""
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        return kind == KIND_EVENT
+
+    def is_set(self):
+        """Whether the event is set."""
+        if self.at_hand():
+            return fm_load(<uint64_t *>self.cell) != 0
+        return self._callmethod("is_set")
+
+
+cdef class LockCore(CellCore):
+    """The compiled part of `AcquirerProxy`.
+
+    A slot that is free, or that nobody waits for, changes hands by an atomic step; where
+    somebody waits the slot says so, and the server hands it on in order.
+    """
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        return KIND_LOCK <= kind <= KIND_SEMAPHORE
+
+    cdef bint take(self) except -1:
+        """Take what is free."""
+        cdef uint64_t *slot = <uint64_t *>self.cell
+        cdef uint64_t word, owner
+        cdef size_t i
+        if self.kind == KIND_SEMAPHORE:
+            for i in range(self.size // sizeof(uint64_t)):
+                word = fm_load(slot + i)
+                if word & OWNER == 0 and fm_replace(slot + i, &word, word | self.view.owner):
+                    return True
+            return False
+        owner = self.view.owner if self.kind == KIND_LOCK else self.this_thread()
+        word = fm_load(slot)
+        if word & OWNER == 0:
+            if not fm_replace(slot, &word, word | owner):
+                return False
+            if self.kind == KIND_RLOCK:
+                fm_store(slot + 1, 1)
+            return True
+        if self.kind == KIND_RLOCK and word & OWNER == owner:
+            fm_store(slot + 1, fm_load(slot + 1) + 1)
+            return True
+        return False
+
+    cdef bint free(self) except -1:
+        """Give back what nobody waits for; what is not ours to give back is the server's matter."""
+        cdef uint64_t *slot = <uint64_t *>self.cell
+        cdef uint64_t word
+        cdef size_t i
+        if self.kind == KIND_SEMAPHORE:
+            for i in range(self.size // sizeof(uint64_t)):
+                word = fm_load(slot + i)
+                if (
+                    (word & OWNER) >> THREAD_BITS == self.view.owner >> THREAD_BITS
+                    and not word & CONTENDED and fm_replace(slot + i, &word, word & OWNER_DIED)
+                ):
+                    return True
+            return False
+        word = fm_load(slot)
+        if word & OWNER == 0:
+            return False
+        if self.kind == KIND_RLOCK:
+            if word & OWNER != self.this_thread():
+                return False
+            if fm_load(slot + 1) > 1:
+                fm_store(slot + 1, fm_load(slot + 1) - 1)
+                return True
+        return not word & CONTENDED and fm_replace(slot, &word, word & OWNER_DIED)
+
+    cdef uint64_t this_thread(self) except 0:
+        cdef uint64_t owner = fm_owner_here(self.view.serial)
+        if owner == 0:
+            owner = self._session().thread_owner()
+            fm_set_owner_here(self.view.serial, owner)
+        return owner
+
+    def acquire(self, blocking=True, timeout=None):
+        """Take the lock, or one of the permits, and return whether that was done.
+
+        Parameters
+        ----------
+        blocking : bool
+            Whether to wait for it.
+        timeout : float, optional
+            How long to wait, in seconds.
+        """
+        if (timeout is None or (blocking and 0 <= timeout <= TIMEOUT_MAX)) and self.at_hand():
+            if self.take():
+                return True
+            if not blocking and self.kind != KIND_SEMAPHORE:
+                return False
+        return self._callmethod(
+            "acquire", (blocking,) if timeout is None else (blocking, timeout))
+
+    def release(self):
+        """Give it back."""
+        if self.at_hand() and self.free():
+            return
+        self._callmethod("release")
+
+    def locked(self):
+        """Whether it is held, or all of the permits are."""
+        if self.at_hand() and self.kind != KIND_SEMAPHORE:
+            return fm_load(<uint64_t *>self.cell) & OWNER != 0
+        return self._callmethod("locked")
+
+    def __enter__(self):
+        if self.at_hand() and self.take():
+            return True
+        return self._callmethod("acquire")
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        if not (self.at_hand() and self.free()):
+            self._callmethod("release")
+
+    @property
+    def owner_died(self):
+        """Whether a process was killed while it held this, and nobody has said `consistent` since.
+
+        What a lock guards may then be half changed; whoever holds the lock can look.
+        """
+        cdef size_t i
+        if not self.at_hand():
+            return self._callmethod("owner_died")
+        for i in range(self.size // sizeof(uint64_t) if self.kind == KIND_SEMAPHORE else 1):
+            if fm_load(<uint64_t *>self.cell + i) & OWNER_DIED:
+                return True
+        return False
+
+    def consistent(self):
+        """Say that what the lock guards is in order: `owner_died` is false from here on."""
+        self._callmethod("consistent")

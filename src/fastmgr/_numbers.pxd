@@ -1,0 +1,30 @@
+"""Shared numbers: what the server holds, and the steps that its clients make themselves."""
+
+from fastmgr._arena cimport Cell, Celled, int64_t, uint64_t
+
+# 0 where `number` is no int that fits; an error is set only where it is no int at all.
+cdef bint as_int64(object number, int64_t *value) except -1
+
+# A Value's word. 0 where the object has none.
+cdef bint word_of(object value, uint64_t *word) except -1
+cdef bint is_asked(uint64_t word) noexcept
+cdef object value_of(uint64_t word)
+cdef object add_to_word(uint64_t *word, object amount)
+
+cdef object counter_add(uint64_t *word, object amount, bint negative)
+cdef object counter_get(const uint64_t *word)
+cdef object counter_exchange(uint64_t *word, object value)
+cdef object counter_replace(uint64_t *word, object expected, object desired)
+
+# The typecodes whose items clients may reach, and how they add to one; b"" for none.
+cdef bint is_plain_code(object typecode) noexcept
+cdef object add_to_item(char *at, object typecode, object amount)
+
+cdef Window window_on(char *at, size_t size, object typecode, object owners)
+
+cdef class Window:
+    cdef char *at                # in what `owners` keeps
+    cdef Py_ssize_t shape[1]
+    cdef Py_ssize_t strides[1]
+    cdef bytes format
+    cdef object owners
