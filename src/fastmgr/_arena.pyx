@@ -244,7 +244,7 @@ cdef class Celled:
         return size == self.state_size()
 
     cdef int lie_in(self, Cell cell, bint fresh) except -1:
-        """Have the state in a cell of that size: with `fresh` what it is now, else what is there."""
+        """Have the state in a cell: with `fresh` what it is now, else what is there."""
         if fresh:
             memcpy(cell.at, self.cell.at, cell.size)
         self.cell = cell

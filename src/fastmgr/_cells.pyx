@@ -7,16 +7,13 @@ process is in the session that holds the reference.  Whatever that does not cove
 way of every call, `_callmethod`, and meets the same cell in the server.
 """
 
-cimport cython
-
 from fastmgr._arena cimport (
-    CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK, KIND_NONE,
+    CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK,
     KIND_RLOCK, KIND_SEMAPHORE, KIND_VALUE, OWNER, OWNER_DIED, Segment, THREAD_BITS, View,
-    fm_clear_bits, fm_lives, fm_load, fm_owner_here, fm_replace, fm_set_owner_here, fm_store,
-    int64_t, uint64_t,
+    fm_lives, fm_load, fm_owner_here, fm_replace, fm_set_owner_here, fm_store, uint64_t,
 )
 from fastmgr._numbers cimport (
-    Window, add_to_item, add_to_word, counter_add, counter_exchange, counter_get, counter_replace,
+    add_to_item, add_to_word, counter_add, counter_exchange, counter_get, counter_replace,
     is_asked, value_of, window_on, word_of,
 )
 from fastmgr._proxy cimport ClientSession, ProxyCore, posting_channels
@@ -515,7 +512,7 @@ cdef class LockCore(CellCore):
             return True
         return self._callmethod("acquire")
 
-    def __exit__(self, exc_type, exc_value, traceback):
+    def __exit__(self, exc_type, exc_val, exc_tb):
         if not (self.at_hand() and self.free()):
             self._callmethod("release")
 

@@ -1,5 +1,6 @@
 from typing import Any, final
 
+from fastmgr._arena import Arena
 from fastmgr._loop import Conn, Loop
 from fastmgr._table import Entry, Table
 
@@ -16,7 +17,14 @@ def create(
 class Engine(Loop):
     table: Table
     disposing: int
-    def __init__(self, server: Any, listener: Any, workers: Any, offers_fast: bool) -> None: ...
+    def __init__(
+        self,
+        server: Any,
+        listener: Any,
+        workers: Any,
+        offers_fast: bool,
+        arena: Arena | None = None,
+    ) -> None: ...
     def dispose_now(self, dead: list[Entry]) -> None: ...
     def work(self, conn: Conn) -> bool: ...
     def call(

@@ -2,9 +2,10 @@ from collections.abc import Callable
 from typing import Any, final
 
 from fastmgr._frame import Stream
+from fastmgr._park import Owner
 
 @final
-class Conn:
+class Conn(Owner):
     stream: Stream
     name: str
     introduced: bool

@@ -2,22 +2,31 @@ import threading
 from collections.abc import Callable
 from typing import Any, final
 
+from fastmgr._arena import Celled
+
 here: threading.local
+
+class Owner:
+    number: int
 
 @final
 class Waiter:
-    owner: Any
+    owner: Owner
     deadline: float
     finished: bool
     failed: bool
     value: Any
     def __init__(
-        self, owner: Any, sink: Callable[[Waiter], object] | None = None, fd: int = -1
+        self, owner: Owner, sink: Callable[[Waiter], object] | None = None, fd: int = -1
     ) -> None: ...
 
-class Primitive: ...
+class Primitive(Celled): ...
 
-class Lock(Primitive):
+class Slots(Primitive):
+    def owner_died(self) -> bool: ...
+    def consistent(self) -> None: ...
+
+class Lock(Slots):
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
     def locked(self) -> bool: ...
@@ -32,7 +41,7 @@ class Condition(RLock):
     def notify(self, n: int = 1) -> None: ...
     def notify_all(self) -> None: ...
 
-class Semaphore(Primitive):
+class Semaphore(Slots):
     def __init__(self, value: int = 1) -> None: ...
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
     def release(self, n: int = 1) -> None: ...

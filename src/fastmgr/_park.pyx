@@ -19,8 +19,7 @@ cimport cython
 
 from fastmgr._arena cimport (
     CONTENDED, KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, LOCAL, OWNER,
-    OWNER_DIED, THREAD_BITS, Arena, Cell, Celled, fm_clear_bits, fm_exchange, fm_load, fm_replace,
-    fm_store,
+    OWNER_DIED, THREAD_BITS, Cell, Celled, fm_clear_bits, fm_load, fm_replace, fm_store,
 )
 from fastmgr._os cimport fm_hung_up
 
@@ -280,7 +279,7 @@ cdef class Slots(Primitive):
         return False
 
     cdef bint hand_on(self, size_t i, uint64_t holder, uint64_t died) except -1:
-        """Give a slot to the first in the queue, or leave it free; False if `holder` has not got it.
+        """Give a slot to the first in the queue, or leave it free; False if not `holder` has it.
 
         Where there is a queue the slot is contended, and its holder cannot let go of it meanwhile.
         """
@@ -314,7 +313,7 @@ cdef class Slots(Primitive):
         return 0
 
     def owner_died(self):
-        """Whether a client was killed while it held this, and nobody has said `consistent` since."""
+        """Whether a client was killed while it held this; false again after `consistent`."""
         cdef size_t i
         for i in range(self.slots):
             if fm_load(self.slot(i)) & OWNER_DIED:
@@ -608,7 +607,9 @@ cdef class Semaphore(Slots):
             raise OverflowError(f"release({n}): the semaphore's counter cannot be so high")
         cdef uint64_t owner = current_owner().number
         # Not a step for each permit: n may be large, and others are waiting to be served.
-        while left and (self.waiting or self.held or self.value() < self.spare + <Py_ssize_t>self.slots):
+        while left and (
+            self.waiting or self.held or self.value() < self.spare + <Py_ssize_t>self.slots
+        ):
             self.give_back(owner)
             left -= 1
         self.spare += left

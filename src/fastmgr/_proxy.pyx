@@ -26,8 +26,8 @@ from fastmgr._arena cimport THREAD_BITS, Segment, View
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FLAG_SEGMENTS,
     FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE,
-    OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
-    OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
+    OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN,
+    OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
 )
 from fastmgr._os cimport (
     MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_send, uint8_t, uint16_t, uint32_t, uint64_t,

@@ -548,7 +548,7 @@ def test_an_array_changes_its_length_until_it_is_mapped(manager: UnitManager) ->
     shared = manager.Array("i", range(5))
     shared[3:] = array.array("i", [7, 8, 9])
     assert len(shared) == 6
-    with pytest.raises(BufferError, match="3 items for 2: .* cannot change its length"):
+    with pytest.raises(BufferError, match=r"3 items for 2: .* cannot change its length"):
         shared[4:] = array.array("i", [1, 2, 3])
     assert shared[:] == array.array("i", [0, 1, 2, 7, 8, 9])
 

@@ -722,7 +722,7 @@ def test_goodbye(peer: FastPeer, raw_manager: RawManager) -> None:
     poll(lambda: peer.control("number_of_objects").payload == 0, "its list is gone")
 
 
-@pytest.mark.parametrize("op", [0, 7, 15, OP_RETURN, OP_PROXY, 255])
+@pytest.mark.parametrize("op", [0, 9, 15, OP_RETURN, OP_PROXY, 255])
 def test_unknown_operation(peer: FastPeer, raw_manager: RawManager, op: int) -> None:
     for worker in (False, True):
         with FastPeer(raw_manager.address) as other:
@@ -842,7 +842,7 @@ bodies = st.one_of(
 # An anonymous reference would stay, as it should.
 flags = st.integers(0, 255).map(lambda bits: bits & ~ANONYMOUS)
 garbage = st.lists(
-    st.tuples(st.sampled_from(range(1, 8)), bodies, st.booleans(), flags),
+    st.tuples(st.sampled_from(range(1, 10)), bodies, st.booleans(), flags),
     min_size=1,
     max_size=4,
 )
@@ -864,7 +864,7 @@ def test_garbage_hurts_nobody(
         with contextlib.suppress(EOFError, ConnectionError):
             for op, body, real, flags in said:
                 call = bad.send(op, body, handle if real else 5, flags)
-                expects_reply = op not in (OP_RELEASE, OP_GOODBYE, 7)
+                expects_reply = op not in (OP_RELEASE, OP_GOODBYE, 9)
                 if expects_reply and not (op == OP_CALL and flags & ONEWAY):
                     assert bad.recv_reply().call == call
             call = bad.send(OP_CONTROL, b"".join(map(_wire.dumps, ("dummy", (), None))))

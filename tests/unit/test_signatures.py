@@ -24,6 +24,15 @@ DIFFERENT_SIGNATURES = {
     "BaseProxy._decref",
     # The stdlib's default is one list that all trackers share; later versions have None, too.
     "_SharedMemoryTracker.__init__",
+    # A file, or none, for what is shared by memory.
+    "BaseManager.__init__",
+    "BaseManager._run_server",
+    # Special methods of compiled classes do not show their parameters' names.
+    "ArrayProxy.__getitem__",
+    "ArrayProxy.__len__",
+    "ArrayProxy.__setitem__",
+    "Value.__init__",
+    "Value.__repr__",
 }
 
 
