@@ -163,7 +163,7 @@ typedef union {
 } fm_control;
 
 /* Send bytes with a descriptor beside the first of them. */
-static inline ssize_t fm_send_fd(int fd, const void *from, size_t size, int passed) {
+static inline ssize_t fm_send_fd(int fd, const void *from, size_t size, int passed, int flags) {
     struct iovec part = {(void *)(uintptr_t)from, size};
     fm_control control;
     struct msghdr message;
@@ -178,7 +178,7 @@ static inline ssize_t fm_send_fd(int fd, const void *from, size_t size, int pass
     head->cmsg_type = SCM_RIGHTS;
     head->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(head), &passed, sizeof passed);
-    ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
+    ssize_t n = sendmsg(fd, &message, flags | MSG_NOSIGNAL);
     return n < 0 ? -(ssize_t)errno : n;
 }
 

@@ -25,7 +25,7 @@ cdef extern from "_arena.h" nogil:
     void fm_unmap(char *at, size_t size)
 
     int fm_is_unix(int fd)
-    ssize_t fm_send_fd(int fd, const void *source, size_t size, int passed)
+    ssize_t fm_send_fd(int fd, const void *source, size_t size, int passed, int flags)
     ssize_t fm_recv_fd(int fd, void *into, size_t room, int *passed)
 
     ctypedef struct fm_lifeline:

@@ -37,7 +37,7 @@ cdef class Engine(Loop):
     cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1
     cdef int serve_incref(self, Conn conn, Writer writer, bint on_loop) except -1
     cdef int serve_locate(self, Conn conn, Writer writer, bint on_loop) except -1
-    cdef int serve_attach(self, Conn conn, Writer writer) except -1
+    cdef int serve_attach(self, Conn conn, Writer writer, bint on_loop) except -1
     cdef int serve_release(self, Conn conn, bint on_loop) except -1
     cdef int work_fast(self, Conn conn) except -1
     cdef int work_stock(self, Conn conn) except -1

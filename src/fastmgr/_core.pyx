@@ -583,7 +583,7 @@ cdef class Engine(Loop):
         if op == OP_LOCATE:
             return self.serve_locate(conn, writer, on_loop)
         if op == OP_ATTACH:
-            return HAND_OFF if on_loop else self.serve_attach(conn, writer)
+            return self.serve_attach(conn, writer, on_loop)
         conn.in_transit = None
         if op == OP_CREATE:
             return self.serve_create(conn, reader, writer, on_loop)
@@ -861,15 +861,20 @@ cdef class Engine(Loop):
                     obj.kind, obj.cell.segment.number, obj.cell.offset, obj.cell.size, obj.about())
         return self.reply(conn, writer, OP_RETURN, 0, payload, on_loop)
 
-    cdef int serve_attach(self, Conn conn, Writer writer) except -1:
+    cdef int serve_attach(self, Conn conn, Writer writer, bint on_loop) except -1:
         """Pass a segment's descriptor to a client on this host."""
         cdef Segment segment = None
         cdef Header header
         if self.arena is not None and fm_is_unix(conn.stream.fd):
             segment = self.arena.segments.get(conn.stream.header.handle)
         if segment is None:
-            return self.reply(conn, writer, OP_RETURN, 0, None, False)
-        self.flush_replies(conn, writer)
+            return self.reply(conn, writer, OP_RETURN, 0, None, on_loop)
+        if on_loop:
+            self.on_drained(conn)
+        else:
+            self.flush_replies(conn, writer)
+        if conn.closed or conn.stream.unsent is not None:
+            return CLOSE        # who asks for a segment waits for nothing else
         writer.grow(HEADER_SIZE)
         writer.size = HEADER_SIZE
         writer.segmented = False
@@ -878,9 +883,9 @@ cdef class Engine(Loop):
         header.call = conn.stream.header.call
         header.op = OP_RETURN
         seal(writer, HEADER_SIZE, &header)
-        conn.stream.send_passing(writer.data, writer.size, segment.fd)
+        whole = conn.stream.send_passing(writer.data, writer.size, segment.fd)
         writer.reset()
-        return KEEP
+        return KEEP if whole else CLOSE
 
     cdef int serve_release(self, Conn conn, bint on_loop) except -1:
         cdef size_t count = conn.stream.size // (2 * sizeof(uint64_t))

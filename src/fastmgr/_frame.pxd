@@ -98,5 +98,5 @@ cdef class Stream:
     cdef int flush_now(self) except -9
     cdef int _wait_for_room(self) except -1
     cdef int send_all(self, const char *source, size_t size, list segments) except -1
-    cdef int send_passing(self, const char *source, size_t size, int passed) except -1
+    cdef bint send_passing(self, const char *source, size_t size, int passed) noexcept
     cdef void close_fd(self) noexcept

@@ -332,17 +332,9 @@ cdef class Stream:
                 raise OSError(-n, os.strerror(-n))
             PyErr_CheckSignals()
 
-    cdef int send_passing(self, const char *source, size_t size, int passed) except -1:
-        """Send a small frame with a descriptor; waits."""
-        cdef ssize_t n
-        while True:
-            with nogil:
-                n = fm_send_fd(self.fd, source, size, passed)
-            if n >= 0:
-                return self.send_all(source + n, size - <size_t>n, None)
-            if -n != EINTR:
-                raise OSError(-n, os.strerror(-n))
-            PyErr_CheckSignals()
+    cdef bint send_passing(self, const char *source, size_t size, int passed) noexcept:
+        """Send a small frame with a descriptor, to who is waiting for it: False where that fails."""
+        return fm_send_fd(self.fd, source, size, passed, MSG_DONTWAIT) == <ssize_t>size
 
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9:
         """Wait for a whole frame; where a spinner is given, not by sleeping at once.
