@@ -16,7 +16,7 @@ PYTHON_H = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop build demo test test-all bench lint debug asan fuzz fuzz-tools clean
+.PHONY: help develop build demo test test-all soak bench lint debug asan fuzz fuzz-tools clean
 .PHONY: style types cython-style workflows warnings
 
 help:  ## list the targets
@@ -47,6 +47,10 @@ demo: build  ## see it work
 
 test: build  ## the test suite
 	$(PY) -m pytest $(ARGS)
+
+soak: build  ## a thousand kills, and a minute of everything at once
+	FASTMGR_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest --timeout=1800 $(ARGS) \
+	    tests/faults/test_faults_arena.py tests/faults/test_faults_mixed.py
 
 test-all: build  ## CPython's own manager tests, with every interpreter found
 	$(PY) tests/conformance/runner.py --all

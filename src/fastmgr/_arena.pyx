@@ -92,6 +92,7 @@ cdef class Arena:
         self.segments = WeakValueDictionary()
         self.shared = []
         self.unused = {}
+        self.made = 1       # the control segment's number is 0, whenever it is made
 
     def open(self):
         """Begin, on the thread whose life is the server's.
@@ -102,7 +103,8 @@ cdef class Arena:
             There is no shared memory here.
         """
         if self.control is None:
-            self.control = self.new(CONTROL_SIZE)
+            self.control = map_segment(0, _new_segment(CONTROL_SIZE), 0, CONTROL_SIZE, False)
+            self.segments[0] = self.control
         fm_lifeline_tie(&self.line, <uint32_t *>self.control.at)
         self.tied = True
 
@@ -114,10 +116,7 @@ cdef class Arena:
 
     def new(self, size_t size):
         """Make an anonymous segment of that many bytes (OSError if that fails)."""
-        cdef int fd = fm_segment_new(size)
-        if fd < 0:
-            raise OSError(-fd, os.strerror(-fd))
-        return self.add(fd, 0, size, False)
+        return self.add(_new_segment(size), 0, size, False)
 
     def add_file(self, int fd, size_t offset, size_t size):
         """Make a segment of a part of a file; the descriptor is copied."""
@@ -158,6 +157,13 @@ cdef class Arena:
             memset(segment.at + offset, 0, size)
             self.unused.setdefault(size, []).append((segment, offset))
         return 0
+
+
+cdef int _new_segment(size_t size) except -1:
+    cdef int fd = fm_segment_new(size)
+    if fd < 0:
+        raise OSError(-fd, os.strerror(-fd))
+    return fd
 
 
 cdef size_t _rounded(size_t size) noexcept:

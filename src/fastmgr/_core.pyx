@@ -793,6 +793,10 @@ cdef class Engine(Loop):
             util.debug("%r requested by %s", typeid, conn.name)
             entry = create(self.server, typeid, args, kwds, not pickled)
             entry.carries = entry.known
+            if type(entry.obj) is shared.Value and entry.obj._other is not None:
+                # One with a name may have had a life before.
+                entry.opaque = type(entry.obj._other) is Opaque
+                entry.known = entry.known and entry.opaque
         except Exception:
             return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
         if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
@@ -854,7 +858,7 @@ cdef class Engine(Loop):
             obj = entry.obj
             calls = CELL_CALLS.get(obj.kind)
             if (
-                calls is not None and calls <= entry.exposed and not entry.method_to_typeid
+                calls is not None and calls.issubset(entry.exposed) and not entry.method_to_typeid
                 and obj.settle(self.arena)
             ):
                 payload = (

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -530,6 +531,15 @@ def test_a_permit_goes_to_who_came_first(place: Place, kind: str) -> None:
     semaphore.release()
     assert semaphore.acquire(False) and semaphore.acquire(False)
     assert not semaphore.acquire(False)
+
+
+def test_as_many_permits_as_can_be_counted() -> None:
+    semaphore = _park.Semaphore(3)
+    assert semaphore.acquire() and semaphore.acquire()
+    with pytest.raises(OverflowError, match="release"):
+        semaphore.release(sys.maxsize)
+    semaphore.release(sys.maxsize // 2)  # not one step for each of them
+    assert not semaphore.locked() and semaphore.acquire(False)
 
 
 def test_many_permits_at_once() -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any
 
@@ -254,6 +255,22 @@ def test_interrupted_call_leaves_nothing_out_of_step(manager: ProbeManager) -> N
         assert other[0] == "mine"
         assert other.count(i) == 0
     assert references(manager).keys() == {shared._id, other._id}
+
+
+def test_an_interrupted_thread_still_owns_its_rlock(manager: ProbeManager) -> None:
+    """The thread's next connection is a new one; the thread is the same."""
+    lock = manager.RLock()
+    queue = manager.Queue()
+    with lock, lock:
+        with pytest.raises(KeyboardInterrupt), interrupting():
+            queue.get()
+        assert queue.empty()
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(lock.acquire, False).result(DEADLINE) is False
+        lock._callmethod("acquire")
+        lock._callmethod("release")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lock.acquire, False).result(DEADLINE) is True
 
 
 def test_interrupted_by_another_thread(manager: ProbeManager) -> None:
