@@ -53,6 +53,10 @@ static inline uint64_t fm_clear_bits(uint64_t *word, uint64_t bits) {
     return __atomic_fetch_and(word, ~bits, __ATOMIC_SEQ_CST);
 }
 
+static inline uint64_t fm_set_bits(uint64_t *word, uint64_t bits) {
+    return __atomic_fetch_or(word, bits, __ATOMIC_SEQ_CST);
+}
+
 /* Replace `*expected`; where something else is there, that is put into `*expected`. */
 static inline int fm_replace(uint64_t *word, uint64_t *expected, uint64_t desired) {
     return __atomic_compare_exchange_n(

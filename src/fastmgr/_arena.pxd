@@ -7,6 +7,7 @@ cdef extern from "_arena.h" nogil:
     void fm_store(uint64_t *word, uint64_t value)
     uint64_t fm_exchange(uint64_t *word, uint64_t value)
     uint64_t fm_clear_bits(uint64_t *word, uint64_t bits)
+    uint64_t fm_set_bits(uint64_t *word, uint64_t bits)
     int fm_replace(uint64_t *word, uint64_t *expected, uint64_t desired)
     int fm_add_i8(int8_t *at, int64_t amount, int8_t *total)
     int fm_add_u8(uint8_t *at, int64_t amount, uint8_t *total)

@@ -429,17 +429,17 @@ cdef class LockCore(CellCore):
         if self.kind == KIND_SEMAPHORE:
             for i in range(self.size // sizeof(uint64_t)):
                 word = fm_load(slot + i)
-                if word & OWNER == 0 and fm_replace(slot + i, &word, word | self.view.owner):
-                    return True
+                while word & OWNER == 0:
+                    if fm_replace(slot + i, &word, word | self.view.owner):
+                        return True
             return False
         owner = self.view.owner if self.kind == KIND_LOCK else self.this_thread()
         word = fm_load(slot)
-        if word & OWNER == 0:
-            if not fm_replace(slot, &word, word | owner):
-                return False
-            if self.kind == KIND_RLOCK:
-                fm_store(slot + 1, 1)
-            return True
+        while word & OWNER == 0:
+            if fm_replace(slot, &word, word | owner):
+                if self.kind == KIND_RLOCK:
+                    fm_store(slot + 1, 1)
+                return True
         if self.kind == KIND_RLOCK and word & OWNER == owner:
             fm_store(slot + 1, fm_load(slot + 1) + 1)
             return True

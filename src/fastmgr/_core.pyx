@@ -654,10 +654,13 @@ cdef class Engine(Loop):
             if entry.parks:
                 if on_loop and not entry.known and name == "shutdown":
                     return HAND_OFF     # it may drop what users put there
+                blocks = name in entry.exposed and (<Primitive>entry.obj).blocks(name)
+                if conn.left and (blocks or name == "release" or name == "consistent"):
+                    # Dead already: what it took now it would hold for ever, and what it held is
+                    # another's by now, who has not released it.
+                    return CLOSE
                 here.owner = conn
-                if name in entry.exposed and (<Primitive>entry.obj).blocks(name):
-                    if conn.left:
-                        return CLOSE    # dead already: it would hold what it takes for ever
+                if blocks:
                     if not conn.pinned:
                         return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
         payload = self.run(

@@ -19,7 +19,8 @@ cimport cython
 
 from fastmgr._arena cimport (
     CONTENDED, KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, LOCAL, OWNER,
-    OWNER_DIED, THREAD_BITS, Cell, Celled, fm_clear_bits, fm_load, fm_replace, fm_store,
+    OWNER_DIED, THREAD_BITS, Cell, Celled, fm_clear_bits, fm_load, fm_replace, fm_set_bits,
+    fm_store,
 )
 from fastmgr._os cimport fm_hung_up
 
@@ -575,8 +576,11 @@ cdef class Semaphore(Slots):
         return 0
 
     cdef int abandon(self, uint64_t session) except -1:
+        cdef Py_ssize_t held = self.held.pop(session, 0)
         Slots.abandon(self, session)
-        for _ in range(self.held.pop(session, 0)):
+        if held and self.slots:
+            fm_set_bits(self.slot(0), OWNER_DIED)   # what has no slot has no mark of its own
+        for _ in range(held):
             self.give_spare()
         return 0
 
@@ -639,6 +643,11 @@ cdef class BoundedSemaphore(Semaphore):
         if self.value() + n > self.bound:
             raise ValueError("Semaphore released too many times")
         Semaphore.release(self, n)
+
+    cdef int give_spare(self) except -1:
+        if self.spare + <Py_ssize_t>sum(self.held.values()) >= self.bound - <Py_ssize_t>self.slots:
+            return 0        # released by two at once, one of them a client by itself
+        return Semaphore.give_spare(self)
 
 
 cdef class Event(Primitive):

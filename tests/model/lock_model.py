@@ -1,0 +1,1113 @@
+"""An exhaustive exploration of how clients and the server share locks and semaphores.
+
+The model is in plain Python, for itself: it imports nothing of what it models.  What it mirrors:
+
+* `Client` is `LockCore` of ``_cells.pyx``: `take`, `free`, `acquire`, `release`, `consistent`.
+* `Server` is `Slots`, `Lock`, `RLock`, `Semaphore` and `BoundedSemaphore` of ``_park.pyx``, with
+  `Primitive.next_waiter`, `park`, `pass_over`, `expire` and `cancel`.
+* `Server.serve`, `on_left` and `answer` are what the engine in ``_core.pyx`` does of it:
+  `serve_call_of` with `serve_blocking`, `on_left`, and `on_due`.
+
+Each of those functions is a generator that yields its accesses to shared memory, and one access
+is one step.  Between two steps of one any other may make one, but for the server's functions
+among themselves: these run under the GIL, one after the other.  A client may be killed between
+any two steps; the server comes to know of it some time later.  Whether a waiter's connection has
+hung up is an access as well.
+
+A continuation is not a generator, which has no hash, but what its accesses have given so far:
+that is given again to a new one, once, and what this does then is kept.
+
+Two things are as they are meant to be, and have a switch each for what else may be: a request
+of a client that the server has seen the end of is not served, and the death of one who held a
+spare permit leaves a mark.
+
+Left out: `Primitive.dead` and the cleaning of a queue, which takes out nothing but those passed
+over; the overflow check in `Semaphore.release`; a client's look at whether the server lives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace as replace_field
+from enum import Enum, IntEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+# Words
+
+THREAD_BITS = 3
+OWNER = 0xFF
+CONTENDED = 1 << 8
+OWNER_DIED = 1 << 9
+
+
+def session_of(owner: int) -> int:
+    return (owner & OWNER) >> THREAD_BITS
+
+
+class Kind(Enum):
+    LOCK = "lock"
+    RLOCK = "rlock"
+    SEMAPHORE = "semaphore"
+    BOUNDED = "bounded"
+
+    @property
+    def counts(self) -> bool:
+        return self in (Kind.SEMAPHORE, Kind.BOUNDED)
+
+
+class Mutation(Enum):
+    """Ways to break the protocol on purpose."""
+
+    QUEUES_FIRST = "queues-first"  # a waiter is queued though the slot could not be marked
+    RELEASES_PLAINLY = "releases-plainly"  # a client frees a contended slot
+    UNMARKS_ON_HAND_OVER = "unmarks-on-hand-over"  # while others wait
+    ABANDONS_NOTHING = "abandons-nothing"  # what the dead held stays held
+    TAKES_BLINDLY = "takes-blindly"  # a client does not look whether its replacing was done
+    FREES_PLAINLY = "frees-plainly"  # the server does, whoever holds it by then
+    LIFO = "lifo"  # the last who came is served first
+    GIVES_TO_THE_DEAD = "gives-to-the-dead"  # who is dead or out of time stays in the queue
+    KEEPS_DEPTH = "keeps-depth"  # a new holder gets the depth of the one before
+    FORGETS_DEATH = "forgets-death"  # OWNER_DIED is not set
+    SPARES_LEAVE_NO_MARK = "spares-leave-no-mark"  # nor for a spare permit
+    SERVES_THE_LEFT = "serves-the-left"  # a release is served after its sender was seen to be dead
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A client: its program, and how it is connected.
+
+    In a program each letter is a call: `a` acquire, `t` acquire with a timeout, `n` acquire
+    without waiting, `r` release what is held (nothing, if nothing is), `f` release whatever is
+    held by whomever, `c` consistent.
+    """
+
+    program: str
+    session: int = 0  # of the process; 0 for one of its own
+    arena: bool = True  # it works on the memory itself
+    worker: bool = (
+        False  # a thread of the server serves it: the end may be seen before the last call
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    clients: tuple[Spec, ...]
+    kind: Kind = Kind.LOCK
+    slots: int = 1
+    permits: int = 1  # those beyond the slots are spare
+    deaths: int = 0
+    mutation: Mutation | None = None
+    inner: bool = True  # check also what is seen from within only
+    symmetric: bool = True  # states that differ in nothing but which client is which are one
+
+
+# Accesses, and what is made of them. `replace` gives what was there: it was done if that was
+# what was expected.
+
+Access = tuple[str, int, int, int]
+Steps = Generator[Access, int, Any]
+
+
+def load(i: int) -> Access:
+    return ("load", i, 0, 0)
+
+
+def store(i: int, value: int) -> Access:
+    return ("store", i, value, 0)
+
+
+def replace(i: int, expected: int, desired: int) -> Access:
+    return ("replace", i, expected, desired)
+
+
+def clear_bits(i: int, bits: int) -> Access:
+    return ("clear_bits", i, bits, 0)
+
+
+def set_bits(i: int, bits: int) -> Access:
+    return ("set_bits", i, bits, 0)
+
+
+def there(client: int) -> Access:
+    return ("there", client, 0, 0)
+
+
+class Phase(IntEnum):
+    """Where a client is in its call."""
+
+    IDLE = 0  # in none
+    FAST = 1  # in steps of its own
+    UNREAD = 2  # the server has not read the request
+    SERVED = 3
+    WAITING = 4  # in the queue
+    GIVEN = 5  # finished with True, and not told yet
+    EXPIRED = 6  # finished with False, and not told yet
+    ABANDONED = 7  # finished without a result
+    GONE = 8  # nobody is there any more
+    REPLY_TRUE = 9  # from here on no phases, but replies
+    REPLY_FALSE = 10
+    REPLY_DONE = 11
+    REPLY_ERROR = 12
+
+
+class Life(IntEnum):
+    ALIVE = 0
+    KILLED = 1  # and the server does not know
+    LEFT = 2  # and the server knows
+
+
+class One(NamedTuple):
+    """The state of a client."""
+
+    life: Life
+    at: int  # in its program
+    phase: Phase
+    past: tuple[int, ...]  # what its accesses in this call have given
+    holds: int  # how often it has acquired without releasing; of the dead: when it was killed
+    excused: bool  # in a call that does not wait: there was a moment with nothing to take
+
+
+class Job(NamedTuple):
+    """What the server is doing."""
+
+    name: str
+    client: int
+    phase: Phase  # of the client, at its beginning
+    last: bool  # the session's last connection
+    past: tuple[int, ...] = ()
+
+
+class Books(NamedTuple):
+    """What the server alone knows."""
+
+    queue: tuple[int, ...]  # clients, first come first; PASSED_OVER where one has gone
+    spare: int
+    held: tuple[int, ...]  # by session
+
+
+class State(NamedTuple):
+    words: tuple[int, ...]  # the slots, and for an RLock its depth
+    books: Books
+    job: Job | None
+    ones: tuple[One, ...]
+
+
+PASSED_OVER = -1
+ASK = 2  # the server is to be asked
+
+
+class Violation(Exception):
+    """A property does not hold."""
+
+
+class Client:
+    """`LockCore`: the steps of a call that is not made by way of the server."""
+
+    def __init__(self, config: Config, owner: int) -> None:
+        self.config, self.kind = config, config.kind
+        self.slots = config.slots
+        self.depth = config.slots
+        # A session's number, and with it the thread's where that counts.
+        self.view_owner = owner >> THREAD_BITS << THREAD_BITS
+        self.this_thread = owner
+
+    def take(self) -> Steps:
+        blindly = self.config.mutation is Mutation.TAKES_BLINDLY
+        if self.kind.counts:
+            for i in range(self.slots):
+                word = yield load(i)
+                if word & OWNER == 0:
+                    found = yield replace(i, word, word | self.view_owner)
+                    if found == word or blindly:
+                        return True
+            return False
+        owner = self.view_owner if self.kind is Kind.LOCK else self.this_thread
+        word = yield load(0)
+        if word & OWNER == 0:
+            found = yield replace(0, word, word | owner)
+            if found != word and not blindly:
+                return False
+            if self.kind is Kind.RLOCK:
+                yield store(self.depth, 1)
+            return True
+        if self.kind is Kind.RLOCK and word & OWNER == owner:
+            depth = yield load(self.depth)
+            yield store(self.depth, depth + 1)
+            return True
+        return False
+
+    def free(self) -> Steps:
+        if self.kind.counts:
+            for i in range(self.slots):
+                word = yield load(i)
+                if session_of(word) == session_of(self.view_owner):
+                    if self.config.mutation is Mutation.RELEASES_PLAINLY:
+                        yield store(i, word & OWNER_DIED)
+                        return True
+                    if not word & CONTENDED:
+                        found = yield replace(i, word, word & OWNER_DIED)
+                        if found == word:
+                            return True
+            return False
+        word = yield load(0)
+        if word & OWNER == 0:
+            return False
+        if self.kind is Kind.RLOCK:
+            if word & OWNER != self.this_thread:
+                return False
+            depth = yield load(self.depth)
+            if depth > 1:
+                depth = yield load(self.depth)
+                yield store(self.depth, depth - 1)
+                return True
+        if self.config.mutation is Mutation.RELEASES_PLAINLY:
+            yield store(0, word & OWNER_DIED)
+            return True
+        if word & CONTENDED:
+            return False
+        found = yield replace(0, word, word & OWNER_DIED)
+        return found == word
+
+    def acquire(self, blocking: bool) -> Steps:
+        if (yield from self.take()):
+            return True
+        return False if not blocking and not self.kind.counts else ASK
+
+    def release(self) -> Steps:
+        return True if (yield from self.free()) else ASK
+
+    def call(self, letter: str) -> Steps:
+        if letter in "atn":
+            return self.acquire(letter != "n")
+        return self.release()
+
+
+class Server:
+    """The primitive, for the length of one job: the books are as at its beginning."""
+
+    def __init__(self, config: Config, owners: tuple[int, ...], books: Books) -> None:
+        self.config, self.owners = config, owners
+        self.kind, self.slots, self.depth = config.kind, config.slots, config.slots
+        self.waiting = list(books.queue)
+        self.spare = books.spare
+        self.held = list(books.held)
+        # What becomes of whom; and, for the properties, what was done.
+        self.outcome: list[tuple[int, Phase]] = []
+        self.taken = False
+        self.cleared = False
+
+    # -- the engine -------------------------------------------------------
+
+    def serve(self, client: int, letter: str, left: bool) -> Steps:
+        if letter in "atn":
+            if not left:  # else: dead already, it would hold what it takes for ever
+                yield from self.acquire(client, letter != "n")
+        elif left and self.config.mutation is not Mutation.SERVES_THE_LEFT:
+            pass  # what it held has been handed on: this would be another's
+        elif letter == "c":
+            yield from self.consistent()
+            self.outcome.append((client, Phase.REPLY_DONE))
+        else:
+            good = yield from self.release(client)
+            self.outcome.append((client, Phase.REPLY_DONE if good else Phase.REPLY_ERROR))
+
+    def on_left(self, client: int, phase: Phase, last: bool) -> Steps:
+        if phase is Phase.GIVEN:  # this moment
+            yield from self.interrupted(client)
+        elif phase is Phase.WAITING:
+            self.pass_over(client)
+        if last and self.config.mutation is not Mutation.ABANDONS_NOTHING:
+            yield from self.abandon(session_of(self.owners[client]))
+
+    def expire(self, client: int) -> None:
+        self.pass_over(client)
+        self.outcome.append((client, Phase.EXPIRED))
+
+    # -- Primitive --------------------------------------------------------
+
+    def next_waiter(self) -> Steps:
+        while self.waiting:
+            waiter = self.waiting.pop(-1 if self.config.mutation is Mutation.LIFO else 0)
+            if waiter == PASSED_OVER:
+                continue
+            if self.config.mutation is Mutation.GIVES_TO_THE_DEAD or (yield there(waiter)):
+                return waiter
+            self.outcome.append((waiter, Phase.ABANDONED))
+        return None
+
+    def pass_over(self, client: int) -> None:
+        if self.config.mutation is not Mutation.GIVES_TO_THE_DEAD:
+            self.waiting[self.waiting.index(client)] = PASSED_OVER
+
+    # -- Slots ------------------------------------------------------------
+
+    def take_slot(self, owner: int, wanted: bool) -> Steps:
+        for i in range(self.slots):
+            word = yield load(i)
+            while True:
+                if word & OWNER == 0:
+                    found = yield replace(i, word, word & OWNER_DIED | owner)
+                    if found == word:
+                        self.taken = True
+                        return True
+                elif not wanted or word & CONTENDED:
+                    break
+                else:
+                    found = yield replace(i, word, word | CONTENDED)
+                    # As if it was queued when it was seen that there is none to take, and
+                    # whether it can be marked was not looked at.
+                    if found == word or self.config.mutation is Mutation.QUEUES_FIRST:
+                        break
+                word = found
+        return False
+
+    def hand_on(self, i: int, holder: int, died: int) -> Steps:
+        mutation = self.config.mutation
+        if mutation is Mutation.FORGETS_DEATH:
+            died = 0
+        word = yield load(i)
+        if word & OWNER != holder:
+            return False
+        waiter = yield from self.next_waiter()
+        if waiter is None:
+            if mutation is Mutation.FREES_PLAINLY:
+                yield store(i, word & OWNER_DIED | died)
+                return True
+            while True:
+                found = yield replace(i, word, word & OWNER_DIED | died)
+                if found == word:
+                    return True
+                word = found
+                if word & OWNER != holder:
+                    return False
+        if self.kind is Kind.RLOCK and mutation is not Mutation.KEEPS_DEPTH:
+            yield store(self.depth, 1)  # `prepare`
+        word = word & OWNER_DIED | died | self.owners[waiter]
+        marked = self.waiting and mutation is not Mutation.UNMARKS_ON_HAND_OVER
+        yield store(i, word | CONTENDED if marked else word)
+        self.outcome.append((waiter, Phase.GIVEN))
+        return True
+
+    def abandon(self, session: int) -> Steps:
+        for i in range(self.slots):
+            word = yield load(i)
+            if session_of(word) == session:
+                yield from self.hand_on(i, word & OWNER, OWNER_DIED)
+        if self.kind.counts:
+            held, self.held[session] = self.held[session], 0
+            if held and self.slots and self.config.mutation is not Mutation.SPARES_LEAVE_NO_MARK:
+                yield set_bits(0, OWNER_DIED)  # a permit without a slot has no mark of its own
+            for _ in range(held):
+                yield from self.give_spare()
+
+    def interrupted(self, client: int) -> Steps:
+        if self.kind.counts:
+            yield from self.give_back(self.owners[client])
+        else:
+            yield from self.hand_on(0, self.owners[client], 0)
+
+    def consistent(self) -> Steps:
+        for i in range(self.slots):
+            yield clear_bits(i, OWNER_DIED)
+        self.cleared = True
+
+    # -- Lock, RLock, Semaphore -------------------------------------------
+
+    def take(self, owner: int, wanted: bool) -> Steps:
+        if self.kind.counts:
+            if (yield from self.take_slot(owner, wanted and self.spare == 0)):
+                return True
+            if self.spare == 0:
+                return False
+            self.spare -= 1
+            self.held[session_of(owner)] += 1  # `book`
+            self.taken = True
+            return True
+        if self.kind is Kind.RLOCK:
+            word = yield load(0)
+            if word & OWNER == owner:
+                depth = yield load(self.depth)
+                yield store(self.depth, depth + 1)
+                return True
+        if not (yield from self.take_slot(owner, wanted)):
+            return False
+        if self.kind is Kind.RLOCK:
+            yield store(self.depth, 1)
+        return True
+
+    def acquire(self, client: int, wanted: bool) -> Steps:
+        if (yield from self.take(self.owners[client], wanted)):
+            self.outcome.append((client, Phase.REPLY_TRUE))
+        elif not wanted:
+            self.outcome.append((client, Phase.REPLY_FALSE))
+        else:
+            self.waiting.append(client)  # `park`
+            self.outcome.append((client, Phase.WAITING))
+
+    def release(self, client: int) -> Steps:
+        owner = self.owners[client]
+        if self.kind is Kind.LOCK:
+            while True:
+                word = yield load(0)
+                if word & OWNER == 0:
+                    return False
+                word = yield load(0)  # `free` asks again who the holder is
+                if (yield from self.hand_on(0, word & OWNER, 0)):
+                    return True
+        if self.kind is Kind.RLOCK:
+            word = yield load(0)
+            if word & OWNER != owner:
+                return False
+            depth = yield load(self.depth)
+            if depth > 1:
+                depth = yield load(self.depth)
+                yield store(self.depth, depth - 1)
+            else:
+                word = yield load(0)
+                yield from self.hand_on(0, word & OWNER, 0)
+            return True
+        if self.kind is Kind.BOUNDED and (yield from self.value()) + 1 > self.config.permits:
+            return False
+        if self.waiting or any(self.held) or (yield from self.value()) < self.spare + self.slots:
+            yield from self.give_back(owner)
+        else:
+            self.spare += 1
+        return True
+
+    def value(self) -> Steps:
+        free = self.spare
+        for i in range(self.slots):
+            word = yield load(i)
+            free += word & OWNER == 0
+        return free
+
+    def unbook(self, session: int) -> bool:
+        if self.held[session] == 0:
+            return False
+        self.held[session] -= 1
+        return True
+
+    def give_back(self, owner: int) -> Steps:
+        session, holder = session_of(owner), 0
+        while True:
+            found = self.slots
+            for i in range(self.slots):
+                word = (yield load(i)) & OWNER
+                if session_of(word) == session:
+                    found, holder = i, word
+                    break
+                if word and not self.held[session]:
+                    found, holder = i, word
+            if found == self.slots:
+                break
+            if (yield from self.hand_on(found, holder, 0)):
+                return
+        if not self.unbook(session) and any(self.held):
+            self.unbook(next(s for s, n in enumerate(self.held) if n))
+        yield from self.give_spare()
+
+    def give_spare(self) -> Steps:
+        waiter = yield from self.next_waiter()
+        if waiter is None:
+            self.spare += 1
+        else:
+            self.held[session_of(self.owners[waiter])] += 1
+            self.outcome.append((waiter, Phase.GIVEN))
+
+
+class Running(NamedTuple):
+    """How far a job of the server has come."""
+
+    access: Access  # the next
+    outcome: tuple[tuple[int, Phase], ...]
+
+
+class Ended(NamedTuple):
+    """How a job of the server has ended."""
+
+    books: Books
+    outcome: tuple[tuple[int, Phase], ...]
+    taken: bool
+    cleared: bool
+
+
+class Model:
+    """What can happen next, and whether it may."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.kind, self.slots = config, config.kind, config.slots
+        self.specs = config.clients
+        sessions: dict[Any, int] = {}
+        threads: dict[int, int] = {}
+        owners = []
+        for i, spec in enumerate(self.specs):
+            key = spec.session or ("own", i)
+            session = sessions.setdefault(key, len(sessions) + 1)
+            threads[session] = threads.get(session, 0) + 1
+            owners.append(session << THREAD_BITS | threads[session])
+        self.owners = tuple(owners)
+        self.sessions = tuple(session_of(owner) for owner in owners)
+        self.members = {
+            session: [i for i, s in enumerate(self.sessions) if s == session]
+            for session in self.sessions
+        }
+        self.clients = [Client(config, owner) for owner in owners]
+        self.permits = config.permits if self.kind.counts else 1
+        # Whoever releases what others hold leaves it open whose permit is whose.
+        self.foreign = any("f" in spec.program for spec in self.specs)
+        self.doing = ""  # the step being made
+        self.client_memo: dict[tuple[int, str, tuple[int, ...]], Any] = {}
+        self.server_memo: dict[tuple[Job, str, bool, Books], Running | Ended] = {}
+        # Which clients can stand for which: alike, and each a process of its own.
+        alike: dict[Spec, list[int]] = {}
+        for i, spec in enumerate(self.specs):
+            # Whose spare permit another gives back depends on who came first.
+            if config.symmetric and not spec.session and not self.foreign:
+                alike.setdefault(spec, []).append(i)
+        self.alike = [group for group in alike.values() if len(group) > 1]
+
+    def start(self) -> State:
+        one = One(Life.ALIVE, 0, Phase.IDLE, (), 0, False)
+        words = (0,) * (self.slots + (self.kind is Kind.RLOCK))
+        spare = self.permits - self.slots if self.kind.counts else 0
+        books = Books((), spare, (0,) * (len(self.members) + 1))
+        return State(words, books, None, (one,) * len(self.specs))
+
+    # -- running the generators -------------------------------------------
+
+    def client_next(self, client: int, letter: str, past: tuple[int, ...]) -> Access | int:
+        """The next access of a client in a call, or what the call has come to."""
+        key = (client, letter, past)
+        if key not in self.client_memo:
+            self.client_memo[key] = self.replay(self.clients[client].call(letter), past)[0]
+        result: Access | int = self.client_memo[key]
+        return result
+
+    def server_next(self, state: State, job: Job) -> Running | Ended:
+        """The next access of a job, or how it has ended."""
+        one, books = state.ones[job.client], state.books
+        letter = self.letter(job.client, one) if job.name == "serve" else ""
+        left = one.life is Life.LEFT
+        key = (job, letter, left, books)
+        found = self.server_memo.get(key)
+        if found is None:
+            server = Server(self.config, self.owners, books)
+            if job.name == "serve":
+                steps = server.serve(job.client, letter, left)
+            else:
+                steps = server.on_left(job.client, job.phase, job.last)
+            access, running = self.replay(steps, job.past)
+            if running:
+                found = Running(access, tuple(server.outcome))
+            else:
+                after = Books(tuple(server.waiting), server.spare, tuple(server.held))
+                found = Ended(after, tuple(server.outcome), server.taken, server.cleared)
+            self.server_memo[key] = found
+        return found
+
+    @staticmethod
+    def replay(steps: Steps, past: tuple[int, ...]) -> tuple[Any, bool]:
+        try:
+            access = next(steps)
+            for value in past:
+                access = steps.send(value)
+        except StopIteration as end:
+            return end.value, False
+        return access, True
+
+    def access(self, state: State, access: Access) -> tuple[int, tuple[int, ...]]:
+        """Do an access; what it gives, and the words after it."""
+        name, i, a, b = access
+        words = state.words
+        if name == "there":
+            return int(state.ones[i].life is Life.ALIVE), words
+        before = words[i]
+        if name == "load":
+            return before, words
+        if name == "store":
+            after = a
+        elif name == "replace":
+            after = b if before == a else before
+        else:
+            after = before | a if name == "set_bits" else before & ~a
+        if after != before:
+            words = (*words[:i], after, *words[i + 1 :])
+        return before if name == "replace" else 0, words
+
+    # -- what can happen ----------------------------------------------------
+
+    def successors(self, state: State) -> Iterator[tuple[str, bool, State]]:
+        """What can happen: what it is called, whether it has to happen some time, what it gives."""
+        yield from self.server_steps(state)
+        for i, one in enumerate(state.ones):
+            if one.life is Life.ALIVE and one.phase in (Phase.IDLE, Phase.FAST):
+                yield from self.client_steps(state, i, one)
+        dead = sum(state.ones[members[0]].life > 0 for members in self.members.values())
+        if dead < self.config.deaths:
+            for session, members in self.members.items():
+                if state.ones[members[0]].life is Life.ALIVE and any(
+                    self.letter(i, state.ones[i]) or state.ones[i].holds for i in members
+                ):
+                    ones = list(state.ones)
+                    for i in members:
+                        ones[i] = ones[i]._replace(life=Life.KILLED, excused=False)
+                        if ones[i].phase in (Phase.IDLE, Phase.FAST):
+                            ones[i] = ones[i]._replace(phase=Phase.GONE, at=0, past=())
+                    self.doing = f"process {session} is killed"
+                    yield self.doing, False, state._replace(ones=tuple(ones))
+
+    def letter(self, client: int, one: One) -> str:
+        program = self.specs[client].program
+        return program[one.at] if one.at < len(program) else ""
+
+    def client_steps(self, state: State, i: int, one: One) -> Iterator[tuple[str, bool, State]]:
+        letter = self.letter(i, one)
+        if not letter:
+            return
+        if letter == "c" or not self.specs[i].arena:
+            self.doing = f"client {i} asks for {letter}"
+            yield self.doing, True, self.ask(state, i, one, letter)
+            return
+        access = self.client_next(i, letter, one.past)
+        assert isinstance(access, tuple)
+        value, words = self.access(state, access)
+        label = self.doing = f"client {i} in {letter}: {describe(access, value)}"
+        if access[0] == "replace" and value == access[2]:
+            if self.config.inner and value & CONTENDED:
+                raise Violation("a client changes a contended slot")
+            if letter in "atn" and self.overtaken(state):
+                raise Violation("a client takes what another waits for")
+        past = (*one.past, value)
+        excused = one.excused or (letter == "n" and self.none_free(state))
+        state = state._replace(words=words)
+        result = self.client_next(i, letter, past)
+        if isinstance(result, tuple):
+            one = one._replace(phase=Phase.FAST, past=past, excused=excused)
+            state = self.put(state, i, one)
+        elif result is ASK:
+            state = self.ask(state, i, one._replace(excused=excused), letter)
+        else:
+            state = self.returns(state, i, one._replace(excused=excused), letter, result)
+        yield label, True, state
+
+    def ask(self, state: State, i: int, one: One, letter: str) -> State:
+        holds = one.holds - (letter in "rf")
+        excused = one.excused or (letter == "n" and self.none_free(state))
+        return self.put(
+            state, i, one._replace(phase=Phase.UNREAD, past=(), holds=holds, excused=excused)
+        )
+
+    def returns(self, state: State, i: int, one: One, letter: str, result: int) -> State:
+        """The call is over, without the server's help or with it."""
+        holds = one.holds
+        if letter in "atn":
+            holds += result
+            # Who looks at several slots sees each at another moment: there may have been one free
+            # all the time, but not the same.
+            if not result and letter == "n" and self.slots == 1 and not one.excused:
+                raise Violation("an acquire is refused though there was something to take")
+        elif letter in "rf" and one.phase in (Phase.IDLE, Phase.FAST):
+            holds -= 1
+        at, program = one.at + 1, self.specs[i].program
+        while holds <= 0 and program[at : at + 1] == "r":
+            at += 1
+        return self.put(state, i, One(Life.ALIVE, at, Phase.IDLE, (), holds, False))
+
+    @staticmethod
+    def put(state: State, i: int, one: One) -> State:
+        return state._replace(ones=(*state.ones[:i], one, *state.ones[i + 1 :]))
+
+    def server_steps(self, state: State) -> Iterator[tuple[str, bool, State]]:
+        if state.job is not None:
+            yield self.work(state, state.job)
+            return
+        for i, one in enumerate(state.ones):
+            if one.phase is Phase.UNREAD:
+                yield self.work(state, Job("serve", i, one.phase, False))
+            elif one.phase is Phase.WAITING and self.letter(i, one) == "t":
+                server = Server(self.config, self.owners, state.books)
+                server.expire(i)
+                after = state._replace(books=state.books._replace(queue=tuple(server.waiting)))
+                if one.life is not Life.LEFT:
+                    after = self.put(after, i, one._replace(phase=Phase.EXPIRED))
+                    self.doing = f"the server finds that client {i} is out of time"
+                    yield self.doing, False, after
+            elif one.phase in (Phase.GIVEN, Phase.EXPIRED):
+                self.doing = f"the server answers client {i}"
+                yield self.doing, True, self.answer(state, i, one)
+            # What was sent before the end is read before it, but not where a thread reads.
+            if one.life is Life.KILLED and (one.phase is not Phase.UNREAD or self.specs[i].worker):
+                last = not any(
+                    state.ones[j].life is not Life.LEFT
+                    for j in self.members[self.sessions[i]]
+                    if j != i
+                )
+                yield self.work(state, Job("on_left", i, one.phase, last))
+
+    def answer(self, state: State, i: int, one: One) -> State:
+        if one.life is not Life.ALIVE:
+            return self.put(state, i, one._replace(phase=Phase.GONE))
+        return self.returns(state, i, one, self.letter(i, one), one.phase is Phase.GIVEN)
+
+    def work(self, state: State, job: Job) -> tuple[str, bool, State]:
+        """The next step of a job of the server."""
+        i = job.client
+        one = state.ones[i]
+        letter = self.letter(i, one) if job.name == "serve" else ""
+        if not job.past and job.name == "serve":
+            one = one._replace(phase=Phase.SERVED)
+            state = self.put(state, i, one)
+        label = f"the server in {job.name}({letter or i}) for client {i}"
+        self.doing = label
+        step = self.server_next(state, job)
+        if isinstance(step, Running):
+            value, words = self.access(state, step.access)
+            label += f": {describe(step.access, value)}"
+            self.doing = label
+            job = job._replace(past=(*job.past, value))
+            state = state._replace(words=words, job=job)
+            step = self.server_next(state, job)
+            if isinstance(step, Running):
+                return label, True, state
+        return label, True, self.end(state, job, letter, step)
+
+    def end(self, state: State, job: Job, letter: str, ended: Ended) -> State:
+        if ended.taken and self.overtaken(state):
+            raise Violation("a client is given what another waits for")
+        before = state.books.queue
+        finished = {client for client, _ in ended.outcome}
+        for client, phase in ended.outcome:
+            if phase is Phase.GIVEN and any(
+                other != PASSED_OVER
+                and other not in finished
+                and state.ones[other].life is Life.ALIVE
+                for other in before[: before.index(client)]
+            ):
+                raise Violation("one who came later is served first")
+            if phase is Phase.GIVEN and state.ones[client].phase is not Phase.WAITING:
+                raise Violation("one who does not wait is given something")
+        state = state._replace(books=ended.books, job=None)
+        for client, phase in ended.outcome:
+            one = state.ones[client]
+            if phase < Phase.REPLY_TRUE:
+                state = self.put(state, client, one._replace(phase=phase))
+            elif one.life is not Life.ALIVE:
+                state = self.put(state, client, one._replace(phase=Phase.GONE, at=0))
+            else:
+                if phase is Phase.REPLY_ERROR:
+                    if letter != "f":
+                        raise Violation("a holder's release is refused")
+                    one = one._replace(holds=one.holds + 1)
+                state = self.returns(state, client, one, letter, phase is Phase.REPLY_TRUE)
+        if job.name == "on_left":
+            one = state.ones[job.client]
+            # A request that was not read will be, by the thread that serves the connection.
+            if one.phase is not Phase.UNREAD:
+                one = one._replace(phase=Phase.GONE, at=0, past=())
+            state = self.put(
+                state, job.client, one._replace(life=Life.LEFT, holds=min(one.holds, 1))
+            )
+        elif state.ones[job.client].life is Life.LEFT:
+            one = state.ones[job.client]
+            state = self.put(state, job.client, one._replace(phase=Phase.GONE, at=0))
+        if ended.cleared:
+            # Whoever says so takes over from those who have left.
+            ones = [one._replace(holds=0) if one.life is Life.LEFT else one for one in state.ones]
+            state = state._replace(ones=tuple(ones))
+        return state
+
+    # -- what may happen ----------------------------------------------------
+
+    def overtaken(self, state: State) -> bool:
+        """Whether somebody alive is in the queue."""
+        served: set[int] = set()
+        if state.job is not None:
+            # It may have finished with some, which is in the books only when it has ended.
+            step = self.server_next(state, state.job)
+            served = {client for client, _ in step.outcome}
+        return any(
+            i != PASSED_OVER and i not in served and state.ones[i].life is Life.ALIVE
+            for i in state.books.queue
+        )
+
+    def none_free(self, state: State) -> bool:
+        return state.books.spare == 0 and all(word & OWNER for word in state.words[: self.slots])
+
+    def after(self, state: State) -> State:
+        """Let those who do not wait see whether there is nothing to take."""
+        if not any(
+            one.phase and not one.life and not one.excused and self.letter(i, one) == "n"
+            for i, one in enumerate(state.ones)
+        ) or not self.none_free(state):
+            return state
+        ones = tuple(
+            one._replace(excused=True)
+            if one.phase and not one.life and self.letter(i, one) == "n"
+            else one
+            for i, one in enumerate(state.ones)
+        )
+        return state._replace(ones=ones)
+
+    def check(self, state: State) -> None:
+        """Check what holds in every state."""
+        slots = state.words[: self.slots]
+        if not self.foreign:
+            self.check_holders(state, slots)
+        if state.job is not None:
+            return
+        books, ones = state.books, state.ones
+        if (
+            self.config.inner
+            and any(i != PASSED_OVER for i in books.queue)
+            and (books.spare or not all(word & OWNER and word & CONTENDED for word in slots))
+        ):
+            raise Violation("somebody waits for a slot that is free or not contended")
+        if self.foreign:
+            free = books.spare + sum(not word & OWNER for word in slots)
+            if free + sum(self.share(i, one) for i, one in enumerate(ones)) != self.permits:
+                raise Violation("permits are lost or made")
+            if self.kind is Kind.BOUNDED and free > self.permits:
+                raise Violation("more permits than its bound")
+            return
+        if self.kind.counts and books.spare + sum(books.held) != self.permits - self.slots:
+            raise Violation("spare permits are lost or made")
+        for session, members in self.members.items():
+            has = books.held[session] + sum(session_of(word) == session for word in slots)
+            lives = {ones[i].life for i in members}
+            if lives == {Life.LEFT}:
+                if has:
+                    raise Violation("what a dead client held stays held")
+                if any(ones[i].holds for i in members) and not any(w & OWNER_DIED for w in slots):
+                    raise Violation("nobody is told that a holder has died")
+            elif lives == {Life.ALIVE}:
+                due = sum(self.share(i, ones[i]) for i in members)
+                if has != (due if self.kind.counts else min(due, 1)):
+                    raise Violation("a client has more or less than it was given")
+
+    def check_holders(self, state: State, slots: tuple[int, ...]) -> None:
+        holders = 0
+        for i, one in enumerate(state.ones):
+            if one.life is not Life.ALIVE or one.holds == 0:
+                continue
+            holders += one.holds if self.kind.counts else 1
+            if not self.kind.counts and session_of(slots[0]) != self.sessions[i]:
+                raise Violation("a holder is not the lock's owner")
+            if self.kind is Kind.RLOCK:
+                if slots[0] & OWNER != self.owners[i]:
+                    raise Violation("a holder is not the lock's owner")
+                if one.phase is Phase.IDLE and state.words[self.slots] != one.holds:
+                    raise Violation("the depth is not how often its holder has taken it")
+        if holders > self.permits:
+            raise Violation("two hold what one can hold")
+
+    def share(self, i: int, one: One) -> int:
+        """How many permits a living client has, with those that are on their way."""
+        share = one.holds + (one.phase is Phase.GIVEN)
+        letter = self.letter(i, one)
+        if one.phase is Phase.UNREAD and letter and letter in "rf":
+            share += 1
+        # Between taking an RLock and saying how often.
+        if self.kind is Kind.RLOCK and one.phase is Phase.FAST and letter in "atn":
+            share += len(one.past) == 2 and one.past[0] & OWNER == 0
+        return share
+
+    def check_still(self, state: State) -> None:
+        """Check a state in which nothing happens any more that has to."""
+        living = [(i, one) for i, one in enumerate(state.ones) if one.life is Life.ALIVE]
+        if any(one.phase is not Phase.IDLE for _, one in living):
+            held = sum(one.holds if self.kind.counts else one.holds > 0 for _, one in living)
+            if held < self.permits:
+                raise Violation("somebody waits for ever for what nobody holds")
+
+    # -- states that are alike ------------------------------------------------
+
+    def canonical(self, state: State) -> State:
+        """The state that stands for those that differ only in which client is which."""
+        for group in self.alike:
+            order = sorted(group, key=partial(self.signature, state))
+            if order != group:
+                state = self.renamed(state, {old: group[i] for i, old in enumerate(order)})
+        return state
+
+    def signature(self, state: State, i: int) -> tuple[Any, ...]:
+        session, queue = self.sessions[i], state.books.queue
+        return (
+            state.ones[i],
+            queue.index(i) if i in queue else -1,
+            [session_of(word) == session for word in state.words[: self.slots]],
+            state.books.held[session],
+            state.job is not None and state.job.client == i,
+        )
+
+    def renamed(self, state: State, names: dict[int, int]) -> State:
+        sessions = {self.sessions[i]: self.sessions[j] for i, j in names.items()}
+
+        def word(value: int) -> int:
+            session = session_of(value)
+            if session in sessions:
+                value += sessions[session] - session << THREAD_BITS
+            return value
+
+        def past(values: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple([word(value) for value in values]) if values else values
+
+        ones = list(state.ones)
+        held = list(state.books.held)
+        for i, one in enumerate(state.ones):
+            ones[names.get(i, i)] = one._replace(past=past(one.past)) if one.past else one
+        for i, count in enumerate(state.books.held):
+            held[sessions.get(i, i)] = count
+        job = state.job
+        if job is not None:
+            job = job._replace(client=names.get(job.client, job.client), past=past(job.past))
+        words = tuple([word(value) for value in state.words])
+        queue = tuple([names.get(i, i) for i in state.books.queue])
+        return State(words, Books(queue, state.books.spare, tuple(held)), job, tuple(ones))
+
+
+def describe(access: Access, value: int) -> str:
+    name, i, a, b = access
+    if name == "there":
+        return f"client {i} is {'there' if value else 'gone'}"
+    if name == "load":
+        return f"load({i}) = {shown(value)}"
+    if name == "replace":
+        done = "done" if value == a else f"not done, there is {shown(value)}"
+        return f"replace({i}, {shown(a)}, {shown(b)}) {done}"
+    return f"{name}({i}, {shown(a)})"
+
+
+def shown(word: int) -> str:
+    """A word as text: the owner's session and thread, and the bits."""
+    owner = f"{session_of(word)}.{word & (1 << THREAD_BITS) - 1}" if word >> THREAD_BITS else word
+    if not word & OWNER:
+        owner = "0"
+    return f"{owner}{'+contended' * bool(word & CONTENDED)}{'+died' * bool(word & OWNER_DIED)}"
+
+
+@dataclass
+class Result:
+    """What an exploration has found."""
+
+    states: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    violation: str | None = None
+    trace: list[str] = field(default_factory=list)
+
+
+def explore(config: Config, most: int | None = None) -> Result:
+    """Go through all states, breadth first, until a property does not hold.
+
+    Parameters
+    ----------
+    config : Config
+        Who is there, and for what.
+    most : int, optional
+        How many states there may be.
+    """
+    model = Model(config)
+    begun = time.perf_counter()
+    first = model.canonical(model.start())
+    seen: dict[State, int] = {first: 0}
+    order = [first]
+    came: list[tuple[int, str]] = [(0, "")]
+    result = Result()
+    at = 0
+
+    def finish(violation: str | None) -> Result:
+        result.states = len(order)
+        result.violation = violation
+        result.seconds = time.perf_counter() - begun
+        return result
+
+    while at < len(order):
+        state = order[at]
+        still = True
+        model.doing = ""
+        try:
+            for label, has_to, after in model.successors(state):
+                result.steps += 1
+                still = still and not has_to
+                after = model.after(after)
+                model.check(after)
+                after = model.canonical(after)
+                if after not in seen:
+                    seen[after] = len(order)
+                    order.append(after)
+                    came.append((at, label))
+            if still:
+                model.doing = ""
+                model.check_still(state)
+        except Violation as violation:
+            if model.alike:
+                # What stands for another state calls its clients by other names.
+                result = explore(replace_field(config, symmetric=False), most)
+                return finish(str(violation))
+            result.trace = [model.doing] if model.doing else []
+            while at:
+                at, label = came[at]
+                result.trace.insert(0, label)
+            return finish(str(violation))
+        at += 1
+        if most is not None and len(order) > most:
+            return finish(f"there are more than {most} states")
+    return finish(None)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--kind", type=Kind, default=Kind.LOCK, help="lock, rlock, semaphore, bounded"
+    )
+    parser.add_argument("--clients", type=int, default=2, help="how many, programs in turn")
+    parser.add_argument("--program", action="append", help="letters: a t n r f c (see `Spec`)")
+    parser.add_argument("--plain", type=int, default=0, help="so many of them without the arena")
+    parser.add_argument("--workers", type=int, default=0, help="so many served by a thread")
+    parser.add_argument("--one-process", type=int, default=0, help="so many threads of one process")
+    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--permits", type=int, help="as many as slots, or more")
+    parser.add_argument("--deaths", type=int, default=0)
+    parser.add_argument("--mutation", type=Mutation, help=", ".join(m.value for m in Mutation))
+    parser.add_argument("--outer", action="store_true", help="check only what can be seen outside")
+    parser.add_argument("--asymmetric", action="store_true", help="tell like clients apart")
+    parser.add_argument("--most", type=int, help="give up with more states")
+    args = parser.parse_args(argv)
+    programs = itertools.cycle(args.program or ["arar"])
+    clients = tuple(
+        Spec(
+            next(programs),
+            session=1 if i < args.one_process else 0,
+            arena=i < args.clients - args.plain,
+            worker=i < args.workers,
+        )
+        for i in range(args.clients)
+    )
+    config = Config(
+        clients,
+        kind=args.kind,
+        slots=args.slots,
+        permits=args.permits or args.slots,
+        deaths=args.deaths,
+        mutation=args.mutation,
+        inner=not args.outer,
+        symmetric=not args.asymmetric,
+    )
+    result = explore(config, args.most)
+    print(f"{result.states} states, {result.steps} steps, {result.seconds:.1f} s")
+    if result.violation is None:
+        print("every property holds")
+        return 0
+    for number, label in enumerate(result.trace, 1):
+        print(f"{number:4}  {label}")
+    print(f"then: {result.violation}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The protocol of locks and semaphores, explored, and what the exploration would not miss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from lock_model import Config, Kind, Mutation, Result, Spec, explore, main
+
+pytestmark = pytest.mark.timeout(60)
+
+# More than any of these has, so that one that has grown is noticed before it takes all day.
+MOST = 400_000
+
+
+def clients(*programs: str, plain: int = 0, workers: int = 0, threads: int = 0) -> tuple[Spec, ...]:
+    """Clients of those programs: the last without the arena, the first on the server's threads.
+
+    The first `threads` are of one process.
+    """
+    return tuple(
+        Spec(
+            program,
+            session=1 if i < threads else 0,
+            arena=i < len(programs) - plain,
+            worker=i < workers,
+        )
+        for i, program in enumerate(programs)
+    )
+
+
+def holds(config: Config) -> Result:
+    result = explore(config, MOST)
+    assert result.violation is None, "\n".join([*result.trace, result.violation])
+    return result
+
+
+LOCKS = {
+    "two that come again": Config(clients("arar", "arar"), deaths=1),
+    "three that come again": Config(clients("arar", "arar", "ar"), deaths=1),
+    "two deaths": Config(clients("ar", "ar", "ar"), deaths=2),
+    "four": Config(clients("ar", "ar", "ar", "ar"), deaths=1),
+    "out of time": Config(clients("trar", "tr", "nr"), deaths=1),
+    "without the arena": Config(clients("arar", "tr", "nrar", plain=2), deaths=1),
+    "on the server's threads": Config(clients("ar", "ar", "tr", workers=3), deaths=2),
+    "two threads of one": Config(clients("ar", "ar", "ar", threads=2), deaths=1),
+    "all is well again": Config(clients("acr", "acrar", "nr"), deaths=1),
+}
+
+RLOCKS = {
+    "twice": Config(clients("aarr", "aarr"), Kind.RLOCK, deaths=1),
+    "and otherwise": Config(clients("anrr", "tarr", "nr"), Kind.RLOCK, deaths=1),
+    "three": Config(clients("aarr", "ar", "ar", workers=3), Kind.RLOCK, deaths=2),
+    "without the arena": Config(clients("aarr", "ar", "tarr", plain=2), Kind.RLOCK, deaths=1),
+    "two threads of one": Config(clients("aarr", "ar", "ar", threads=2), Kind.RLOCK, deaths=1),
+}
+
+
+def semaphores(slots: int, permits: int, *specs: Spec, deaths: int = 0) -> Config:
+    return Config(specs, Kind.SEMAPHORE, slots, permits, deaths)
+
+
+SEMAPHORES = {
+    "one slot": semaphores(1, 1, *clients("arar", "tr", "nr"), deaths=1),
+    "two slots": semaphores(2, 2, *clients("ar", "ar", "arar"), deaths=1),
+    "both at once": semaphores(2, 2, *clients("aarr", "aarr"), deaths=1),
+    "on the server's threads": semaphores(2, 2, *clients("ar", "ar", "tr", workers=3), deaths=1),
+    "two threads of one": semaphores(2, 2, *clients("ar", "ar", "ar", threads=2), deaths=1),
+    "without the arena": semaphores(2, 2, *clients("ar", "ar", "ar", plain=2), deaths=1),
+    "a spare permit": semaphores(1, 2, *clients("aarr", "ar", "tr"), deaths=1),
+    "a spare permit, two deaths": semaphores(1, 2, *clients("ar", "ar", "ar"), deaths=2),
+    "what others hold is released": semaphores(1, 1, *clients("aar", "f", "arf")),
+    "and a spare permit": semaphores(1, 2, *clients("aar", "f", "ff")),
+}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock(name: str) -> None:
+    holds(LOCKS[name])
+
+
+@pytest.mark.parametrize("name", RLOCKS)
+def test_rlock(name: str) -> None:
+    holds(RLOCKS[name])
+
+
+@pytest.mark.parametrize("name", SEMAPHORES)
+def test_semaphore(name: str) -> None:
+    holds(SEMAPHORES[name])
+
+
+def test_bounded_semaphore() -> None:
+    holds(Config(clients("aarr", "ar", "tr"), Kind.BOUNDED, 2, 2, deaths=1))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(clients("ar", "ar", "ar"), deaths=2),
+        Config(clients("ar", "ar", "aarr"), Kind.RLOCK, deaths=1),
+        Config(clients("ar", "ar", "ar"), Kind.SEMAPHORE, 1, 2, deaths=1),
+    ],
+    ids=["lock", "rlock", "semaphore"],
+)
+def test_what_is_taken_for_the_same_is_the_same(config: Config) -> None:
+    """Telling like clients apart there are more states, but at most one for each order of them."""
+    few, many = holds(config), holds(replace(config, symmetric=False))
+    assert few.states < many.states <= 6 * few.states
+
+
+# What is broken on purpose, where that is to be seen, and how
+
+BROKEN = {
+    Mutation.QUEUES_FIRST: (Config(clients("ar", "ar")), "for ever"),
+    Mutation.RELEASES_PLAINLY: (Config(clients("ar", "ar", "ar")), "what another waits for"),
+    Mutation.UNMARKS_ON_HAND_OVER: (Config(clients("ar", "ar", "ar")), "for ever"),
+    Mutation.ABANDONS_NOTHING: (Config(clients("ar", "ar"), deaths=1), "stays held"),
+    Mutation.TAKES_BLINDLY: (Config(clients("ar", "ar")), "not the lock's owner"),
+    Mutation.FREES_PLAINLY: (semaphores(1, 1, *clients("ar", "f")), "lost or made"),
+    Mutation.LIFO: (Config(clients("ar", "ar", "ar")), "later is served first"),
+    Mutation.GIVES_TO_THE_DEAD: (Config(clients("ar", "tr")), "does not wait is given"),
+    Mutation.KEEPS_DEPTH: (Config(clients("aarr", "ar"), Kind.RLOCK, deaths=1), "the depth"),
+    Mutation.FORGETS_DEATH: (Config(clients("ar", "ar"), deaths=1), "nobody is told"),
+    Mutation.SPARES_LEAVE_NO_MARK: (
+        semaphores(1, 2, *clients("ar", "ar"), deaths=1),
+        "nobody is told",
+    ),
+    Mutation.SERVES_THE_LEFT: (
+        Config(clients("ar", "ar", "ar", workers=1), deaths=1),
+        "more or less than it was given",
+    ),
+}
+
+
+@pytest.mark.parametrize("mutation", Mutation, ids=lambda mutation: mutation.value)
+def test_what_is_broken_is_found(mutation: Mutation) -> None:
+    """By what it does to the clients, not only by what looks wrong within."""
+    config, problem = BROKEN[mutation]
+    holds(config)
+    broken = explore(replace(config, mutation=mutation, inner=False), MOST)
+    assert broken.violation is not None and problem in broken.violation
+    assert broken.trace
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [Mutation.QUEUES_FIRST, Mutation.RELEASES_PLAINLY, Mutation.UNMARKS_ON_HAND_OVER],
+    ids=lambda mutation: mutation.value,
+)
+def test_what_is_broken_is_seen_within_as_well(mutation: Mutation) -> None:
+    config, _ = BROKEN[mutation]
+    broken = explore(replace(config, mutation=mutation), MOST)
+    assert broken.violation is not None and "not contended" in broken.violation
+
+
+def test_semaphores_are_broken_by_the_same() -> None:
+    for mutation, config in (
+        (Mutation.QUEUES_FIRST, semaphores(2, 2, *clients("ar", "ar", "ar"))),
+        (Mutation.UNMARKS_ON_HAND_OVER, semaphores(1, 1, *clients("ar", "ar", "ar"))),
+        (Mutation.ABANDONS_NOTHING, semaphores(2, 2, *clients("ar", "ar"), deaths=1)),
+        (Mutation.TAKES_BLINDLY, semaphores(2, 2, *clients("ar", "ar"))),
+        (Mutation.SERVES_THE_LEFT, semaphores(1, 1, *clients("ar", "ar", workers=1), deaths=1)),
+    ):
+        assert explore(replace(config, mutation=mutation, inner=False), MOST).violation
+
+
+def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--clients", "2", "--program", "ar", "--deaths", "1"]) == 0
+    assert "every property holds" in capsys.readouterr().out
+    assert main(["--clients", "2", "--program", "ar", "--mutation", "takes-blindly"]) == 1
+    said = capsys.readouterr().out
+    assert "client 1 in a: replace(0, 0, 2.0) not done, there is 1.0" in said
