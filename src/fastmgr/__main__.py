@@ -1,10 +1,10 @@
-"""The command line: ``python -m fastmgr demo``."""
+"""The command line: ``python -m fastmgr demo`` and ``python -m fastmgr bench``."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from fastmgr import demo
+from fastmgr import bench, demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fastmgr", description=__doc__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo.add_parser(commands)
+    bench.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
         status: int = options.run(options)

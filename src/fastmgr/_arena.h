@@ -249,6 +249,11 @@ static inline void fm_lifeline_tie(fm_lifeline *line, uint32_t *word) {
 #endif
 }
 
+/* Whether the server lives, and has not ended the session whose number it keeps in `entry`. */
+static inline int fm_serves(const uint32_t *alive, const uint64_t *entry, uint64_t session) {
+    return fm_lives(alive) && fm_load(entry) == session;
+}
+
 /* By the same thread: the server ends in order. */
 static inline void fm_lifeline_cut(fm_lifeline *line, uint32_t *word) {
     __atomic_store_n(word, 0U, __ATOMIC_SEQ_CST);

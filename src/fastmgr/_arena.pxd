@@ -33,6 +33,7 @@ cdef extern from "_arena.h" nogil:
         pass
 
     int fm_lives(const uint32_t *word)
+    int fm_serves(const uint32_t *alive, const uint64_t *entry, uint64_t session)
     void fm_lifeline_tie(fm_lifeline *line, uint32_t *word)
     void fm_lifeline_cut(fm_lifeline *line, uint32_t *word)
 
@@ -76,11 +77,16 @@ cdef class Arena:
     cdef list shared                 # the segments of small cells
     cdef dict unused                 # size -> [(segment, offset)] of cells that were given back
     cdef int made                    # segments so far
-    cdef Segment control             # its first word says that the server lives
+    # Its first word says that the server lives; behind it are the numbers of the sessions there are.
+    cdef Segment control
+    cdef list vacant                 # entries of them, to be used again
+    cdef size_t entries              # of them so far, with that of the server
     cdef fm_lifeline line
     cdef bint tied
 
     cdef Segment add(self, int fd, size_t offset, size_t size, bint is_file)
+    cdef size_t enter(self, uint64_t session) except? 0
+    cdef int leave(self, size_t entry) except -1
     cdef tuple take(self, size_t size)
     cdef int give_back(self, Segment segment, size_t offset, size_t size) except -1
 
@@ -106,6 +112,8 @@ cdef class Celled:
 cdef class View:
     cdef readonly object instance    # of which server
     cdef readonly uint64_t owner     # this process to it, as the owner of a slot
+    cdef size_t place                # of the session's number in `control`
+    cdef const uint64_t *entry       # the same; NULL before that is mapped
     cdef readonly uint64_t serial    # of this view, among all of the process
     cdef public bint usable          # the session it belongs to still is what it was
     cdef public bint none            # there is no arena to be had
@@ -114,4 +122,6 @@ cdef class View:
     cdef dict shared                 # number -> Segment
     cdef object large                # number -> Segment, weak: kept by the proxies
 
+    cdef bint serves(self) noexcept
+    cdef int look_at(self, Segment control) except -1
     cdef int keep(self, Segment segment) except -1

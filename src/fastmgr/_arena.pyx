@@ -30,7 +30,7 @@ cdef enum:
     PAGE = 4096
     SEGMENT_SIZE = 1024 * 1024   # of untouched memory, which costs nothing
     LARGE = 256 * 1024           # a cell of that size has a segment of its own
-    CONTROL_SIZE = PAGE
+    CONTROL_SIZE = 1024 * 1024   # sessions there can be at a time, times eight bytes
 
 
 @cython.final
@@ -92,6 +92,8 @@ cdef class Arena:
         self.segments = WeakValueDictionary()
         self.shared = []
         self.unused = {}
+        self.vacant = []
+        self.entries = 1
         self.made = 1       # the control segment's number is 0, whenever it is made
 
     def open(self):
@@ -113,6 +115,28 @@ cdef class Arena:
         if self.tied:
             self.tied = False
             fm_lifeline_cut(&self.line, <uint32_t *>self.control.at)
+
+    cdef size_t enter(self, uint64_t session) except? 0:
+        """A session begins: the place of its number in the control segment, 0 for none."""
+        cdef size_t entry
+        if self.control is None:
+            return 0
+        if self.vacant:
+            entry = self.vacant.pop()
+        elif (self.entries + 1) * sizeof(uint64_t) <= CONTROL_SIZE:
+            entry = self.entries
+            self.entries += 1
+        else:
+            return 0
+        fm_store(<uint64_t *>self.control.at + entry, session)
+        return entry
+
+    cdef int leave(self, size_t entry) except -1:
+        """A session has ended: its process, if it lives, is to touch nothing any more."""
+        if entry:
+            fm_store(<uint64_t *>self.control.at + entry, 0)
+            self.vacant.append(entry)
+        return 0
 
     def new(self, size_t size):
         """Make an anonymous segment of that many bytes (OSError if that fails)."""
@@ -294,33 +318,46 @@ cdef class View:
     ----------
     owner : int
         What this process is to the server when it holds a slot.
+    place : int
+        Where the session's number is in the control segment; 0: there is no arena.
     instance : bytes
         The server's.
     before : View or None
         What the process had, perhaps before a fork: what is mapped stays mapped.
     """
 
-    def __init__(self, uint64_t owner, instance, View before):
+    def __init__(self, uint64_t owner, size_t place, instance, View before):
         global views
         views += 1
         self.serial = views
         self.owner = owner
         self.instance = instance
         self.usable = True
-        self.none = os.environ.get("FASTMGR_ARENA") == "off"
+        self.place = place
+        self.none = place == 0 or os.environ.get("FASTMGR_ARENA") == "off"
         self.shared = {}
         self.large = WeakValueDictionary()
-        if before is not None and before.instance == instance:
-            self.control = before.control
-            self.alive = before.alive
+        if before is not None and before.instance == instance and before.control is not None:
+            self.look_at(before.control)
             self.shared = before.shared
             self.large = before.large
+
+    cdef bint serves(self) noexcept:
+        """Whether the cells still are this process's to work on."""
+        return self.usable and fm_serves(self.alive, self.entry, self.owner >> THREAD_BITS)
+
+    cdef int look_at(self, Segment control) except -1:
+        if self.place >= control.size // sizeof(uint64_t):
+            raise OSError(f"session {self.place} has no place in the manager's arena")
+        self.control = control
+        self.alive = <const uint32_t *>control.at
+        self.entry = <const uint64_t *>control.at + self.place
+        return 0
 
     cdef int keep(self, Segment segment) except -1:
         segment.forget_fd()
         if segment.number == 0:
-            self.control = segment
-            self.alive = <const uint32_t *>segment.at
+            self.look_at(segment)
         elif segment.size == SEGMENT_SIZE or segment.is_file:
             self.shared[segment.number] = segment
         else:

@@ -10,7 +10,8 @@ way of every call, `_callmethod`, and meets the same cell in the server.
 from fastmgr._arena cimport (
     CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK,
     KIND_RLOCK, KIND_SEMAPHORE, KIND_VALUE, OWNER, OWNER_DIED, Segment, THREAD_BITS, View,
-    fm_lives, fm_load, fm_owner_here, fm_replace, fm_set_owner_here, fm_store, uint64_t,
+    fm_load, fm_owner_here, fm_replace, fm_serves, fm_set_owner_here, fm_store,
+    uint64_t,
 )
 from fastmgr._numbers cimport (
     add_to_item, add_to_word, counter_add, counter_exchange, counter_get, counter_replace,
@@ -43,7 +44,8 @@ cdef class CellCore(ProxyCore):
     cdef inline bint at_hand(self) except -1:
         """Whether the cell is here to be worked on."""
         if (
-            self.cell is not NULL and self.view.usable and fm_lives(self.view.alive)
+            self.cell is not NULL and self.view.usable
+            and fm_serves(self.view.alive, self.view.entry, self.view.owner >> THREAD_BITS)
             and posting_channels == 0
         ):
             return True
@@ -53,17 +55,19 @@ cdef class CellCore(ProxyCore):
         """Look for the cell; not twice in vain in one session."""
         cdef ClientSession session
         cdef View view
-        if (
-            self._ref is None or not self._has_cell
-            or type(self)._callmethod is not ProxyCore._callmethod
-        ):
-            return False    # nothing keeps the cell ours; a user's proxy wants to see its calls
+        if not self._has_cell or type(self)._callmethod is not ProxyCore._callmethod:
+            return False    # a user's proxy wants to see its calls
+        if self._ref is None:
+            if not self._awaits_reference:
+                return False    # nothing keeps the cell ours
+            self._awaits_reference = False
+            self._take_reference()
         session = self._session()
         if posting_channels and session.has_posted():
             return False    # the calls of a thread are served in order
         view = session.view
         if view is not None:
-            if view.none or (view.alive is not NULL and not fm_lives(view.alive)):
+            if view.none or (view.alive is not NULL and view.usable and not view.serves()):
                 return False    # the call will find out what has become of the server
             if view is self.view and view.usable:
                 return self.cell is not NULL
@@ -90,6 +94,7 @@ cdef class CellCore(ProxyCore):
         self.cell = NULL
         self.view = None
         self.segment = None
+        self._awaits_reference = False
         ProxyCore._close(self)
 
 

@@ -330,7 +330,12 @@ cdef class Engine(Loop):
         session_id, conn.name, thread = introduced
         conn.session = self.table.join(session_id)
         conn.belong(conn.session.number, thread)
-        answer = (self.server.instance, conn.session.connections > 1, conn.session.number)
+        if conn.session.connections == 1 and self.arena is not None:
+            conn.session.place = self.arena.enter(conn.session.number)
+        answer = (
+            self.server.instance, conn.session.connections > 1, conn.session.number,
+            conn.session.place,
+        )
         self.send_frames(conn, [pickle.dumps(("#RETURN", answer), 4)])
         conn.stream.fast = True
         return 1
@@ -367,9 +372,14 @@ cdef class Engine(Loop):
         if conn.failure is not None:
             failure, conn.failure = conn.failure, None
             self.drop_elsewhere(failure)
-        if session is None or not self.table.leave(session):
+        if session is None:
             return 0
-        if not (session.clean or conn.clean):
+        session.broken = session.broken or not conn.clean
+        if not self.table.leave(session):
+            return 0
+        if self.arena is not None:
+            self.arena.leave(session.place)
+        if session.broken and not session.clean:
             # What a killed client held goes on; after a clean exit it stays held, as in the stdlib.
             for entry in [*self.table.entries.values(), *self.table.local.values()]:
                 if entry.parks:

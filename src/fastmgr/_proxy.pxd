@@ -126,6 +126,7 @@ cdef class ProxyCore:
     cdef public object _serializer
     cdef public object _authkey
     cdef public object _owned_by_manager
+    cdef public bint _awaits_reference  # it came with a process that was being spawned
     cdef public object _referent      # in the server: the entry that this proxy holds
     cdef ClientSession _session_
     cdef Ref _ref

@@ -67,6 +67,7 @@ class ClientSession:
     def retire(self) -> None: ...
 
 class ProxyCore:
+    _awaits_reference: bool
     _token: Token
     _id: str
     _manager: Any

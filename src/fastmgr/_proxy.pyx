@@ -872,11 +872,11 @@ cdef class ClientSession:
             self.stock = True
             return None
         stream.fast = True
-        self.instance, resumed, number = answer
+        self.instance, resumed, number, place = answer
         channel = FastChannel(stream)
         if not resumed or self.view is None or not self.view.usable:
             self.end_view()
-            self.view = View(<uint64_t>number << THREAD_BITS, self.instance, self.view)
+            self.view = View(<uint64_t>number << THREAD_BITS, place, self.instance, self.view)
         self.adopt(channel)
         if not resumed and self.holdings:
             self.reclaim(channel)
@@ -942,6 +942,8 @@ cdef class ClientSession:
             self.orphan = channel
         else:
             channel.close()
+            if not self.channels and self.orphan is None:
+                self.end_view()     # the server ends the session
         return 0
 
     # -- the books --------------------------------------------------------
@@ -1257,6 +1259,8 @@ cdef class ClientSession:
             if not self.retired:
                 self.flush()
         else:
+            for holding in list(self.holdings.values()):
+                holding.owed = 0        # the server takes back what this process had
             for channel in [*self.channels, self.orphan]:
                 if isinstance(channel, FastChannel):
                     (<FastChannel>channel).await_posted()

@@ -26,6 +26,8 @@ cdef class Session:
     cdef readonly uint64_t number         # as it holds things (see _arena.pxd); never used twice
     cdef readonly int connections
     cdef bint clean                       # the process ends in order
+    cdef bint broken                      # one of its connections has ended otherwise
+    cdef size_t place                     # of its number in the arena; 0: it has none
     cdef bint ended                       # nothing is held for it any more
     cdef dict held                        # key -> count
 

@@ -74,39 +74,43 @@ class ArenaFile:
                 error.errno, "another server keeps its objects in this arena", path
             ) from None
         self.capacity = os.fstat(self.fd).st_size
-        if self.capacity == 0:
-            self.segment = self._grow(EXTENT)
-            self.end = self.start = LINE
-            HEADER.pack_into(memoryview(self.segment), 0, MAGIC, self.end)
-        else:
-            if self.capacity % EXTENT:
-                raise self._damaged(f"it has {self.capacity} bytes")
-            self.segment = arena.add_file(self.fd, 0, self.capacity)
+        magic, self.end = HEADER.unpack(os.pread(self.fd, HEADER.size, 0).ljust(HEADER.size, b"\0"))
+        if magic.strip(b"\0") and magic != MAGIC:
+            raise self._damaged("its first bytes are others")
+        if magic == MAGIC and (self.end % LINE or not LINE <= self.end <= self.capacity):
+            raise self._damaged(f"its records end at {self.end}, it has {self.capacity} bytes")
+        # A server that was killed may have left half an extent at the end, without records.
+        if self.capacity == 0 or self.capacity % EXTENT:
+            self._lengthen(EXTENT - self.capacity % EXTENT)
+        self.segment = arena.add_file(self.fd, 0, self.capacity)
+        if magic == MAGIC:
             self._read()
+        else:
+            # Or it was killed before the first: the magic comes last.
+            self.end = LINE
+            struct.pack_into("<Q", memoryview(self.segment), 8, self.end)
+            struct.pack_into("<8s", memoryview(self.segment), 0, MAGIC)
         #: The segment that records are added to, and where in the file it begins.
         self.first = self.segment
 
     def _damaged(self, what: str) -> ValueError:
         return ValueError(f"{self.path!r} is no arena of fastmgr's, or it is damaged: {what}")
 
-    def _grow(self, size: int) -> Segment:
-        """Map so many bytes more at the end of the file."""
+    def _lengthen(self, size: int) -> None:
         if hasattr(os, "posix_fallocate"):
             # Room on the disk is found now, or not at all: a full disk must not show in a client.
             os.posix_fallocate(self.fd, self.capacity, size)
         else:
             os.ftruncate(self.fd, self.capacity + size)
-        segment = self.arena.add_file(self.fd, self.capacity, size)
         self.capacity += size
-        return segment
+
+    def _grow(self, size: int) -> Segment:
+        """Map so many bytes more at the end of the file."""
+        self._lengthen(size)
+        return self.arena.add_file(self.fd, self.capacity - size, size)
 
     def _read(self) -> None:
         data = memoryview(self.segment)
-        magic, self.end = HEADER.unpack_from(data)
-        if magic != MAGIC:
-            raise self._damaged("its first bytes are others")
-        if self.end % LINE or not LINE <= self.end <= self.capacity:
-            raise self._damaged(f"its records end at {self.end}")
         at = LINE
         while at < self.end:
             kind, *sizes = RECORD.unpack_from(data, at)

@@ -257,10 +257,11 @@ def RebuildProxy(
         util.debug("Rebuild a proxy owned by manager, token=%r", token)
         referent = server.table.stash(token.id)
         kwds["manager_owned"] = True
-    incref = kwds.pop("incref", True) and not getattr(
-        process.current_process(), "_inheriting", False
-    )
-    proxy = func(token, serializer, incref=incref, **kwds)
+    incref = kwds.pop("incref", True)
+    inheriting = getattr(process.current_process(), "_inheriting", False)
+    proxy = func(token, serializer, incref=incref and not inheriting, **kwds)
+    if incref and inheriting and referent is None and isinstance(proxy, BaseProxy):
+        proxy._awaits_reference = True
     if referent is not None and isinstance(proxy, BaseProxy):
         proxy._referent = referent
     return proxy

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmgr import demo, managers
+from fastmgr import demo
 from fastmgr.__main__ import main
 
 
@@ -32,9 +32,15 @@ def sources(tmp_path: Path) -> list[Path]:
     return demo.python_files(tmp_path)
 
 
-def count_shared(files: list[Path]) -> demo.Result:
+def count_alone(files: list[Path]) -> demo.Result:
+    return demo.count_alone(files, demo.Progress("", 1))
+
+
+def count_shared(
+    files: list[Path], contender: demo.Contender, expected: demo.Result
+) -> demo.Result:
     context = multiprocessing.get_context("fork")
-    return demo.count_shared(files, demo.Progress("", 1), managers.SyncManager, 2, context)
+    return demo.count_shared(files, demo.Progress("", 1), contender, 2, context, expected)
 
 
 def test_files_are_those_of_the_library_itself(sources: list[Path]) -> None:
@@ -45,9 +51,14 @@ def test_words_are_name_tokens(sources: list[Path]) -> None:
     assert demo.count_words(sources[1]) == {"spam": 2, "eggs": 1}
 
 
-def test_shared_count_equals_the_count_alone(sources: list[Path]) -> None:
-    alone = demo.count_alone(sources, demo.Progress("", 1))
-    shared = count_shared(sources)
+@pytest.mark.parametrize(
+    "contender", [demo.FAST, demo.COUNTERS, demo.STOCK], ids=lambda way: way.name
+)
+def test_shared_count_equals_the_count_alone(
+    sources: list[Path], contender: demo.Contender
+) -> None:
+    alone = count_alone(sources)
+    shared = count_shared(sources, contender, alone)
     assert alone.words == shared.words == {"spam": 3, "eggs": 2, "import": 1, "ham": 1}
     assert alone.skipped == shared.skipped == {"SyntaxError": 1}
     assert shared.total == 7
@@ -60,9 +71,10 @@ def test_failing_worker_shows_its_traceback_and_ends_the_count(
         raise LookupError("no words today")
 
     before = multiprocessing.active_children()
+    alone = count_alone(sources)
     monkeypatch.setattr(demo, "count_words", fail)
     with pytest.raises(demo.WorkerError, match=r"Worker-[12] failed with exit status 1"):
-        count_shared(sources)
+        count_shared(sources, demo.FAST, alone)
     assert "LookupError: no words today" in capfd.readouterr().err
     assert multiprocessing.active_children() == before
 
@@ -72,7 +84,10 @@ def test_command_prints_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     report = capsys.readouterr().out
     assert "distinct words" in report
     assert "All totals are exact." in report
-    assert "times as fast" in report
+    assert "fastmgr, 2 workers" in report
+    assert "fastmgr, Counters, 2 workers" in report
+    assert "multiprocessing, 2 workers" in report
+    assert "times as fast, with Counters" in report
 
 
 def test_command_fails_when_a_total_is_wrong(
@@ -92,7 +107,7 @@ def test_command_fails_when_a_worker_fails(
     def fail(*_arguments: object) -> None:
         raise LookupError("no lock today")
 
-    monkeypatch.setattr(demo, "add", fail)
+    monkeypatch.setattr(demo.Shared, "add", fail)
     options = ["--files", "2", "--workers", "2", "--start-method", "fork", "--no-stock"]
     assert main(["demo", *options]) == 1
     errors = capfd.readouterr().err

@@ -438,7 +438,7 @@ class FastPeer(RawPeer):
         self.login(KEY)
         self.calls = 0
         self.send_frame(introduction(session or os.urandom(SESSION_ID_SIZE), "by hand"))
-        kind, (self.instance, self.resumed, self.number) = pickle.loads(self.recv_frame())
+        kind, (self.instance, self.resumed, *_) = pickle.loads(self.recv_frame())
         assert kind == "#RETURN"
 
     def send(self, op: int, body: bytes = b"", handle: int = 0, flags: int = 0) -> int:

@@ -1,0 +1,522 @@
+"""Measure what shared state costs on this machine, side by side.
+
+Three contenders run the same few statements: the stock manager, multiprocessing's own `Value`,
+`Lock`, `Event` and `Queue`, which need no manager, and fastmgr's manager. One turn measures all of
+them, one after the other; there are several turns. The table has the median of each one's times
+and how many times fastmgr's time the others took: the median, the lowest and the highest of the
+turns. Where these are far apart the machine was busy with something else. What was counted is
+checked exactly.
+"""
+
+import argparse
+import json
+import multiprocessing.managers as stock
+import os
+import platform
+import signal
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context, resource_tracker
+from statistics import median
+from time import perf_counter
+from timeit import Timer
+from typing import TYPE_CHECKING, Any
+
+from fastmgr import chart, managers as fast
+from fastmgr.demo import positive, stop, uninterrupted
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import BaseContext
+
+__all__ = ["CASES", "QUICK", "BenchError", "Case", "Effort", "Row", "contenders", "measure"]
+
+Names = Mapping[str, Any]
+"""What the names in a contender's statements stand for."""
+
+STOCK, PLAIN, FAST = "stock manager", "multiprocessing", "fastmgr"
+PROCESSES = 4
+"""How many count at once."""
+
+
+class BenchError(Exception):
+    """Nothing can be measured, or what was measured is wrong."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes
+    ----------
+    alternations : int
+        How many turns.
+    seconds : float
+        About how long each contender is measured in each turn.
+    """
+
+    alternations: int = 7
+    seconds: float = 0.1
+
+
+QUICK = Effort(alternations=3, seconds=0.02)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: what each contender runs.
+
+    Attributes
+    ----------
+    name : str
+        Names it in JSON.
+    label : str
+        Says in the table what is measured.
+    statements : mapping of str to str
+        Python, for each contender that can do it.
+    counts : bool
+        Whether the statement adds one to the contender's ``total()``.
+    processes : int
+        How many run it at once, each in a loop; the time is that of all over the number of all.
+    """
+
+    name: str
+    label: str
+    statements: Mapping[str, str]
+    counts: bool = False
+    processes: int = 1
+
+
+INCREMENT = {
+    STOCK: "with lock: value.value += 1",
+    PLAIN: "with value.get_lock(): value.value += 1",
+    FAST: "counter.incr()",
+}
+CASES = (
+    Case("increment", "add 1 to a counter", INCREMENT, counts=True),
+    Case("crowd", f"the same, {PROCESSES} processes", INCREMENT, counts=True, processes=PROCESSES),
+    Case("value", "value.value", dict.fromkeys((STOCK, PLAIN, FAST), "value.value")),
+    Case("lock", "with lock: pass", dict.fromkeys((STOCK, PLAIN, FAST), "with lock: pass")),
+    Case("event", "event.is_set()", dict.fromkeys((STOCK, PLAIN, FAST), "event.is_set()")),
+    Case("dict", "d['key']", dict.fromkeys((STOCK, FAST), "d['key']")),
+    # The last: multiprocessing's queue starts a thread, and processes are not forked with threads.
+    Case("queue", "q.put(1); q.get()", dict.fromkeys((STOCK, PLAIN, FAST), "q.put(1); q.get()")),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one case.
+
+    Attributes
+    ----------
+    case : Case
+    seconds : mapping of str to sequence of float
+        The time of one statement, for each contender, turn by turn.
+    """
+
+    case: Case
+    seconds: Mapping[str, Sequence[float]]
+
+    def ratios(self, other: str) -> list[float]:
+        """Return how many times fastmgr's time the other took, turn by turn; [] if it cannot."""
+        of_other = self.seconds.get(other, ())
+        return [theirs / ours for theirs, ours in zip(of_other, self.seconds[FAST], strict=False)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return {
+            "label": self.case.label,
+            "statements": dict(self.case.statements),
+            "processes": self.case.processes,
+            "seconds": {name: median(found) for name, found in self.seconds.items()},
+            "ratios": {
+                name: {"median": median(found), "lowest": min(found), "highest": max(found)}
+                for name in self.seconds
+                if name != FAST and (found := self.ratios(name))
+            },
+        }
+
+
+# -- measuring ----------------------------------------------------------------------------
+
+
+class Repeated(ABC):
+    """A statement that is repeated often enough for the clock."""
+
+    processes = 1
+
+    def __init__(self) -> None:
+        self.number = 1
+        self.done = 0
+
+    @abstractmethod
+    def run(self) -> float:
+        """Run the statement `number` times in each process; return how long that took."""
+
+    def calibrate(self, seconds: float) -> None:
+        """Find the number that takes about so long. This warms up, too."""
+        while (spent := self.seconds() * self.number * self.processes) < seconds:
+            self.number = max(self.number + 1, int(self.number * min(10, seconds / spent)))
+
+    def seconds(self) -> float:
+        """Return the time of one statement."""
+        spent = self.run()
+        self.done += self.number * self.processes
+        return spent / (self.number * self.processes)
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what runs the statement."""
+
+
+class Alone(Repeated):
+    """In this process."""
+
+    def __init__(self, statement: str, names: Names) -> None:
+        super().__init__()
+        self.timer = Timer(statement, globals=dict(names))
+
+    def run(self) -> float:
+        return self.timer.timeit(self.number)
+
+    def close(self) -> None:
+        pass
+
+
+class Crowd(Repeated):
+    """In several processes at once; they wait for their turn in between."""
+
+    def __init__(
+        self, statement: str, names: Names, processes: int, context: "BaseContext", stack: ExitStack
+    ) -> None:
+        super().__init__()
+        self.processes = processes
+        self.pipes: list[Connection[Any, Any]] = []
+        self.children: list[Any] = []
+        stack.callback(stop, self.children)  # which finds none, unless something goes wrong
+        for number in range(processes):
+            ours, theirs = context.Pipe()
+            self.pipes.append(ours)
+            child = context.Process(  # type: ignore[attr-defined]
+                target=take_part,
+                args=(statement, dict(names), theirs, list(self.pipes)),
+                name=f"Counter-{number + 1}",
+            )
+            with uninterrupted():
+                self.children.append(child)
+                child.start()
+            theirs.close()
+        self.answers()
+
+    def run(self) -> float:
+        for pipe in self.pipes:
+            pipe.send(self.number)
+        spans = self.answers()
+        return max(end for _, end in spans) - min(start for start, _ in spans)
+
+    def answers(self) -> list[Any]:
+        """Return what each process says."""
+        try:
+            return [pipe.recv() for pipe in self.pipes]
+        except (EOFError, ConnectionError):
+            raise BenchError("a process that counts has failed; it has shown why") from None
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.send(0)
+        for child in self.children:
+            child.join()
+
+
+def take_part(
+    statement: str,
+    names: Names,
+    pipe: "Connection[Any, Any]",
+    parents: "Sequence[Connection[Any, Any]]",
+) -> None:
+    """Run the statement as often as the pipe says, until it says 0: what a process of a crowd does.
+
+    The processes share the clock: `perf_counter` is the system's.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends the processes
+    for copy in parents:  # while there is one, a pipe does not end with the parent
+        copy.close()
+    timer = Timer(statement, globals=dict(names))
+    timer.timeit(1)  # connects
+    pipe.send("ready")
+    while number := pipe.recv():
+        start = perf_counter()
+        timer.timeit(number)
+        pipe.send((start, perf_counter()))
+
+
+@contextmanager
+def contenders(context: "BaseContext") -> Iterator[dict[str, Names]]:
+    """Start the managers, and make what the statements work on.
+
+    Parameters
+    ----------
+    context : BaseContext
+        How processes are started.
+
+    Yields
+    ------
+    dict of str to dict
+        The names that each contender's statements use.
+
+    Raises
+    ------
+    BenchError
+        `fastmgr.install` has put fastmgr's manager in the place of the stock one.
+    """
+    if stock.SyncManager.__module__.partition(".")[0] != "multiprocessing":
+        raise BenchError("multiprocessing.managers is fastmgr's here: there is nothing to compare")
+    if context.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # before `uninterrupted`: it may unblock the signal
+    with ExitStack() as stack:
+        with uninterrupted():
+            on_stock = stack.enter_context(stock.SyncManager(ctx=context))
+        with uninterrupted():
+            on_fast = stack.enter_context(fast.SyncManager(ctx=context))
+        plain: Any = context
+        queue = plain.Queue()
+        stack.callback(queue.join_thread)
+        stack.callback(queue.close)
+        yield {
+            STOCK: shared_by(on_stock),
+            PLAIN: {
+                "value": plain.Value("q", 0),
+                "lock": plain.Lock(),
+                "event": plain.Event(),
+                "q": queue,
+            },
+            FAST: {**shared_by(on_fast), "counter": on_fast.Counter()},
+        }
+
+
+def shared_by(manager: Any) -> dict[str, Any]:
+    """Make what a manager's statements work on."""
+    return {
+        "value": manager.Value("q", 0),
+        "lock": manager.Lock(),
+        "event": manager.Event(),
+        "d": manager.dict(key=1),
+        "q": manager.Queue(),
+    }
+
+
+def total(names: Names) -> int:
+    """Return what a contender has counted so far."""
+    return int(names["counter" if "counter" in names else "value"].value)
+
+
+def measure(
+    case: Case,
+    found: Mapping[str, Names],
+    effort: Effort = QUICK,
+    context: "BaseContext | None" = None,
+) -> Row:
+    """Measure one case, all contenders in turn.
+
+    Parameters
+    ----------
+    case : Case
+    found : mapping of str to dict
+        What `contenders` gives; what there is no statement for is left out.
+    effort : Effort
+        How long.
+    context : BaseContext, optional
+        How the processes of a case with several are started.
+
+    Returns
+    -------
+    Row
+        The times, turn by turn.
+
+    Raises
+    ------
+    BenchError
+        A process failed, or a total is not what was counted.
+    """
+    with ExitStack() as stack:
+        legs: dict[str, Repeated] = {}
+        before = {}
+        for name in (name for name in found if name in case.statements):
+            statement, names = case.statements[name], found[name]
+            if case.counts and "value" in names:  # others only show what a call costs
+                before[name] = total(names)
+            if case.processes > 1:
+                legs[name] = Crowd(
+                    statement, names, case.processes, context or get_context(), stack
+                )
+                legs[name].done = case.processes  # by which each has connected
+            else:
+                legs[name] = Alone(statement, names)
+            legs[name].calibrate(effort.seconds)
+        turns = [[leg.seconds() for leg in legs.values()] for _ in range(effort.alternations)]
+        for leg in legs.values():
+            leg.close()
+    for name in before:
+        counted = total(found[name]) - before[name]
+        if counted != legs[name].done:
+            raise BenchError(f"{case.label}, {name}: {legs[name].done} added, {counted} counted")
+    return Row(case, dict(zip(legs, zip(*turns, strict=True), strict=True)))
+
+
+# -- what is printed ------------------------------------------------------------------------
+
+
+def shown_time(seconds: float) -> str:
+    """Return a time as it is read easily."""
+    unit, size = next(
+        (pair for pair in (("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3)) if seconds < 999.5 * pair[1]),
+        ("s", 1.0),
+    )
+    return f"{seconds / size:#.3g}".rstrip(".") + f" {unit}"
+
+
+def shown_ratio(ratio: float) -> str:
+    """Return a ratio with as many digits as it is worth."""
+    return (
+        f"{ratio:,.0f}" if ratio >= 99.95 else f"{ratio:.1f}" if ratio >= 9.995 else f"{ratio:.2f}"
+    )
+
+
+def shown_ratios(ratios: Sequence[float]) -> str:
+    """Return the median and the extremes of ratios."""
+    if not ratios:
+        return ""
+    middle, least, most = map(shown_ratio, (median(ratios), min(ratios), max(ratios)))
+    return f"{middle} ({least} to {most})"
+
+
+WIDTHS = (24, 15, 17, 11, 27, 27)
+
+
+def line(*cells: str) -> str:
+    """Return a line of the table."""
+    first, *others = (f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+    return first.strip().ljust(WIDTHS[0]) + "".join(others)
+
+
+HEADING = line("", STOCK, PLAIN, FAST, "stock / fastmgr", "multiprocessing / fastmgr")
+
+
+def table_line(row: Row) -> str:
+    """Return a row of the table."""
+    times = (
+        shown_time(median(row.seconds[n])) if n in row.seconds else "" for n in (STOCK, PLAIN, FAST)
+    )
+    return line(row.case.label, *times, *(shown_ratios(row.ratios(n)) for n in (STOCK, PLAIN)))
+
+
+def crowd_line(row: Row) -> str:
+    """Return what all processes together do in a second."""
+    rates = (f"{1 / median(found):,.0f} ({name})" for name, found in row.seconds.items())
+    return f"{row.case.processes} processes, increments a second together: {', '.join(rates)}"
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processors": os.cpu_count(),
+    }
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, and print the table.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        What `add_parser` defines.
+
+    Returns
+    -------
+    int
+        The exit status: 0 if everything was measured and every total is exact.
+    """
+    effort = QUICK if options.quick else Effort()
+    effort = Effort(options.alternations or effort.alternations, effort.seconds)
+    context = get_context(options.start_method)
+    about = machine()
+    rows: list[Row] = []
+    try:
+        with contenders(context) as found:
+            if not options.json:
+                turns = f"{effort.alternations} turn{'s' * (effort.alternations > 1)}"
+                print(", ".join(map(str, (about["python"], about["system"]))), end=", ")
+                print(f"{about['processors']} processors; medians of {turns}\n\n{HEADING}")
+            for case in CASES:
+                rows.append(measure(case, found, effort, context))
+                if not options.json:
+                    print(table_line(rows[-1]), flush=True)
+        if options.json:
+            figures = {row.case.name: row.as_dict() for row in rows}
+            print(json.dumps({**about, "alternations": effort.alternations, "cases": figures}))
+        else:
+            print()
+            print(*(crowd_line(row) for row in rows if row.case.processes > 1), sep="\n")
+            print("All totals are exact.")
+        if options.plot:
+            chart.write(plot(rows, about), options.plot)
+    except (BenchError, OSError) as error:
+        print(f"fastmgr bench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def plot(rows: Sequence[Row], about: Mapping[str, Any]) -> chart.Chart:
+    """Return the picture of the table."""
+    return chart.Chart(
+        "Time of one operation on shared state",
+        "{python}, {system}, {processors} processors; further left is faster".format(**about),
+        (STOCK, PLAIN, FAST),
+        [
+            (
+                row.case.label,
+                {name: median(found) for name, found in row.seconds.items()},
+                "stock / fastmgr: " + shown_ratio(median(row.ratios(STOCK))),
+            )
+            for row in rows
+        ],
+    )
+
+
+def add_parser(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the ``bench`` command to a command line.
+
+    Parameters
+    ----------
+    commands : argparse sub-parsers
+        Where to add it.
+    """
+    parser = commands.add_parser(
+        "bench",
+        help="measure stock, multiprocessing's own and fastmgr on this machine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--alternations", type=positive, metavar="N", help="turns (default: 7; 3 with --quick)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="measure a tenth as long: a first look"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--plot", type=chart.file, metavar="FILE", help="draw it too: an .svg, or a .png"
+    )
+    parser.add_argument(
+        "--start-method",
+        choices=get_all_start_methods(),
+        help="how processes are started (default: as this platform does)",
+    )
+    parser.set_defaults(run=run)

@@ -1,0 +1,500 @@
+"""Objects by name, in memory and in a file that outlives its server."""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import random
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+from support import DEADLINE, KEY, ProbeManager, connected
+
+from fastmgr._arena import Arena
+from fastmgr._numbers import Array, Counter, Counters, Value
+from fastmgr.managers import RemoteError, retire_sessions
+from fastmgr.names import EXTENT, HEADER, LINE, MAGIC, RECORD, ArenaFile, Names
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def manager(shared_manager: Any) -> Any:
+    """The module's manager; what has a name stays in it."""
+    return shared_manager
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "arena")
+
+
+@pytest.fixture(params=["memory", "file"])
+def either(request: pytest.FixtureRequest, path: str) -> Iterator[Any]:
+    with started(path if request.param == "file" else True) as manager:
+        yield manager
+
+
+def started(arena: Any) -> Any:
+    return ProbeManager(authkey=KEY, arena=arena)
+
+
+def names_in(path: str) -> Names:
+    return Names(ArenaFile(path, Arena()))
+
+
+def closed(names: Names) -> None:
+    assert names.file is not None
+    os.close(names.file.fd)
+
+
+# By name
+
+
+def test_the_same_name_is_the_same_object(either: Any) -> None:
+    other = connected(either.address)
+    counter = either.Counter(3, name="c")
+    assert [counter.incr(), other.Counter(100, name="c").incr(), counter.get()] == [4, 5, 5]
+    counters = either.Counters(["a", "b"], name="cs")
+    counters.incr("b")
+    assert other.Counters(9, name="cs").as_dict() == {"a": 0, "b": 1}
+    either.Value("i", 2.5, name="v").set(True)
+    assert other.Value("d", 0, name="v").get() is True
+    either.Array("h", [1, 2], name="a")[1] = 7
+    assert other.Array("d", [], name="a")[:] == array.array("h", [1, 7])
+    # Without a name each is its own.
+    assert either.Counter(3).get() == 3
+
+
+def test_what_has_a_name_stays(either: Any) -> None:
+    for _ in range(5):
+        counter = either.Counter(name="kept")
+        last = counter.incr()
+        del counter
+    assert last == 5
+
+
+def test_a_name_has_one_kind(either: Any) -> None:
+    either.Counter(name="n").incr()
+    for make in (
+        lambda: either.Counters(2, name="n"), lambda: either.Value("i", 1, name="n"),
+        lambda: either.Array("i", [1], name="n"),
+    ):  # fmt: skip
+        with pytest.raises(RemoteError, match="TypeError: the name 'n' is in use by a Counter"):
+            make()
+    assert either.Counter(name="n").get() == 1
+
+
+@pytest.mark.parametrize("name", [1, b"n", ("n",), 1.5, True])
+def test_a_name_is_a_string(either: Any, name: Any) -> None:
+    with pytest.raises(RemoteError, match=r"TypeError: .*a name is a string"):
+        either.Counter(name=name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\0", "a/b", "N" * 100_000, "\u20ac\U0001f600"])
+def test_names_of_all_sorts(either: Any, name: str) -> None:
+    assert either.Counter(name=name).incr() == 1
+    assert either.Counter(name=name).incr() == 2
+
+
+def test_an_object_that_cannot_be_made_leaves_its_name_free(either: Any) -> None:
+    for make in (
+        lambda: either.Counter("a", name="n"), lambda: either.Counters(["a", "a"], name="n"),
+        lambda: either.Array("?", [], name="n"), lambda: either.Counter(2**63, name="n"),
+    ):  # fmt: skip
+        with pytest.raises(RemoteError):
+            make()
+    assert either.Counter(4, name="n").get() == 4
+
+
+def test_only_a_server_keeps_names() -> None:
+    from fastmgr import shared
+
+    with pytest.raises(ValueError, match="only a manager's server"):
+        shared.make_counter(name="n")
+
+
+# In a file
+
+
+def fill(manager: Any) -> list[Any]:
+    """One of each, and what they are."""
+    counter, counters = manager.Counter(5, name="c"), manager.Counters(["a", "\u20ac"], name="cs")
+    counter.incr(), counters.incr("\u20ac", -3)
+    plain = manager.Counters(3, name="plain")
+    plain[2] = 2**63 - 1
+    none = manager.Counters(0, name="none")
+    values = []
+    for number, item in enumerate([None, True, 2**47 - 1, -(2**47), -0.0, float("inf"), 1.5]):
+        value = manager.Value("d", 0, name=f"v{number}")
+        value.set(item)
+        values.append(value)
+    arrays = []
+    for code in "bBhHiIlLqQfd":
+        items = manager.Array(code, [1, 2, 3], name=code)
+        items[1] = 77
+        arrays.append(items)
+    return [
+        counter.get(), counters.as_dict(), plain.snapshot(), none.snapshot(),
+        [repr(value.get()) for value in values], [items[:].tobytes() for items in arrays],
+    ]  # fmt: skip
+
+
+def found_in(manager: Any) -> list[Any]:
+    return [
+        manager.Counter(name="c").get(), manager.Counters(0, name="cs").as_dict(),
+        manager.Counters(1, name="plain").snapshot(), manager.Counters(1, name="none").snapshot(),
+        [repr(manager.Value("i", 9, name=f"v{number}").get()) for number in range(7)],
+        [manager.Array("d", [], name=code)[:].tobytes() for code in "bBhHiIlLqQfd"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["shutdown", "kill"])
+def test_a_file_outlives_its_server(path: str, how: str) -> None:
+    manager = started(path)
+    manager.start()
+    expected = fill(manager)
+    if how == "kill":
+        manager._process.kill()
+        manager._process.join(DEADLINE)
+        retire_sessions(manager.address)
+    manager.shutdown()
+    for _ in range(2):
+        with started(path) as manager:
+            assert found_in(manager) == expected
+            assert os.stat(path).st_mode & 0o777 == 0o600
+
+
+def test_what_clients_count_is_in_the_file(path: str) -> None:
+    """Also what no server ever heard of, when it is killed."""
+    for total in (100, 200, 300):
+        manager = started(path)
+        manager.start()
+        counter, items = manager.Counter(name="c"), manager.Array("q", [0], name="a")
+        assert [counter.incr() for _ in range(100)][-1] == total
+        assert [items.incr(0) for _ in range(100)][-1] == total
+        manager._process.kill()
+        manager._process.join(DEADLINE)
+        retire_sessions(manager.address)
+        manager.shutdown()
+
+
+def test_a_dead_servers_objects_are_no_longer_counted_on(path: str) -> None:
+    """A client that goes on would change what the next server has."""
+    manager = started(path)
+    manager.start()
+    counter = manager.Counter(name="c")
+    assert counter.incr() == 1
+    manager._process.kill()
+    manager._process.join(DEADLINE)
+    with started(path) as again:
+        with pytest.raises((OSError, EOFError)):
+            counter.incr()
+        assert again.Counter(name="c").get() == 1
+    retire_sessions(manager.address)
+    manager.shutdown()
+
+
+def test_a_file_grows(path: str) -> None:
+    with started(path) as manager:
+        assert os.path.getsize(path) == EXTENT
+        small = [manager.Counter(number, name=f"c{number}") for number in range(5)]
+        large = manager.Array("d", [1.5] * 300_000, name="large")
+        more = [manager.Counters(20_000, name=f"row{number}") for number in range(15)]
+        for number, row in enumerate(more):
+            row[number] = number
+            row[-1] = -number
+        large[-1] = 2.5
+        assert [counter.incr() for counter in small] == [1, 2, 3, 4, 5]
+        size = os.path.getsize(path)
+        assert size % EXTENT == 0 and size >= 5 * EXTENT
+    with started(path) as manager:
+        large = manager.Array("d", [], name="large")
+        assert (len(large), large[0], large[-1]) == (300_000, 1.5, 2.5)
+        for number in range(15):
+            row = manager.Counters(1, name=f"row{number}")
+            assert (len(row), row[number], row[-1]) == (20_000, number, -number)
+        assert [manager.Counter(name=f"c{number}").get() for number in range(5)] == [1, 2, 3, 4, 5]
+        assert manager.Counter(6, name="late").get() == 6
+        assert os.path.getsize(path) == size
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.sampled_from([1, 8, 100, 5000, 130_000, 131_072, 262_144, 400_000]), max_size=8))
+def test_every_record_is_found_again(path: str, sizes: list[int]) -> None:
+    Path(path).unlink(missing_ok=True)
+    names = names_in(path)
+    for number, size in enumerate(sizes):
+        items = names.get(f"n{number}", Array, ("q", [number] * size))
+        items[-1] = -1
+    closed(names)
+    names = names_in(path)
+    assert set(names.objects) == {f"n{number}" for number in range(len(sizes))}
+    for number, size in enumerate(sizes):
+        items = names.objects[f"n{number}"]
+        assert len(items) == size and items[-1] == -1
+        assert size == 1 or (items[0] == items[-2] == number)
+    closed(names)
+
+
+@pytest.mark.parametrize("item", ["text", {"a": 1}, 2**47, -(2**47) - 1, (), b"", -float("nan")])
+def test_a_file_holds_no_objects(path: str, item: Any) -> None:
+    with started(path) as manager:
+        value = manager.Value("i", 1, name="v")
+        for call in (
+            lambda: value.set(item), lambda: value.exchange(item),
+            lambda: value.compare_exchange(1, item), lambda: value.__setattr__("value", item),
+        ):  # fmt: skip
+            with pytest.raises(TypeError, match="'v' is kept in a file"):
+                call()
+            assert value.get() == 1
+        value.set(2**47 - 1)
+        with pytest.raises(TypeError):
+            value.incr()
+        assert (value.get(), value.incr(-1)) == (2**47 - 1, 2**47 - 2)
+        with pytest.raises(RemoteError, match="TypeError"):
+            manager.Value("i", item, name="other")
+        assert manager.Value("i", 3, name="other").get() == 3
+        free = manager.Value("i", item)
+        assert repr(free.get()) == repr(item)
+
+
+def test_a_file_holds_no_text_and_no_odd_names(path: str) -> None:
+    with started(path) as manager:
+        code = "w" if "w" in array.typecodes else "u"
+        for make in (
+            lambda: manager.Array(code, "abc", name="n"),
+            lambda: manager.Counters([1, 2], name="n"),
+            lambda: manager.Counters([("a",)], name="n"),
+        ):
+            with pytest.raises(RemoteError, match="TypeError"):
+                make()
+        assert manager.Counter(name="n").incr() == 1
+
+
+def test_one_server_has_a_file(path: str) -> None:
+    with started(path) as manager:
+        counter = manager.Counter(name="c")
+        counter.incr()
+        with pytest.raises(BlockingIOError, match="another server"):
+            started(path).start()
+        for number in range(3):  # nor does anything that goes on lift the lock
+            manager.Array("d", [1.0] * 200_000, name=f"a{number}")[0] = 2
+            with pytest.raises(BlockingIOError):
+                started(path).start()
+        assert counter.incr() == 2
+    with started(path) as manager:
+        assert manager.Counter(name="c").get() == 2
+
+
+def test_files_that_cannot_be_had(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        started(tmp_path).start()
+    with pytest.raises(OSError):
+        started(tmp_path / "no" / "such" / "folder").start()
+    with pytest.raises(ValueError, match="no arena"):
+        (tmp_path / "text").write_text("hello")
+        started(tmp_path / "text").start()
+    assert (tmp_path / "text").read_text() == "hello"
+
+
+# Damaged files
+
+
+def write(path: str, *records: tuple[int, bytes, bytes, bytes], end: int | None = None) -> None:
+    """A file with these records."""
+    body = bytearray()
+    for kind, *parts in records:
+        body += RECORD.pack(kind, *map(len, parts)) + bytes(LINE - RECORD.size)
+        for part in parts:
+            body += part + bytes(-len(part) % LINE)
+    head = HEADER.pack(MAGIC, LINE + len(body) if end is None else end)
+    data = head + bytes(LINE - len(head)) + body
+    Path(path).write_bytes(data + bytes(-len(data) % EXTENT))
+
+
+def look_at(names: Names) -> None:
+    """Use all that a file is said to hold."""
+    for obj in list(names.objects.values()):
+        if isinstance(obj, Counters):
+            keys = obj.keys()
+            assert len(obj.snapshot()) == len(keys)
+            for key in keys[:3]:
+                obj[key] = 5
+        elif isinstance(obj, Array):
+            assert len(obj.tolist()) == len(obj)
+            if len(obj):
+                obj[-1] = 1
+        elif isinstance(obj, Counter):
+            obj.set(5)
+        else:
+            assert isinstance(obj, Value)
+            obj.get()
+            obj.set(5)
+    names.get("a new one", Counter, ()).incr()
+
+
+def survives(path: str) -> None:
+    """It is refused, or can be used."""
+    names = None
+    try:
+        names = names_in(path)
+    except ValueError as error:
+        assert path in str(error)
+    else:
+        look_at(names)
+        closed(names)
+
+
+def test_a_file_that_is_read_as_written(path: str) -> None:
+    write(
+        path, (1, b"c", b"null", struct.pack("<q", -5)), (0, b"", b"", bytes(100)),
+        (2, b"cs", b'["a"]', struct.pack("<q", 7)), (4, b"a", b'"h"', bytes([1, 0, 2, 0])),
+    )  # fmt: skip
+    names = names_in(path)
+    assert names.objects["c"].get() == -5
+    assert names.objects["cs"].as_dict() == {"a": 7}
+    assert names.objects["a"].tolist() == [1, 2]
+    closed(names)
+
+
+WORD = struct.pack("<q", 1)
+NONSENSE = {
+    "kind": (9, b"n", b"null", WORD),
+    "huge kind": (2**63, b"n", b"null", WORD),
+    "size": (1, b"n", b"null", WORD * 2),
+    "no size": (1, b"n", b"null", b""),
+    "name": (1, b"\xff\xfe", b"null", WORD),
+    "not json": (2, b"n", b"{", WORD),
+    "json bytes": (2, b"n", b"\xff\xff\xff", WORD),
+    "names twice": (2, b"n", b'["a", "a"]', WORD * 2),
+    "names that are lists": (2, b"n", b"[[]]", WORD),
+    "no length": (2, b"n", b"null", WORD),
+    "another length": (2, b"n", b"3", WORD),
+    "negative length": (2, b"n", b"-1", WORD),
+    "float length": (2, b"n", b"1.0", WORD),
+    "long length": (2, b"n", b"99999999999999999999", WORD),
+    "larger than memory": (2, b"n", b"1000000000000000", WORD),
+    "length that wraps": (2, b"n", b"2305843009213693952", b""),
+    "length that wraps to one": (2, b"n", b"2305843009213693953", WORD),
+    "deep json": (2, b"n", b"[" * 100_000, WORD),
+    "no typecode": (4, b"n", b"null", WORD),
+    "unknown typecode": (4, b"n", b'"x"', WORD),
+    "text": (4, b"n", b'"u"', WORD),
+    "long typecode": (4, b"n", b'"ii"', WORD),
+    "number for a typecode": (4, b"n", b"5", WORD),
+    "odd size": (4, b"n", b'"i"', WORD[:7]),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_nonsense_is_refused(path: str, what: str) -> None:
+    write(path, NONSENSE[what])
+    with pytest.raises(ValueError, match="no arena of fastmgr's, or it is damaged"):
+        closed(names_in(path))
+
+
+@pytest.mark.parametrize("end", [0, 1, 63, 65, 128, EXTENT + 64, 2**63, 2**64 - 64])
+def test_an_end_that_is_none(path: str, end: int) -> None:
+    write(path, (1, b"n", b"null", WORD), end=end)
+    with pytest.raises(ValueError, match="damaged"):
+        closed(names_in(path))
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 4096, EXTENT - 1, EXTENT + 1])
+def test_a_file_cut_off(path: str, size: int) -> None:
+    write(path, (1, b"n", b"null", WORD))
+    data = Path(path).read_bytes()
+    Path(path).write_bytes((data + data)[:size])
+    with pytest.raises(ValueError, match="damaged"):
+        closed(names_in(path))
+
+
+def test_a_damaged_file_does_not_keep_the_manager(path: str) -> None:
+    write(path, NONSENSE["kind"])
+    manager = started(path)
+    with pytest.raises(ValueError, match="damaged"):
+        manager.start()
+    assert manager._process.exitcode is not None
+
+
+def test_words_that_mean_nothing_are_read_as_none(path: str) -> None:
+    """Clients may have written anything into a value."""
+    for word in (0xFFFC << 48, 0xFFFF << 48, 2**64 - 1, (0xFFFB << 48) + 3):
+        write(path, (3, b"v", b'"i"', struct.pack("<Q", word)))
+        names = names_in(path)
+        assert names.objects["v"].get() is None
+        assert names.objects["v"].exchange(3) is None
+        assert names.objects["v"].get() == 3
+        closed(names)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file with one of each kind, up to the end of its records."""
+    path = str(tmp_path_factory.mktemp("arena") / "sound")
+    names = names_in(path)
+    names.get("counter", Counter, (5,))
+    names.get("by name", Counters, (["a", "b"],))
+    names.get("by index", Counters, (12,))
+    names.get("value", Value, ("d", 2.5))
+    names.get("array", Array, ("i", range(30)))
+    assert names.file is not None
+    end = names.file.end
+    closed(names)
+    return Path(path).read_bytes()[:end]
+
+
+nasty = st.sampled_from([0, 1, 2**63, 2**64 - 1, 2**64 - 64, 2**32, LINE, EXTENT, 2**61])
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**16), st.binary(min_size=1, max_size=9))
+        | st.tuples(st.integers(0, 2**13).map(lambda n: n * 8), nasty),
+        min_size=1,
+        max_size=5,
+    )
+)
+@example([(64, 2**64 - 1)])
+@example([(8, 2**64 - 64)])
+def test_any_change_of_a_file_is_survived(path: str, sound: bytes, changes: list[Any]) -> None:
+    data = bytearray(sound)
+    for at, change in changes:
+        new = change if isinstance(change, bytes) else struct.pack("<Q", change)
+        at %= len(data) - len(new)
+        data[at : at + len(new)] = new
+    Path(path).write_bytes(bytes(data) + bytes(-len(data) % EXTENT))
+    survives(path)
+
+
+def test_any_digit_of_a_file_is_survived(path: str, sound: bytes) -> None:
+    """Where the text says how much there is, other digits make it more."""
+    rng = random.Random(5)
+    places = [i for i, byte in enumerate(sound) if chr(byte) in '0123456789"[]{},null']
+    for _ in range(300):
+        data = bytearray(sound)
+        for at in rng.sample(places, 2):
+            data[at] = ord(rng.choice('0123456789-.e"[]{} '))
+        Path(path).write_bytes(bytes(data) + bytes(-len(data) % EXTENT))
+        survives(path)
+
+
+def test_records_are_plain(sound: bytes) -> None:
+    """Format 1 stays what it is: files are older than the code that reads them."""
+    assert sound.startswith(b"fmarena1")
+    assert (LINE, EXTENT, HEADER.format, RECORD.format) == (64, 1 << 20, "<8sQ", "<QQQQ")
+    assert RECORD.unpack_from(sound, 64) == (1, 7, 4, 8)
+    assert sound[128:135] == b"counter"
+    assert json.loads(sound[192:196]) is None
+    assert struct.unpack_from("<q", sound, 256) == (5,)
