@@ -9,6 +9,7 @@ from typing import Any
 
 import plot
 from cases import CLIENTS, MESSAGE, TIMED
+from cells import CELLS, cells, compare_cell
 from counts import (
     BYTE_CASES,
     SYSCALL_CASES,
@@ -54,6 +55,13 @@ def compare_clients(report: Report, names: list[str], effort: Effort) -> None:
     with STOCK.start() as stock, FAST.start() as fast:
         for name in names:
             report.add_times("clients", name, compare_fleets(name, stock, fast, effort))
+
+
+def compare_cells(report: Report, names: list[str], effort: Effort) -> None:
+    """Measure what clients do in shared memory."""
+    with cells() as found:
+        for name in names:
+            report.add_cell(name, compare_cell(name, found, effort))
 
 
 def compare_echoes(report: Report, effort: Effort) -> None:
@@ -119,11 +127,15 @@ def main() -> int:
     """Measure what the command line asks for, and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "cases", nargs="*", metavar="CASE", help=f"only these; default: all of {', '.join(TIMED)}"
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help=f"only these; default: all of {', '.join(TIMED)}; in shared memory {', '.join(CELLS)}",
     )
     parser.add_argument("--alternations", type=int, default=Effort.alternations, metavar="N")
     parser.add_argument("--no-calls", action="store_true", help="leave the one client out")
     parser.add_argument("--no-clients", action="store_true", help="leave the client processes out")
+    parser.add_argument("--no-shared", action="store_true", help="leave the shared memory out")
     parser.add_argument("--no-counts", action="store_true", help="leave the counts out")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
@@ -135,8 +147,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.plot and (problem := plot.missing()):
         parser.error(problem)  # now, not when all has been measured
-    names = options.cases or list(TIMED)
-    if unknown := set(names) - TIMED.keys():
+    names = [name for name in options.cases if name in TIMED] if options.cases else list(TIMED)
+    in_memory = [name for name in options.cases or CELLS if name in CELLS]
+    if unknown := set(options.cases) - TIMED.keys() - CELLS.keys():
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
 
     effort = Effort(alternations=options.alternations)
@@ -145,6 +158,8 @@ def main() -> int:
         compare_calls(report, names, effort)
     if not options.no_clients:
         compare_clients(report, [name for name in names if name in CLIENTS], effort)
+    if not options.no_shared:
+        compare_cells(report, in_memory, effort)
     if options.no_calls and options.no_clients:
         pass  # no times that C would stand beside
     elif compiler():

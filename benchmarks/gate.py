@@ -1,9 +1,11 @@
 """What fails a benchmark: limits for ratios and counts, never for wall time."""
 
 import json
+from statistics import median
 from typing import Any
 
 import pytest
+from cells import COMPILED, SECTIONS, CellComparison
 from instructions import BUILD
 from measure import Comparison, Effort
 from report import BASELINE, Report
@@ -43,6 +45,29 @@ class Gate:
             pytest.fail(
                 f"{section}, {name}: {fast:.10g} is more than {ceiling:.10g} (stock: {stock:.10g})"
             )
+
+    def cell(self, name: str, comparison: CellComparison) -> None:
+        """Fail if what is done in shared memory misses one of its goals."""
+        limits = {
+            section: self.limit(section, name)
+            for section in SECTIONS
+            if section == "shared" or name in self.baseline[section]
+        }
+        if not self.effort.gated:
+            return
+        self.report.add_cell(name, comparison)
+        for section, limit in limits.items():
+            if not (ratios := comparison.ratios(section)):
+                continue  # no compiler
+            found, other = median(ratios), SECTIONS[section]
+            most = other == COMPILED
+            if found > limit if most else found < limit:
+                each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+                what, than = (f"fastmgr/{other}", "more") if most else (f"{other}/fastmgr", "less")
+                pytest.fail(
+                    f"{section}, {name}: {what} is {found:.2f}, {than} than {limit:g} "
+                    f"(each: {each})"
+                )
 
     def limit(self, section: str, name: str) -> float:
         """Return the limit of a case: every case has one."""

@@ -13,35 +13,59 @@ from pathlib import Path
 from typing import Any
 
 from cases import TIMED
+from cells import CELLS
 
 Figures = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 PANELS = {
     "calls": "1 client",
     "clients": "8 clients at once: time of all over the number of operations",
+    "shared": "shared memory; mp: multiprocessing itself; method: an empty one, compiled",
 }
 SERIES: dict[str, tuple[str, dict[str, Any]]] = {
     "stock_seconds": ("stock", {"marker": "s", "s": 42, "facecolor": "white", "edgecolor": "0.25"}),
+    "plain_seconds": (
+        "mp",
+        {"marker": "D", "s": 34, "facecolor": "white", "edgecolor": "#b0413e"},
+    ),
+    "compiled_seconds": ("method", {"marker": "|", "s": 190, "color": "0.5"}),
     "c_seconds": ("C", {"marker": "|", "s": 190, "color": "black", "linewidths": 2.2}),
     "fast_seconds": ("fastmgr", {"marker": "o", "s": 48, "color": "#1f4e9c"}),
 }
 """What each leg is called and looks like: also without colours no two of them are alike. The last
 is on top, and the bar of C long enough to be seen behind it."""
 COLUMNS: dict[str, tuple[str, float, str]] = {
-    "stock, µs": ("stock_seconds", 1e6, ".1f"),
-    "fastmgr, µs": ("fast_seconds", 1e6, ".1f"),
+    "stock, µs": ("stock_seconds", 1e6, ",.1f"),
+    "fastmgr, µs": ("fast_seconds", 1e6, ",.1f"),
     "C, µs": ("c_seconds", 1e6, ".1f"),
-    "stock / fastmgr": ("ratio", 1, ".1f"),
+    "stock / fastmgr": ("ratio", 1, ",.1f"),
     "fastmgr / C": ("of_c", 1, ".2f"),
 }
 """The figures beside each row."""
+SHARED_COLUMNS: dict[str, tuple[str, float, str]] = {
+    "stock, µs": ("stock_seconds", 1e6, ",.1f"),
+    "fastmgr, ns": ("fast_seconds", 1e9, ",.0f"),
+    "mp, ns": ("plain_seconds", 1e9, ",.0f"),
+    "stock / fastmgr": ("ratio", 1, ",.0f"),
+    "mp / fastmgr": ("of_plain", 1, ".1f"),
+}
+"""Those of what takes nanoseconds."""
 LEFT, ACROSS, COLUMN, MARGIN = 2.75, 4.6, 1.0, 0.2  # inches, from left to right
 TOP, ROW, GAP, BOTTOM = 0.75, 0.3, 0.75, 0.6  # inches, from top to bottom
 WIDTH = LEFT + ACROSS + COLUMN * len(COLUMNS) + MARGIN
 HEADING = -0.95
 """Where names and headings stand, in rows."""
 NAMES_APART = 0.65 / ACROSS
-SECONDS = {1e-6: "1 µs", 1e-5: "10 µs", 1e-4: "100 µs", 1e-3: "1 ms", 1e-2: "10 ms", 1e-1: "0.1 s"}
+SECONDS = {
+    1e-8: "10 ns",
+    1e-7: "100 ns",
+    1e-6: "1 µs",
+    1e-5: "10 µs",
+    1e-4: "100 µs",
+    1e-3: "1 ms",
+    1e-2: "10 ms",
+    1e-1: "0.1 s",
+}
 
 
 def missing() -> str | None:
@@ -88,16 +112,17 @@ def draw(figures: Figures, path: Path) -> None:
             top -= ROW * count
             box = (LEFT / WIDTH, top / height, ACROSS / WIDTH, ROW * count / height)
             axes = figure.add_axes(box, xscale="log", xlim=limits, ylim=(count - 1.5, -1.5))
-            draw_panel(axes, PANELS[section], figures[section])
+            draw_panel(axes, section, figures[section])
             top -= GAP
         figure.axes[-1].set_xlabel("logarithmic; further left is faster")
         figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def draw_panel(axes: Any, title: str, cases: Mapping[str, Mapping[str, float]]) -> None:
+def draw_panel(axes: Any, section: str, cases: Mapping[str, Mapping[str, float]]) -> None:
     """Draw a row for each case."""
-    axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-    labels = [TIMED[name].label.replace("`", "") for name in cases]
+    labelled = CELLS if section == "shared" else TIMED
+    axes.set_title(PANELS[section], loc="left", fontsize=10.5, fontweight="bold")
+    labels = [labelled[name].label.replace("`", "") for name in cases]
     axes.set_yticks(range(len(labels)), labels)
     low, high = axes.get_xlim()
     ticks = {at: text for at, text in SECONDS.items() if low <= at <= high}
@@ -116,7 +141,7 @@ def draw_panel(axes: Any, title: str, cases: Mapping[str, Mapping[str, float]]) 
             if key in found:
                 axes.scatter(found[key], row, zorder=2 + order, **look)
     name_series(axes, next(iter(cases.values())))
-    write_columns(axes, cases)
+    write_columns(axes, cases, SHARED_COLUMNS if section == "shared" else COLUMNS)
 
 
 def name_series(axes: Any, first: Mapping[str, float]) -> None:
@@ -152,19 +177,28 @@ def apart(places: list[float]) -> list[float]:
     return moved
 
 
-def write_columns(axes: Any, cases: Mapping[str, Mapping[str, float]]) -> None:
+def write_columns(
+    axes: Any,
+    cases: Mapping[str, Mapping[str, float]],
+    columns: Mapping[str, tuple[str, float, str]],
+) -> None:
     """Write the figures beside the rows."""
     place = {
         "transform": axes.get_yaxis_transform(),
         "horizontalalignment": "right",
         "verticalalignment": "center",
     }
-    for column, (heading, (key, scale, form)) in enumerate(COLUMNS.items(), 1):
+    for column, (heading, (key, scale, form)) in enumerate(columns.items(), 1):
         right = 1 + column * COLUMN / ACROSS
         axes.text(right, HEADING, heading, fontsize=8, color="0.3", **place)
         for row, found in enumerate(cases.values()):
             if key in found:
-                axes.text(right, row, format(found[key] * scale, form), **place)
+                axes.text(right, row, shown(found[key] * scale, form), **place)
+
+
+def shown(figure: float, form: str) -> str:
+    """Return a figure; a small one with more digits."""
+    return format(figure, form if figure >= 1 else ".2f" if figure >= 0.1 else ".3f")
 
 
 def main() -> int:

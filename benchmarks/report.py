@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cases import TIMED
+from cells import CELLS, CellComparison
 from counts import IDLE_CONNECTIONS
 from echo import SPIN
 from measure import Comparison
@@ -19,6 +20,7 @@ COUNTS = {
     "idle": "an idle client's share of the server",
 }
 MICRO = 1e6
+NANO = 1e9
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Report:
     times: dict[str, dict[str, Comparison]] = field(default_factory=dict)
     counts: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     echo: dict[str, tuple[float, float]] = field(default_factory=dict)
+    cells: dict[str, CellComparison] = field(default_factory=dict)
 
     def add_times(self, section: str, name: str, comparison: Comparison) -> None:
         """Add the times of a case."""
@@ -40,6 +43,10 @@ class Report:
     def add_echo(self, pairs: int, sleeping: float, spinning: float) -> None:
         """Add the seconds of an exchange in C, by those who sleep at once and by those who spin."""
         self.echo[f"{pairs} pairs" if pairs > 1 else "1 pair"] = (sleeping, spinning)
+
+    def add_cell(self, name: str, comparison: CellComparison) -> None:
+        """Add the times of a case in shared memory."""
+        self.cells[name] = comparison
 
     def as_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return everything, for JSON."""
@@ -55,11 +62,18 @@ class Report:
             pairs: {"sleeping_seconds": sleeping, "spinning_seconds": spinning}
             for pairs, (sleeping, spinning) in self.echo.items()
         }
-        return {**times, **counts, **({"echo": echo} if echo else {})}
+        cells = {name: comparison.as_dict() for name, comparison in self.cells.items()}
+        more = {"shared": cells, "echo": echo}
+        return times | counts | {section: found for section, found in more.items() if found}
 
     def markdown(self) -> str:
         """Return everything, as tables."""
-        tables = (*self.time_tables(), *self.echo_table(), *self.count_tables())
+        tables = (
+            *self.time_tables(),
+            *self.cell_table(),
+            *self.echo_table(),
+            *self.count_tables(),
+        )
         return "\n".join(tables).strip()
 
     def time_tables(self) -> Iterator[str]:
@@ -78,12 +92,34 @@ class Report:
                 yield (
                     f"| {TIMED[name].label} "
                     f"| {found['stock_seconds'] * MICRO:.1f} "
-                    f"| {found['fast_seconds'] * MICRO:.1f} "
+                    f"| {in_micro(found['fast_seconds'])} "
                     f"| **{found['ratio']:.1f}** "
                     f"| {found['ratio_min']:.1f} to {found['ratio_max']:.1f} "
                     f"| {in_c[0]} | {in_c[1]} "
                     f"| {found['fast_per_second']:,.0f} |"
                 )
+
+    def cell_table(self) -> Iterator[str]:
+        """Give a table of what is done in shared memory."""
+        if self.cells:
+            yield (
+                "\n| shared memory | stock, µs | multiprocessing, ns | fastmgr, ns | ratio "
+                "| lowest to highest | to multiprocessing | of an empty method |"
+            )
+            yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+        for name, comparison in self.cells.items():
+            found = comparison.as_dict()
+            plain = f"{found['plain_seconds'] * NANO:.0f}" if "plain_seconds" in found else ""
+            yield (
+                f"| {CELLS[name].label} "
+                f"| {found['stock_seconds'] * MICRO:.1f} "
+                f"| {plain} "
+                f"| {found['fast_seconds'] * NANO:.0f} "
+                f"| **{found['ratio']:,.0f}** "
+                f"| {found['ratio_min']:,.0f} to {found['ratio_max']:,.0f} "
+                f"| {part(found, 'of_plain')} "
+                f"| {part(found, 'of_compiled')} |"
+            )
 
     def echo_table(self) -> Iterator[str]:
         """Give a table of what C does when it may spin."""
@@ -101,3 +137,13 @@ class Report:
             for name, (stock, fast) in cases.items():
                 label = TIMED[name].label if name in TIMED else name
                 yield f"| {label} | {stock:.10g} | {fast:.10g} |"
+
+
+def part(found: dict[str, float], key: str) -> str:
+    """Return a ratio as it stands in a table, or nothing."""
+    return f"**{found[key]:.1f}**" if key in found else ""
+
+
+def in_micro(seconds: float) -> str:
+    """Return a time in microseconds, with more digits where it is less than one."""
+    return f"{seconds * MICRO:.{1 if seconds * MICRO >= 1 else 3}f}"

@@ -6,11 +6,14 @@ from typing import Any
 import compare
 import pytest
 from cases import CALLS, CLIENTS
+from cells import CELLS, COMPILED, SECTIONS, CellComparison
 from counts import BYTE_CASES, SYSCALL_CASES
 from gate import OTHER_BUILD, Gate
 from instructions import BUILD, CALL_CASES, CODEC_CASES
 from measure import SMOKE, Comparison, Effort
 from report import BASELINE, Report
+
+from fastmgr.bench import FAST, Row
 
 LIMITS: dict[str, Any] = json.loads(BASELINE.read_text())
 RATIOS = {"calls": (*CALLS, "create"), "clients": CLIENTS}
@@ -58,6 +61,37 @@ def test_ratio(section: str, name: str, strict: Gate) -> None:
 def test_smoke() -> None:
     """A short run's ratios mean nothing."""
     Gate(Report(), SMOKE).ratio("calls", "dict_get", ratio(0.1))
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [(section, name) for section in SECTIONS for name in LIMITS[section]]
+)
+def test_cell(section: str, name: str, strict: Gate) -> None:
+    """What misses a goal in shared memory fails, with the figures."""
+    other, limit = SECTIONS[section], LIMITS[section][name]
+    strict.baseline |= {one: {name: limit} if one == section else {name: 0} for one in SECTIONS}
+    strict.baseline["shared_of_compiled"] = {name: limit} if other == COMPILED else {}
+
+    def measured(times: float) -> CellComparison:
+        seconds = {FAST: [1.0] * 3, other: [times * part for part in (0.9, 1, 3)]}
+        return CellComparison(Row(CELLS[name], {SECTIONS["shared"]: [1.0] * 3, **seconds}))
+
+    good, bad = (1.02, 0.98)
+    of = (
+        (lambda part: 1 / (limit * (2 - part)))
+        if other == COMPILED
+        else (lambda part: limit * part)
+    )
+    strict.cell(name, measured(of(good)))
+    with pytest.raises(pytest.fail.Exception) as failure:
+        strict.cell(name, measured(of(bad)))
+    assert str(failure.value).startswith(f"{section}, {name}: ")
+    assert f" than {limit:g} (each: " in str(failure.value)
+
+
+def test_every_cell_has_a_goal() -> None:
+    """Each case of shared memory has a limit, and there are no others."""
+    assert LIMITS["shared"].keys() == CELLS.keys()
 
 
 @pytest.mark.parametrize(("section", "name"), cases_of(COUNTS))

@@ -77,7 +77,7 @@ cdef class Arena:
     cdef list shared                 # the segments of small cells
     cdef dict unused                 # size -> [(segment, offset)] of cells that were given back
     cdef int made                    # segments so far
-    # Its first word says that the server lives; behind it are the numbers of the sessions there are.
+    # Its first word says that the server lives; behind it are the numbers of the sessions.
     cdef Segment control
     cdef list vacant                 # entries of them, to be used again
     cdef size_t entries              # of them so far, with that of the server

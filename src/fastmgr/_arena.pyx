@@ -18,6 +18,7 @@ from libc.string cimport memcpy, memset
 from fastmgr._os cimport os_close
 
 import os
+from multiprocessing.process import current_process
 from weakref import WeakValueDictionary
 
 cdef uint64_t LOCAL = <uint64_t>1 << 55
@@ -159,7 +160,9 @@ cdef class Arena:
         cdef list unused
         size = _rounded(size)
         if size >= LARGE:
-            return self.new((size + PAGE - 1) // PAGE * PAGE), 0, size
+            pages = (size + PAGE - 1) // PAGE
+            # By its size a client tells it from the segments of small cells.
+            return self.new((pages + (pages * PAGE == SEGMENT_SIZE)) * PAGE), 0, size
         unused = self.unused.get(size)
         if unused:
             segment, offset = unused.pop()
@@ -355,7 +358,9 @@ cdef class View:
         return 0
 
     cdef int keep(self, Segment segment) except -1:
-        segment.forget_fd()
+        if not segment.is_file or getattr(current_process(), "_manager_server", None) is None:
+            segment.forget_fd()
+        # In the server's own process closing any descriptor of the file would lift its lock.
         if segment.number == 0:
             self.look_at(segment)
         elif segment.size == SEGMENT_SIZE or segment.is_file:

@@ -25,7 +25,7 @@ import threading
 from fastmgr._numbers import needs_server
 
 cdef extern from "Python.h":
-    int PyIndex_Check(object number)
+    Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
 
 cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
 
@@ -130,7 +130,10 @@ cdef class CounterCore(CellCore):
 
     def set(self, value):
         """Set the value."""
-        self.exchange(value)
+        if self.at_hand():
+            counter_exchange(<uint64_t *>self.cell, value)
+        else:
+            self._callmethod("set", (value,))
 
     def exchange(self, value):
         """Set the value in one step and return what it was."""
@@ -151,7 +154,7 @@ cdef class CounterCore(CellCore):
 
     @value.setter
     def value(self, value):
-        self.exchange(value)
+        self.set(value)
 
 
 cdef class CountersCore(CellCore):
@@ -174,7 +177,7 @@ cdef class CountersCore(CellCore):
         cdef Py_ssize_t i
         if self.names is not None:
             return <uint64_t *>self.cell + <Py_ssize_t>self.indices[key]
-        i = key
+        i = PyNumber_AsSsize_t(key, IndexError)
         if not -self.length <= i < self.length:
             raise IndexError(f"there is no counter {i}: there are {self.length}")
         return <uint64_t *>self.cell + (i if i >= 0 else i + self.length)
@@ -358,18 +361,23 @@ cdef class ArrayCore(CellCore):
             return len(self.items)
         return self._callmethod("__len__")
 
+    def __bytes__(self):
+        # By item, as in the stdlib, and not of the buffer, which may be there or not.
+        return bytes(self[:].tolist())
+
     def __getitem__(self, key):
         if self.mapped():
             try:
+                if type(key) is int:
+                    return self.items[key]
                 if type(key) is slice:
                     return array.array(self.typecode, self.items[key].tobytes())
-                return self.items[key]
             except Exception:
                 pass        # the server says what is wrong
         return self._callmethod("__getitem__", (key,))
 
     def __setitem__(self, key, value):
-        if type(key) is not slice and self.mapped():
+        if type(key) is int and self.mapped():
             try:
                 self.items[key] = value
                 return

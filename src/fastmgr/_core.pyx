@@ -10,10 +10,7 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.string cimport memcpy, memset
 
-from fastmgr._arena cimport (
-    KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE,
-    KIND_VALUE, Arena, Celled, Segment, fm_is_unix,
-)
+from fastmgr._arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FRAME_PARTIAL,
     FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR,
@@ -84,14 +81,18 @@ cdef enum:
 
 # What a client calls without a call where it has the cell: all of it has to be exposed.
 cdef dict CELL_CALLS = {
-    KIND_LOCK: frozenset(("acquire", "release", "locked")),
-    KIND_RLOCK: frozenset(("acquire", "release", "locked")),
-    KIND_SEMAPHORE: frozenset(("acquire", "release", "locked")),
-    KIND_EVENT: frozenset(("is_set",)),
-    KIND_COUNTER: frozenset(("incr", "decr", "get", "exchange", "compare_exchange")),
-    KIND_COUNTERS: frozenset(("incr", "decr", "exchange", "compare_exchange", "snapshot")),
-    KIND_VALUE: frozenset(("get", "set", "incr", "exchange", "compare_exchange")),
-    KIND_ARRAY: frozenset(("__len__", "__getitem__", "__setitem__", "incr")),
+    kind: frozenset(names.split()) for kind, names in (
+        (_park.Lock, "acquire release locked"),
+        (_park.RLock, "acquire release locked"),
+        (_park.Semaphore, "acquire release locked"),
+        (_park.BoundedSemaphore, "acquire release locked"),
+        (_park.Event, "is_set"),
+        (_numbers.Counter, "incr decr get set exchange compare_exchange"),
+        (_numbers.Counters,
+         "incr decr exchange compare_exchange keys snapshot __getitem__ __setitem__ __len__"),
+        (_numbers.Value, "get set incr exchange compare_exchange"),
+        (_numbers.Array, "__len__ __getitem__ __setitem__ incr"),
+    )
 }
 
 cdef object MISSING = object()
@@ -869,10 +870,10 @@ cdef class Engine(Loop):
             payload = False
         elif entry is not None and isinstance(entry.obj, Celled):
             obj = entry.obj
-            calls = CELL_CALLS.get(obj.kind)
+            calls = CELL_CALLS.get(type(obj))       # a user's subclass wants to see its calls
             if (
                 calls is not None and calls.issubset(entry.exposed) and not entry.method_to_typeid
-                and obj.settle(self.arena)
+                and obj.kind != KIND_NONE and obj.settle(self.arena)
             ):
                 payload = (
                     obj.kind, obj.cell.segment.number, obj.cell.offset, obj.cell.size, obj.about())

@@ -333,7 +333,7 @@ cdef class Stream:
             PyErr_CheckSignals()
 
     cdef bint send_passing(self, const char *source, size_t size, int passed) noexcept:
-        """Send a small frame with a descriptor, to who is waiting for it: False where that fails."""
+        """Send a small frame with a descriptor to who waits for it: False where that fails."""
         return fm_send_fd(self.fd, source, size, passed, MSG_DONTWAIT) == <ssize_t>size
 
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9:

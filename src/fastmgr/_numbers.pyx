@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from operator import index
 
 cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+    Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
     Py_buffer *PyMemoryView_GET_BUFFER(object view)
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     object PyLong_FromLongLong(long long value)
@@ -35,6 +37,7 @@ cdef uint64_t NOT_A_NUMBER = <uint64_t>0x7ff8 << 48
 cdef int64_t INT_LIMIT = <int64_t>1 << 47
 
 cdef object NOTHING = object()
+cdef int64_t INT64_MIN = -<int64_t>0x7fffffffffffffff - 1
 
 
 # -- counters -----------------------------------------------------------------
@@ -53,15 +56,32 @@ cdef object too_large(object number):
 
 cdef object counter_add(uint64_t *word, object amount, bint negative):
     cdef int64_t step, total
-    if as_int64(amount, &step) and not (negative and step == -step and step):
+    if as_int64(amount, &step) and not (negative and step == INT64_MIN):
         if negative:
             step = -step
         if fm_add_i64(<int64_t *>word, step, &total):
             return PyLong_FromLongLong(total)
+    else:
+        result = add_much(word, -index(amount) if negative else index(amount), True)
+        if result is not None:
+            return result
     raise OverflowError(
         f"{counter_get(word)} {'-' if negative else '+'} {amount} does not fit the 64 bits of a "
         "counter; it is left as it was"
     )
+
+
+cdef object add_much(uint64_t *word, amount, bint is_signed):
+    """Add what does not fit 64 bits by itself; None where the sum does not fit either."""
+    cdef uint64_t before = fm_load(word)
+    cdef object total, low = -2**63 if is_signed else 0, above = 2**63 if is_signed else 2**64
+    while True:
+        total = PyLong_FromLongLong(<int64_t>before) if is_signed else before
+        total = total + amount
+        if not low <= total < above:
+            return None
+        if fm_replace(word, &before, <uint64_t>(total & 0xffffffffffffffff)):
+            return total
 
 
 cdef object counter_get(const uint64_t *word):
@@ -156,9 +176,9 @@ cdef class Counters(Celled):
             if len(self.indices) != len(self.names):
                 raise ValueError("a name occurs twice among the counters")
             self.length = len(self.names)
+        elif not 0 <= index(names) <= PY_SSIZE_T_MAX // <Py_ssize_t>sizeof(uint64_t):
+            raise ValueError(f"{names} counters: so many there cannot be")
         else:
-            if index(names) < 0:
-                raise ValueError(f"{names} counters: a length is not negative")
             self.length = index(names)
         self.cell = Cell(<size_t>self.length * sizeof(uint64_t))
         if values is not None:
@@ -178,7 +198,7 @@ cdef class Counters(Celled):
         cdef Py_ssize_t i
         if self.names is not None:
             return self.words() + <Py_ssize_t>self.indices[key]
-        i = index(key)
+        i = PyNumber_AsSsize_t(key, IndexError)
         if not -self.length <= i < self.length:
             raise IndexError(f"there is no counter {i}: there are {self.length}")
         return self.words() + (i if i >= 0 else i + self.length)
@@ -461,6 +481,9 @@ cdef object add_to_item(char *at, object typecode, object amount):
     check_integers(typecode)
     size = ITEM_SIZES[typecode]
     if not as_int64(amount, &step):
+        result = add_much(<uint64_t *>at, amount, typecode.islower()) if size == 8 else None
+        if result is not None:
+            return result
         item_overflow(typecode, amount)
     if typecode.islower():
         if size == 1 and fm_add_i8(<int8_t *>at, step, &i8):
@@ -587,7 +610,7 @@ cdef class Array(Celled):
             return self.items[key]
         if isinstance(key, slice):
             return array.array(self.typecode, self.mapped[key].tobytes())
-        return self.mapped[self.place(key)]
+        return self.mapped[self.place(key, "array")]
 
     def __setitem__(self, key, value):
         if self.items is not None:
@@ -609,35 +632,35 @@ cdef class Array(Celled):
                 )
             part[:] = value
             return
-        at = self.place(key)
+        at = self.place(key, "array assignment")
         # An array says what is wrong with a value as one should.
         one = array.array(self.typecode, (0,))
         one[0] = value
         self.mapped[at] = one[0]
 
-    cdef Py_ssize_t place(self, key) except -1:
+    cdef Py_ssize_t place(self, key, what) except -1:
         cdef Py_ssize_t length = len(self.mapped)
         if not hasattr(key, "__index__"):
             raise TypeError("array indices must be integers")
-        cdef Py_ssize_t at = index(key)
+        cdef Py_ssize_t at = PyNumber_AsSsize_t(key, IndexError)
         if at < 0:
             at += length
         if not 0 <= at < length:
-            raise IndexError("array index out of range")
+            raise IndexError(f"{what} index out of range")
         return at
 
     def incr(self, key, amount=1):
         """Add to an item in one step and return the sum."""
         cdef Py_ssize_t at
+        check_integers(self.typecode)
         if self.items is not None:
-            check_integers(self.typecode)
             total = self.items[key] + index(amount)
             try:
                 self.items[key] = total
             except OverflowError:
                 item_overflow(self.typecode, amount)
             return total
-        at = self.place(key)
+        at = self.place(key, "array")
         return add_to_item(
             self.cell.at + at * <Py_ssize_t>ITEM_SIZES[self.typecode], self.typecode, amount)
 

@@ -611,11 +611,13 @@ cdef class Semaphore(Slots):
             raise OverflowError(f"release({n}): the semaphore's counter cannot be so high")
         cdef uint64_t owner = current_owner().number
         # Not a step for each permit: n may be large, and others are waiting to be served.
-        while left and (
+        cdef Py_ssize_t steps = len(self.waiting) + sum(self.held.values()) + self.slots
+        while left and steps and (
             self.waiting or self.held or self.value() < self.spare + <Py_ssize_t>self.slots
         ):
             self.give_back(owner)
             left -= 1
+            steps -= 1
         self.spare += left
 
     def locked(self):

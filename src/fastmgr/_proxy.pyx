@@ -324,7 +324,8 @@ cdef class FastChannel(Channel):
             writer.put(None)
         elif all_scalars(kwds):
             pickled = writer.put_args(args)
-            writer.put(kwds)
+            if writer.put(kwds):
+                pickled = 2     # a string that is no UTF-8
         else:
             # Together: they may share objects. True says so.
             pickled = 2 * writer.put((args, kwds))
@@ -795,8 +796,8 @@ cdef class ClientSession:
         if op != OP_RETURN or not found:
             return None
         kind, number, offset, size, about = found
-        if view.alive is NULL:
-            self.segment(view, 0)
+        if view.alive is NULL and self.segment(view, 0) is None:
+            return None
         segment = self.segment(view, number)
         if segment is None or not view.usable or view is not self.view:
             return None

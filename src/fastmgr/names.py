@@ -12,11 +12,13 @@ checked; from then on the server goes by what it has read.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import struct
 import threading
+import weakref
 from typing import Any
 
 from fastmgr._arena import Arena, Segment, lie_at, state_size
@@ -33,6 +35,15 @@ FILLING, COUNTER, COUNTERS, VALUE, ARRAY = range(5)
 KINDS: dict[type, int] = {Counter: COUNTER, Counters: COUNTERS, Value: VALUE, Array: ARRAY}
 #: What the file grows by.
 EXTENT = 1024 * 1024
+
+
+#: What servers of this process use.
+_in_use: set[tuple[int, int]] = set()
+
+
+def _give_up(fd: int, identity: tuple[int, int]) -> None:
+    _in_use.discard(identity)
+    os.close(fd)
 
 
 def _lines(size: int) -> int:
@@ -67,12 +78,31 @@ class ArenaFile:
         # segments, stay open as long as the server lives.
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            self._lock()
+            self._open()
+        except BaseException:
+            os.close(self.fd)
+            raise
+        identity = self._identity()
+        _in_use.add(identity)
+        #: Lets another server have the file; what is mapped stays mapped.
+        self.close = weakref.finalize(self, _give_up, self.fd, identity)
+
+    def _identity(self) -> tuple[int, int]:
+        about = os.fstat(self.fd)
+        return about.st_dev, about.st_ino
+
+    def _lock(self) -> None:
+        try:
+            if self._identity() in _in_use:  # by this process, which the lock does not tell
+                raise BlockingIOError(errno.EAGAIN, "")
             fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self.fd)
             raise BlockingIOError(
-                error.errno, "another server keeps its objects in this arena", path
+                error.errno, "another server keeps its objects in this arena", self.path
             ) from None
+
+    def _open(self) -> None:
         self.capacity = os.fstat(self.fd).st_size
         magic, self.end = HEADER.unpack(os.pread(self.fd, HEADER.size, 0).ljust(HEADER.size, b"\0"))
         if magic.strip(b"\0") and magic != MAGIC:
@@ -82,7 +112,7 @@ class ArenaFile:
         # A server that was killed may have left half an extent at the end, without records.
         if self.capacity == 0 or self.capacity % EXTENT:
             self._lengthen(EXTENT - self.capacity % EXTENT)
-        self.segment = arena.add_file(self.fd, 0, self.capacity)
+        self.segment = self.arena.add_file(self.fd, 0, self.capacity)
         if magic == MAGIC:
             self._read()
         else:
@@ -125,7 +155,9 @@ class ArenaFile:
                     name = str(data[name_at : name_at + sizes[0]], "utf-8")
                     about = json.loads(bytes(data[about_at : about_at + sizes[1]]))
                     self.objects[name] = self._restore(kind, name, about, data_at, sizes[2])
-                except (ValueError, KeyError, TypeError) as error:
+                except (
+                    ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError,
+                ) as error:  # fmt: skip
                     raise self._damaged(f"the record at {at} says nonsense ({error})") from error
             at = parts[-1]
 
@@ -160,12 +192,13 @@ class ArenaFile:
         if kind == VALUE:
             obj.keeper = name
             obj.set(obj.get())  # what a file cannot hold is refused before anything is written
-        about = {
-            COUNTER: None,
-            COUNTERS: getattr(obj, "names", None) or len(obj) if kind == COUNTERS else None,
-            VALUE: getattr(obj, "_typecode", None),
-            ARRAY: getattr(obj, "typecode", None),
-        }[kind]
+        about: Any = None
+        if kind == COUNTERS:
+            about = len(obj) if obj.names is None else obj.names
+        elif kind == VALUE:
+            about = obj._typecode
+        elif kind == ARRAY:
+            about = obj.typecode
         size = state_size(obj)
         encoded_name = name.encode()
         encoded_about = json.dumps(about).encode()

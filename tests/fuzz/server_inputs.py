@@ -25,7 +25,9 @@ HANG_UP, ABORT = 1, 2
 UNKNOWN, RAW = 0, 99  # the latter: bytes that are no frame
 CALL, CREATE, CONTROL = Op.OP_CALL, Op.OP_CREATE, Op.OP_CONTROL
 INCREF, RELEASE, GOODBYE = Op.OP_INCREF, Op.OP_RELEASE, Op.OP_GOODBYE
+LOCATE, ATTACH = Op.OP_LOCATE, Op.OP_ATTACH
 OPS = [UNKNOWN, CALL, CREATE, CONTROL, INCREF, RELEASE, GOODBYE, CALL, CREATE, CALL, RAW, 16]
+OPS += [LOCATE, ATTACH]
 
 
 class Record(NamedTuple):
@@ -43,7 +45,7 @@ class Record(NamedTuple):
         body, handle = self.body, self.handle
         if self.op == RAW:
             return body
-        if self.op == CALL:
+        if self.op in (CALL, LOCATE):  # an ATTACH has the number of a segment
             handle += base
         elif self.op == INCREF:
             body = b"".join(struct.pack("<Q", base + byte) for byte in body)
@@ -68,7 +70,9 @@ TALKS: dict[str, tuple[tuple[Any, ...], list[tuple[Any, ...]]]] = {
     "dict": (({"k": 1},), [("__getitem__", "k"), ("incr", "k"), ("__iter__",), ("items",)]),
     "set": (([1],), [("add", 2), ("__contains__", 2), ("pop",), ("update", {4, 5})]),
     "Value": (("i", 1), [("get",), ("set", "x"), ("incr",), ("compare_exchange", 2, 3)]),
-    "Array": (("i", [1, 2]), [("__getitem__", 0), ("__setitem__", 1, 9), ("__len__",)]),
+    "Array": (("i", [1, 2]), [("__getitem__", 0), ("__setitem__", 1, 9), ("incr", 1, 2)]),
+    "Counter": ((5,), [("incr", 1 << 62), ("decr",), ("exchange", 7), ("__str__",)]),
+    "Counters": ((["a"],), [("incr", "a"), ("snapshot",), ("__getitem__", "b"), ("as_dict",)]),
     "Namespace": ((), [("__setattr__", "x", 1), ("__getattribute__", "x"), ("incr", "x")]),
     "Lock": ((), [("acquire",), ("acquire", False), ("acquire", True, 9.0), ("release",)]),
     "RLock": ((), [("acquire",), ("acquire",), ("release",), ("locked",)]),
@@ -96,8 +100,8 @@ def request(
     return bytes([OPS.index(op) + 128 * second, flags, number, handle, len(body)]) + body
 
 
-def other(op: int, body: bytes = b"", flags: int = 0) -> bytes:
-    return bytes([OPS.index(op), flags, 0, FIRST, len(body)]) + body
+def other(op: int, body: bytes = b"", flags: int = 0, handle: int = FIRST) -> bytes:
+    return bytes([OPS.index(op), flags, 0, handle, len(body)]) + body
 
 
 def seeds() -> Iterator[bytes]:
@@ -112,6 +116,9 @@ def seeds() -> Iterator[bytes]:
         yield bytes([HANG_UP]) + request(CREATE, typeid, args, ANONYMOUS) + calls
         yield bytes([ABORT]) + create + other(INCREF, bytes([0, 1, FIRST, 9])) + others
         yield b"\0" + create + request(CREATE, "Box") + others + silent + calls + end
+        mapping = other(LOCATE) + b"".join(other(ATTACH, handle=number) for number in range(3))
+        yield b"\0" + create + mapping + calls + mapping + others + end
+        yield bytes([HANG_UP]) + create + silent + mapping + calls
         for flags in (PICKLED, PICKLED | CARRIED, CARRIED):
             kept = [request(CALL, name, ("\ud800",), flags) for name in ("append", "set", "put")]
             yield b"\0" + create + b"".join(kept) + calls + end

@@ -224,6 +224,16 @@ def test_ratios_are_readable(ratio: float, said: str) -> None:
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_every_start_method_counts_in_silence(method: str) -> None:
+    options = ["--quick", "--alternations", "1", "--json", "--start-method", method]
+    command = [sys.executable, "-m", "fastmgr", "bench", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["cases"].keys() == BY_NAME.keys()
+    assert done.stderr == ""  # neither the managers nor the processes that count complain
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_interrupt_ends_everything(method: str) -> None:
     """Ctrl-C reaches every process of the terminal, so here every process of the session."""
     process = subprocess.Popen(

@@ -50,7 +50,7 @@ def names_in(path: str) -> Names:
 
 def closed(names: Names) -> None:
     assert names.file is not None
-    os.close(names.file.fd)
+    names.file.close()
 
 
 # By name
@@ -408,7 +408,7 @@ def test_an_end_that_is_none(path: str, end: int) -> None:
         closed(names_in(path))
 
 
-@pytest.mark.parametrize("size", [1, 63, 64, 4096, EXTENT - 1, EXTENT + 1])
+@pytest.mark.parametrize("size", [1, 63, 64, 128])
 def test_a_file_cut_off(path: str, size: int) -> None:
     write(path, (1, b"n", b"null", WORD))
     data = Path(path).read_bytes()
