@@ -31,7 +31,7 @@ cdef enum:
     PAGE = 4096
     SEGMENT_SIZE = 1024 * 1024   # of untouched memory, which costs nothing
     LARGE = 256 * 1024           # a cell of that size has a segment of its own
-    CONTROL_SIZE = 1024 * 1024   # sessions there can be at a time, times eight bytes
+    CONTROL_SIZE = 512 * 1024    # sessions that there can be at a time, times eight bytes
 
 
 @cython.final

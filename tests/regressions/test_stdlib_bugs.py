@@ -148,7 +148,7 @@ def test_gh108155_arguments_and_results_are_freed(manager: ProbeManager) -> None
     """The same for what the last call carried."""
     sleeper = manager.Sleeper()
     assert isinstance(sleeper.echo(CountedValue()), CountedValue)
-    counter = manager.Counter()
+    counter = manager.Census()
     gc.collect()
     poll(lambda: in_thread(counter.alive) == 0, "the argument is gone from the server")
 
@@ -168,13 +168,13 @@ class CountedValue:
         return CountedValue, ()
 
 
-class Counter:
+class Census:
     def alive(self) -> int:
         gc.collect()
         return CountedValue.alive
 
 
-ProbeManager.register("Counter", Counter)
+ProbeManager.register("Census", Census)
 
 
 # Connections and finalizers
