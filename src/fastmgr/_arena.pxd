@@ -72,6 +72,8 @@ cdef class Segment:
     cdef size_t used             # by the server's allocator
     cdef object __weakref__
 
+cdef Segment new_segment(int number, size_t size)
+
 cdef class Arena:
     cdef readonly object segments    # number -> Segment, weak: the large go with their cell
     cdef list shared                 # the segments of small cells
@@ -84,7 +86,7 @@ cdef class Arena:
     cdef fm_lifeline line
     cdef bint tied
 
-    cdef Segment add(self, int fd, size_t offset, size_t size, bint is_file)
+    cdef Segment add(self, Segment segment)
     cdef size_t enter(self, uint64_t session) except? 0
     cdef int leave(self, size_t entry) except -1
     cdef tuple take(self, size_t size)

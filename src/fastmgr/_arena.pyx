@@ -106,7 +106,7 @@ cdef class Arena:
             There is no shared memory here.
         """
         if self.control is None:
-            self.control = map_segment(0, _new_segment(CONTROL_SIZE), 0, CONTROL_SIZE, False)
+            self.control = new_segment(0, CONTROL_SIZE)
             self.segments[0] = self.control
         fm_lifeline_tie(&self.line, <uint32_t *>self.control.at)
         self.tied = True
@@ -141,14 +141,13 @@ cdef class Arena:
 
     def new(self, size_t size):
         """Make an anonymous segment of that many bytes (OSError if that fails)."""
-        return self.add(_new_segment(size), 0, size, False)
+        return self.add(new_segment(self.made, size))
 
     def add_file(self, int fd, size_t offset, size_t size):
         """Make a segment of a part of a file; the descriptor is copied."""
-        return self.add(os.dup(fd), offset, size, True)
+        return self.add(map_segment(self.made, os.dup(fd), offset, size, True))
 
-    cdef Segment add(self, int fd, size_t offset, size_t size, bint is_file):
-        cdef Segment segment = map_segment(self.made, fd, offset, size, is_file)
+    cdef Segment add(self, Segment segment):
         self.made += 1
         self.segments[segment.number] = segment
         return segment
@@ -186,11 +185,12 @@ cdef class Arena:
         return 0
 
 
-cdef int _new_segment(size_t size) except -1:
+cdef Segment new_segment(int number, size_t size):
+    """Make an anonymous segment, zero at first (OSError if that fails)."""
     cdef int fd = fm_segment_new(size)
     if fd < 0:
         raise OSError(-fd, os.strerror(-fd))
-    return fd
+    return map_segment(number, fd, 0, size, False)
 
 
 cdef size_t _rounded(size_t size) noexcept:

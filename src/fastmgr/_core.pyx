@@ -10,15 +10,16 @@ cimport cython
 from cpython.object cimport PyObject
 from libc.string cimport memcpy, memset
 
-from fastmgr._arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix
+from fastmgr._arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix, new_segment
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FRAME_PARTIAL,
-    FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR,
+    FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR,
     OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN, OP_TRACEBACK,
     OP_UNSERIALIZABLE,
     Header,
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
+from fastmgr._mailbox cimport FM_MAILBOX_SIZE
 from fastmgr._os cimport MSG_DONTWAIT, MSG_PEEK, fm_recv, fm_spinner, uint8_t, uint64_t
 from fastmgr._park cimport Primitive, Waiter
 from fastmgr._proxy cimport seal
@@ -33,6 +34,7 @@ import os
 import pickle
 import queue
 import threading
+from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from multiprocessing import util
 from time import sleep
@@ -518,6 +520,7 @@ cdef class Engine(Loop):
                 if verdict == PARK or verdict == CLOSE:
                     self.flush_replies(conn, writer)
                 if verdict == PARK:
+                    conn.stream.shut()
                     return 0
                 if verdict == CLOSE:
                     conn.finished = True
@@ -526,7 +529,8 @@ cdef class Engine(Loop):
                     # Where many are busy one loop serves them better than as many threads.
                     self.flush_replies(conn, writer)
                     conn.streak = 0
-                    return 0
+                    if not conn.stream.shut():
+                        return 0
             elif status != FRAME_TIMEOUT:
                 conn.finished = True
             elif not conn.pinned:
@@ -881,10 +885,15 @@ cdef class Engine(Loop):
 
     cdef int serve_attach(self, Conn conn, Writer writer, bint on_loop) except -1:
         """Pass a segment's descriptor to a client on this host."""
+        cdef uint64_t number = conn.stream.header.handle
         cdef Segment segment = None
         cdef Header header
         if self.arena is not None and fm_is_unix(conn.stream.fd):
-            segment = self.arena.segments.get(conn.stream.header.handle)
+            if number != MAILBOX:
+                segment = self.arena.segments.get(number)
+            elif conn.stream.shared is None:
+                with suppress(OSError, MemoryError):
+                    segment = new_segment(MAILBOX, FM_MAILBOX_SIZE)
         if segment is None:
             return self.reply(conn, writer, OP_RETURN, 0, None, on_loop)
         if on_loop:
@@ -903,6 +912,9 @@ cdef class Engine(Loop):
         seal(writer, HEADER_SIZE, &header)
         whole = conn.stream.send_passing(writer.data, writer.size, segment.fd)
         writer.reset()
+        if number == MAILBOX:
+            segment.forget_fd()
+            conn.stream.share(segment, True)
         return KEEP if whole else CLOSE
 
     cdef int serve_release(self, Conn conn, bint on_loop) except -1:

@@ -1,5 +1,7 @@
 """Whole frames over one connected socket."""
 
+from fastmgr._arena cimport Segment
+from fastmgr._mailbox cimport fm_mailbox
 from fastmgr._os cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
 
 # The fast dialect's header: little-endian, packed, before every body.
@@ -25,7 +27,7 @@ cpdef enum Op:
     OP_RELEASE = 5    # body: (handle, count) pairs; no reply
     OP_GOODBYE = 6    # the connection ends in order, with handle 1 the process; no reply
     OP_LOCATE = 7     # handle; the reply: where its cell is, None if it has none, False: no arena
-    OP_ATTACH = 8     # handle: a segment's number; the reply comes with its descriptor
+    OP_ATTACH = 8     # handle: a segment's number, or MAILBOX; the reply comes with its descriptor
     # Replies
     OP_RETURN = 16
     OP_ERROR = 17
@@ -43,6 +45,10 @@ cdef enum:
     FLAG_CARRIED = 8    # OP_CALL: its pickle may be kept and handed back unread
     FLAG_ONEWAY = 32    # OP_CALL: no reply
     FLAG_SEGMENTS = 16  # large buffers come behind the values (see Segments)
+
+# In place of a segment's number: a segment of the connection's own, which is its mailbox.
+cdef enum:
+    MAILBOX = 0x7fffffff
 
 # With FLAG_SEGMENTS a body is: this, a uint64 for each segment (its size; the top bit: it is to be
 # writable), the values, the segments.
@@ -81,11 +87,20 @@ cdef class Stream:
     cdef size_t room           # and how much it may bring
     cdef list unsent           # what the peer was too slow to take; None for nothing
     cdef size_t unsent_at      # bytes of its first that are sent
+    cdef Segment shared        # with the peer; None: there is no mailbox
+    cdef fm_mailbox *mailbox   # in `shared`
+    cdef bint serves           # requests come by it; else replies
+    cdef bint mailed           # the request under way went, or came, by mail
 
     cdef int take(self) except -9
     cdef int receive_now(self) except -9
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9
     cdef int receive_passed(self, int *passed) except -9
+    cdef int share(self, Segment segment, bint serves) except -1
+    cdef bint shut(self) noexcept
+    cdef bint post(self, const char *source, size_t size) noexcept
+    cdef int receive_mail(self) except -9
+    cdef bint answer_by_mail(self, const char *source, size_t size, list segments) noexcept
     cdef void put_back(self) noexcept
     cdef void tidy(self) noexcept
     cdef size_t _want(self) noexcept

@@ -1,4 +1,4 @@
-"""Whole frames over one connected socket.
+"""Whole frames over one connected socket, and by its mailbox where there is one.
 
 Two framings share one buffer: the stdlib's (a signed 32-bit big-endian length,
 or -1 and an unsigned 64-bit one) and the fast dialect's 24-byte header.  This
@@ -16,7 +16,11 @@ from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from fastmgr._arena cimport fm_recv_fd, fm_send_fd
+from fastmgr._arena cimport Segment, fm_recv_fd, fm_send_fd
+from fastmgr._mailbox cimport (
+    FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_expect, fm_mail_get,
+    fm_mail_post, fm_mail_shut, fm_mailbox,
+)
 from fastmgr._os cimport (
     MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_soon, fm_send,
     fm_send_two, fm_spinner, os_close,
@@ -316,6 +320,19 @@ cdef class Stream:
             return FRAME_PARTIAL
         return FRAME_EOF    # reset, timed out: for a reader the peer is gone
 
+    cdef int receive_mail(self) except -9:
+        """Read the request that is in the mailbox; FRAME_EOF where that cannot be one."""
+        cdef size_t n
+        if self.start != self.end or self.in_segments or self.mailed:
+            return FRAME_EOF    # a client posts when all before has been answered
+        self._room()
+        n = fm_mail_get(self.mailbox, self.into, self.room)
+        if n == 0:
+            return FRAME_EOF
+        self._received(n)
+        self.mailed = True
+        return FRAME_READY
+
     cdef int receive_passed(self, int *passed) except -9:
         """Receive the beginning of a frame, and the descriptor that comes with it (-1: none)."""
         cdef ssize_t n
@@ -345,7 +362,8 @@ cdef class Stream:
         nothing of a frame has arrived, and the caller is not `patient`.
         """
         cdef ssize_t n
-        cdef int status
+        cdef int status, came_by_mail = False
+        cdef bint posted, expected
         while True:
             status = self.take()
             if status != FRAME_PARTIAL:
@@ -353,12 +371,22 @@ cdef class Stream:
             if self.fd < 0:
                 raise OSError("handle is closed")
             self._room()
+            posted, self.mailed = self.mailed, False
+            expected = self.serves and self.start == self.end and not self.in_segments
             with nogil:
-                n = -EAGAIN
-                if spinner is not NULL:
-                    n = fm_recv_soon(self.fd, self.into, self.room, spinner, spare)
+                n = 0
+                if posted:
+                    n = fm_mail_await(self.mailbox, self.into, self.room, spinner, spare)
+                if expected:
+                    n = fm_mail_expect(
+                        self.mailbox, self.into, self.room, &came_by_mail, self.fd, spinner, spare)
+                elif n == 0:
+                    n = -EAGAIN
+                    if spinner is not NULL:
+                        n = fm_recv_soon(self.fd, self.into, self.room, spinner, spare)
                 if n == -EAGAIN:
                     n = fm_recv(self.fd, self.into, self.room, 0)
+            self.mailed = came_by_mail
             if n > 0:
                 self._received(<size_t>n)
             elif n == 0:
@@ -370,6 +398,36 @@ cdef class Stream:
                     return FRAME_TIMEOUT
             else:
                 raise OSError(<int>-n, os.strerror(<int>-n))
+
+    # -- the mailbox ----------------------------------------------------
+
+    cdef int share(self, Segment segment, bint serves) except -1:
+        """Have a mailbox beside the socket from now on; at first it is shut."""
+        if segment.size < FM_MAILBOX_SIZE:
+            raise OSError(f"a mailbox of {segment.size} bytes: {FM_MAILBOX_SIZE} are needed")
+        self.shared = segment
+        self.serves = serves
+        self.mailbox = <fm_mailbox *>segment.at
+        return 0
+
+    cdef bint post(self, const char *source, size_t size) noexcept:
+        """Send a request by mail; False where it has to go over the socket.
+
+        Only where everything sent before has been answered.
+        """
+        self.mailed = self.mailbox is not NULL and fm_mail_post(self.mailbox, source, size)
+        return self.mailed
+
+    cdef bint shut(self) noexcept:
+        """Let no request be posted until others look for one; whether there is one already."""
+        return self.mailbox is not NULL and fm_mail_shut(self.mailbox)
+
+    cdef bint answer_by_mail(self, const char *source, size_t size, list segments) noexcept:
+        """Reply to a request that came by mail; False where the reply goes over the socket."""
+        self.mailed = False
+        if segments is not None or self.unsent is not None or size > FM_MAIL_ROOM:
+            size = 0
+        return fm_mail_answer(self.mailbox, source, size) and size
 
     # -- sending --------------------------------------------------------
 
@@ -384,6 +442,8 @@ cdef class Stream:
         """
         cdef ssize_t n
         cdef size_t sent = 0
+        if self.mailed and self.answer_by_mail(source, size, segments):
+            return FRAME_READY
         if self.unsent is None:
             if segments is None:
                 while sent < size:
@@ -446,7 +506,7 @@ cdef class Stream:
         cdef int status = FRAME_READY
         if self.fd < 0:
             raise OSError("handle is closed")
-        if segments is not None or self.unsent is not None:
+        if segments is not None or self.unsent is not None or self.mailed:
             status = self.send_now(source, size, segments)
             while status == FRAME_PARTIAL:
                 self._wait_for_room()

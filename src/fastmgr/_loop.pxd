@@ -1,6 +1,7 @@
 """Accepting, authenticating and watching any number of connections on one thread."""
 
 from fastmgr._frame cimport Stream
+from fastmgr._mailbox cimport fm_mailroom
 from fastmgr._os cimport fm_poller, fm_spinner
 from fastmgr._park cimport Owner, Waiter
 from fastmgr._table cimport Session
@@ -39,6 +40,7 @@ cdef class Conn(Owner):
 
 cdef class Loop:
     cdef fm_poller poller
+    cdef fm_mailroom mail         # the mailboxes of connections in `conns`, which keep them
     cdef int wake_read, wake_write
     cdef unsigned long ident      # the loop's thread
     cdef fm_spinner spinner
@@ -59,13 +61,15 @@ cdef class Loop:
 
     cdef int dispatch_event(self, int fd, int ready) except -1
     cdef int accept_burst(self) except -1
-    cdef int readable(self, Conn conn) except -1
+    cdef int readable(self, Conn conn, int ready) except -1
     cdef int drain(self, Conn conn) except -1
     cdef int answer(self, Conn conn) except -1
     cdef int prove(self, Conn conn) except -1
     cdef int send(self, Conn conn, const char *data, size_t size, list segments) except -1
     cdef int flush(self, Conn conn) except -1
     cdef int set_interest(self, Conn conn, int interest) except -1
+    cdef int attend(self, Conn conn) except -1
+    cdef int disregard(self, Conn conn, int interest) except -1
     cdef int entrust(self, Conn conn) except -1
     cdef int give_back(self, Conn conn) except -1
     cdef int drop(self, Conn conn) except -1

@@ -10,9 +10,12 @@ cimport cython
 from posix.unistd cimport read as posix_read, write as posix_write
 
 from fastmgr._frame cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
+from fastmgr._mailbox cimport (
+    FM_MAIL, FM_MAIL_MOST, fm_mailroom_open, fm_mailroom_shut, fm_mailroom_sleep, fm_mailroom_soon,
+)
 from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
-    fm_poller_set, fm_poller_soon, fm_poller_wait, fm_shutdown, os_close,
+    fm_poller_set, fm_shutdown, os_close,
 )
 from fastmgr._park cimport Owner, Waiter
 
@@ -26,7 +29,6 @@ from traceback import format_exc
 from fastmgr.dialects.handshake import FAILURE, HANDSHAKE_LIMIT, Challenger, Garbage
 
 cdef enum:
-    BATCH = 64
     ACCEPT_BATCH = 64
 
 # Connections that have yet to prove the key; the oldest go first when there are more.
@@ -140,14 +142,15 @@ cdef class Loop:
             fm_shutdown(fd)
 
     cdef int serve_all(self) except -1:
-        cdef fm_event events[BATCH]
+        cdef fm_event events[FM_MAIL_MOST]
         cdef int n, i, timeout
         while not self.stopping:
             timeout = self.timeout_ms()
             with nogil:
-                n = fm_poller_soon(&self.poller, events, BATCH, &self.spinner, self.may_spin)
+                n = fm_mailroom_soon(
+                    &self.mail, &self.poller, events, &self.spinner, self.may_spin)
                 if n == 0:
-                    n = fm_poller_wait(&self.poller, events, BATCH, timeout)
+                    n = fm_mailroom_sleep(&self.mail, &self.poller, events, timeout)
             for i in range(n if n > 0 else 0):
                 try:
                     self.dispatch_event(events[i].fd, events[i].ready)
@@ -200,7 +203,7 @@ cdef class Loop:
                 if conn.finished or conn.left:
                     self.drop(conn)
                 elif conn.parked is None:
-                    self.set_interest(conn, FM_READ)
+                    self.attend(conn)
                     self.drain(conn)
                 elif conn.parked.finished:
                     self.answer(conn)
@@ -256,7 +259,7 @@ cdef class Loop:
                 if ready & (FM_WRITE | FM_HANGUP):
                     self.flush(conn)
                 return 0
-            return self.readable(conn)
+            return self.readable(conn, ready)
         if fd == self.wake_read:
             while posix_read(fd, waste, sizeof(waste)) == sizeof(waste):
                 pass
@@ -305,8 +308,14 @@ cdef class Loop:
         cdef bytes data = b"".join([len(body).to_bytes(4, "big") + body for body in bodies])
         self.send(conn, data, <size_t>len(data), None)
 
-    cdef int readable(self, Conn conn) except -1:
-        cdef int status = conn.stream.receive_now()
+    cdef int readable(self, Conn conn, int ready) except -1:
+        cdef int status
+        if ready & FM_MAIL:
+            status = conn.stream.receive_mail()
+        else:
+            status = conn.stream.receive_now()
+            if conn.stream.mailbox is not NULL:
+                fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
         if status == FRAME_READY:
             return self.drain(conn)
         if status == FRAME_EOF:
@@ -336,14 +345,14 @@ cdef class Loop:
                 self.on_drained(conn)
                 if conn.closed:
                     return 0
-                return self.set_interest(
+                return self.disregard(
                     conn, FM_HANGUP if conn.stream.unsent is None else FM_HANGUP | FM_WRITE)
         return self.on_drained(conn)
 
     cdef int answer(self, Conn conn) except -1:
         """Reply to a parked call that has been finished, and go on with the connection."""
         cdef int verdict
-        self.set_interest(conn, FM_READ)
+        self.attend(conn)
         verdict = self.on_due(conn)
         if verdict == HAND_OFF:
             return self.entrust(conn)
@@ -391,6 +400,17 @@ cdef class Loop:
         fm_poller_set(&self.poller, conn.stream.fd, interest, False)
         return 0
 
+    cdef int attend(self, Conn conn) except -1:
+        """Read from the connection from now on."""
+        if conn.stream.mailbox is not NULL:
+            fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
+        return self.set_interest(conn, FM_READ)
+
+    cdef int disregard(self, Conn conn, int interest) except -1:
+        """Read no more from the connection until `attend`."""
+        fm_mailroom_shut(&self.mail, conn.stream.fd)
+        return self.set_interest(conn, interest)
+
     cdef int entrust(self, Conn conn) except -1:
         """Hand the connection to a worker, with the frame or the reply that needs it."""
         self.on_drained(conn)
@@ -399,7 +419,7 @@ cdef class Loop:
         if conn.undelivered is None:
             conn.stream.put_back()
         conn.on_worker = True
-        self.set_interest(conn, FM_HANGUP)
+        self.disregard(conn, FM_HANGUP)
         return self.on_hand_off(conn)
 
     cdef int drop(self, Conn conn) except -1:
@@ -409,6 +429,7 @@ cdef class Loop:
         conn.closed = True
         self.on_dropped()
         self.unproven.pop(conn, None)
+        fm_mailroom_shut(&self.mail, conn.stream.fd)
         # Before close: a forked child's copy would keep the registration.
         fm_poller_forget(&self.poller, conn.stream.fd)
         del self.conns[conn.stream.fd]

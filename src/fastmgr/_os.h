@@ -94,12 +94,13 @@ typedef struct {
 typedef struct {
     fm_habit *habit;
     int spare;                  /* spin; else yield */
-    int yields;
+    int looks;
     int64_t start, before;
 } fm_look;
 
 enum {
     FM_SPIN_NS = 60 * 1000,          /* spin for so long */
+    FM_SPIN_LOOKS = 32,              /* then yield once */
     FM_SPIN_LOST_NS = 30 * 1000,     /* a single look that took so long lost the processor */
     FM_SPIN_GAIN_NS = 30 * 1000,     /* what a hit is worth */
     FM_SPIN_MOST_NS = 240 * 1000,    /* what can be saved up */
@@ -118,14 +119,6 @@ static inline int64_t fm_now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static inline void fm_relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
-
 /* Begin a wait; 0 when it is better to sleep at once. */
 static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
     look->habit = spare ? &s->spinning : &s->yielding;
@@ -134,31 +127,37 @@ static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
         return 0;
     }
     look->spare = spare;
-    look->yields = 0;
+    look->looks = 0;
     look->start = look->before = fm_now_ns();
     return 1;
 }
 
-/* Between two looks: spin or yield; 0 when it is time to sleep. */
+/* Between two looks: spin or yield; 0 when it is time to sleep.
+
+   Spinning reads the clock, and does not PAUSE: a hypervisor takes the processor away from who pauses
+   for long.  It yields now and then, for who is waited for may wait for this very processor: both
+   then stay runnable, and the scheduler, which seldom moves sleepers, puts one of them elsewhere. */
 static inline int fm_look_again(fm_look *look) {
-    if (look->spare) {
-        for (int i = 0; i < 8; i++)
-            fm_relax();
-        int64_t now = fm_now_ns();
-        if (now - look->start > FM_SPIN_NS || now - look->before > FM_SPIN_LOST_NS)
-            return 0;
-        look->before = now;
-        return 1;
+    look->looks++;
+    if (!look->spare) {
+        sched_yield();
+        return look->looks <= FM_YIELDS || fm_now_ns() - look->start < FM_YIELD_NS;
     }
-    sched_yield();
-    return look->yields++ < FM_YIELDS || fm_now_ns() - look->start < FM_YIELD_NS;
+    int yields = look->looks % FM_SPIN_LOOKS == 0;
+    if (yields)
+        sched_yield();
+    int64_t now = fm_now_ns(), away = now - look->before;
+    look->before = now;
+    if (yields)
+        look->start += away;
+    return now - look->start < FM_SPIN_NS && away < (yields ? FM_YIELD_NS : FM_SPIN_LOST_NS);
 }
 
 static inline void fm_look_end(fm_look *look, int hit) {
     fm_habit *h = look->habit;
     int64_t most = look->spare ? FM_SPIN_MOST_NS : FM_YIELD_MOST_NS;
     int64_t cost = 0;
-    if (!hit || look->yields > 0)
+    if (!hit || !look->spare)
         cost = fm_now_ns() - look->start;
     if (hit && cost < FM_YIELD_LOST_NS) {
         h->credit += look->spare ? FM_SPIN_GAIN_NS : FM_YIELD_GAIN_NS;
@@ -334,22 +333,6 @@ static inline int fm_poller_wait(fm_poller *p, fm_event *events, int room, int t
         found++;
     }
     return found;
-}
-
-/* Look for events until it is time to sleep; 0 then. */
-static inline int fm_poller_soon(fm_poller *p, fm_event *events, int room, fm_spinner *s, int spare) {
-    fm_look look;
-    if (!fm_look_begin(&look, s, spare))
-        return 0;
-    do {
-        int n = fm_poller_wait(p, events, room, 0);
-        if (n > 0) {
-            fm_look_end(&look, 1);
-            return n;
-        }
-    } while (fm_look_again(&look));
-    fm_look_end(&look, 0);
-    return 0;
 }
 
 #endif

@@ -40,7 +40,4 @@ cdef extern from "_os.h" nogil:
     void fm_poller_close(fm_poller *poller)
     int fm_poller_set(fm_poller *poller, int fd, int interest, int is_new)
     void fm_poller_forget(fm_poller *poller, int fd)
-    int fm_poller_soon(
-        fm_poller *poller, fm_event *events, int room, fm_spinner *spinner, int spare
-    )
     int fm_poller_wait(fm_poller *poller, fm_event *events, int room, int timeout_ms)

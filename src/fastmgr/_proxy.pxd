@@ -46,6 +46,8 @@ cdef class FastChannel(Channel):
     cdef fm_spinner spinner
     cdef bint may_spin               # the server does
     cdef bint posted                 # one-way calls since the last reply
+    cdef bint ahead                  # what gets no reply, since the last: mail would overtake it
+    cdef bint asked                  # for a mailbox
     cdef dict lent                   # what they need: ident -> Ref, and arguments
     cdef tuple request(
         self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
@@ -116,6 +118,8 @@ cdef class ClientSession:
     cdef uint64_t thread_owner(self) except 0
     cdef object locate(self, object ident, uint64_t handle)
     cdef Segment segment(self, View view, object number)
+    cdef Segment attach(self, object number)
+    cdef int have_mailbox(self, FastChannel channel) except -1
     cdef object one_shot(self, object name, object args, object kwds)
     cdef int disconnect(self) except -1
 

@@ -25,7 +25,7 @@ from posix.unistd cimport getpid
 from fastmgr._arena cimport THREAD_BITS, Segment, View
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FLAG_SEGMENTS,
-    FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE,
+    FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE,
     OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN,
     OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
 )
@@ -70,9 +70,9 @@ cdef double LAST_WAIT = 5.0
 # How many channels of this process have sent calls since the last reply for which none comes.
 cdef int posting_channels = 0
 
-# Bytes that a pipeline sends before it looks for replies.
 cdef enum:
-    PORTION = 32 * 1024
+    PORTION = 32 * 1024     # bytes that a pipeline sends before it looks for replies
+    MAIL_AFTER = 64         # calls, after which a channel has a mailbox
 
 
 @cython.final
@@ -360,10 +360,11 @@ cdef class FastChannel(Channel):
         try:
             if not self.usable:
                 raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-            try:
-                stream.send_all(writer.data, writer.size, writer.segments or None)
-            except OSError as error:
-                raise _StaleConnection(error) from None
+            if self.ahead or writer.segments or not stream.post(writer.data, writer.size):
+                try:
+                    stream.send_all(writer.data, writer.size, writer.segments or None)
+                except OSError as error:
+                    raise _StaleConnection(error) from None
             self.receive(expected)
             op = stream.header.op
             handle = stream.header.handle
@@ -413,6 +414,7 @@ cdef class FastChannel(Channel):
             self.failed += <Py_ssize_t>header.handle
             return False
         self.set_posted(False)
+        self.ahead = False
         self.lent = None
         self.may_spin = header.method != 0
         return True
@@ -423,6 +425,7 @@ cdef class FastChannel(Channel):
         try:
             if not self.usable:
                 raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+            self.ahead = True
             self.stream.send_all(writer.data, writer.size, writer.segments or None)
         except OSError as error:
             self.usable = False
@@ -621,6 +624,7 @@ cdef class FastChannel(Channel):
             writer = Writer()
             start = self.begin(writer, due)
             writer.size = start - HEADER_SIZE
+            self.ahead = True
             self.stream.send_all(writer.data, writer.size, None)
         except OSError as error:
             util.debug("the manager is gone: %s", error)
@@ -808,22 +812,36 @@ cdef class ClientSession:
     cdef Segment segment(self, View view, object number):
         """A segment, mapped now if it was not; None if that is impossible."""
         cdef Segment segment = view.segment(number)
-        cdef Channel channel
         if segment is None:
-            channel = self.channel()
-            try:
-                segment = (<FastChannel?>channel).attach(number)
-            except BaseException as error:
-                if not channel.usable:
-                    self.lose(channel, channel.interrupted)
-                if not isinstance(error, (OSError, MemoryError)):
-                    raise
-                util.info("the manager's arena cannot be mapped: %s", error)
+            segment = self.attach(number)
             if segment is None:
                 view.none = True
             else:
                 view.keep(segment)
         return segment
+
+    cdef Segment attach(self, object number):
+        """Have a segment passed over the calling thread's channel; None if that is impossible."""
+        cdef Channel channel = self.channel()
+        try:
+            return (<FastChannel?>channel).attach(number)
+        except BaseException as error:
+            if not channel.usable:
+                self.lose(channel, channel.interrupted)
+            if not isinstance(error, (OSError, EOFError, MemoryError)):
+                raise
+            util.info("the manager's memory cannot be mapped: %s", error)
+
+    cdef int have_mailbox(self, FastChannel channel) except -1:
+        """Have a mailbox for the calling thread's channel, if there can be one."""
+        cdef Segment segment
+        channel.asked = True
+        if not self.view.none:
+            segment = self.attach(MAILBOX)
+            if segment is not None:
+                segment.forget_fd()
+                channel.stream.share(segment, False)
+        return 0
 
     # -- channels ---------------------------------------------------------
 
@@ -1109,8 +1127,12 @@ cdef class ClientSession:
                 continue
             if self.releases:
                 self.flush()
-            if channel.failed and op == OP_CALL and reply is not None:
-                return channel.with_failure(reply)
+            if op == OP_CALL and reply is not None:
+                if isinstance(channel, FastChannel):
+                    if not (<FastChannel>channel).asked and (<FastChannel>channel).calls > MAIL_AFTER:
+                        self.have_mailbox(channel)
+                if channel.failed:
+                    return channel.with_failure(reply)
             return reply
 
     def pipeline(self, list calls):

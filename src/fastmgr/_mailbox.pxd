@@ -1,0 +1,36 @@
+"""One message at a time between a client's thread and the server, in memory they share."""
+
+from fastmgr._os cimport fm_event, fm_poller, fm_spinner, uint64_t
+
+cdef extern from "_mailbox.h" nogil:
+    enum: FM_MAIL
+    enum: FM_MAILBOX_SIZE
+    enum: FM_MAIL_ROOM
+    enum: FM_MAIL_MOST
+
+    ctypedef struct fm_mailbox:
+        pass
+
+    size_t fm_mail_get(const fm_mailbox *box, void *into, size_t room)
+    int fm_mail_post(fm_mailbox *box, const void *source, size_t size)
+    ssize_t fm_mail_await(
+        fm_mailbox *box, void *into, size_t room, fm_spinner *spinner, int spare
+    )
+    ssize_t fm_mail_expect(
+        fm_mailbox *box, void *into, size_t room, int *mailed, int fd, fm_spinner *spinner,
+        int spare
+    )
+    int fm_mail_shut(fm_mailbox *box)
+    int fm_mail_answer(fm_mailbox *box, const void *source, size_t size)
+
+    ctypedef struct fm_mailroom:
+        pass
+
+    void fm_mailroom_open(fm_mailroom *room, fm_mailbox *box, int fd)
+    void fm_mailroom_shut(fm_mailroom *room, int fd)
+    int fm_mailroom_soon(
+        fm_mailroom *room, fm_poller *poller, fm_event *events, fm_spinner *spinner, int spare
+    )
+    int fm_mailroom_sleep(
+        fm_mailroom *room, fm_poller *poller, fm_event *events, int timeout_ms
+    )
