@@ -1366,12 +1366,12 @@ cdef class ProxyCore:
         Exception
             Whatever the method raised.
         """
-        op, payload = self._session().perform(
+        cdef tuple reply = self._session().perform(
             OP_CALL, 0, self._id, self._handle, methodname, args, kwds
         )
-        if op == OP_RETURN:
-            return payload
-        return self._settle(op, payload)
+        if <int>reply[0] == OP_RETURN:      # as an object it would be made a member of its enum
+            return reply[1]
+        return self._settle(*reply)
 
     def _settle(self, op, payload):
         """Turn a reply other than a plain result into a proxy, or raise what it stands for."""

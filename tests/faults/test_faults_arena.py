@@ -425,6 +425,8 @@ def soak(kills: int, seed: str) -> list[Any]:
             first.guarded(which)
             first.permitted(which)
         first.map()
+        for _ in range(100):
+            assert ground.faults[:] == []  # who calls so often has a mailbox
         settle(manager, ground.proxies())
         before = [threads(server), descriptors(server), len(mapped(server))]
         started = time.monotonic()

@@ -551,7 +551,10 @@ def unread(sock: socket.socket) -> int:
 
 
 @pytest.fixture
-def relay(manager: SegmentManager, tmp_path: Path) -> Iterator[Relay]:
+def relay(
+    manager: SegmentManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Relay]:
+    monkeypatch.setenv("FASTMGR_ARENA", "off")  # what goes by shared memory cannot be cut
     with Relay(manager.address, str(tmp_path / "relay")) as relay:
         yield relay
 
