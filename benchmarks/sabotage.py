@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 NEEDED = ("src", "benchmarks", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 SEND = r"static inline ssize_t fm_send\([^)]*\) \{"
+PUT = r"static inline void fm_mail_put\([^)]*\) \{"
 LOOP = " for (volatile int i = 0; i < {}; i++) {{}}"
 
 
@@ -64,9 +65,9 @@ SABOTAGES = (
         said="bytes, dict_get: ",
     ),
     Sabotage(
-        name="a loop before sending",
-        file="_os.h",
-        anchor=SEND,
+        name="a loop before posting",
+        file="_mailbox.h",
+        anchor=PUT,
         damage=LOOP.format(300),
         test="test_instructions.py -k dict_get",
         said="instructions, (client|server) dict_get: ",
@@ -80,10 +81,18 @@ SABOTAGES = (
         said="syscalls, dict_get: ",
     ),
     Sabotage(
-        name="a long loop before sending",
-        file="_os.h",
-        anchor=SEND,
+        name="a long loop before posting",
+        file="_mailbox.h",
+        anchor=PUT,
         damage=LOOP.format(50000),
+        test="test_calls.py -k dict_get",
+        said="calls, dict_get: stock/fastmgr is ",
+    ),
+    Sabotage(
+        name="no mailboxes",
+        file="_core.pyx",
+        anchor=r"elif conn\.stream\.shared is None",
+        damage=" and False",
         test="test_calls.py -k dict_get",
         said="calls, dict_get: stock/fastmgr is ",
     ),

@@ -161,50 +161,51 @@ static inline int fm_is_unix(int fd) {
     return getsockname(fd, (struct sockaddr *)&name, &size) == 0 && name.ss_family == AF_UNIX;
 }
 
-typedef union {
-    struct cmsghdr align;
-    char room[CMSG_SPACE(sizeof(int))];
-} fm_control;
+/* A message of one part with room for one descriptor beside it. */
+typedef struct {
+    struct iovec part;
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr head;
+} fm_passing;
+
+static inline void fm_passing_begin(fm_passing *p, void *data, size_t size) {
+    memset(p, 0, sizeof *p);
+    p->part.iov_base = data;
+    p->part.iov_len = size;
+    p->head.msg_iov = &p->part;
+    p->head.msg_iovlen = 1;
+    p->head.msg_control = p->control.room;
+    p->head.msg_controllen = sizeof p->control.room;
+}
 
 /* Send bytes with a descriptor beside the first of them. */
 static inline ssize_t fm_send_fd(int fd, const void *from, size_t size, int passed, int flags) {
-    struct iovec part = {(void *)(uintptr_t)from, size};
-    fm_control control;
-    struct msghdr message;
-    memset(&message, 0, sizeof message);
-    memset(&control, 0, sizeof control);
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.room;
-    message.msg_controllen = sizeof control.room;
-    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(head), &passed, sizeof passed);
-    ssize_t n = sendmsg(fd, &message, flags | MSG_NOSIGNAL);
+    fm_passing p;
+    fm_passing_begin(&p, (void *)(uintptr_t)from, size);
+    struct cmsghdr *beside = CMSG_FIRSTHDR(&p.head);
+    beside->cmsg_level = SOL_SOCKET;
+    beside->cmsg_type = SCM_RIGHTS;
+    beside->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(beside), &passed, sizeof passed);
+    ssize_t n = sendmsg(fd, &p.head, flags | MSG_NOSIGNAL);
     return n < 0 ? -(ssize_t)errno : n;
 }
 
 /* Receive bytes and the descriptor beside them (-1: none), which the caller then owns. */
 static inline ssize_t fm_recv_fd(int fd, void *into, size_t room, int *passed) {
-    struct iovec part = {into, room};
-    fm_control control;
-    struct msghdr message;
-    memset(&message, 0, sizeof message);
-    memset(&control, 0, sizeof control);
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.room;
-    message.msg_controllen = sizeof control.room;
+    fm_passing p;
+    fm_passing_begin(&p, into, room);
     *passed = -1;
-    ssize_t n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+    ssize_t n = recvmsg(fd, &p.head, MSG_CMSG_CLOEXEC);
     if (n < 0)
         return -(ssize_t)errno;
-    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
-    if (head != NULL && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS &&
-        head->cmsg_len == CMSG_LEN(sizeof(int))) {
-        memcpy(passed, CMSG_DATA(head), sizeof *passed);
+    struct cmsghdr *beside = CMSG_FIRSTHDR(&p.head);
+    if (beside != NULL && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
+        beside->cmsg_len == CMSG_LEN(sizeof(int))) {
+        memcpy(passed, CMSG_DATA(beside), sizeof *passed);
         (void)fcntl(*passed, F_SETFD, FD_CLOEXEC);
     }
     return n;

@@ -153,28 +153,26 @@ cdef class Arena:
         return segment
 
     cdef tuple take(self, size_t size):
-        """Find room for a cell: its segment, the offset there, and the bytes it takes."""
+        """Find room for a cell: its segment, and the offset there."""
         cdef Segment segment
-        cdef size_t offset
         cdef list unused
         size = _rounded(size)
         if size >= LARGE:
             pages = (size + PAGE - 1) // PAGE
             # By its size a client tells it from the segments of small cells.
-            return self.new((pages + (pages * PAGE == SEGMENT_SIZE)) * PAGE), 0, size
+            return self.new((pages + (pages * PAGE == SEGMENT_SIZE)) * PAGE), 0
         unused = self.unused.get(size)
         if unused:
-            segment, offset = unused.pop()
-            return segment, offset, size
+            return unused.pop()
         if self.shared:
             segment = self.shared[len(self.shared) - 1]
             if segment.size - segment.used >= size:
                 segment.used += size
-                return segment, segment.used - size, size
+                return segment, segment.used - size
         segment = self.new(SEGMENT_SIZE)
         self.shared.append(segment)
         segment.used = size
-        return segment, 0, size
+        return segment, 0
 
     cdef int give_back(self, Segment segment, size_t offset, size_t size) except -1:
         """A cell is not in use any more; nothing of it is left for the next."""
@@ -239,7 +237,7 @@ cdef class Cell:
         if self.segment is not None:
             return True
         try:
-            segment, offset, _taken = arena.take(self.size)
+            segment, offset = arena.take(self.size)
         except OSError:
             return False
         memcpy(segment.at + offset, self.at, self.size)

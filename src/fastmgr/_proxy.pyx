@@ -355,7 +355,6 @@ cdef class FastChannel(Channel):
         cdef uint32_t expected = self.calls
         cdef uint8_t op
         cdef uint64_t handle
-        cdef _Pickled pickled = None
         acquire(self.lock)
         try:
             if not self.usable:
@@ -368,14 +367,7 @@ cdef class FastChannel(Channel):
             self.receive(expected)
             op = stream.header.op
             handle = stream.header.handle
-            if stream.header.flags & FLAG_PICKLED:
-                # Unpickling may call over this channel and overwrite the stream's buffer.
-                pickled = _Pickled(stream)
-                payload = None
-            else:
-                self.reader.feed(stream.body, stream.size, stream.segments, False)
-                payload = self.reader.get()
-                self.reader.segments = None
+            payload = self.payload()
             stream.tidy()
         except (OSError, EOFError, _StaleConnection):
             self.usable = False
@@ -387,11 +379,24 @@ cdef class FastChannel(Channel):
             raise
         finally:
             PyThread_release_lock(self.lock)
-        if pickled is not None:
-            payload = pickled.load()
+        if type(payload) is _Pickled:
+            payload = (<_Pickled>payload).load()
         if handle:
             return op, ("%x" % handle, payload)
         return op, payload
+
+    cdef object payload(self):
+        """What the last frame carries, or a `_Pickled` of it.
+
+        Unpickling may call over this channel and overwrite the stream's buffer.
+        """
+        cdef Stream stream = self.stream
+        if stream.header.flags & FLAG_PICKLED:
+            return _Pickled(stream)
+        self.reader.feed(stream.body, stream.size, stream.segments, False)
+        value = self.reader.get()
+        self.reader.segments = None
+        return value
 
     cdef int receive(self, uint32_t expected) except -1:
         """Wait for the reply to a call; what is said before of failures is kept."""
@@ -557,12 +562,7 @@ cdef class FastChannel(Channel):
     cdef int take_reply(self, list replies, list others) except -1:
         """Add what the last frame carries; pickles stay bytes until the channel is free."""
         cdef Stream stream = self.stream
-        if stream.header.flags & FLAG_PICKLED:
-            payload = _Pickled(stream)
-        else:
-            self.reader.feed(stream.body, stream.size, stream.segments, False)
-            payload = self.reader.get()
-            self.reader.segments = None
+        payload = self.payload()
         if stream.header.handle:
             payload = ("%x" % stream.header.handle, payload)
         if stream.header.op != OP_RETURN or stream.header.flags & FLAG_PICKLED:
@@ -592,8 +592,7 @@ cdef class FastChannel(Channel):
             if status == FRAME_READY:
                 status = self.stream.receive(True, NULL, False)
             self.check(status, self.calls)
-            self.reader.feed(self.stream.body, self.stream.size, None, False)
-            where = self.reader.get()
+            where = self.payload()
             self.stream.tidy()
         except BaseException as error:
             self.usable = False

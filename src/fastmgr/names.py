@@ -120,7 +120,7 @@ class ArenaFile:
             self.end = LINE
             struct.pack_into("<Q", memoryview(self.segment), 8, self.end)
             struct.pack_into("<8s", memoryview(self.segment), 0, MAGIC)
-        #: The segment that records are added to, and where in the file it begins.
+        #: The segment that begins the file: its header says how far the records go.
         self.first = self.segment
 
     def _damaged(self, what: str) -> ValueError:
