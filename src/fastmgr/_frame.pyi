@@ -8,6 +8,8 @@ class Op(IntEnum):
     OP_INCREF = 4
     OP_RELEASE = 5
     OP_GOODBYE = 6
+    OP_LOCATE = 7
+    OP_ATTACH = 8
     OP_RETURN = 16
     OP_ERROR = 17
     OP_TRACEBACK = 18

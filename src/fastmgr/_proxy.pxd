@@ -63,6 +63,7 @@ cdef class FastChannel(Channel):
         object name, object args, object kwds
     ) except -1
     cdef tuple exchange(self, Writer writer)
+    cdef bint wants_mailbox(self) noexcept
     cdef object payload(self)
     cdef int receive(self, uint32_t expected) except -1
     cdef int post(self, Writer writer) except -1

@@ -25,9 +25,9 @@ from posix.unistd cimport getpid
 from fastmgr._arena cimport THREAD_BITS, Segment, View
 from fastmgr._frame cimport (
     FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FLAG_SEGMENTS,
-    FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE,
-    OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN,
-    OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
+    FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL, OP_CONTROL,
+    OP_CREATE, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE,
+    OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
 )
 from fastmgr._os cimport (
     MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_send, uint8_t, uint16_t, uint32_t, uint64_t,
@@ -254,6 +254,10 @@ cdef class FastChannel(Channel):
             header.op = OP_GOODBYE
             header.handle = whole
             fm_send(self.stream.fd, &header, HEADER_SIZE, MSG_DONTWAIT)
+
+    cdef bint wants_mailbox(self) noexcept:
+        """Whether it is used often enough for a mailbox to pay, and has not asked for one."""
+        return self.calls > MAIL_AFTER and not self.asked
 
     cdef tuple request(
         self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
@@ -1127,9 +1131,8 @@ cdef class ClientSession:
             if self.releases:
                 self.flush()
             if op == OP_CALL and reply is not None:
-                if isinstance(channel, FastChannel):
-                    if not (<FastChannel>channel).asked and (<FastChannel>channel).calls > MAIL_AFTER:
-                        self.have_mailbox(channel)
+                if isinstance(channel, FastChannel) and (<FastChannel>channel).wants_mailbox():
+                    self.have_mailbox(channel)
                 if channel.failed:
                     return channel.with_failure(reply)
             return reply
