@@ -88,13 +88,15 @@ typedef struct {
 
 typedef struct {
     fm_habit spinning, yielding;
+    int shares; /* the processor, it seems, with who is waited for: yielding made the last hit */
 } fm_spinner;
 
 /* One wait: which habit it follows and how far it has come. */
 typedef struct {
+    fm_spinner *spinner;
     fm_habit *habit;
-    int spare;                  /* spin; else yield */
-    int looks;
+    int spare;              /* spin; else yield */
+    int looks, yield_after; /* looks so far, and still to come before one yields */
     int64_t start, before;
 } fm_look;
 
@@ -121,6 +123,7 @@ static inline int64_t fm_now_ns(void) {
 
 /* Begin a wait; 0 when it is better to sleep at once. */
 static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
+    look->spinner = s;
     look->habit = spare ? &s->spinning : &s->yielding;
     if (look->habit->skip > 0) {
         look->habit->skip--;
@@ -128,6 +131,7 @@ static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
     }
     look->spare = spare;
     look->looks = 0;
+    look->yield_after = s->shares ? 1 : FM_SPIN_LOOKS;
     look->start = look->before = fm_now_ns();
     return 1;
 }
@@ -143,7 +147,9 @@ static inline int fm_look_again(fm_look *look) {
         sched_yield();
         return look->looks <= FM_YIELDS || fm_now_ns() - look->start < FM_YIELD_NS;
     }
-    int yields = look->looks % FM_SPIN_LOOKS == 0;
+    if (look->yield_after == 0)
+        look->yield_after = FM_SPIN_LOOKS;
+    int yields = --look->yield_after == 0;
     if (yields)
         sched_yield();
     int64_t now = fm_now_ns(), away = now - look->before;
@@ -159,6 +165,8 @@ static inline void fm_look_end(fm_look *look, int hit) {
     int64_t cost = 0;
     if (!hit || !look->spare)
         cost = fm_now_ns() - look->start;
+    if (look->spare)
+        look->spinner->shares = hit && look->yield_after == 0;
     if (hit && cost < FM_YIELD_LOST_NS) {
         h->credit += look->spare ? FM_SPIN_GAIN_NS : FM_YIELD_GAIN_NS;
         if (h->credit > most)
