@@ -98,7 +98,8 @@ cdef class Stream:
     cdef int receive_passed(self, int *passed) except -9
     cdef int share(self, Segment segment, bint serves) except -1
     cdef bint shut(self) noexcept
-    cdef bint post(self, const char *source, size_t size) noexcept
+    cdef bint mail(self, const char *source, size_t size) noexcept
+    cdef bint has_mail(self) noexcept
     cdef int receive_mail(self) except -9
     cdef bint answer_by_mail(self, const char *source, size_t size, list segments) noexcept
     cdef void put_back(self) noexcept

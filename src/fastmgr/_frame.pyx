@@ -18,8 +18,8 @@ from libc.string cimport memcpy, memmove
 
 from fastmgr._arena cimport Segment, fm_recv_fd, fm_send_fd
 from fastmgr._mailbox cimport (
-    FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_expect, fm_mail_get,
-    fm_mail_post, fm_mail_shut, fm_mailbox,
+    FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_expect,
+    fm_mail_is_there, fm_mail_post, fm_mail_shut, fm_mail_take, fm_mailbox,
 )
 from fastmgr._os cimport (
     MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_soon, fm_send,
@@ -323,10 +323,10 @@ cdef class Stream:
     cdef int receive_mail(self) except -9:
         """Read the request that is in the mailbox; FRAME_EOF where that cannot be one."""
         cdef size_t n
-        if self.start != self.end or self.in_segments or self.mailed:
+        if self.start != self.end or self.in_segments:
             return FRAME_EOF    # a client posts when all before has been answered
         self._room()
-        n = fm_mail_get(self.mailbox, self.into, self.room)
+        n = fm_mail_take(self.mailbox, self.into, self.room)
         if n == 0:
             return FRAME_EOF
         self._received(n)
@@ -363,7 +363,7 @@ cdef class Stream:
         """
         cdef ssize_t n
         cdef int status, came_by_mail = False
-        cdef bint posted, expected
+        cdef bint serves
         while True:
             status = self.take()
             if status != FRAME_PARTIAL:
@@ -371,19 +371,18 @@ cdef class Stream:
             if self.fd < 0:
                 raise OSError("handle is closed")
             self._room()
-            posted, self.mailed = self.mailed, False
-            expected = self.serves and self.start == self.end and not self.in_segments
+            # A client posts when all before has been answered.
+            serves = self.serves and self.start == self.end and not self.in_segments
             with nogil:
-                n = 0
-                if posted:
-                    n = fm_mail_await(self.mailbox, self.into, self.room, spinner, spare)
-                if expected:
+                n = -EAGAIN
+                if serves:
                     n = fm_mail_expect(
-                        self.mailbox, self.into, self.room, &came_by_mail, self.fd, spinner, spare)
-                elif n == 0:
-                    n = -EAGAIN
-                    if spinner is not NULL:
-                        n = fm_recv_soon(self.fd, self.into, self.room, spinner, spare)
+                        self.mailbox, self.into, self.room, self.fd, spinner, spare, &came_by_mail)
+                elif self.mailed:
+                    n = fm_mail_await(
+                        self.mailbox, self.into, self.room, self.fd, spinner, spare)
+                elif spinner is not NULL:
+                    n = fm_recv_soon(self.fd, self.into, self.room, spinner, spare)
                 if n == -EAGAIN:
                     n = fm_recv(self.fd, self.into, self.room, 0)
             self.mailed = came_by_mail
@@ -410,13 +409,17 @@ cdef class Stream:
         self.mailbox = <fm_mailbox *>segment.at
         return 0
 
-    cdef bint post(self, const char *source, size_t size) noexcept:
+    cdef bint mail(self, const char *source, size_t size) noexcept:
         """Send a request by mail; False where it has to go over the socket.
 
         Only where everything sent before has been answered.
         """
         self.mailed = self.mailbox is not NULL and fm_mail_post(self.mailbox, source, size)
         return self.mailed
+
+    cdef bint has_mail(self) noexcept:
+        """Whether there is a request in the mailbox that the server has not taken."""
+        return self.mailbox is not NULL and fm_mail_is_there(self.mailbox)
 
     cdef bint shut(self) noexcept:
         """Let no request be posted until others look for one; whether there is one already."""

@@ -11,7 +11,8 @@ from posix.unistd cimport read as posix_read, write as posix_write
 
 from fastmgr._frame cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
 from fastmgr._mailbox cimport (
-    FM_MAIL, FM_MAIL_MOST, fm_mailroom_open, fm_mailroom_shut, fm_mailroom_sleep, fm_mailroom_soon,
+    FM_MAIL, FM_MAIL_MOST, fm_mailroom_forget, fm_mailroom_open, fm_mailroom_sleep,
+    fm_mailroom_soon,
 )
 from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
@@ -137,9 +138,10 @@ cdef class Loop:
             self.serve_all()
         finally:
             self.on_end()
-        for fd in self.conns:
+        for conn in self.conns.values():
             # Clients, and workers of ours that wait for them, learn that it is over.
-            fm_shutdown(fd)
+            self.shut(conn)
+            fm_shutdown((<Conn>conn).stream.fd)
 
     cdef int serve_all(self) except -1:
         cdef fm_event events[FM_MAIL_MOST]
@@ -310,7 +312,8 @@ cdef class Loop:
 
     cdef int readable(self, Conn conn, int ready) except -1:
         cdef int status
-        if ready & FM_MAIL:
+        if ready & FM_MAIL or conn.stream.has_mail():
+            # Before what the socket may have: that is the end of who posted and was interrupted.
             status = conn.stream.receive_mail()
         else:
             status = conn.stream.receive_now()
@@ -384,7 +387,7 @@ cdef class Loop:
         if status == FRAME_EOF:
             return self.drop(conn)
         if status == FRAME_PARTIAL:
-            self.set_interest(conn, FM_WRITE)
+            self.disregard(conn, FM_WRITE)
         return 0
 
     cdef int flush(self, Conn conn) except -1:
@@ -393,7 +396,7 @@ cdef class Loop:
             return self.drop(conn)
         if status == FRAME_PARTIAL:
             return 0
-        self.set_interest(conn, FM_READ)
+        self.attend(conn)
         return self.drain(conn)
 
     cdef int set_interest(self, Conn conn, int interest) except -1:
@@ -406,9 +409,15 @@ cdef class Loop:
             fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
         return self.set_interest(conn, FM_READ)
 
+    cdef int shut(self, Conn conn) except -1:
+        """Let nothing come by mail; the client is not posting, or it is at an end."""
+        fm_mailroom_forget(&self.mail, conn.stream.fd)
+        conn.stream.shut()
+        return 0
+
     cdef int disregard(self, Conn conn, int interest) except -1:
         """Read no more from the connection until `attend`."""
-        fm_mailroom_shut(&self.mail, conn.stream.fd)
+        self.shut(conn)
         return self.set_interest(conn, interest)
 
     cdef int entrust(self, Conn conn) except -1:
@@ -429,7 +438,7 @@ cdef class Loop:
         conn.closed = True
         self.on_dropped()
         self.unproven.pop(conn, None)
-        fm_mailroom_shut(&self.mail, conn.stream.fd)
+        self.shut(conn)
         # Before close: a forked child's copy would keep the registration.
         fm_poller_forget(&self.poller, conn.stream.fd)
         del self.conns[conn.stream.fd]

@@ -5,13 +5,14 @@
    stays the way of everything else: of what is large, of what needs no reply, of whoever sleeps.
 
    One word decides who may touch the bytes, and no wake-up can be lost between the two ways:
-   before the server sleeps it shuts every mailbox, and finds what was posted until then; a client
-   that goes to sleep says so, and is answered over the socket.
+   before one of the server's threads sleeps it shuts the mailboxes that it looks into, and finds
+   what was posted until then; a client that goes to sleep says so, and is answered over the socket.
 
        bits        the client                    the server
        OPEN        may post: sets REQUEST        may clear it, and set it again, beside the others
-       REQUEST     may set SLEEPS                reads; sets REPLY, or clears all where SLEEPS is set
-       REPLY       reads; clears                 -
+       REQUEST     may set SLEEPS                sets TAKEN, and reads
+       TAKEN       may set SLEEPS                sets REPLY, or clears all but OPEN where SLEEPS is set
+       REPLY       reads; clears all but OPEN    -
 
    Leaf functions, as in _os.h.  Either side may find anything there: what is read is copied before
    it is looked at, and only so much as there is room for. */
@@ -27,6 +28,7 @@ enum {
     FM_MAIL_REQUEST = 2,
     FM_MAIL_SLEEPS = 4,
     FM_MAIL_REPLY = 8,
+    FM_MAIL_TAKEN = 16,
 
     FM_MAIL_LOOKS = 4, /* of the server's without mail, for one at the sockets */
     FM_MAILBOX_SIZE = 2048, /* what a buffer of _frame has room for at once */
@@ -58,6 +60,15 @@ static inline size_t fm_mail_get(const fm_mailbox *box, void *into, size_t room)
     return (size_t)size;
 }
 
+static inline int fm_mail_is_request(uint64_t state) {
+    return (state & (FM_MAIL_REQUEST | FM_MAIL_TAKEN | FM_MAIL_REPLY)) == FM_MAIL_REQUEST;
+}
+
+/* Whether there is a request that the server has not taken. */
+static inline int fm_mail_is_there(const fm_mailbox *box) {
+    return fm_mail_is_request(fm_mail_state(box));
+}
+
 /* ---- the client ---------------------------------------------------------- */
 
 /* Post a request; 0 where it has to go over the socket. */
@@ -70,10 +81,10 @@ static inline int fm_mail_post(fm_mailbox *box, const void *from, size_t size) {
         &box->state, &open, FM_MAIL_OPEN | FM_MAIL_REQUEST, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-/* Wait for the reply; its size, 0 where it comes over the socket, and -EAGAIN where it does and it
-   is time to sleep. */
+/* Wait for the reply, or what comes over the socket in its place, as recv would say it; -EAGAIN
+   where it is time to sleep: then it does come over the socket. */
 static inline ssize_t fm_mail_await(
-    fm_mailbox *box, void *into, size_t room, fm_spinner *s, int spare
+    fm_mailbox *box, void *into, size_t room, int fd, fm_spinner *s, int spare
 ) {
     fm_look look;
     int there = 0;
@@ -88,13 +99,15 @@ static inline ssize_t fm_mail_await(
         return -EAGAIN;
     size_t size = fm_mail_get(box, into, room);
     __atomic_fetch_and(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
-    return (ssize_t)size;
+    return size > 0 ? (ssize_t)size : fm_recv_soon(fd, into, room, s, spare);
 }
 
 /* ---- the server ---------------------------------------------------------- */
 
-static inline int fm_mail_is_request(uint64_t state) {
-    return (state & (FM_MAIL_REQUEST | FM_MAIL_REPLY)) == FM_MAIL_REQUEST;
+/* Read the request that is there; its size, 0 where that cannot be one. */
+static inline size_t fm_mail_take(fm_mailbox *box, void *into, size_t room) {
+    __atomic_fetch_or(&box->state, FM_MAIL_TAKEN, __ATOMIC_SEQ_CST);
+    return fm_mail_get(box, into, room);
 }
 
 /* Let nothing be posted from now; whether there is a request. */
@@ -116,14 +129,14 @@ static inline int fm_mail_answer(fm_mailbox *box, const void *from, size_t size)
 /* Of one connection: wait for a request by mail (then `*mailed` is set) or over the socket, as recv
    would say it; -EAGAIN where it is time to sleep.  The mailbox then is shut. */
 static inline ssize_t fm_mail_expect(
-    fm_mailbox *box, void *into, size_t room, int *mailed, int fd, fm_spinner *s, int spare
+    fm_mailbox *box, void *into, size_t room, int fd, fm_spinner *s, int spare, int *mailed
 ) {
     fm_look look;
     ssize_t n = -EAGAIN;
     if (fm_look_begin(&look, s, spare)) {
         __atomic_fetch_or(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
         do {
-            *mailed = fm_mail_is_request(fm_mail_state(box));
+            *mailed = fm_mail_is_there(box);
             if (!*mailed && look.looks % FM_MAIL_LOOKS == 0)
                 n = fm_recv(fd, into, room, MSG_DONTWAIT);
         } while (!*mailed && (n == -EAGAIN || n == -EINTR) && fm_look_again(&look));
@@ -131,7 +144,7 @@ static inline ssize_t fm_mail_expect(
     }
     if (!*mailed && n == -EAGAIN)
         *mailed = fm_mail_shut(box);
-    return *mailed ? (ssize_t)fm_mail_get(box, into, room) : n;
+    return *mailed ? (ssize_t)fm_mail_take(box, into, room) : n;
 }
 
 /* The open mailboxes of a server: of the connections that its loop reads from. */
@@ -161,11 +174,10 @@ static inline void fm_mailroom_open(fm_mailroom *room, fm_mailbox *box, int fd) 
     __atomic_fetch_or(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
 }
 
-/* Its connection is not read from now: it is answered, in parts, by a worker, or closed. */
-static inline void fm_mailroom_shut(fm_mailroom *room, int fd) {
+/* Look no more for that connection's mail; to shut its mailbox is the caller's. */
+static inline void fm_mailroom_forget(fm_mailroom *room, int fd) {
     for (int i = 0; i < room->count; i++)
         if (room->open[i].fd == fd) {
-            (void)fm_mail_shut(room->open[i].box);
             room->open[i] = room->open[--room->count];
             return;
         }
@@ -174,7 +186,7 @@ static inline void fm_mailroom_shut(fm_mailroom *room, int fd) {
 static inline int fm_mailroom_look(const fm_mailroom *room, fm_event *events) {
     int found = 0;
     for (int i = 0; i < room->count; i++)
-        if (fm_mail_is_request(fm_mail_state(room->open[i].box))) {
+        if (fm_mail_is_there(room->open[i].box)) {
             events[found].fd = room->open[i].fd;
             events[found++].ready = FM_MAIL;
         }

@@ -11,23 +11,26 @@ cdef extern from "_mailbox.h" nogil:
     ctypedef struct fm_mailbox:
         pass
 
-    size_t fm_mail_get(const fm_mailbox *box, void *into, size_t room)
+    int fm_mail_is_there(const fm_mailbox *box)
+
     int fm_mail_post(fm_mailbox *box, const void *source, size_t size)
     ssize_t fm_mail_await(
-        fm_mailbox *box, void *into, size_t room, fm_spinner *spinner, int spare
+        fm_mailbox *box, void *into, size_t room, int fd, fm_spinner *spinner, int spare
     )
+
+    size_t fm_mail_take(fm_mailbox *box, void *into, size_t room)
     ssize_t fm_mail_expect(
-        fm_mailbox *box, void *into, size_t room, int *mailed, int fd, fm_spinner *spinner,
-        int spare
+        fm_mailbox *box, void *into, size_t room, int fd, fm_spinner *spinner, int spare,
+        int *mailed
     )
-    int fm_mail_shut(fm_mailbox *box)
     int fm_mail_answer(fm_mailbox *box, const void *source, size_t size)
+    int fm_mail_shut(fm_mailbox *box)
 
     ctypedef struct fm_mailroom:
         pass
 
     void fm_mailroom_open(fm_mailroom *room, fm_mailbox *box, int fd)
-    void fm_mailroom_shut(fm_mailroom *room, int fd)
+    void fm_mailroom_forget(fm_mailroom *room, int fd)
     int fm_mailroom_soon(
         fm_mailroom *room, fm_poller *poller, fm_event *events, fm_spinner *spinner, int spare
     )

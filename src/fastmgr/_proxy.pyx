@@ -142,6 +142,10 @@ class _StaleConnection(Exception):
     """The server had closed the connection before the request could be sent whole."""
 
 
+cdef object stale():
+    return _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+
+
 @cython.final
 @cython.no_gc
 cdef class Holding:
@@ -257,7 +261,7 @@ cdef class FastChannel(Channel):
 
     cdef bint wants_mailbox(self) noexcept:
         """Whether it is used often enough for a mailbox to pay, and has not asked for one."""
-        return self.calls > MAIL_AFTER and not self.asked
+        return self.calls > MAIL_AFTER and not self.asked and not self.posted
 
     cdef tuple request(
         self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
@@ -362,13 +366,20 @@ cdef class FastChannel(Channel):
         acquire(self.lock)
         try:
             if not self.usable:
-                raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-            if self.ahead or writer.segments or not stream.post(writer.data, writer.size):
-                try:
+                raise stale()
+            mailed = not self.ahead and not writer.segments and stream.mail(
+                writer.data, writer.size)
+            try:
+                if not mailed:
                     stream.send_all(writer.data, writer.size, writer.segments or None)
-                except OSError as error:
-                    raise _StaleConnection(error) from None
-            self.receive(expected)
+            except OSError as error:
+                raise _StaleConnection(error) from None
+            try:
+                self.receive(expected)
+            except (OSError, EOFError):
+                if mailed and stream.has_mail():
+                    raise stale() from None
+                raise
             op = stream.header.op
             handle = stream.header.handle
             payload = self.payload()
@@ -433,7 +444,7 @@ cdef class FastChannel(Channel):
         acquire(self.lock)
         try:
             if not self.usable:
-                raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+                raise stale()
             self.ahead = True
             self.stream.send_all(writer.data, writer.size, writer.segments or None)
         except OSError as error:
@@ -510,7 +521,7 @@ cdef class FastChannel(Channel):
         acquire(self.lock)
         try:
             if not self.usable:
-                raise _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+                raise stale()
             first = self.calls + 1
             while at < frames.size:
                 self.calls += 1
@@ -595,7 +606,8 @@ cdef class FastChannel(Channel):
             status = self.stream.receive_passed(&passed)
             if status == FRAME_READY:
                 status = self.stream.receive(True, NULL, False)
-            self.check(status, self.calls)
+            while not self.check(status, self.calls):
+                status = self.stream.receive(True, NULL, False)
             where = self.payload()
             self.stream.tidy()
         except BaseException as error:
@@ -1104,6 +1116,8 @@ cdef class ClientSession:
                 raise
             try:
                 if isinstance(channel, FastChannel):
+                    if (<FastChannel>channel).wants_mailbox():
+                        self.have_mailbox(channel)
                     if self.releases:
                         due, self.releases = self.releases, []
                     reply = (<FastChannel>channel).request(op, flags, handle, name, args, kwds, due)
@@ -1130,11 +1144,8 @@ cdef class ClientSession:
                 continue
             if self.releases:
                 self.flush()
-            if op == OP_CALL and reply is not None:
-                if isinstance(channel, FastChannel) and (<FastChannel>channel).wants_mailbox():
-                    self.have_mailbox(channel)
-                if channel.failed:
-                    return channel.with_failure(reply)
+            if channel.failed and op == OP_CALL and reply is not None:
+                return channel.with_failure(reply)
             return reply
 
     def pipeline(self, list calls):
