@@ -407,7 +407,10 @@ cdef class Loop:
         """Read from the connection from now on."""
         if conn.stream.mailbox is not NULL:
             fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
-        return self.set_interest(conn, FM_READ)
+        # Of a hang-up while a worker was receiving the poller says nothing more: it was forgotten.
+        anew, conn.hung_up = conn.hung_up, False
+        fm_poller_set(&self.poller, conn.stream.fd, FM_READ, anew)
+        return 0
 
     cdef int shut(self, Conn conn) except -1:
         """Let nothing come by mail; the client is not posting, or it is at an end."""

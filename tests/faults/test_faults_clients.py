@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +34,8 @@ from support import (
     say,
     settle,
 )
+
+from fastmgr.managers import Token
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -449,3 +453,55 @@ def test_a_killed_server(address: Any) -> None:
         in_thread(manager.list, timeout=10)
     in_thread(manager.shutdown)
     assert manager._process.exitcode == -signal.SIGKILL
+
+
+# The moment in which a worker gives its connection back
+
+
+class Hog:
+    """Keeps the server's threads waiting for one another."""
+
+    def hold(self, at: float, seconds: float) -> None:
+        """From `at` on hold the GIL for many milliseconds at a time."""
+
+        def run() -> None:
+            time.sleep(max(0.0, at - time.monotonic()))
+            while time.monotonic() < at + seconds:
+                ctypes.PyDLL(None).usleep(60_000)
+
+        threading.Thread(target=run, daemon=True).start()
+
+
+class HogManager(ProbeManager):
+    pass
+
+
+HogManager.register("Hog", Hog)
+
+
+def hold_and_wait(address: Address, idents: dict[str, str]) -> None:
+    lock, words = (
+        ProbeManager._registry[typeid][3](Token(typeid, address, ident), "pickle", authkey=KEY)
+        for typeid, ident in idents.items()
+    )
+    lock.acquire()
+    words.sort(key=len)  # on a worker, which gives the connection back a second later
+    say(time.monotonic())
+    sys.stdin.read()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the clock of one process is that of all")
+def test_killed_as_its_worker_gives_up_waiting() -> None:
+    """The loop sees the end before the worker does, which has just stopped to look."""
+    with HogManager(authkey=KEY) as manager:
+        lock, words, hog = manager.Lock(), manager.list(["a"]), manager.Hog()
+        idents = {"Lock": lock._token.id, "list": words._token.id}
+        for late in (0.005, 0.01, 0.015, 0.02):
+            with Script(hold_and_wait, manager.address, idents) as script:
+                given_back = script.line() + 1.0
+                hog.hold(given_back - 0.02, 0.3)
+                time.sleep(max(0.0, given_back + late - time.monotonic()))  # this very moment
+                kill(script.pid)
+            assert lock.acquire(timeout=DEADLINE), "a dead client holds the lock"
+            lock.consistent()
+            lock.release()
