@@ -98,6 +98,7 @@ cdef class Stream:
     cdef int receive_passed(self, int *passed) except -9
     cdef int share(self, Segment segment, bint serves) except -1
     cdef bint shut(self) noexcept
+    cdef int unshare(self) except -1
     cdef bint mail(self, const char *source, size_t size) noexcept
     cdef bint has_mail(self) noexcept
     cdef int receive_mail(self) except -9

@@ -409,6 +409,13 @@ cdef class Stream:
         self.mailbox = <fm_mailbox *>segment.at
         return 0
 
+    cdef int unshare(self) except -1:
+        """Give the mailbox up, when nobody waits for anything in it."""
+        self.mailbox = NULL
+        self.shared = None
+        self.serves = self.mailed = False
+        return 0
+
     cdef bint mail(self, const char *source, size_t size) noexcept:
         """Send a request by mail; False where it has to go over the socket.
 

@@ -446,6 +446,7 @@ cdef class Loop:
         fm_poller_forget(&self.poller, conn.stream.fd)
         del self.conns[conn.stream.fd]
         conn.stream.close_fd()
+        conn.stream.unshare()   # a queue may know a dead waiter, and with it `conn`, for long
         conn.in_transit = None
         if not conn.left:
             conn.left = True
