@@ -378,7 +378,7 @@ cdef class Stream:
                 if serves:
                     n = fm_mail_expect(
                         self.mailbox, self.into, self.room, self.fd, spinner, spare, &came_by_mail)
-                elif self.mailed:
+                elif self.mailed and not self.serves:
                     n = fm_mail_await(
                         self.mailbox, self.into, self.room, self.fd, spinner, spare)
                 elif spinner is not NULL:
