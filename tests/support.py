@@ -119,6 +119,16 @@ def rss_bytes(pid: int) -> int:
     return int(shown.stdout) * 1024
 
 
+def mapped(pid: int | str = "self") -> list[str]:
+    """The pieces of an arena that a process has mapped, of ``/proc/PID/maps``."""
+    found = []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        start, end = (int(part, 16) for part in line.split()[0].split("-"))
+        if "memfd:fastmgr" in line and end - start > 4096:  # a page is a connection's mailbox
+            found.append(line)
+    return found
+
+
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
