@@ -120,7 +120,8 @@ def can_trace() -> bool:
 def syscalls_per_operation(leg: Leg, names: Iterable[str]) -> dict[str, dict[str, float]]:
     """Count the system calls of client and server together, by name: the median of some rounds.
 
-    Who comes too late on a busy machine looks again, which is another call now and then.
+    Who comes too late on a busy machine looks again, which is another call now and then; to let
+    others run between two looks is not counted.
     """
     wanted = list(names)
     with tempfile.TemporaryDirectory() as directory:
@@ -139,7 +140,7 @@ def syscalls_per_operation(leg: Leg, names: Iterable[str]) -> dict[str, dict[str
                 current = Counter()
                 if mark[1] == "begin":
                     found[mark[2]].append(current)
-            elif call := re.match(r"\d+ +(\w+)\(", line):  # not "<... name resumed>"
+            elif call := re.match(r"\d+ +(?!sched_yield)(\w+)\(", line):  # not "<... resumed>"
                 current[call[1]] += 1
     return {
         name: {
