@@ -510,36 +510,28 @@ CALLS = st.one_of(
 def test_programs_do_the_same_by_mail(manager: MailManager, off_manager: MailManager) -> None:
     d = manager.dict()
     box = fresh_box(d)
-    carried: Counter[bool] = Counter()
+
+    def outcomes_of(program: list[Any], maker: MailManager) -> list[Any]:
+        proxies = {"d": maker.dict(), "l": maker.list(), "k": maker.Keeper()}
+        found = []
+        for which, name, *args in [*program, ("d", "copy"), ("l", "copy"), ("k", "all")]:
+            outcome = caught(partial(proxies[which]._callmethod, name, tuple(args)))()
+            if isinstance(outcome, RemoteError):
+                outcome = RemoteError, None  # with a traceback of the other server
+            elif isinstance(outcome, Exception):
+                outcome = type(outcome), outcome.args
+            found.append((which, name, args, type(outcome), outcome))
+        return found
 
     @settings(
         max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
     )
     @given(st.lists(CALLS, min_size=1, max_size=30))
     def run(program: list[Any]) -> None:
-        here = {"d": manager.dict(), "l": manager.list(), "k": manager.Keeper()}
-        there = {"d": off_manager.dict(), "l": off_manager.list(), "k": off_manager.Keeper()}
-        for which, name, *args in program:
-            outcomes = []
-            for proxies in (here, there):
-                proxy = proxies[which]
-                call = caught(partial(proxy._callmethod, name, tuple(args)))
-                if proxies is here:
-                    outcome, by_mail = box.carries(call)
-                    carried[by_mail] += 1
-                else:
-                    outcome = call()
-                if isinstance(outcome, RemoteError):
-                    outcome = RemoteError, None  # with a traceback of the other server
-                elif isinstance(outcome, Exception):
-                    outcome = type(outcome), outcome.args
-                outcomes.append((type(outcome), outcome))
-            assert outcomes[0] == outcomes[1], (which, name, args)
-        for which, name in (("d", "copy"), ("l", "copy"), ("k", "all")):
-            assert here[which]._callmethod(name) == there[which]._callmethod(name)
+        assert outcomes_of(program, manager) == outcomes_of(program, off_manager)
 
     run()
-    assert carried[True], carried
+    assert box.until_carried(lambda: len(d)) == 0
 
 
 # Errors
