@@ -69,6 +69,7 @@ cdef class Loop:
     cdef int flush(self, Conn conn) except -1
     cdef int set_interest(self, Conn conn, int interest) except -1
     cdef int attend(self, Conn conn) except -1
+    cdef int open(self, Conn conn) noexcept
     cdef int shut(self, Conn conn) except -1
     cdef int disregard(self, Conn conn, int interest) except -1
     cdef int entrust(self, Conn conn) except -1

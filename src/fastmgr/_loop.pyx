@@ -317,8 +317,7 @@ cdef class Loop:
             status = conn.stream.receive_mail()
         else:
             status = conn.stream.receive_now()
-            if conn.stream.mailbox is not NULL:
-                fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
+            self.open(conn)
         if status == FRAME_READY:
             return self.drain(conn)
         if status == FRAME_EOF:
@@ -405,11 +404,16 @@ cdef class Loop:
 
     cdef int attend(self, Conn conn) except -1:
         """Read from the connection from now on."""
-        if conn.stream.mailbox is not NULL:
-            fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
+        self.open(conn)
         # Of a hang-up while a worker was receiving the poller says nothing more: it was forgotten.
         anew, conn.hung_up = conn.hung_up, False
         fm_poller_set(&self.poller, conn.stream.fd, FM_READ, anew)
+        return 0
+
+    cdef int open(self, Conn conn) noexcept:
+        """Let requests come by mail, too, if there is a mailbox."""
+        if conn.stream.mailbox is not NULL:
+            fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
         return 0
 
     cdef int shut(self, Conn conn) except -1:

@@ -17,11 +17,12 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mailboxes import OPEN, PAGE, REPLY, REQUEST, ROOM, SLEEPS, Box, boxes, fresh_box
 from support import (
     DEADLINE,
     KEY,
@@ -52,11 +53,7 @@ MOST_GROWTH = 48 << 20
 #: What a call says when the server is gone.
 GONE = (EOFError, ConnectionError)
 
-# As in _mailbox.h, _frame.pxd and _proxy.pyx.
-OPEN, REQUEST, SLEEPS, REPLY = 1, 2, 4, 8
-ROOM = 2048 - 16
-AFTER = 64
-PAGE = 4096
+# As in _frame.pxd.
 MAILBOX = 0x7FFFFFFF
 HEADER = struct.Struct("<QQIHBB")
 OP_CALL, OP_CREATE, OP_CONTROL, OP_INCREF, OP_RELEASE, OP_GOODBYE, OP_LOCATE, OP_ATTACH = range(
@@ -64,8 +61,6 @@ OP_CALL, OP_CREATE, OP_CONTROL, OP_INCREF, OP_RELEASE, OP_GOODBYE, OP_LOCATE, OP
 )
 OP_RETURN = 16
 PICKLED, SEGMENTED, ONEWAY = 1, 16, 32
-#: A size that nobody writes: it is gone when a message has been in the box.
-MARK = 1 << 40
 
 
 class Adder:
@@ -129,51 +124,6 @@ def named(*proxies: Any) -> list[list[str]]:
 # The mailbox
 
 
-def boxes(pid: int | str = "self") -> dict[str, int]:
-    """Where the mailboxes of a process are, by their inodes."""
-    found = {}
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        if "memfd:fastmgr" in line:
-            place, _, _, _, inode, *_ = line.split()
-            start, end = (int(part, 16) for part in place.split("-"))
-            if end - start == PAGE:
-                found[inode] = start
-    return found
-
-
-class Box:
-    """The mailbox of a channel of this process."""
-
-    def __init__(self, proxy: Any) -> None:
-        """Of a new channel of the calling thread."""
-        known = boxes()
-        proxy._connect()
-        for _ in range(2 * AFTER):
-            proxy._callmethod("__len__")
-            new = [start for inode, start in boxes().items() if inode not in known]
-            if new:
-                (self.start,) = new
-                return
-        raise AssertionError("no mailbox")
-
-    def word(self, index: int) -> Any:
-        return ctypes.c_uint64.from_address(self.start + 8 * index)
-
-    @property
-    def state(self) -> int:
-        return self.word(0).value
-
-    def until_carried(self, call: Callable[[], Any]) -> Any:
-        """Make a call until it has gone by mail."""
-        end = time.monotonic() + 2 * DEADLINE
-        while time.monotonic() < end:
-            self.word(1).value = MARK
-            result = call()
-            if self.word(1).value != MARK:
-                return result
-        raise AssertionError("no call goes by mail")
-
-
 def waits_by_mail(state: int) -> bool:
     """A request is there and the client has gone to sleep."""
     return state & (REQUEST | SLEEPS | REPLY) == REQUEST | SLEEPS
@@ -226,7 +176,7 @@ def victim(address: Address, objects: list[list[str]], what: str) -> None:
     """Have the lock, and call until the end."""
     d, q, lock, adder = proxies_of(address, objects)
     assert lock.acquire()
-    box = Box(d)
+    box = fresh_box(d)
     talk(box)
     say("ready")
     while what == "dict":
@@ -325,7 +275,7 @@ def test_a_server_that_is_killed_with_a_call_in_the_mailbox(doomed: MailManager,
     made = [0]
 
     def client() -> None:
-        here.append(Box(d))
+        here.append(fresh_box(d))
         try:
             while True:
                 if what == "Adder":
@@ -375,7 +325,7 @@ def test_a_server_that_is_killed_with_a_call_in_the_mailbox(doomed: MailManager,
 def consecutive(address: Address, objects: list[list[str]]) -> None:
     """Count without a gap until the end of the input."""
     (d,) = proxies_of(address, objects)
-    box = Box(d)
+    box = fresh_box(d)
     done = threading.Event()
 
     def answer() -> None:
@@ -424,7 +374,7 @@ def test_a_server_that_stands_still(manager: MailManager) -> None:
 def test_a_client_that_stands_still(manager: MailManager) -> None:
     d, other = manager.dict(n=0), manager.dict(n=0)
     server = manager._process.pid
-    box = Box(other)
+    box = fresh_box(other)
     rng = random.Random(1)
     with Script(consecutive, manager.address, named(d)) as script:
         assert script.line() == 1
@@ -444,7 +394,7 @@ def test_a_client_that_stands_still(manager: MailManager) -> None:
 def test_pauses_in_which_all_sleep(manager: MailManager) -> None:
     d, adder = manager.dict(n=0), manager.Adder()
     server = manager._process.pid
-    box = Box(d)
+    box = fresh_box(d)
     total = 0
     for i in range(12):
         if i % 3 == 2:
@@ -671,7 +621,7 @@ def unharmed(manager: MailManager) -> Iterator[contextlib.ExitStack]:
     and when they are gone."""
     server = manager._process.pid
     d, adder = manager.dict(n=0), manager.Adder()
-    box = Box(d)
+    box = fresh_box(d)
     before = len(boxes(server)), descriptors(server)
     memory = rss_bytes(server)
 

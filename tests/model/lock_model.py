@@ -32,10 +32,12 @@ import itertools
 import sys
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, replace as replace_field
+from dataclasses import dataclass, replace as replace_field
 from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, NamedTuple
+
+from exploring import Result, Violation, report
 
 # Words
 
@@ -199,10 +201,6 @@ class State(NamedTuple):
 
 PASSED_OVER = -1
 ASK = 2  # the server is to be asked
-
-
-class Violation(Exception):
-    """A property does not hold."""
 
 
 class Client:
@@ -990,17 +988,6 @@ def shown(word: int) -> str:
     return f"{owner}{'+contended' * bool(word & CONTENDED)}{'+died' * bool(word & OWNER_DIED)}"
 
 
-@dataclass
-class Result:
-    """What an exploration has found."""
-
-    states: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    violation: str | None = None
-    trace: list[str] = field(default_factory=list)
-
-
 def explore(config: Config, most: int | None = None) -> Result:
     """Go through all states, breadth first, until a property does not hold.
 
@@ -1098,15 +1085,7 @@ def main(argv: list[str] | None = None) -> int:
         inner=not args.outer,
         symmetric=not args.asymmetric,
     )
-    result = explore(config, args.most)
-    print(f"{result.states} states, {result.steps} steps, {result.seconds:.1f} s")
-    if result.violation is None:
-        print("every property holds")
-        return 0
-    for number, label in enumerate(result.trace, 1):
-        print(f"{number:4}  {label}")
-    print(f"then: {result.violation}")
-    return 1
+    return report(explore(config, args.most))
 
 
 if __name__ == "__main__":

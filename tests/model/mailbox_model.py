@@ -28,9 +28,11 @@ import argparse
 import sys
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
+
+from exploring import Result, Violation, report
 
 OPEN, REQUEST, SLEEPS, REPLY, TAKEN = 1, 2, 4, 8, 16
 
@@ -127,10 +129,6 @@ Op = tuple[Any, ...]
 Steps = Generator[Op, Any, Any]
 # What only one can see or change at the time, or what is done under the GIL.
 PRIVATE = frozenset(["get", "set", "room", "set_room", "next_in", "next_due", "start", "serve"])
-
-
-class Violation(Exception):
-    """A property does not hold."""
 
 
 class Protocol:
@@ -690,17 +688,6 @@ def run(state: State, who: int, proc: Proc | None) -> State:
     return state._replace(procs=(*state.procs[:who], proc, *state.procs[who + 1 :]))
 
 
-@dataclass
-class Result:
-    """What an exploration has found."""
-
-    states: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    violation: str | None = None
-    trace: list[str] = field(default_factory=list)
-
-
 def explore(config: Config, most: int | None = None) -> Result:
     """Go through all states, breadth first, until a property does not hold.
 
@@ -750,15 +737,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--most", type=int, help="give up with more states")
     args = parser.parse_args(argv)
     config = Config(tuple(args.programs), args.room, args.deaths, args.mutation, not args.outer)
-    result = explore(config, args.most)
-    print(f"{result.states} states, {result.steps} steps, {result.seconds:.1f} s")
-    if result.violation is None:
-        print("every property holds")
-        return 0
-    for number, label in enumerate(result.trace, 1):
-        print(f"{number:4}  {label}")
-    print(f"then: {result.violation}")
-    return 1
+    return report(explore(config, args.most))
 
 
 if __name__ == "__main__":

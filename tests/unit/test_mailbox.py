@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import queue
@@ -11,7 +10,6 @@ import random
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,7 +20,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support import DEADLINE, KEY, ProbeManager, in_thread, poll, rss_bytes, settle
+from mailboxes import AFTER, MARK, OPEN, REQUEST, ROOM, SLEEPS, Box, Call, boxes, fresh_box
+from support import DEADLINE, KEY, ProbeManager, in_thread, poll, rss_bytes, settle, together
 from test_arena import manager_without_arena
 
 from fastmgr import OnewayError, RemoteError, oneway
@@ -32,19 +31,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="finds the mailbox in /proc"),
 ]
 
-# As in _mailbox.h and _proxy.pyx.
-OPEN, REQUEST, SLEEPS, REPLY = 1, 2, 4, 8
-ROOM = 2048 - 16
-AFTER = 64
-PAGE = 4096
-#: A size that nobody writes: it is gone when a message has been in the box.
-MARK = 1 << 40
-
 FORK: Any = multiprocessing.get_context("fork")
 SPAWN: Any = multiprocessing.get_context("spawn")
-
-Call = Callable[[], Any]
-
 
 # What is in the server
 
@@ -134,80 +122,6 @@ def off_manager() -> Iterator[MailManager]:
 # The mailboxes of a process
 
 
-def boxes(pid: int | str = "self") -> dict[str, int]:
-    """Where the mailboxes of a process are, by their inodes: an address may be used again."""
-    found = {}
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        if "memfd:fastmgr" in line:
-            place, _, _, _, inode, *_ = line.split()
-            start, end = (int(part, 16) for part in place.split("-"))
-            if end - start == PAGE:
-                found[inode] = start
-    return found
-
-
-class Box:
-    """The mailbox of the calling thread's channel."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    @property
-    def state(self) -> int:
-        return ctypes.c_uint64.from_address(self.start).value
-
-    @property
-    def size(self) -> int:
-        return ctypes.c_uint64.from_address(self.start + 8).value
-
-    @size.setter
-    def size(self, size: int) -> None:
-        ctypes.c_uint64.from_address(self.start + 8).value = size
-
-    @property
-    def message(self) -> bytes:
-        return ctypes.string_at(self.start + 16, ROOM)
-
-    def clear(self) -> None:
-        """Wipe the message; only while no call is under way."""
-        ctypes.memset(self.start + 16, 0, ROOM)
-
-    def carries(self, call: Call) -> tuple[Any, bool]:
-        """What the call returns, and whether it went by mail."""
-        self.size = MARK
-        result = call()
-        return result, self.size != MARK
-
-    def until_carried(self, call: Call, before: Call | None = None) -> Any:
-        """Make a call until it has gone by mail: it does when the server is awake by chance.
-
-        Behind what gets no reply, as releases do not, nothing goes by mail until a call has been
-        answered: `before` may make one.
-        """
-        # Without a pause: after looking in vain for long a side sleeps at once the next many times.
-        end = time.monotonic() + 2 * DEADLINE
-        while time.monotonic() < end:
-            if before is not None:
-                before()
-            result, by_mail = self.carries(call)
-            if by_mail:
-                return result
-        raise AssertionError("no call goes by mail")
-
-
-def fresh_box(proxy: Any) -> Box:
-    """The mailbox of a new channel of the calling thread; no other thread may begin one."""
-    known = boxes()
-    proxy._connect()
-    for _ in range(2 * AFTER):
-        proxy._callmethod("__len__")
-        new = [start for inode, start in boxes().items() if inode not in known]
-        if new:
-            (start,) = new
-            return Box(start)
-    raise AssertionError("no mailbox")
-
-
 def use(proxy: Any, times: int = 2 * AFTER) -> None:
     """Call often enough that the channel has a mailbox, if it is to have one."""
     for _ in range(times):
@@ -224,30 +138,6 @@ def caught(call: Call) -> Call:
             return error
 
     return calling
-
-
-def together(count: int, work: Callable[[int], Any], timeout: float = DEADLINE) -> list[Any]:
-    """What `work(i)` returns in threads of their own, which begin at the same time."""
-    ready = threading.Barrier(count)
-    results: list[Any] = [None] * count
-    failures: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            ready.wait(timeout)
-            results[number] = work(number)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout)
-        assert not thread.is_alive(), "a thread is stuck"
-    if failures:
-        raise failures[0]
-    return results
 
 
 # When there is one

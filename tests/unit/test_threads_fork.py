@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support import DEADLINE, ProbeManager, in_thread, poll, settle
+from support import DEADLINE, ProbeManager, in_thread, poll, settle, together
 
 from fastmgr.managers import dispatch
 
@@ -29,28 +29,6 @@ def references(manager: ProbeManager) -> dict[str, int]:
     """The counts of the server, by ident."""
     found = re.findall(r"^  (\w+):       refcount=(\d+)$", manager._debug_info(), re.MULTILINE)
     return {ident: int(count) for ident, count in found}
-
-
-def together(count: int, function: Callable[[int], Any]) -> None:
-    """Run `function(i)` in `count` threads that start at once; fail where one fails."""
-    barrier = threading.Barrier(count)
-    failures: list[BaseException] = []
-
-    def run(i: int) -> None:
-        try:
-            barrier.wait(DEADLINE)
-            function(i)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
-    if failures:
-        raise failures[0]
 
 
 @pytest.fixture
