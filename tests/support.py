@@ -28,6 +28,7 @@ import fastmgr
 
 DEADLINE = 30.0
 TESTS = Path(__file__).parent
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 KEY = b"a key of these tests"
 
 Address = Any  # str for a Unix socket, (host, port) for TCP

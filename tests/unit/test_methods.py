@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import operator
 import os
+import select
 import socket
 import struct
 import threading
@@ -15,7 +15,7 @@ from multiprocessing import managers as stdlib
 from typing import Any, NamedTuple
 
 import pytest
-from support import KEY, ProbeManager, poll
+from support import DEADLINE, KEY, ProbeManager, poll
 from test_server import (
     HEADER,
     ONEWAY,
@@ -270,41 +270,37 @@ class Frame(NamedTuple):
 
 
 class Tap:
-    """Stands between clients and a server, and notes what the clients say."""
+    """Stands between a client and a server, and notes what the client says."""
 
     def __init__(self, path: str, server: str) -> None:
-        self.said: list[bytearray] = []
-        self.server = server
+        self.said = bytearray()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen()
-        self.start(self.accept)
+        self.listener.settimeout(DEADLINE)
+        self.thread = threading.Thread(target=self.forward, args=(server,), daemon=True)
+        self.thread.start()
 
-    @staticmethod
-    def start(function: Callable[..., None], *args: Any) -> None:
-        threading.Thread(target=function, args=args, daemon=True).start()
-
-    def accept(self) -> None:
-        with contextlib.suppress(OSError):
+    def forward(self, path: str) -> None:
+        client, _ = self.listener.accept()
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(path)
             while True:
-                client, _ = self.listener.accept()
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(self.server)
-                self.said.append(bytearray())
-                self.start(self.forward, client, server, self.said[-1])
-                self.start(self.forward, server, client, bytearray())
+                for source in select.select([client, server], [], [])[0]:
+                    if not (data := source.recv(65536)):
+                        return
+                    if source is client:
+                        self.said += data
+                    (server if source is client else client).sendall(data)
 
-    def forward(self, source: socket.socket, sink: socket.socket, note: bytearray) -> None:
-        with source, sink, contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                note += data
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_RDWR)
+    def close(self) -> None:
+        """When the client has closed its connection."""
+        self.listener.close()
+        self.thread.join(DEADLINE)
 
     def frames(self) -> list[Frame]:
-        """The calls of the client that is connected."""
-        (said,) = self.said
-        data, at, introduced = bytes(said), 0, False
+        """The calls of the client."""
+        data, at, introduced = bytes(self.said), 0, False
         while not introduced:  # the handshake and the introduction
             (size,) = struct.unpack_from("!i", data, at)
             introduced = parse_introduction(data[at + 4 : at + 4 + size]) is not None
@@ -346,9 +342,9 @@ def test_what_travels(shared_manager: MethodManager) -> None:
             assert not any(name in frame.body for name in (b"get", b"incr", b"setitem"))
         del d, mine, pipe
     finally:
-        tap.listener.close()
-        os.unlink(path)
         managers.retire_sessions(path)
+        tap.close()
+        os.unlink(path)
 
 
 # Methods of dicts and lists, which are called of their types

@@ -14,7 +14,17 @@ from multiprocessing import managers as stdlib
 from typing import Any, NamedTuple
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, Script, in_thread, poll, rss_bytes, settle
+from support import (
+    DEADLINE,
+    KEY,
+    SANITIZED,
+    ProbeManager,
+    Script,
+    in_thread,
+    poll,
+    rss_bytes,
+    settle,
+)
 
 from fastmgr import OnewayError, RemoteError, managers, oneway
 
@@ -773,7 +783,7 @@ def little_memory(manager: OnewayManager) -> Iterator[Callable[[], None]]:
     def check() -> None:
         grown = [rss_bytes(pid) - had for pid, had in zip(pids, before, strict=True)]
         # A sanitizer's own memory says nothing: it keeps what has been freed.
-        assert max(grown) < 20_000_000 or "libasan" in os.environ.get("LD_PRELOAD", ""), grown
+        assert max(grown) < 20_000_000 or SANITIZED, grown
 
     yield check
     check()
