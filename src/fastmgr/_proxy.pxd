@@ -28,12 +28,16 @@ cdef class Channel:
     cdef readonly bint usable        # by its thread, for another request
     cdef readonly bint interrupted   # a request was sent whose reply nobody has read
     cdef PyThread_type_lock lock     # owned; held while a frame is on its way
+    cdef unsigned long holder        # the thread that holds it, or 0
     cpdef tuple call(self, object ident, object name, object args, object kwds)
     cpdef object close(self)
     cpdef object abandon(self)
     cdef Py_ssize_t failed           # one-way calls, as far as is known
     cdef object failure              # of the first its operation and payload
     cdef void renew_lock(self) noexcept
+    cdef void hold(self) noexcept
+    cdef bint hold_now(self) noexcept
+    cdef void let_go(self) noexcept
     cdef tuple with_failure(self, tuple reply)
 
 cdef class FastChannel(Channel):
@@ -79,6 +83,11 @@ cdef class FastChannel(Channel):
     cdef bint check(self, int status, uint32_t expected) except -1
     cdef int take_reply(self, list replies, list others) except -1
 
+cdef class Tenancy:
+    cdef Channel channel
+    cdef object session              # weak: the session owns the threading.local that holds us
+    cdef Tenancy spare               # for the calls that are made inside one of the channel's
+
 cdef class ClientSession:
     cdef readonly object address
     cdef readonly object serializer
@@ -98,7 +107,7 @@ cdef class ClientSession:
     cdef object __weakref__
 
     cdef Channel channel(self)
-    cdef Channel open_channel(self)
+    cdef Tenancy open_channel(self)
     cdef Channel open_fast(self, object name)
     cdef Channel open_stock(self, object name)
     cdef int adopt(self, Channel channel) except -1

@@ -16,7 +16,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
-    PyThread_release_lock, PyThread_type_lock,
+    PyThread_get_thread_ident, PyThread_release_lock,
 )
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memcpy, memset
@@ -193,6 +193,25 @@ cdef class Channel:
         It is left to leak, for freeing a held lock is undefined.
         """
         self.lock = PyThread_allocate_lock()
+        self.holder = 0
+
+    cdef void hold(self) noexcept:
+        """Take the lock, without the GIL if it must be waited for."""
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            with nogil:
+                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+        self.holder = PyThread_get_thread_ident()
+
+    cdef bint hold_now(self) noexcept:
+        """Take the lock if it is free."""
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            return False
+        self.holder = PyThread_get_thread_ident()
+        return True
+
+    cdef void let_go(self) noexcept:
+        self.holder = 0
+        PyThread_release_lock(self.lock)
 
     cdef tuple with_failure(self, tuple reply):
         """`reply` as `ProxyCore._settle` takes it where one-way calls before it failed."""
@@ -363,7 +382,7 @@ cdef class FastChannel(Channel):
         cdef uint32_t expected = self.calls
         cdef uint8_t op
         cdef uint64_t handle
-        acquire(self.lock)
+        self.hold()
         try:
             if not self.usable:
                 raise stale()
@@ -393,7 +412,7 @@ cdef class FastChannel(Channel):
             self.interrupted = True
             raise
         finally:
-            PyThread_release_lock(self.lock)
+            self.let_go()
         if type(payload) is _Pickled:
             payload = (<_Pickled>payload).load()
         if handle:
@@ -441,7 +460,7 @@ cdef class FastChannel(Channel):
 
     cdef int post(self, Writer writer) except -1:
         """Send what `writer` holds, for which no reply comes."""
-        acquire(self.lock)
+        self.hold()
         try:
             if not self.usable:
                 raise stale()
@@ -455,7 +474,7 @@ cdef class FastChannel(Channel):
             self.interrupted = not isinstance(error, _StaleConnection)
             raise
         finally:
-            PyThread_release_lock(self.lock)
+            self.let_go()
         self.set_posted(True)
         return 0
 
@@ -475,7 +494,7 @@ cdef class FastChannel(Channel):
         """Before the end of the process: let the one-way calls be served, within reason."""
         cdef Writer writer = Writer()
         cdef int status
-        if not self.posted or not self.usable or not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+        if not self.posted or not self.usable or not self.hold_now():
             return 0
         try:
             self.put_call(
@@ -490,7 +509,7 @@ cdef class FastChannel(Channel):
             util.debug("the manager is gone: %s", error)
         finally:
             self.usable = False
-            PyThread_release_lock(self.lock)
+            self.let_go()
         return 0
 
     cdef list pipeline(self, list calls, list due, list others):
@@ -518,7 +537,7 @@ cdef class FastChannel(Channel):
                 (<ProxyCore?>calls[4 * i])._handle, calls[4 * i + 1], calls[4 * i + 2],
                 calls[4 * i + 3],
             )
-        acquire(self.lock)
+        self.hold()
         try:
             if not self.usable:
                 raise stale()
@@ -541,7 +560,7 @@ cdef class FastChannel(Channel):
             self.interrupted = not isinstance(error, (OSError, EOFError, _StaleConnection))
             raise
         finally:
-            PyThread_release_lock(self.lock)
+            self.let_go()
         return replies
 
     cdef size_t send_some(self, const char *data, size_t size) except? 0:
@@ -597,7 +616,7 @@ cdef class FastChannel(Channel):
         cdef size_t start = self.begin(writer, None)
         cdef int passed = -1
         cdef int status
-        acquire(self.lock)
+        self.hold()
         try:
             if not self.usable:
                 return None
@@ -617,7 +636,7 @@ cdef class FastChannel(Channel):
                 os.close(passed)
             raise
         finally:
-            PyThread_release_lock(self.lock)
+            self.let_go()
         if where is None or passed < 0:
             if passed >= 0:
                 os.close(passed)
@@ -633,7 +652,7 @@ cdef class FastChannel(Channel):
         cdef size_t start
         if self.interrupted or self.stream.fd < 0:
             return 0
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+        if not self.hold_now():
             return 0
         try:
             writer = Writer()
@@ -644,7 +663,7 @@ cdef class FastChannel(Channel):
         except OSError as error:
             util.debug("the manager is gone: %s", error)
         finally:
-            PyThread_release_lock(self.lock)
+            self.let_go()
         return 1
 
 
@@ -664,13 +683,28 @@ cdef class StockChannel(Channel):
         self.conn = conn
 
     cpdef tuple call(self, object ident, object name, object args, object kwds):
+        self.hold()
         try:
-            self.conn.send((ident, name, args, kwds or {}))
+            kind, payload = self.ask((ident, name, args, kwds or {}))
+        finally:
+            self.let_go()
+        op = OPS.get(kind)
+        if op is None:
+            raise convert_to_error(kind, payload)
+        if op == OP_PROXY:
+            exposed, token = payload
+            return op, (token.id, (exposed, token.typeid, None))
+        return op, payload
+
+    cdef object ask(self, tuple request):
+        """Send a request and receive its reply."""
+        try:
+            self.conn.send(request)
         except (BrokenPipeError, ConnectionResetError) as error:
             self.usable = False
             raise _StaleConnection(error) from None
         try:
-            kind, payload = self.conn.recv()
+            return self.conn.recv()
         except (OSError, EOFError):
             self.usable = False
             raise
@@ -679,13 +713,6 @@ cdef class StockChannel(Channel):
             self.usable = False
             self.interrupted = True
             raise
-        op = OPS.get(kind)
-        if op is None:
-            raise convert_to_error(kind, payload)
-        if op == OP_PROXY:
-            exposed, token = payload
-            return op, (token.id, (exposed, token.typeid, None))
-        return op, payload
 
     cpdef object close(self):
         self.usable = False
@@ -695,20 +722,9 @@ cdef class StockChannel(Channel):
         self.close()
 
 
-cdef int acquire(PyThread_type_lock lock) noexcept:
-    """Take a channel's lock, without the GIL if it must be waited for."""
-    if not PyThread_acquire_lock(lock, NOWAIT_LOCK):
-        with nogil:
-            PyThread_acquire_lock(lock, WAIT_LOCK)
-    return 0
-
-
 @cython.final
 cdef class Tenancy:
     """A thread's hold on its channel, dropped when the thread ends."""
-
-    cdef Channel channel
-    cdef object session      # weak: the session owns the threading.local that holds us
 
     def __dealloc__(self):
         if self.session is None or self.channel is None or not self.channel.usable:
@@ -862,22 +878,35 @@ cdef class ClientSession:
 
     cdef Channel channel(self):
         """The calling thread's channel, opened if there is none."""
-        cdef Tenancy tenancy
+        cdef Tenancy tenancy, outer = None
+        cdef unsigned long me
         cdef object found = getattr(self.local, "connection", None)
         if found is not None:
             tenancy = <Tenancy>found
-            if tenancy.channel.usable:
+            if tenancy.channel.usable and tenancy.channel.holder == 0:
                 return tenancy.channel
-        return self.open_channel()
+        # A signal's handler and a finalizer may call while a call of their thread is under way.
+        me = PyThread_get_thread_ident()
+        tenancy = found
+        while tenancy is not None and tenancy.channel.holder == me:
+            outer, tenancy = tenancy, tenancy.spare
+        if tenancy is None or not tenancy.channel.usable:
+            tenancy = self.open_channel()
+            if outer is None:
+                self.local.connection = tenancy
+            else:
+                outer.spare = tenancy
+        return tenancy.channel
 
     def connect(self):
         """Open a connection for the calling thread, in place of the one it has."""
         cdef object old = getattr(self.local, "connection", None)
-        self.open_channel()
+        self.local.connection = self.open_channel()
         if old is not None:
             self.lose((<Tenancy>old).channel, False)
 
-    cdef Channel open_channel(self):
+    cdef Tenancy open_channel(self):
+        """Open a channel for the calling thread."""
         cdef Channel channel = None
         cdef Tenancy tenancy
         name = process.current_process().name
@@ -892,8 +921,7 @@ cdef class ClientSession:
         tenancy = Tenancy()
         tenancy.channel = channel
         tenancy.session = weakref.ref(self)
-        self.local.connection = tenancy
-        return channel
+        return tenancy
 
     cdef Channel open_fast(self, object name):
         """A channel that speaks the fast dialect; None if the server does not."""
@@ -958,7 +986,7 @@ cdef class ClientSession:
         It would go on waiting there otherwise, and take what others should have.
         """
         try:
-            self.open_channel()
+            self.channel()
         except Exception as error:
             util.debug("the interrupted connection stays open: %s", error)
         return 0

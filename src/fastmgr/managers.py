@@ -106,6 +106,9 @@ class State:
 
 _M = TypeVar("_M", bound="BaseManager")
 
+#: Seconds that `shutdown` waits for each of the server's answers; then it terminates it.
+ANSWER_TIMEOUT = 10.0
+
 
 class _Creating(threading.local):
     """Whether this thread is in a create method, whose proxy takes the reference."""
@@ -299,7 +302,7 @@ class BaseManager:
                 self._address,
                 self._authkey,
                 self._state,
-                self._Client,
+                stock_client(self._serializer, ANSWER_TIMEOUT),
                 self._shutdown_timeout,
             ),
             exitpriority=0,

@@ -471,6 +471,20 @@ def test_server_that_will_not_end_is_killed() -> None:
     assert server.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("serializer", ["pickle", "xmlrpclib"])
+def test_server_that_does_not_answer_is_killed(
+    serializer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managers, "ANSWER_TIMEOUT", 0.1)
+    manager = SyncManager(serializer=serializer, shutdown_timeout=0.1)
+    manager.start()
+    server, address = manager._process, manager.address
+    os.kill(server.pid, signal.SIGSTOP)
+    manager.shutdown()
+    assert server.exitcode == -signal.SIGKILL
+    os.unlink(address)
+
+
 def test_server_that_is_gone_already() -> None:
     manager = SyncManager()
     manager.start()

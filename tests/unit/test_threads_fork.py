@@ -12,12 +12,23 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import managers as stdlib
 from types import FrameType
 from typing import Any
 
 import pytest
-from support import DEADLINE, ProbeManager, in_thread, poll, settle, together
+from support import (
+    DEADLINE,
+    KEY,
+    ProbeManager,
+    in_thread,
+    poll,
+    settle,
+    sockets_to,
+    together,
+)
 
+from fastmgr import SyncManager, managers, oneway
 from fastmgr.managers import dispatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -268,22 +279,153 @@ def test_interrupted_by_another_thread(manager: ProbeManager) -> None:
     assert event.is_set() is False
 
 
-def test_handler_that_calls(manager: ProbeManager) -> None:
-    """A signal's handler uses a proxy while a call of its thread is under way."""
-    shared = manager.Queue()
-    seen: list[Any] = []
+@pytest.fixture(params=["fast", "stock"])
+def either(request: pytest.FixtureRequest) -> Iterator[SyncManager]:
+    """A manager of ours, or one of a stock server."""
+    if request.param == "fast":
+        yield request.getfixturevalue("manager")
+        return
+    with stdlib.SyncManager(authkey=KEY) as stock:
+        manager = SyncManager(stock.address, KEY)
+        manager.connect()
+        yield manager
+        managers.retire_sessions(stock.address)
+
+
+@contextlib.contextmanager
+def alarmed(*handlers: Callable[[], object]) -> Iterator[list[object]]:
+    """Each handler is called a moment after the one before has begun; gives what they return."""
+    returned: list[object] = []
+    left = list(handlers)
 
     def handler(_number: int, _frame: FrameType | None) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        seen.append(in_thread(shared.put, "from the handler"))
+        mine = left.pop(0)
+        signal.setitimer(signal.ITIMER_REAL, 0.05 if left else 0)
+        returned.append(mine())
 
     before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        assert shared.get() == "from the handler"
+        yield returned
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert seen == [None]
+
+
+@pytest.mark.parametrize("where", ["here", "in another thread"])
+def test_handler_that_calls(either: SyncManager, where: str) -> None:
+    """A signal's handler uses a proxy while a call of its thread is under way."""
+    shared = either.Queue()
+
+    def put() -> Any:
+        if where == "here":
+            return shared.put("from the handler")
+        return in_thread(shared.put, "from the handler")
+
+    with alarmed(put) as returned:
+        assert shared.get() == "from the handler"
+    assert returned == [None]
+
+
+def test_handlers_within_a_handler(either: SyncManager) -> None:
+    """Each call has its own reply, and the thread goes on with the connections it has."""
+    outer, middle, inner = either.Queue(), either.Queue(), either.dict(turns=0)
+    local = outer._tls.connection
+
+    def first() -> str:
+        inner["first"] = middle.get()
+        outer.put("for the call")
+        return "first"
+
+    def second() -> str:
+        inner.update(turns=inner["turns"] + 1)
+        middle.put("for the first")
+        return "second"
+
+    for turn in range(1, 4):
+        with alarmed(first, second) as returned:
+            assert outer.get() == "for the call"
+        assert returned == ["second", "first"]
+        assert inner.copy() == {"first": "for the first", "turns": turn}
+    assert outer._tls.connection is local
+
+
+def test_calls_of_a_handler_share_a_connection(manager: ProbeManager) -> None:
+    shared = manager.Queue()
+    before = len(list(sockets_to(manager.address)))
+    for i in range(5):
+        with alarmed(lambda i=i: shared.put(i)):
+            assert shared.get() == i
+    assert len(list(sockets_to(manager.address))) <= before + 1
+
+
+def test_handler_that_calls_does_not_overtake(manager: ProbeManager) -> None:
+    """What was posted before is served before the thread's next ordinary call."""
+    shared, queue = manager.list(), manager.Queue()
+    oneway(shared).append("posted")
+    with alarmed(lambda: (shared.append("by the handler"), queue.put(None))):
+        queue.get()
+    oneway(shared).append("posted again")
+    shared.append("last")
+    found = shared[:]
+    assert sorted(found) == ["by the handler", "last", "posted", "posted again"]
+    assert found.index("posted") < found.index("posted again") < found.index("last")
+
+
+def test_handler_that_takes_and_gives_locks(manager: ProbeManager) -> None:
+    """It is the thread that it interrupted, to the server."""
+    lock, queue = manager.RLock(), manager.Queue()
+    lock.acquire()
+
+    def handler() -> bool:
+        taken = lock._callmethod("acquire", (False,))
+        lock._callmethod("release")
+        lock._callmethod("release")
+        queue.put(None)
+        return taken
+
+    with alarmed(handler) as returned:
+        queue.get()
+    assert returned == [True]
+    assert in_thread(lock.acquire, False) is True
+
+
+def test_handler_that_shuts_down() -> None:
+    """The call it interrupted fails, and soon."""
+    with ProbeManager() as manager:
+        queue = manager.Queue()
+        with alarmed(manager.shutdown), pytest.raises((OSError, EOFError)):
+            queue.get()
+
+
+class Last:
+    """Calls when it is collected, wherever that may be."""
+
+    def __init__(self, shared: Any) -> None:
+        self.shared = shared
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.shared.append(self.shared[0])
+
+
+def test_finalizers_that_call(manager: ProbeManager) -> None:
+    """Also where a collection happens to come inside a call of the same thread."""
+    shared = manager.list([0])
+    nested = manager.dict(a=[[i] for i in range(40)])
+    thresholds = gc.get_threshold()
+    count = 20
+    try:
+        for _ in range(count):
+            gc.collect()
+            Last(shared)
+            gc.set_threshold(20, 2, 2)  # more than a call makes, less than its reply holds
+            assert nested["a"][39] == [39]
+            gc.set_threshold(*thresholds)
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert shared[:] == [0] * (count + 1)
 
 
 def test_raised_signal_between_calls(manager: ProbeManager) -> None:

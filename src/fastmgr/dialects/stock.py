@@ -206,10 +206,13 @@ class StockConnection:
         Owned from now on.
     serializer : str
         A key of `SERIALIZERS`.
+    patient : bool, optional
+        Whether `recv` waits for longer than the stream's timeout.
     """
 
-    def __init__(self, stream: Stream, serializer: str) -> None:
+    def __init__(self, stream: Stream, serializer: str, *, patient: bool = True) -> None:
         self.stream = stream
+        self.patient = patient
         self._dumps, self._loads = SERIALIZERS[serializer]
         #: Whether `recv_request` gives up when nothing comes.
         self.may_idle = False
@@ -222,7 +225,7 @@ class StockConnection:
 
     def recv(self) -> Any:
         """Receive an object; EOFError where the peer has closed."""
-        data = self.stream.recv_bytes()
+        data = self.stream.recv_bytes(patient=self.patient)
         self.in_transit = []
         return self._loads(data)
 
@@ -261,11 +264,12 @@ class StockConnection:
         self.close()
 
 
-def stock_client(serializer: str) -> Callable[..., Any]:
+def stock_client(serializer: str, timeout: float | None = None) -> Callable[..., Any]:
     """Return what connects to a server in the stdlib's dialect: ``client(address, authkey=key)``.
 
     Where the registered client is the stdlib's own, it is replaced by one that
-    gives our classes the names by which a stock peer knows them.
+    gives our classes the names by which a stock peer knows them, and waits no longer
+    than `timeout` seconds for each answer.
     """
     if not uses_raw_sockets(serializer):
         return listener_client[serializer][1]
@@ -273,6 +277,7 @@ def stock_client(serializer: str) -> Callable[..., Any]:
     def client(
         address: Any, family: str | None = None, authkey: bytes | None = None
     ) -> StockConnection:
-        return StockConnection(connect(address, authkey), serializer)
+        stream = connect(address, authkey, timeout=timeout)
+        return StockConnection(stream, serializer, patient=timeout is None)
 
     return client

@@ -125,7 +125,12 @@ def _unlink(path: str | bytes) -> None:
         os.unlink(path)
 
 
-def connect(address: Address, authkey: bytes | None, request: bytes | None = None) -> Stream:
+def connect(
+    address: Address,
+    authkey: bytes | None,
+    request: bytes | None = None,
+    timeout: float | None = None,
+) -> Stream:
     """Connect to a server, prove each other's key and send a first request.
 
     Parameters
@@ -135,22 +140,30 @@ def connect(address: Address, authkey: bytes | None, request: bytes | None = Non
         None where the server asks for none.
     request : bytes, optional
         Sent in one write with the handshake's last frame.
+    timeout : float, optional
+        Seconds that each step may take; later receives of the stream that are not
+        patient may take as long.
 
     Raises
     ------
     AuthenticationError
         The key is not the server's.
     EOFError, OSError
-        There is no server, or it closed the connection.
+        There is no server, or it closed the connection, or did not answer in time.
     """
     sock = socket.socket(_family(address), socket.SOCK_STREAM)
+    patient = timeout is None
     try:
+        sock.settimeout(timeout)
         sock.connect(address)
+        sock.setblocking(True)
         tune(sock)
         stream = Stream(sock.detach())
     except BaseException:
         sock.close()
         raise
+    if timeout is not None:
+        stream.set_timeout(timeout)
     if authkey is None:
         if request is not None:
             stream.send_bytes(request)
@@ -158,9 +171,9 @@ def connect(address: Address, authkey: bytes | None, request: bytes | None = Non
     try:
         stream.set_limit(HANDSHAKE_LIMIT)
         responder = Responder(authkey)
-        stream.send_bytes(*responder.answer(stream.recv_bytes()))
-        responder.check_welcome(stream.recv_bytes())
-        welcome = responder.check_response(stream.recv_bytes())
+        stream.send_bytes(*responder.answer(stream.recv_bytes(patient=patient)))
+        responder.check_welcome(stream.recv_bytes(patient=patient))
+        welcome = responder.check_response(stream.recv_bytes(patient=patient))
         stream.send_bytes(*([welcome] if request is None else [welcome, request]))
         stream.set_limit(0)
     except BaseException:
