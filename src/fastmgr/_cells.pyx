@@ -13,11 +13,12 @@ from fastmgr._arena cimport (
     fm_load, fm_owner_here, fm_replace, fm_serves, fm_set_owner_here, fm_store,
     uint64_t,
 )
+from fastmgr._channel cimport posting_channels
 from fastmgr._numbers cimport (
     add_to_item, add_to_word, counter_add, counter_exchange, counter_get, counter_replace,
     is_asked, value_of, window_on, word_of,
 )
-from fastmgr._proxy cimport ClientSession, ProxyCore, posting_channels
+from fastmgr._proxy cimport ClientSession, ProxyCore
 
 import array
 import threading

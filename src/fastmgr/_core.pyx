@@ -19,9 +19,9 @@ from fastmgr._frame cimport (
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
 from fastmgr._mailbox cimport FM_MAILBOX_SIZE
+from fastmgr._message cimport begin_message, seal
 from fastmgr._os cimport MSG_DONTWAIT, MSG_PEEK, fm_recv, fm_spinner, uint8_t, uint64_t
 from fastmgr._park cimport Primitive, Waiter
-from fastmgr._proxy cimport seal
 from fastmgr._table cimport Entry, Session, key_of
 from fastmgr._wire cimport Opaque, Reader, Writer
 
@@ -41,6 +41,7 @@ from traceback import format_exc
 
 from fastmgr import _numbers, _park, shared
 from fastmgr._atomic import VERBS as _verbs
+from fastmgr._frame import KINDS, OPS
 from fastmgr._park import here
 from fastmgr.carried import BLIND as _blind
 from fastmgr.carried import KEPT_ARGUMENT as _kept_argument
@@ -121,12 +122,6 @@ cdef double FOREVER = float("inf")
 
 # Seconds without a request after which a worker gives its connection back.
 cdef double WORKER_PATIENCE = 1.0
-
-KINDS = {
-    OP_RETURN: "#RETURN", OP_ERROR: "#ERROR", OP_TRACEBACK: "#TRACEBACK", OP_PROXY: "#PROXY",
-    OP_UNSERIALIZABLE: "#UNSERIALIZABLE",
-}
-OPS = {kind: op for op, kind in KINDS.items()}
 
 # Entries of the proxies in the reply being encoded by this thread.
 cdef object transit = threading.local()
@@ -887,6 +882,7 @@ cdef class Engine(Loop):
         cdef uint64_t number = conn.stream.header.handle
         cdef Segment segment = None
         cdef Header header
+        cdef size_t start
         if self.arena is not None and fm_is_unix(conn.stream.fd):
             if number != MAILBOX:
                 segment = self.arena.segments.get(number)
@@ -901,14 +897,13 @@ cdef class Engine(Loop):
             self.flush_replies(conn, writer)
         if conn.closed or conn.stream.unsent is not None:
             return CLOSE        # who asks for a segment waits for nothing else
-        writer.grow(HEADER_SIZE)
-        writer.size = HEADER_SIZE
+        start = begin_message(writer)
         writer.segmented = False
         writer.put_compact((segment.offset, segment.size, bool(segment.is_file)))
         memset(&header, 0, HEADER_SIZE)
         header.call = conn.stream.header.call
         header.op = OP_RETURN
-        seal(writer, HEADER_SIZE, &header)
+        seal(writer, start, &header)
         whole = conn.stream.send_passing(writer.data, writer.size, segment.fd)
         writer.reset()
         if number == MAILBOX:
@@ -960,9 +955,7 @@ cdef class Engine(Loop):
         if conn.failed and self.report_failure(conn, writer, on_loop):
             conn.undelivered = (op, handle, payload)
             return HAND_OFF
-        start = writer.size
-        writer.grow(HEADER_SIZE)
-        writer.size += HEADER_SIZE
+        start = begin_message(writer)
         writer.pickles = 0
         writer.segmented = True
         if on_loop:
@@ -971,7 +964,7 @@ cdef class Engine(Loop):
             elif type(payload) in KNOWN_ERRORS and payload.args == ():
                 pickled = writer.put(payload)
             else:
-                writer.size = start
+                writer.size = start - HEADER_SIZE
                 conn.undelivered = (op, handle, payload)
                 return HAND_OFF
         else:
@@ -979,7 +972,7 @@ cdef class Engine(Loop):
                 pickled = self.put_any(conn, writer, payload)
             except Exception:
                 op = OP_UNSERIALIZABLE
-                writer.size = start + HEADER_SIZE
+                writer.size = start
                 writer.segments = writer.writable = None
                 pickled = writer.put(format_exc())
         header.handle = handle
@@ -987,7 +980,7 @@ cdef class Engine(Loop):
         header.method = self.may_spin
         header.op = op
         header.flags = FLAG_PICKLED if pickled or writer.pickles else 0
-        seal(writer, start + HEADER_SIZE, &header)
+        seal(writer, start, &header)
         if conn.stream.start == conn.stream.end or writer.size > BATCH_SIZE or writer.segments:
             if on_loop:
                 self.on_drained(conn)
@@ -1024,28 +1017,26 @@ cdef class Engine(Loop):
     cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1:
         """Say that calls without a reply have failed; 1 if that takes a worker."""
         cdef Header header
-        cdef size_t start = writer.size
+        cdef size_t start = begin_message(writer)
         cdef int pickled
-        writer.grow(HEADER_SIZE)
-        writer.size += HEADER_SIZE
         writer.pickles = 0
         writer.segmented = False
         pickled = writer.put_compact(conn.failure)
         if pickled:
             if on_loop:
-                writer.size = start
+                writer.size = start - HEADER_SIZE
                 return 1
             try:
                 self.put_any(conn, writer, conn.failure)
             except Exception:
-                writer.size = start + HEADER_SIZE
+                writer.size = start
                 writer.put((<int>OP_UNSERIALIZABLE, format_exc()))
         memset(&header, 0, HEADER_SIZE)
         header.handle = <uint64_t>conn.failed
         header.call = conn.stream.header.call
         header.op = OP_FAILED
         header.flags = FLAG_PICKLED if pickled else 0
-        seal(writer, start + HEADER_SIZE, &header)
+        seal(writer, start, &header)
         conn.failed = 0
         conn.failure = None
         return 0

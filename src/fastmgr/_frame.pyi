@@ -17,6 +17,9 @@ class Op(IntEnum):
     OP_UNSERIALIZABLE = 20
     OP_FAILED = 21
 
+KINDS: dict[int, str]
+OPS: dict[str, int]
+
 @final
 class Stream:
     def __init__(self, fd: int, limit: int = 0) -> None: ...

@@ -37,6 +37,13 @@ cdef extern from *:
     #endif
     """
 
+# What the stdlib calls the operations of replies.
+KINDS = {
+    <int>OP_RETURN: "#RETURN", <int>OP_ERROR: "#ERROR", <int>OP_TRACEBACK: "#TRACEBACK",
+    <int>OP_PROXY: "#PROXY", <int>OP_UNSERIALIZABLE: "#UNSERIALIZABLE",
+}
+OPS = {kind: op for op, kind in KINDS.items()}
+
 cdef enum:
     FIRST_CAPACITY = 2048
     BUSY_CAPACITY = 64 * 1024    # what a buffer grows to while receives fill it

@@ -2,7 +2,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from fastmgr._frame import Stream
 from fastmgr.dialects.stock import Token
 
 authkeys: dict[Any, bytes]
@@ -17,23 +16,6 @@ class OnewayError(Exception):
     failed: int
     result: Any
     def __init__(self, failed: int, result: object) -> None: ...
-
-class Channel:
-    usable: bool
-    interrupted: bool
-    def call(
-        self, ident: str, name: str, args: Sequence[Any], kwds: Mapping[str, Any]
-    ) -> tuple[int, Any]: ...
-    def close(self) -> None: ...
-    def abandon(self) -> None: ...
-
-@final
-class FastChannel(Channel):
-    def __init__(self, stream: Stream) -> None: ...
-
-@final
-class StockChannel(Channel):
-    def __init__(self, conn: Any) -> None: ...
 
 @final
 class Tenancy: ...

@@ -1,5 +1,5 @@
 # cython: auto_pickle=False
-"""The client's half: sessions, channels and the call path of a proxy.
+"""The client's half: sessions, references and the call path of a proxy.
 
 A process has one `ClientSession` with each server it holds proxies of.  Each
 thread that calls has a channel of its own in it; the session counts what the
@@ -13,105 +13,34 @@ the garbage collector tracks, and so cannot be interrupted by a finalizer.
 """
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.pythread cimport (
-    NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
-    PyThread_get_thread_ident, PyThread_release_lock,
-)
-from libc.errno cimport EAGAIN, EINTR
-from libc.string cimport memcpy, memset
-from posix.unistd cimport getpid
+from cpython.pythread cimport PyThread_get_thread_ident
 
 from fastmgr._arena cimport THREAD_BITS, Segment, View
+from fastmgr._channel cimport Channel, FastChannel, PickledReply
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FLAG_SEGMENTS,
-    FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL, OP_CONTROL,
-    OP_CREATE, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE,
-    OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header, Stream, table_size, write_table,
+    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR,
+    OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RETURN, Stream,
 )
-from fastmgr._os cimport (
-    MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_send, uint8_t, uint16_t, uint32_t, uint64_t,
-)
-from fastmgr._wire cimport Reader, Writer, is_scalar
+from fastmgr._message cimport begin_message
+from fastmgr._os cimport uint8_t, uint64_t
+from fastmgr._wire cimport Writer
 
-import errno
 import os
 import threading
 import weakref
 from multiprocessing import AuthenticationError, process, util
 
-from fastmgr._arena import map_segment
+from fastmgr._channel import StaleConnection, StockChannel
+from fastmgr._frame import KINDS
 from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
 from fastmgr.dialects.stock import (
     SERIALIZERS, RemoteError, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
 from fastmgr.dialects.transport import connect
-from fastmgr.methods import METHODS
-
-cdef dict KINDS = {
-    <int>OP_RETURN: "#RETURN", <int>OP_ERROR: "#ERROR", <int>OP_TRACEBACK: "#TRACEBACK",
-    <int>OP_PROXY: "#PROXY", <int>OP_UNSERIALIZABLE: "#UNSERIALIZABLE",
-}
-cdef dict OPS = {kind: op for op, kind in KINDS.items()}
-cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS, 1)}
-
 
 # Keys by the address that they have opened: a proxy that comes without its key (nested in a
 # container, or from a queue) finds it here.
 authkeys = {}
-
-
-# By what `Writer.put_args` says of a request's values.
-cdef uint8_t[4] PICKLED_FLAGS = [0, FLAG_PICKLED | FLAG_CARRIED, FLAG_PICKLED, FLAG_PICKLED]
-
-# Seconds that the end of a process waits for one-way calls to be served.
-cdef double LAST_WAIT = 5.0
-
-# How many channels of this process have sent calls since the last reply for which none comes.
-cdef int posting_channels = 0
-
-cdef enum:
-    PORTION = 32 * 1024     # bytes that a pipeline sends before it looks for replies
-    MAIL_AFTER = 64         # calls, after which a channel has a mailbox
-
-
-@cython.final
-cdef class _Pickled:
-    """A reply that only pickle can read, to be read once its connection is free."""
-
-    cdef bytes data
-    cdef list segments
-
-    def __init__(self, Stream stream):
-        self.data = stream.body[:stream.size]
-        self.segments = stream.segments
-
-    cdef object load(self):
-        cdef Reader reader = Reader()
-        reader.feed(self.data, <size_t>len(self.data), self.segments, True)
-        return reader.get()
-
-
-cdef bint all_scalars(kwds) except -1:
-    for value in kwds.values():
-        if not is_scalar(value):
-            return False
-    return type(kwds) is dict
-
-
-cdef int seal(Writer writer, size_t start, Header *header) except -1:
-    """Put `header` before the body that began at `start`, and in it what the body needs."""
-    cdef size_t beside = 0
-    if writer.segments:
-        header.flags |= FLAG_SEGMENTS
-        beside = writer.size - start
-        beside = write_table(
-            writer.insert(start, table_size(writer.segments)), beside, writer.segments,
-            writer.writable,
-        )
-    header.size = writer.size - start + beside
-    memcpy(writer.data + start - HEADER_SIZE, header, HEADER_SIZE)
-    return 0
 
 
 class OnewayError(Exception):
@@ -138,14 +67,6 @@ class OnewayError(Exception):
         return type(self), (self.failed, self.result)
 
 
-class _StaleConnection(Exception):
-    """The server had closed the connection before the request could be sent whole."""
-
-
-cdef object stale():
-    return _StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-
-
 @cython.final
 @cython.no_gc
 cdef class Holding:
@@ -168,558 +89,6 @@ cdef class Ref:
         holding.local -= 1
         if holding.local == 0 and holding.unclaimed == 0:
             self.session.forget(self.ident, holding)
-
-
-cdef class Channel:
-    """How one thread reaches one server.
-
-    The session knows nothing more of the way to a server than this: another
-    engine is another subclass.
-    """
-
-    def __cinit__(self, *args, **kwds):
-        self.lock = PyThread_allocate_lock()
-        if self.lock is NULL:
-            raise MemoryError("no memory for a lock")
-        self.usable = True
-
-    def __dealloc__(self):
-        if self.lock is not NULL:
-            PyThread_free_lock(self.lock)
-
-    cdef void renew_lock(self) noexcept:
-        """In a forked child: the lock may have been held by a thread that is not here.
-
-        It is left to leak, for freeing a held lock is undefined.
-        """
-        self.lock = PyThread_allocate_lock()
-        self.holder = 0
-
-    cdef void hold(self) noexcept:
-        """Take the lock, without the GIL if it must be waited for."""
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            with nogil:
-                PyThread_acquire_lock(self.lock, WAIT_LOCK)
-        self.holder = PyThread_get_thread_ident()
-
-    cdef bint hold_now(self) noexcept:
-        """Take the lock if it is free."""
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            return False
-        self.holder = PyThread_get_thread_ident()
-        return True
-
-    cdef void let_go(self) noexcept:
-        self.holder = 0
-        PyThread_release_lock(self.lock)
-
-    cdef tuple with_failure(self, tuple reply):
-        """`reply` as `ProxyCore._settle` takes it where one-way calls before it failed."""
-        failure, self.failure = self.failure, None
-        failed, self.failed = self.failed, 0
-        if isinstance(failure, _Pickled):
-            try:
-                failure = (<_Pickled>failure).load()
-            except Exception as error:
-                failure = <int>OP_ERROR, error
-        return <int>OP_FAILED, (failed, failure, reply)
-
-    cpdef tuple call(self, object ident, object name, object args, object kwds):
-        """Call a method; return the reply's operation and payload.
-
-        The payload of OP_PROXY is (ident, (exposed, typeid, proxy type's name or None)).
-        """
-        raise NotImplementedError
-
-    cpdef object close(self):
-        """Close the connection in order."""
-        raise NotImplementedError
-
-    cpdef object abandon(self):
-        """Close this process's copy of the connection: it is another's."""
-        raise NotImplementedError
-
-
-@cython.final
-@cython.no_gc
-cdef class FastChannel(Channel):
-    """A connection that speaks the fast dialect."""
-
-    def __init__(self, Stream stream):
-        self.stream = stream
-        self.pid = getpid()
-        self.writer = Writer()
-        self.reader = Reader()
-
-    def __dealloc__(self):
-        self.set_posted(False)
-        self.say_goodbye(False)
-
-    cpdef object close(self):
-        self.usable = False
-        self.say_goodbye(False)
-        self.stream.close_fd()
-
-    cpdef object abandon(self):
-        self.usable = False
-        self.stream.close_fd()
-
-    cdef void say_goodbye(self, bint whole) noexcept:
-        """Tell the server that this is no crash: of the connection, or of the process.
-
-        Behind a request that was sent in part it says nothing, and does no harm.
-        In a forked child other threads' channels are dropped before any of our
-        hooks runs.
-        """
-        cdef Header header
-        if self.stream is not None and self.stream.fd >= 0 and self.pid == getpid():
-            memset(&header, 0, HEADER_SIZE)
-            header.op = OP_GOODBYE
-            header.handle = whole
-            fm_send(self.stream.fd, &header, HEADER_SIZE, MSG_DONTWAIT)
-
-    cdef bint wants_mailbox(self) noexcept:
-        """Whether it is used often enough for a mailbox to pay, and has not asked for one."""
-        return self.calls > MAIL_AFTER and not self.asked and not self.posted
-
-    cdef tuple request(
-        self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
-        list due
-    ):
-        """Encode a request, send it behind the releases that are due, and take the reply."""
-        cdef size_t start
-        cdef Header *header
-        cdef bint owner = not self.encoding
-        # Pickling an argument may call another proxy, over this very channel.
-        cdef Writer writer = self.writer if owner else Writer()
-        self.encoding = True
-        try:
-            start = self.begin(writer, due)
-            if op == OP_LOCATE:
-                self.finish(writer, start, op, flags, 0, handle)
-            elif op == OP_INCREF:
-                for item in args:
-                    handle = item
-                    writer.write(&handle, sizeof(handle))
-                self.finish(writer, start, op, flags, 0, 0)
-            else:
-                writer.segmented = True
-                self.put_call(writer, start, op, flags, handle, name, args, kwds)
-            if flags & FLAG_ONEWAY:
-                header = <Header *>(writer.data + start - HEADER_SIZE)
-                if header.flags & FLAG_PICKLED and not header.flags & FLAG_CARRIED:
-                    # There may be proxies in it: theirs are references that the server must not
-                    # lose, by way of another thread's connection, before it has served the call.
-                    self.lend(object(), (args, kwds))
-                self.post(writer)
-                return None
-            return self.exchange(writer)
-        finally:
-            writer.segments = writer.writable = None
-            if owner:
-                self.encoding = False
-
-    cdef size_t begin(self, Writer writer, list due) except 0:
-        """Put the releases that are due, then room for a header; where its body starts."""
-        cdef uint64_t pair[2]
-        writer.reset()
-        writer.grow(HEADER_SIZE)
-        writer.size = HEADER_SIZE
-        if due:
-            for handle, count in due:
-                pair[0] = handle
-                pair[1] = count
-                writer.write(pair, sizeof(pair))
-            self.finish(writer, HEADER_SIZE, OP_RELEASE, 0, 0, 0)
-            writer.grow(HEADER_SIZE)
-            writer.size += HEADER_SIZE
-        return writer.size
-
-    cdef int put_call(
-        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle,
-        object name, object args, object kwds
-    ) except -1:
-        """Encode a call, for which there is room for a header before `start`."""
-        cdef object number = METHOD_NUMBERS.get(name) if op == OP_CALL else None
-        cdef int pickled
-        if number is None:
-            writer.put(name)
-        if type(args) is not tuple:
-            args = tuple(args)
-        if not kwds:
-            pickled = writer.put_args(args)
-            writer.put(None)
-        elif all_scalars(kwds):
-            pickled = writer.put_args(args)
-            if writer.put(kwds):
-                pickled = 2     # a string that is no UTF-8
-        else:
-            # Together: they may share objects. True says so.
-            pickled = 2 * writer.put((args, kwds))
-            writer.put(True)
-        return self.finish(
-            writer, start, op, flags | PICKLED_FLAGS[pickled],
-            0 if number is None else <uint16_t>number, handle,
-        )
-
-    cdef int finish(
-        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint16_t method,
-        uint64_t handle
-    ) except -1:
-        """Fill in the header before `start` for the body that begins there."""
-        cdef Header header
-        self.calls += 1
-        header.handle = handle
-        header.call = self.calls
-        header.method = method
-        header.op = op
-        header.flags = flags
-        return seal(writer, start, &header)
-
-    cdef tuple exchange(self, Writer writer):
-        """Send what `writer` holds, and take the reply to its last frame."""
-        cdef Stream stream = self.stream
-        cdef uint32_t expected = self.calls
-        cdef uint8_t op
-        cdef uint64_t handle
-        self.hold()
-        try:
-            if not self.usable:
-                raise stale()
-            mailed = not self.ahead and not writer.segments and stream.mail(
-                writer.data, writer.size)
-            try:
-                if not mailed:
-                    stream.send_all(writer.data, writer.size, writer.segments or None)
-            except OSError as error:
-                raise _StaleConnection(error) from None
-            try:
-                self.receive(expected)
-            except (OSError, EOFError):
-                if mailed and stream.has_mail():
-                    raise stale() from None
-                raise
-            op = stream.header.op
-            handle = stream.header.handle
-            payload = self.payload()
-            stream.tidy()
-        except (OSError, EOFError, _StaleConnection):
-            self.usable = False
-            raise
-        except BaseException:
-            # Between request and reply: out of step, never to be used again.
-            self.usable = False
-            self.interrupted = True
-            raise
-        finally:
-            self.let_go()
-        if type(payload) is _Pickled:
-            payload = (<_Pickled>payload).load()
-        if handle:
-            return op, ("%x" % handle, payload)
-        return op, payload
-
-    cdef object payload(self):
-        """What the last frame carries, or a `_Pickled` of it.
-
-        Unpickling may call over this channel and overwrite the stream's buffer.
-        """
-        cdef Stream stream = self.stream
-        if stream.header.flags & FLAG_PICKLED:
-            return _Pickled(stream)
-        self.reader.feed(stream.body, stream.size, stream.segments, False)
-        value = self.reader.get()
-        self.reader.segments = None
-        return value
-
-    cdef int receive(self, uint32_t expected) except -1:
-        """Wait for the reply to a call; what is said before of failures is kept."""
-        while not self.check(
-            self.stream.receive(True, &self.spinner, self.may_spin), expected
-        ):
-            pass
-        return 0
-
-    cdef bint check(self, int status, uint32_t expected) except -1:
-        """Whether the frame just received is the reply to a call, not what is said before it."""
-        cdef Header *header = &self.stream.header
-        if status == FRAME_EOF:
-            raise EOFError
-        if status != FRAME_READY or header.call != expected:
-            raise OSError("bad message from the server")
-        if header.op == OP_FAILED:
-            if self.failed == 0:
-                self.failure = _Pickled(self.stream)
-            self.failed += <Py_ssize_t>header.handle
-            return False
-        self.set_posted(False)
-        self.ahead = False
-        self.lent = None
-        self.may_spin = header.method != 0
-        return True
-
-    cdef int post(self, Writer writer) except -1:
-        """Send what `writer` holds, for which no reply comes."""
-        self.hold()
-        try:
-            if not self.usable:
-                raise stale()
-            self.ahead = True
-            self.stream.send_all(writer.data, writer.size, writer.segments or None)
-        except OSError as error:
-            self.usable = False
-            raise _StaleConnection(error) from None
-        except BaseException as error:
-            self.usable = False
-            self.interrupted = not isinstance(error, _StaleConnection)
-            raise
-        finally:
-            self.let_go()
-        self.set_posted(True)
-        return 0
-
-    cdef void set_posted(self, bint posted) noexcept:
-        global posting_channels
-        posting_channels += posted - self.posted
-        self.posted = posted
-
-    cdef int lend(self, object key, object value) except -1:
-        """Keep something that one-way calls need until they are known to have been served."""
-        if self.lent is None:
-            self.lent = {}
-        (<dict>self.lent)[key] = value
-        return 0
-
-    cdef int await_posted(self) except -1:
-        """Before the end of the process: let the one-way calls be served, within reason."""
-        cdef Writer writer = Writer()
-        cdef int status
-        if not self.posted or not self.usable or not self.hold_now():
-            return 0
-        try:
-            self.put_call(
-                writer, self.begin(writer, None), OP_CONTROL, 0, 0, "dummy", (), None)
-            self.stream.send_all(writer.data, writer.size, None)
-            self.stream.set_timeout(LAST_WAIT)
-            while True:
-                status = self.stream.receive(False, NULL, False)
-                if status != FRAME_READY or self.stream.header.op != OP_FAILED:
-                    break
-        except OSError as error:
-            util.debug("the manager is gone: %s", error)
-        finally:
-            self.usable = False
-            self.let_go()
-        return 0
-
-    cdef list pipeline(self, list calls, list due, list others):
-        """Send many calls together and take all their replies: what they carry.
-
-        Replies that are not plain results are listed in `others` too, as (index,
-        operation, payload).  Requests are sent while replies come, for the server
-        stops reading from who does not read its replies.
-        """
-        cdef Stream stream = self.stream
-        cdef Writer frames = Writer()
-        cdef list replies = []
-        cdef Py_ssize_t i, count = len(calls) // 4
-        cdef size_t at = 0, start
-        cdef uint32_t first
-        # All of it before the lock is taken: pickling may call another proxy over this channel.
-        if due:
-            start = self.begin(frames, due)
-            frames.size = at = start - HEADER_SIZE
-        for i in range(count):
-            frames.grow(HEADER_SIZE)
-            frames.size += HEADER_SIZE
-            self.put_call(
-                frames, frames.size, OP_CALL, FLAG_FOLLOWS if i else 0,
-                (<ProxyCore?>calls[4 * i])._handle, calls[4 * i + 1], calls[4 * i + 2],
-                calls[4 * i + 3],
-            )
-        self.hold()
-        try:
-            if not self.usable:
-                raise stale()
-            first = self.calls + 1
-            while at < frames.size:
-                self.calls += 1
-                (<Header *>(frames.data + at)).call = self.calls
-                at += HEADER_SIZE + (<Header *>(frames.data + at)).size
-            at = 0
-            while at < frames.size:
-                at += self.send_some(frames.data + at, frames.size - at)
-                while len(replies) < count and self.arrived(first + <uint32_t>len(replies)):
-                    self.take_reply(replies, others)
-            while len(replies) < count:
-                self.receive(first + <uint32_t>len(replies))
-                self.take_reply(replies, others)
-            stream.tidy()
-        except BaseException as error:
-            self.usable = False
-            self.interrupted = not isinstance(error, (OSError, EOFError, _StaleConnection))
-            raise
-        finally:
-            self.let_go()
-        return replies
-
-    cdef size_t send_some(self, const char *data, size_t size) except? 0:
-        """Send a portion without waiting, or wait until something can be sent or read."""
-        cdef ssize_t n = fm_send(
-            self.stream.fd, data, size if size < PORTION else PORTION, MSG_DONTWAIT)
-        cdef int ready
-        if n >= 0:
-            return <size_t>n
-        if -n == EAGAIN:
-            with nogil:
-                ready = fm_poll_one(self.stream.fd, POLLIN | POLLOUT, -1)
-            if ready >= 0:
-                return 0
-            n = ready
-        if -n != EINTR:
-            raise OSError(-n, os.strerror(-n))
-        PyErr_CheckSignals()
-        return 0
-
-    cdef bint arrived(self, uint32_t expected) except -1:
-        """Whether the reply to a call is there; does not wait."""
-        cdef Stream stream = self.stream
-        cdef int status = stream.take()
-        if status == FRAME_PARTIAL:
-            status = stream.receive_now()
-            if status == FRAME_READY:
-                status = stream.take()
-        if status == FRAME_PARTIAL:
-            return False
-        return self.check(status, expected)
-
-    cdef int take_reply(self, list replies, list others) except -1:
-        """Add what the last frame carries; pickles stay bytes until the channel is free."""
-        cdef Stream stream = self.stream
-        payload = self.payload()
-        if stream.header.handle:
-            payload = ("%x" % stream.header.handle, payload)
-        if stream.header.op != OP_RETURN or stream.header.flags & FLAG_PICKLED:
-            others.append((len(replies), <int>stream.header.op, payload))
-        replies.append(payload)
-        return 0
-
-    cdef Segment attach(self, object number):
-        """Have a segment of the server's arena passed and map it; None if there is none.
-
-        Raises
-        ------
-        OSError
-            The connection failed, or the segment could not be mapped.
-        """
-        cdef Writer writer = Writer()
-        cdef size_t start = self.begin(writer, None)
-        cdef int passed = -1
-        cdef int status
-        self.hold()
-        try:
-            if not self.usable:
-                return None
-            self.finish(writer, start, OP_ATTACH, 0, 0, number)
-            self.stream.send_all(writer.data, writer.size, None)
-            status = self.stream.receive_passed(&passed)
-            if status == FRAME_READY:
-                status = self.stream.receive(True, NULL, False)
-            while not self.check(status, self.calls):
-                status = self.stream.receive(True, NULL, False)
-            where = self.payload()
-            self.stream.tidy()
-        except BaseException as error:
-            self.usable = False
-            self.interrupted = not isinstance(error, (OSError, EOFError))
-            if passed >= 0:
-                os.close(passed)
-            raise
-        finally:
-            self.let_go()
-        if where is None or passed < 0:
-            if passed >= 0:
-                os.close(passed)
-            return None
-        return map_segment(number, passed, *where)
-
-    cdef int send_alone(self, list due) except -1:
-        """Send releases, if no call is under way; 1 if done.
-
-        A server that is gone counts as done: what it held for us is gone with it.
-        """
-        cdef Writer writer
-        cdef size_t start
-        if self.interrupted or self.stream.fd < 0:
-            return 0
-        if not self.hold_now():
-            return 0
-        try:
-            writer = Writer()
-            start = self.begin(writer, due)
-            writer.size = start - HEADER_SIZE
-            self.ahead = True
-            self.stream.send_all(writer.data, writer.size, None)
-        except OSError as error:
-            util.debug("the manager is gone: %s", error)
-        finally:
-            self.let_go()
-        return 1
-
-
-@cython.final
-cdef class StockChannel(Channel):
-    """A connection that speaks the stdlib's dialect, over any serializer.
-
-    Parameters
-    ----------
-    conn : connection
-        Anything with ``send``, ``recv`` and ``close``, already accepted by the server.
-    """
-
-    cdef object conn
-
-    def __init__(self, conn):
-        self.conn = conn
-
-    cpdef tuple call(self, object ident, object name, object args, object kwds):
-        self.hold()
-        try:
-            kind, payload = self.ask((ident, name, args, kwds or {}))
-        finally:
-            self.let_go()
-        op = OPS.get(kind)
-        if op is None:
-            raise convert_to_error(kind, payload)
-        if op == OP_PROXY:
-            exposed, token = payload
-            return op, (token.id, (exposed, token.typeid, None))
-        return op, payload
-
-    cdef object ask(self, tuple request):
-        """Send a request and receive its reply."""
-        try:
-            self.conn.send(request)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            self.usable = False
-            raise _StaleConnection(error) from None
-        try:
-            return self.conn.recv()
-        except (OSError, EOFError):
-            self.usable = False
-            raise
-        except BaseException:
-            # Also where the reply could not be decoded: nobody knows how far it was read.
-            self.usable = False
-            self.interrupted = True
-            raise
-
-    cpdef object close(self):
-        self.usable = False
-        self.conn.close()
-
-    cpdef object abandon(self):
-        self.close()
 
 
 @cython.final
@@ -1158,7 +527,7 @@ cdef class ClientSession:
                         self.releases = due + self.releases
                     raise
                 self.lose(channel, channel.interrupted)
-                if not isinstance(error, _StaleConnection):
+                if not isinstance(error, StaleConnection):
                     if self.orphan is channel:
                         self.replace_orphan()
                     raise
@@ -1198,7 +567,9 @@ cdef class ClientSession:
             The connection failed; how many calls were served is unknown.
         """
         cdef list due, replies, others = []
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, count = len(calls) // 4
+        cdef size_t start
+        cdef Writer frames
         cdef Channel channel
         cdef tuple reply
         if not calls:
@@ -1215,21 +586,30 @@ cdef class ClientSession:
             return replies, others
         due, self.releases = self.releases, []
         try:
-            replies = (<FastChannel>channel).pipeline(calls, due, others)
+            # All of it before it takes the lock: pickling may call another proxy over this channel.
+            frames = Writer()
+            start = (<FastChannel>channel).begin(frames, due)
+            for i in range(count):
+                (<FastChannel>channel).put_call(
+                    frames, begin_message(frames) if i else start, OP_CALL,
+                    FLAG_FOLLOWS if i else 0, (<ProxyCore?>calls[4 * i])._handle,
+                    calls[4 * i + 1], calls[4 * i + 2], calls[4 * i + 3],
+                )
+            replies = (<FastChannel>channel).pipeline(frames, count, others)
         except BaseException as raised:
-            if channel.usable or isinstance(raised, _StaleConnection):
+            if channel.usable or isinstance(raised, StaleConnection):
                 self.releases = due + self.releases     # nothing was sent
             if not channel.usable:
                 self.lose(channel, channel.interrupted)
                 if self.orphan is channel:
                     self.replace_orphan()
-            if isinstance(raised, _StaleConnection):
+            if isinstance(raised, StaleConnection):
                 raise raised.args[0] from None
             raise
         for i, other in enumerate(others):
-            if isinstance(other[2], _Pickled):
+            if isinstance(other[2], PickledReply):
                 try:
-                    replies[other[0]] = (<_Pickled>other[2]).load()
+                    replies[other[0]] = (<PickledReply>other[2]).load()
                     others[i] = other[0], other[1], replies[other[0]]
                 except Exception as error:
                     others[i] = other[0], <int>OP_ERROR, error
