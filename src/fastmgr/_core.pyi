@@ -4,7 +4,6 @@ from fastmgr._arena import Arena
 from fastmgr._loop import Conn, Loop
 from fastmgr._table import Entry, Table
 
-
 def note_transit(entry: Entry) -> None: ...
 def look_inside(entry: Entry) -> None: ...
 def create(

@@ -22,8 +22,8 @@ from fastmgr._mailbox cimport (
     fm_mail_is_there, fm_mail_post, fm_mail_shut, fm_mail_take, fm_mailbox,
 )
 from fastmgr._os cimport (
-    MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_soon, fm_send,
-    fm_send_two, fm_spinner, os_close,
+    MSG_DONTWAIT, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one, fm_receive_timeout, fm_recv,
+    fm_recv_soon, fm_send, fm_send_two, fm_spinner, os_close,
 )
 
 import os
@@ -614,6 +614,10 @@ cdef class Stream:
         cdef int status = fm_receive_timeout(self.fd, <long>(seconds * 1000))
         if status < 0:
             raise OSError(-status, os.strerror(-status))
+
+    def acknowledge(self):
+        """Over TCP: let a peer know at once what has been received, for it may wait for that."""
+        fm_acknowledge(self.fd)
 
     def poll(self, seconds=0.0):
         """Whether bytes of a frame are pending, or arrive within `seconds` (None: ever)."""

@@ -15,8 +15,8 @@ from fastmgr._mailbox cimport (
     fm_mailroom_soon,
 )
 from fastmgr._os cimport (
-    FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_poller_close, fm_poller_forget, fm_poller_open,
-    fm_poller_set, fm_shutdown, os_close,
+    FM_HANGUP, FM_READ, FM_WRITE, fm_acknowledge, fm_event, fm_poller_close, fm_poller_forget,
+    fm_poller_open, fm_poller_set, fm_shutdown, os_close,
 )
 from fastmgr._park cimport Owner, Waiter
 
@@ -377,6 +377,7 @@ cdef class Loop:
         if conn.challenger.done:
             conn.challenger = None
             conn.stream.limit = 0
+            fm_acknowledge(conn.stream.fd)
             del self.unproven[conn]
         return KEEP
 

@@ -7,6 +7,7 @@ and what goes over the wire must name these classes in a way that both ends unde
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -128,8 +129,11 @@ def square(number: int) -> int:
     return number * number
 
 
-def nap_and_square(number: int) -> int:
-    time.sleep(0.3)
+def wait_and_square(number: int, gate: str) -> int:
+    """The square, when there is a file `gate`."""
+    end = time.monotonic() + 30
+    while not os.path.exists(gate) and time.monotonic() < end:
+        time.sleep(0.001)
     return number * number
 
 

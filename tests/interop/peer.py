@@ -78,6 +78,14 @@ def wrong_key(address: Any, key: str) -> str:
     return "connected"
 
 
+def run(name: str, source: str, folders: list[str], arguments: list[Any], key: str) -> Any:
+    """Define functions, and call the one of this name."""
+    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+    names = {"Any": Any, "managers": managers, "KEY": key}
+    exec("from __future__ import annotations\n" + source, names)
+    return names[name](*arguments)  # type: ignore[operator]
+
+
 def shared_memory(address: Any, key: str) -> list[Any]:
     """Create and fill a block through a SharedMemoryManager; its name, and all that it tracks."""
     manager = SharedMemoryManager(place(address), key.encode())
@@ -96,7 +104,7 @@ def shared_memory(address: Any, key: str) -> list[Any]:
 
 COMMANDS = {
     function.__name__: function
-    for function in (hello, serve, stop, scenario, cross, wrong_key, shared_memory)
+    for function in (hello, serve, stop, scenario, cross, wrong_key, run, shared_memory)
 }
 
 
@@ -120,6 +128,7 @@ def main() -> None:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
+    gc.freeze()  # to collect garbage is quick when there is little to look at
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=read_requests, args=(source, requests), daemon=True).start()
     while True:

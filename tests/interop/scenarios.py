@@ -14,17 +14,19 @@ import multiprocessing
 import operator
 import pickle
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from interop_types import (
     InteropError,
     managers,
-    nap_and_square,
     refuse,
     square,
+    wait_and_square,
 )
 
 PATIENCE = 30.0
@@ -241,12 +243,15 @@ def pools(m: Any) -> None:
 
 
 def async_results(m: Any) -> None:
-    with m.Pool(2) as p:
-        result = p.apply_async(nap_and_square, (5,))
+    with tempfile.TemporaryDirectory() as folder, m.Pool(2) as p:
+        gate = Path(folder, "gate")
+        result = p.apply_async(wait_and_square, (5, str(gate)))
         raises(multiprocessing.TimeoutError, result.get, 0.01)
         assert result.ready() is False
         raises(ValueError, result.successful)
-        result.wait(PATIENCE)
+        waiting = Background(result.wait, PATIENCE)
+        gate.touch()
+        waiting.result()
         assert result.ready() is True and result.successful() is True
         assert result.get(PATIENCE) == 25
         assert p.map_async(square, [1, 2]).get(PATIENCE) == [1, 4]

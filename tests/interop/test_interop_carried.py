@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -15,7 +12,8 @@ from typing import Any
 import pytest
 from interop_types import Book
 from peers import KEY, FastServers, Peer, connect
-from support import DEADLINE, TESTS, in_thread
+from scenarios import Background
+from support import in_thread
 
 from fastmgr import managers
 
@@ -60,47 +58,19 @@ def ghosts(fast_servers: FastServers, tmp_path_factory: pytest.TempPathFactory) 
     del sys.modules[GHOSTS]
 
 
-class Stock:
-    """A function of this module in a process that has nothing but the standard library."""
-
-    def __init__(self, peer: Peer, function: Callable[..., Any], address: Any, *args: Any) -> None:
-        places = [str(TESTS / "interop"), str(TESTS)]
-        if GHOSTS in sys.modules:
-            places.append(str(Path(str(sys.modules[GHOSTS].__file__)).parent))
-        code = "\n".join(
-            [
-                "from __future__ import annotations",
-                "import json, sys",
-                "sys.modules['fastmgr'] = None",
-                f"sys.path[:0] = {places!r}",
-                "from multiprocessing import current_process, managers",
-                "from typing import Any",
-                f"KEY = {KEY!r}",
-                "current_process().authkey = KEY.encode()",
-                *[inspect.getsource(each) for each in (proxies_of, fill, sample, function)],
-                f"arguments = json.loads({json.dumps([address, *args])!r})",
-                f"print(json.dumps({function.__name__}(*arguments)))",
-            ]
-        )
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        self.process = subprocess.Popen(
-            [peer._executable, "-B", "-s", "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            text=True,
-            start_new_session=True,
-        )
-
-    def result(self) -> Any:
-        """What the function returned."""
-        try:
-            said, errors = self.process.communicate(timeout=DEADLINE)
-        finally:
-            self.process.kill()
-        assert self.process.returncode == 0, errors
-        return json.loads(said)
+def in_stock(peer: Peer, function: Callable[..., Any], address: Any, *args: Any) -> Any:
+    """What a function of this module returns in a process with nothing but the stdlib."""
+    folders = []
+    if GHOSTS in sys.modules:
+        folders.append(str(Path(str(sys.modules[GHOSTS].__file__)).parent))
+    return peer.call(
+        "run",
+        name=function.__name__,
+        source="\n".join(map(inspect.getsource, (proxies_of, fill, sample, function))),
+        folders=folders,
+        arguments=[address, *args],
+        key=KEY,
+    )
 
 
 def proxies_of(address: Any, idents: dict[str, str], serializer: str = "pickle") -> dict[str, Any]:
@@ -189,8 +159,7 @@ def test_stock_processes_get_the_values(
         objects = make_all(connect(server.address))
         # In a thread of its own: by a client whose calls the loop serves.
         in_thread(fill, objects, *values)
-        stock = Stock(peer, read_all_ways, server.address, idents_of(objects), len(values))
-        rows, lasts = stock.result()
+        rows, lasts = in_stock(peer, read_all_ways, server.address, idents_of(objects), len(values))
         assert rows == [told] * len(rows)
         assert lasts == [told[-1]] * 5 + [told[0]] * 2
         # What they have left is what it was.
@@ -238,8 +207,9 @@ def test_stock_processes_that_look(peer: Peer, ghosts: Any, fast_servers: FastSe
     with fast_servers.clean("unix") as server:
         objects = make_all(connect(server.address))
         in_thread(fill, objects, ghost)
-        stock = Stock(peer, look_and_write, server.address, idents_of(objects))
-        said, shown, right, first, second = stock.result()
+        said, shown, right, first, second = in_stock(
+            peer, look_and_write, server.address, idents_of(objects)
+        )
         assert len(said) == 6 and all(GHOSTS in text for text in said), said
         assert all("pickled object" in text for text in shown)
         assert right and first == second == ghost.tell()
@@ -275,8 +245,7 @@ def test_stock_processes_look_at_what_can_be_read(
     with fast_servers.clean("unix") as server:
         objects = make_all(connect(server.address))
         in_thread(fill, objects, Fraction(1, 2), Fraction(1, 3))
-        stock = Stock(peer, look_at_readable, server.address, idents_of(objects))
-        assert stock.result() == [
+        assert in_stock(peer, look_at_readable, server.address, idents_of(objects)) == [
             1,
             1,
             True,
@@ -311,7 +280,7 @@ def test_a_stock_process_waits_for_values(
     with fast_servers.clean("unix") as server:
         objects = make_all(connect(server.address))
         in_thread(fill, objects, ghost, "before")
-        stock = Stock(peer, take_and_hand_on, server.address, idents_of(objects), 4)
+        stock = Background(in_stock, peer, take_and_hand_on, server.address, idents_of(objects), 4)
         objects["Queue"].put(Fraction(1, 2))
         objects["Queue"].put(b"x" * 100_000)
         assert stock.result() == [ghost.tell()]
@@ -389,7 +358,7 @@ def test_one_writes_another_reads(
         objects = make_all(manager)
         for kind, job in ((writer, write_values), (reader, check_values)):
             if kind == "stock":
-                Stock(peer, job, manager.address, idents_of(objects)).result()
+                in_stock(peer, job, manager.address, idents_of(objects))
             else:
                 in_thread(job, manager.address, idents_of(objects))
         objects.clear()
@@ -416,8 +385,8 @@ def test_xml_carries_what_it_can(peer: Peer, fast_servers: FastServers) -> None:
         d = connect(server.address, "xmlrpclib").dict()
         d["number"], d["data"], d["text"] = 1, b"x" * 200_000, "t" * 200_000
         idents = {"dict": d._token.id}
-        stock = Stock(peer, write_by_xml, server.address, idents)
-        assert stock.result() == [1, 200_000, 200_000, True, True]
+        told = in_stock(peer, write_by_xml, server.address, idents)
+        assert told == [1, 200_000, 200_000, True, True]
         told = in_thread(write_by_xml, server.address, idents)
         assert told == [2, 200_001, 2, True, True]
         assert d["number"] == 3 and d["data"].data == b"x" * 200_000 + b"!!"

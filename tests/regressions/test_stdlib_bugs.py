@@ -240,11 +240,14 @@ def test_gh101320_a_raw_fork_does_not_share_a_connection(manager: ProbeManager) 
 # Restarts
 
 
-def serve_until_told(address: Address) -> None:
+def serve_twice(address: Address) -> None:
+    """Servers in processes of their own, one after the other, each until a line is read."""
     place = address if isinstance(address, str) else tuple(address)
-    with ProbeManager(place, KEY) as manager:
-        say(manager.address)
-        sys.stdin.read()
+    for _ in range(2):
+        with ProbeManager(place, KEY) as manager:
+            place = manager.address
+            say(place)
+            sys.stdin.readline()
 
 
 @pytest.mark.parametrize("family", ["unix", "tcp"])
@@ -255,14 +258,13 @@ def test_gh78947_a_server_restarts_at_its_address(
     """New managers work, old proxies say that it is over, and neither disturbs the other."""
     folder = tmp_path_factory.mktemp("at")
     address: Any = os.path.relpath(folder / "here") if family == "unix" else TCP
-    with Script(serve_until_told, address) as script:
+    with Script(serve_twice, address) as script:
         address = script.line()
         address = address if family == "unix" else tuple(address)
         manager = connected(address)
         old = [manager.dict({"from": "the old server"})]
         assert old[0]["from"] == "the old server"
-        script.finish()
-    with Script(serve_until_told, address) as script:
+        print(file=script.process.stdin, flush=True)
         assert script.line() == (address if family == "unix" else list(address))
 
         def use_old() -> None:

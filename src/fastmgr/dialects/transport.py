@@ -173,6 +173,7 @@ def connect(
         responder = Responder(authkey)
         stream.send_bytes(*responder.answer(stream.recv_bytes(patient=patient)))
         responder.check_welcome(stream.recv_bytes(patient=patient))
+        stream.acknowledge()
         welcome = responder.check_response(stream.recv_bytes(patient=patient))
         stream.send_bytes(*([welcome] if request is None else [welcome, request]))
         stream.set_limit(0)
