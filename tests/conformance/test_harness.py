@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,40 +46,56 @@ def check(
     return check_samples
 
 
-@pytest.mark.parametrize(
-    ("sample", "problem"),
-    [
-        ("fails", "failed: harness_samples.Sample.fails"),
-        ("fails_in_subtest", "failed: harness_samples.Sample.fails_in_subtest"),
-        ("raises", "error: harness_samples.Sample.raises"),
-        ("warns", "standard error of harness_samples.Sample.warns:\nWarning -- a warning"),
-        ("warns_on_stdout", "warning: warns_on_stdout"),
-        ("alters_environment", "the environment was altered"),
-        (
-            "leaks_object",
-            "standard error of harness_samples.Sample.leaks_object:\nWarning -- Shared objects",
-        ),
-        ("writes_to_stderr", "standard error of harness_samples.Sample.writes_to_stderr"),
-        ("child_writes_to_stderr", "standard error of harness_samples.Sample.child_writes"),
-        ("leaves_process", "processes were left behind"),
-        ("leaves_thread", "dangling: <Thread"),
-        ("leaves_file", "files were left behind: ['left']"),
-        ("hangs", "hung: aborted"),
-        ("is_slow", "too slow"),
-        ("crashes", "the test process ended with status 3"),
-        ("is_killed", "the test process ended with status -9"),
-        ("skips_with_fastmgr", "skipped, but not with the stock managers: harness_samples.Sample"),
-        ("restores_stock", "the tests used <module"),
-        ("no_such_test", "no test was found"),
-    ],
-)
-def test_problem_is_found(
-    check: Check, sample: str, problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if sample == "is_slow":
-        monkeypatch.setattr(runner, "SLOW_TEST", 0.1)
-    outcome = check(f"Sample.{sample}", timeout=2.0 if sample == "hangs" else 60.0)
-    assert any(found.startswith(problem) for found in outcome.problems), outcome.problems
+PROBLEMS = {
+    "fails": "failed: harness_samples.Sample.fails",
+    "fails_in_subtest": "failed: harness_samples.Sample.fails_in_subtest",
+    "raises": "error: harness_samples.Sample.raises",
+    "warns": "standard error of harness_samples.Sample.warns:\nWarning -- a warning",
+    "warns_on_stdout": "warning: warns_on_stdout",
+    "alters_environment": "the environment was altered",
+    "leaks_object": (
+        "standard error of harness_samples.Sample.leaks_object:\nWarning -- Shared objects"
+    ),
+    "writes_to_stderr": "standard error of harness_samples.Sample.writes_to_stderr",
+    "child_writes_to_stderr": "standard error of harness_samples.Sample.child_writes",
+    "leaves_process": "processes were left behind",
+    "leaves_thread": "dangling: <Thread",
+    "leaves_file": "files were left behind: ['left']",
+    "hangs": "hung: aborted",
+    "is_slow": "too slow",
+    "crashes": "the test process ended with status 3",
+    "is_killed": "the test process ended with status -9",
+    "skips_with_fastmgr": "skipped, but not with the stock managers: harness_samples.Sample",
+    "restores_stock": "the tests used <module",
+    "no_such_test": "no test was found",
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    environments: tuple[runner.Environment, runner.Environment],
+) -> dict[str, Future[runner.Outcome]]:
+    """Run the samples with problems side by side: some of them wait for a timeout."""
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(runner.JOBS) as executor:
+        patch.setattr(runner, "EXIT_TIMEOUT", 2.0)
+        patch.setattr(runner, "SLOW_TEST", 0.1)
+        for sample in PROBLEMS:
+            selection = runner.Selection("harness_samples", (f"Sample.{sample}",))
+            patch.setitem(runner.GROUPS, sample, runner.Group((selection,), ("",)))
+
+        def check_sample(sample: str) -> runner.Outcome:
+            timeout = 2.0 if sample == "hangs" else 60.0
+            return runner.check(*environments, sample, "", timeout=timeout)
+
+        # Those that wait are begun first.
+        samples = sorted(PROBLEMS, key=lambda sample: sample not in ("hangs", "leaves_process"))
+        return {sample: executor.submit(check_sample, sample) for sample in samples}
+
+
+@pytest.mark.parametrize("sample", PROBLEMS)
+def test_problem_is_found(outcomes: dict[str, Future[runner.Outcome]], sample: str) -> None:
+    problems = outcomes[sample].result().problems
+    assert any(found.startswith(PROBLEMS[sample]) for found in problems), problems
 
 
 def test_class_skipped_only_here(check: Check) -> None:

@@ -67,9 +67,10 @@ if __name__ == "__main__":
 '''
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     """Run a command outside the influence of this checkout, and show what it said if it fails."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "FASTMGR_"))}
+    environ |= variables
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -127,12 +128,14 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the sdist, without optimisation: that takes most of the time."""
     unpacked = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacked, filter="data")
     (project,) = unpacked.iterdir()
     target = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", target, cwd=project)
+    command = ("build", "--wheel", "--no-isolation", "-o", target)
+    run(sys.executable, "-m", *command, cwd=project, FASTMGR_DEBUG="1")
     (built,) = target.iterdir()
     return built
 

@@ -557,11 +557,17 @@ def test_a_killed_client_leaves_nothing(manager: ProbeManager) -> None:
     counter.incr()
     server = manager._process.pid
     before = (len(mapped(server)), held(server))
-    for _ in range(3):
-        with Script(hold_and_wait, manager.address, counter._token.id) as child:
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(Script(hold_and_wait, manager.address, counter._token.id))
+            for _ in range(3)
+        ]
+        for child in children:
             assert child.line() == "mapped"
+        for child in children:
             kill(child.pid)
-            poll(lambda: process_gone(child.pid), "it is dead")
+        for child in children:
+            poll(lambda pid=child.pid: process_gone(pid), "it is dead")
     assert counter.get() == 4
     assert (len(mapped(server)), held(server)) == before
 

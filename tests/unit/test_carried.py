@@ -173,16 +173,17 @@ class Client:
         return self.start(function, *args).result(DEADLINE)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clients() -> Iterator[Callable[[str], Client]]:
-    """Clients by name; each goes on as long as the module."""
-    known: dict[str, Client] = {}
+    """Makes clients; each goes on as long as the test."""
+    made: list[Client] = []
 
     def client(name: str) -> Client:
-        return known.setdefault(name, Client(name))
+        made.append(Client(name))
+        return made[-1]
 
     yield client
-    for client_ in known.values():
+    for client_ in made:
         client_.thread.shutdown()
 
 

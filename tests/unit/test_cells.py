@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -440,55 +441,69 @@ def waiters(manager: Any, lock: Any) -> int:
     return manager.Peeking().waiters(lock._token.id)
 
 
-def contend(address: Any, lock: str, counter: str, kind: str, rounds: int, off: bool) -> int:
+def contend(address: Any, idents: dict[str, tuple[str, str]], rounds: int, off: bool) -> int:
     if off:
         os.environ["FASTMGR_ARENA"] = "off"
-    guard = AcquirerProxy(Token(kind, address, lock), "pickle", authkey=KEY)
-    value = ValueProxy(Token("Value", address, counter), "pickle", authkey=KEY)
-    for _ in range(rounds):
-        with guard:
-            value.set(value.get() + 1)
+    for kind, (lock, counter) in idents.items():
+        guard = AcquirerProxy(Token(kind, address, lock), "pickle", authkey=KEY)
+        value = ValueProxy(Token("Value", address, counter), "pickle", authkey=KEY)
+        say("ready")
+        sys.stdin.readline()  # all begin at once with each kind
+        for _ in range(rounds):
+            with guard:
+                value.set(value.get() + 1)
     return rounds
 
 
-@pytest.mark.parametrize("kind", LOCKS)
-def test_processes_exclude_each_other(manager: Any, kind: str) -> None:
-    lock, value, rounds = getattr(manager, kind)(), manager.Value("i", 0), 200
+def test_processes_exclude_each_other(manager: Any) -> None:
+    shared = {kind: (getattr(manager, kind)(), manager.Value("i", 0)) for kind in LOCKS}
+    idents = {kind: [proxy._token.id for proxy in pair] for kind, pair in shared.items()}
+    rounds = 200
     with contextlib.ExitStack() as stack:
         scripts = [
-            stack.enter_context(
-                Script(contend, manager.address, lock._token.id, value._token.id, kind, rounds, off)
-            )
+            stack.enter_context(Script(contend, manager.address, idents, rounds, off))
             for off in (False, False, True)
         ]
-        for _ in range(rounds):
-            with lock:
-                value.set(value.get() + 1)
+        for lock, value in shared.values():
+            assert [script.line(60) for script in scripts] == ["ready"] * 3
+            for script in scripts:
+                assert script.process.stdin is not None
+                script.process.stdin.write("\n")
+                script.process.stdin.flush()
+            for _ in range(rounds):
+                with lock:
+                    value.set(value.get() + 1)
         assert [script.line(60) for script in scripts] == [rounds] * 3
-    assert value.get() == 4 * rounds
-    assert lock.locked() is False
+    for kind, (lock, value) in shared.items():
+        assert (kind, value.get(), lock.locked()) == (kind, 4 * rounds, False)
 
 
-def hold(address: Any, ident: str, kind: str) -> None:
-    lock = AcquirerProxy(Token(kind, address, ident), "pickle", authkey=KEY)
-    lock.acquire()
+def hold(address: Any, idents: dict[str, str]) -> None:
+    locks = [
+        AcquirerProxy(Token(kind, address, ident), "pickle", authkey=KEY)
+        for kind, ident in idents.items()
+    ]
+    for lock in locks:
+        lock.acquire()
     say("held")
     threading.Event().wait()
 
 
-@pytest.mark.parametrize("kind", LOCKS)
-def test_what_a_killed_process_held_is_handed_on(manager: Any, kind: str) -> None:
-    lock = getattr(manager, kind)()
-    with Script(hold, manager.address, lock._token.id, kind) as script:
+def test_what_a_killed_process_held_is_handed_on(manager: Any) -> None:
+    locks = {kind: getattr(manager, kind)() for kind in LOCKS}
+    idents = {kind: lock._token.id for kind, lock in locks.items()}
+    with Script(hold, manager.address, idents) as script:
         assert script.line() == "held"
-        assert lock.acquire(False) is False
-        assert lock.owner_died is False
+        for lock in locks.values():
+            assert lock.acquire(False) is False
+            assert lock.owner_died is False
         kill(script.pid)
-    assert lock.acquire(True, DEADLINE) is True
-    assert lock.owner_died is True
-    lock.consistent()
-    assert lock.owner_died is False
-    lock.release()
+    for kind, lock in locks.items():
+        assert lock.acquire(True, DEADLINE) is True, kind
+        assert lock.owner_died is True, kind
+        lock.consistent()
+        assert lock.owner_died is False, kind
+        lock.release()
 
 
 # Order, subclasses, exposed methods

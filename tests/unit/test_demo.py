@@ -120,7 +120,7 @@ def test_interrupt_ends_everything(method: str) -> None:
     """Ctrl-C reaches every process of the terminal, so here every process of the session."""
     command = [sys.executable, "-u", "-m", "fastmgr", "demo", "--no-stock", "--workers", "2"]
     demo_process = subprocess.Popen(
-        [*command, "--files", "300", "--start-method", method],
+        [*command, "--files", "100", "--start-method", method],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

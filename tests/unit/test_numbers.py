@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import gc
+import json
 import os
 import struct
 import sys
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
-from support import DEADLINE, KEY, ProbeManager, Script, call_in_subprocess, say, settle
+from support import DEADLINE, KEY, ProbeManager, Script, say, settle
 from test_arena import locally, manager_without_arena
 
 from fastmgr import _numbers, managers, oneway
@@ -849,17 +850,21 @@ def test_numbers_cross_without_the_arena(manager: ProbeManager) -> None:
     """What a client without the memory puts in, those with it find, and the other way round."""
     value, item = manager.Value("i", 0), manager.Array("q", [0])
     value.get(), len(item)
-    for number in (EDGE, {"a": 1}, 2.5, None):
-        value.set(number)
-        found = call_in_subprocess(
-            exchange_one, manager.address, value._token.id, item._token.id, {"was": number}
-        )
-        assert same(found, number)
-        assert value.get() == {"was": number}
+    with Script(exchange_each, manager.address, value._token.id, item._token.id) as script:
+        assert script.process.stdin is not None
+        for number in (EDGE, {"a": 1}, 2.5, None):
+            value.set(number)
+            script.process.stdin.write(json.dumps({"was": number}) + "\n")
+            script.process.stdin.flush()
+            assert same(script.line(), number)
+            assert value.get() == {"was": number}
     assert item[0] == 4
 
 
-def exchange_one(address: Any, ident: str, item: str, new: Any) -> Any:
+def exchange_each(address: Any, ident: str, item: str) -> None:
+    """Exchange the value for each line of the input, by a proxy that has not been used."""
     os.environ["FASTMGR_ARENA"] = "off"
-    ArrayProxy(Token("Array", address, item), "pickle", authkey=KEY).incr(0)
-    return ValueProxy(Token("Value", address, ident), "pickle", authkey=KEY).exchange(new)
+    for line in sys.stdin:
+        ArrayProxy(Token("Array", address, item), "pickle", authkey=KEY).incr(0)
+        value = ValueProxy(Token("Value", address, ident), "pickle", authkey=KEY)
+        say(value.exchange(json.loads(line)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import queue
@@ -860,16 +861,45 @@ def post_and_end(address: str, typeid: str, ident: str, method: str, how: str) -
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("how", ["exits", "exits at once", "is killed"])
-@pytest.mark.parametrize(("typeid", "method"), [("list", "append"), ("Journal", "note")])
+ENDS = ["exits", "exits at once", "is killed"]
+METHODS = {"list": "append", "Journal": "note"}
+
+
+@pytest.fixture(scope="module")
+def ending_manager() -> Iterator[OnewayManager]:
+    with OnewayManager(authkey=KEY) as manager:
+        yield manager
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ending(ending_manager: OnewayManager) -> Iterator[dict[tuple[str, str], tuple[Any, Script]]]:
+    """By type and end: an object, and the process that calls it and ends.
+
+    They begin before all tests: one waits for its calls for seconds before it ends.
+    """
+    found = {}
+    with contextlib.ExitStack() as scripts:
+        for typeid, how in itertools.product(METHODS, ENDS):
+            shared = getattr(ending_manager, typeid)()
+            args = (ending_manager.address, typeid, shared._token.id, METHODS[typeid], how)
+            script = scripts.enter_context(Script(post_and_end, *args))
+            found[typeid, how] = shared, script
+        yield found
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("typeid", METHODS)
 def test_process_that_ends_with_its_calls_unserved(
-    manager: OnewayManager, typeid: str, method: str, how: str
+    ending_manager: OnewayManager,
+    ending: dict[tuple[str, str], tuple[Any, Script]],
+    typeid: str,
+    how: str,
 ) -> None:
-    shared, gate = getattr(manager, typeid)(), manager.Gate()
-    gate.shut()
-    with Script(post_and_end, shared._token.address, typeid, shared._token.id, method, how) as it:
-        assert it.process.wait(DEADLINE) == (-signal.SIGKILL if how == "is killed" else 0)
-    gate.open()
+    for _, script in ending.values():
+        script.process.wait(DEADLINE)
+    shared, script = ending[typeid, how]
+    assert script.process.returncode == (-signal.SIGKILL if how == "is killed" else 0)
+    ending_manager.Gate().open()
     read = shared._getvalue if typeid == "list" else shared.all
     poll(lambda: len(read()) == CALLS_AT_THE_END, "all calls are served")
     assert read() == list(range(CALLS_AT_THE_END))

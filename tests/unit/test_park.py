@@ -227,15 +227,6 @@ def polling_manager() -> Iterator[ParkManager]:
         yield manager
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_objects() -> Iterator[None]:
-    """What the interpreter has so far is left out of every search for waiters."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(params=["threads", "manager", "pinned", "stock", "polling"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     kinds = {"manager": Managed, "pinned": Pinned, "stock": Stock, "polling": Managed}
@@ -911,6 +902,7 @@ def interrupted(place: Place, last_words: Callable[[], Any] = lambda: None) -> I
         with pytest.raises(KeyboardInterrupt):
             yield
         helper.result()
+        place.await_parked(waiting)  # a server sees a moment later that the connection is gone
     finally:
         signal.signal(signal.SIGUSR1, before)
 
