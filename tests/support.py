@@ -135,6 +135,28 @@ def asleep(pid: int) -> bool:
     return True
 
 
+def at_rest(pid: int, moment: float = 0.03) -> bool:
+    """Whether a process does nothing for a moment: no thread of it runs, or waits to be let run.
+
+    One that spins is never seen asleep, however little of a busy processor it gets, and whoever
+    wakes has used some of it, if only microseconds: that is why the moment can be short.
+    """
+    if not Path("/proc/self/stat").exists():
+        return asleep(pid)
+    clock = ~pid << 3 | 2  # what clock_getcpuclockid() says
+    used = time.clock_gettime(clock)
+    for pause in (moment, 0.0):
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+            try:
+                state = stat.read_text().rpartition(")")[2].split()[0]
+            except (FileNotFoundError, ProcessLookupError):  # it has just ended
+                return False
+            if state not in "SI":
+                return False
+        time.sleep(pause)
+    return time.clock_gettime(clock) == used
+
+
 def rss_bytes(pid: int) -> int:
     """The resident memory of a process."""
     statm = Path(f"/proc/{pid}/statm")

@@ -25,7 +25,7 @@ from support import (
     KEY,
     ProbeManager,
     Script,
-    asleep,
+    at_rest,
     call_in_subprocess,
     in_thread,
     kill,
@@ -620,8 +620,9 @@ def test_a_killed_holder_is_replaced_at_once(
                     waiters.append((waiter, here))
                     waiter.start()
                     there.close()
+                for waiter, here in waiters:
                     assert here.poll(DEADLINE) and here.recv() == "waits"
-                    poll(lambda pid=waiter.pid: asleep(pid), "it waits")  # type: ignore[misc]
+                    poll(lambda pid=waiter.pid: at_rest(pid), "it waits")  # type: ignore[misc]
                 killed = time.monotonic()
                 holder.process.kill()
                 had = []

@@ -23,7 +23,7 @@ from support import (
     Address,
     ProbeManager,
     Script,
-    asleep,
+    at_rest,
     call_in_subprocess,
     connected,
     in_thread,
@@ -33,6 +33,7 @@ from support import (
     rss_bytes,
     say,
     settle,
+    together,
 )
 
 from fastmgr.managers import Token
@@ -126,7 +127,7 @@ def test_a_killed_client_takes_no_item(process_key: None, manager: ProbeManager)
     before = manager._number_of_objects()
     with Script(take_and_wait, manager.address) as script:
         assert script.line() == 0
-        poll(lambda: asleep(script.pid), "the client waits in get()")
+        poll(lambda: at_rest(script.pid), "the client waits in get()")
         os.kill(script.pid, signal.SIGKILL)
         script.process.wait(DEADLINE)
         settle(manager, before)  # what it had is gone: the server knows that it is dead
@@ -484,6 +485,8 @@ def hold_and_wait(address: Address, idents: dict[str, str]) -> None:
         ProbeManager._registry[typeid][3](Token(typeid, address, ident), "pickle", authkey=KEY)
         for typeid, ident in idents.items()
     )
+    say("ready")
+    sys.stdin.readline()
     lock.acquire()
     words.sort(key=len)  # on a worker, which gives the connection back a second later
     say(time.monotonic())
@@ -493,15 +496,28 @@ def hold_and_wait(address: Address, idents: dict[str, str]) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the clock of one process is that of all")
 def test_killed_as_its_worker_gives_up_waiting() -> None:
     """The loop sees the end before the worker does, which has just stopped to look."""
+    moments = (0.005, 0.01, 0.015, 0.02)
     with HogManager(authkey=KEY) as manager:
-        lock, words, hog = manager.Lock(), manager.list(["a"]), manager.Hog()
-        idents = {"Lock": lock._token.id, "list": words._token.id}
-        for late in (0.005, 0.01, 0.015, 0.02):
+        hog = manager.Hog()
+
+        def kill_in_time(number: int) -> None:
+            lock, words = manager.Lock(), manager.list(["a"])
+            idents = {"Lock": lock._token.id, "list": words._token.id}
             with Script(hold_and_wait, manager.address, idents) as script:
+                assert script.line() == "ready"
+                ready.wait(DEADLINE)
+                time.sleep(0.4 * number)  # to each a moment of its own
+                assert script.process.stdin is not None
+                script.process.stdin.write("go\n")
+                script.process.stdin.flush()
                 given_back = script.line() + 1.0
                 hog.hold(given_back - 0.02, 0.3)
+                late = moments[number]
                 time.sleep(max(0.0, given_back + late - time.monotonic()))  # this very moment
                 kill(script.pid)
             assert lock.acquire(timeout=DEADLINE), "a dead client holds the lock"
             lock.consistent()
             lock.release()
+
+        ready = threading.Barrier(len(moments))
+        together(len(moments), kill_in_time)

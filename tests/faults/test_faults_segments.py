@@ -23,7 +23,7 @@ from support import (
     Address,
     ProbeManager,
     Script,
-    asleep,
+    at_rest,
     call_in_subprocess,
     connected,
     in_thread,
@@ -166,7 +166,7 @@ def test_a_client_that_is_killed_while_it_waits_to_send(manager: ProbeManager) -
             script.process.stdin.write("go\n")
             script.process.stdin.flush()
             poll(lambda: rss_bytes(script.pid) > LARGE, "it has what it sends")
-            poll(lambda: asleep(script.pid), "it waits to send")
+            poll(lambda: at_rest(script.pid), "it waits to send")
             os.kill(script.pid, signal.SIGKILL)
             poll(lambda: process_gone(script.pid), "it is dead")
         finally:

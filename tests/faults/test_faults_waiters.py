@@ -22,7 +22,7 @@ from support import (
     Address,
     ProbeManager,
     Script,
-    asleep,
+    at_rest,
     in_thread,
     poll,
     say,
@@ -342,7 +342,7 @@ def test_an_item_goes_past_one_who_died_a_moment_ago(
             doomed.kill()
             orders.send("go")
             assert orders.recv() == "going"
-            poll(lambda putter=putter: asleep(putter.process.pid), "the request is on its way")
+            poll(lambda putter=putter: at_rest(putter.process.pid), "the request is on its way")
         finally:
             os.kill(server, signal.SIGCONT)
         assert putter.said() is None
@@ -602,6 +602,8 @@ def wait_in_crowd(address: Address, kind: str, first: int, count: int) -> None:
     """Be `count` clients that wait; the order in which they were served is on the board."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     threading.stack_size(256 * 1024)
+    say("ready")
+    sys.stdin.readline()
     manager = manager_at(address)
     board = manager.the_board()
     obj, census = board["obj"], manager.Census()
@@ -655,7 +657,13 @@ def test_a_thousand_clients_wait_and_cost_no_thread(kind: str) -> None:
         try:
             for first in range(0, crowd, share):
                 scripts.append(Script(wait_in_crowd, manager.address, kind, first, share))
-                assert scripts[-1].line(60) == "parked"
+            for script in scripts:
+                assert script.line() == "ready"
+            for script in scripts:
+                assert script.process.stdin is not None
+                script.process.stdin.write("wait\n")
+                script.process.stdin.flush()
+                assert script.line(60) == "parked"
             # Each script has one thread, which looks after its clients.
             assert probe.threads() <= threads + len(scripts)
             if kind == "Lock":

@@ -34,9 +34,15 @@ pytestmark = pytest.mark.timeout(90)
 CHANCE = random.Random(20)
 
 
-@pytest.fixture(params=[None, ("127.0.0.1", 0)], ids=["unix", "tcp"])
-def manager(request: pytest.FixtureRequest) -> Iterator[ProbeManager]:
-    with ProbeManager(request.param, KEY) as manager:
+@pytest.fixture(scope="module", params=[None, ("127.0.0.1", 0)], ids=["unix", "tcp"])
+def address(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def manager(address: Any) -> Iterator[ProbeManager]:
+    """All goes on with one server, whatever was done to it before."""
+    with ProbeManager(address, KEY) as manager:
         yield manager
 
 
@@ -108,7 +114,7 @@ def hang_up(raw: RawPeer) -> None:
 def test_garbage_before_the_key_is_proved(manager: ProbeManager) -> None:
     """The server says its challenge, perhaps its refusal, and not a word more."""
     with goes_on(manager):
-        for _ in range(10):
+        for _ in range(3):
             for name, data in GARBAGE.items():
                 with RawPeer(manager.address) as raw:
                     send(raw, data)
@@ -206,7 +212,7 @@ def test_a_broken_frame_after_the_key_is_proved(
     phase: str, broken: Callable[[RawPeer, str], None], manager: ProbeManager
 ) -> None:
     with goes_on(manager) as values:
-        for _ in range(10):
+        for _ in range(3):
             with RawPeer(manager.address) as raw:
                 raw.login()
                 if phase == "session":
@@ -289,15 +295,16 @@ def test_fastmgr_clients_that_go_mad(manager: ProbeManager) -> None:
     settle(manager, 0)
 
 
-def test_the_server_is_not_ended_by_any_of_it(manager: ProbeManager) -> None:
+def test_the_server_is_not_ended_by_any_of_it(address: Any) -> None:
     """Only its manager ends it, or someone who knows the key."""
-    server: int = manager._process.pid
-    with RawPeer(manager.address) as raw:
-        send(raw, frame(pickle.dumps((None, "shutdown", (), {}))))
-        hang_up(raw)
-        raw.frames_until_eof()
-    os.kill(server, signal.SIGINT)  # Ctrl-C is for its parent
-    assert in_thread(manager.list([1]).pop) == 1
-    with RawPeer(manager.address) as raw:
-        assert raw.login().call(None, "shutdown") == ("#RETURN", None)
-    poll(lambda: process_gone(server), "the server has shut down")
+    with ProbeManager(address, KEY) as manager:
+        server: int = manager._process.pid
+        with RawPeer(manager.address) as raw:
+            send(raw, frame(pickle.dumps((None, "shutdown", (), {}))))
+            hang_up(raw)
+            raw.frames_until_eof()
+        os.kill(server, signal.SIGINT)  # Ctrl-C is for its parent
+        assert in_thread(manager.list([1]).pop) == 1
+        with RawPeer(manager.address) as raw:
+            assert raw.login().call(None, "shutdown") == ("#RETURN", None)
+        poll(lambda: process_gone(server), "the server has shut down")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
@@ -18,6 +21,16 @@ class Result:
     seconds: float = 0.0
     violation: str | None = None
     trace: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: all states are kept, and would be gone through each time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def report(result: Result) -> int:

@@ -37,7 +37,7 @@ from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, NamedTuple
 
-from exploring import Result, Violation, report
+from exploring import Result, Violation, report, uncollected
 
 # Words
 
@@ -555,11 +555,14 @@ class Model:
             for session in self.sessions
         }
         self.clients = [Client(config, owner) for owner in owners]
-        self.permits = config.permits if self.kind.counts else 1
+        self.counts = self.kind.counts
+        self.permits = config.permits if self.counts else 1
         # Whoever releases what others hold leaves it open whose permit is whose.
         self.foreign = any("f" in spec.program for spec in self.specs)
+        self.impatient = any("n" in spec.program for spec in self.specs)
         self.doing = ""  # the step being made
         self.client_memo: dict[tuple[int, str, tuple[int, ...]], Any] = {}
+        self.step_memo: dict[tuple[Any, ...], tuple[str, bool, tuple[int, ...], One]] = {}
         self.server_memo: dict[tuple[Job, str, bool, Books], Running | Ended] = {}
         # Which clients can stand for which: alike, and each a process of its own.
         alike: dict[Spec, list[int]] = {}
@@ -572,7 +575,7 @@ class Model:
     def start(self) -> State:
         one = One(Life.ALIVE, 0, Phase.IDLE, (), 0, False)
         words = (0,) * (self.slots + (self.kind is Kind.RLOCK))
-        spare = self.permits - self.slots if self.kind.counts else 0
+        spare = self.permits - self.slots if self.counts else 0
         books = Books((), spare, (0,) * (len(self.members) + 1))
         return State(words, books, None, (one,) * len(self.specs))
 
@@ -671,15 +674,28 @@ class Model:
             self.doing = f"client {i} asks for {letter}"
             yield self.doing, True, self.ask(state, i, one, letter)
             return
+        # It hangs on this client, the words and the spare permits alone, and changes no more.
+        key = i, one, state.words, state.books.spare
+        if key not in self.step_memo:
+            self.step_memo[key] = self.client_step(state, i, one, letter)
+        label, takes, words, one = self.step_memo[key]
+        self.doing = label
+        if takes and self.overtaken(state):
+            raise Violation("a client takes what another waits for")
+        ones = state.ones
+        yield label, True, State(words, state.books, state.job, (*ones[:i], one, *ones[i + 1 :]))
+
+    def client_step(
+        self, state: State, i: int, one: One, letter: str
+    ) -> tuple[str, bool, tuple[int, ...], One]:
+        """The next access of a client: its name, whether it takes a slot, what is then there."""
         access = self.client_next(i, letter, one.past)
         assert isinstance(access, tuple)
         value, words = self.access(state, access)
         label = self.doing = f"client {i} in {letter}: {describe(access, value)}"
-        if access[0] == "replace" and value == access[2]:
-            if self.config.inner and value & CONTENDED:
-                raise Violation("a client changes a contended slot")
-            if letter in "atn" and self.overtaken(state):
-                raise Violation("a client takes what another waits for")
+        replaced = access[0] == "replace" and value == access[2]
+        if replaced and self.config.inner and value & CONTENDED:
+            raise Violation("a client changes a contended slot")
         past = (*one.past, value)
         excused = one.excused or (letter == "n" and self.none_free(state))
         state = state._replace(words=words)
@@ -691,7 +707,7 @@ class Model:
             state = self.ask(state, i, one._replace(excused=excused), letter)
         else:
             state = self.returns(state, i, one._replace(excused=excused), letter, result)
-        yield label, True, state
+        return label, replaced and letter in "atn", words, state.ones[i]
 
     def ask(self, state: State, i: int, one: One, letter: str) -> State:
         holds = one.holds - (letter in "rf")
@@ -838,10 +854,14 @@ class Model:
 
     def after(self, state: State) -> State:
         """Let those who do not wait see whether there is nothing to take."""
-        if not any(
-            one.phase and not one.life and not one.excused and self.letter(i, one) == "n"
-            for i, one in enumerate(state.ones)
-        ) or not self.none_free(state):
+        if (
+            not self.impatient
+            or not any(
+                one.phase and not one.life and not one.excused and self.letter(i, one) == "n"
+                for i, one in enumerate(state.ones)
+            )
+            or not self.none_free(state)
+        ):
             return state
         ones = tuple(
             one._replace(excused=True)
@@ -872,7 +892,7 @@ class Model:
             if self.kind is Kind.BOUNDED and free > self.permits:
                 raise Violation("more permits than its bound")
             return
-        if self.kind.counts and books.spare + sum(books.held) != self.permits - self.slots:
+        if self.counts and books.spare + sum(books.held) != self.permits - self.slots:
             raise Violation("spare permits are lost or made")
         for session, members in self.members.items():
             has = books.held[session] + sum(session_of(word) == session for word in slots)
@@ -884,7 +904,7 @@ class Model:
                     raise Violation("nobody is told that a holder has died")
             elif lives == {Life.ALIVE}:
                 due = sum(self.share(i, ones[i]) for i in members)
-                if has != (due if self.kind.counts else min(due, 1)):
+                if has != (due if self.counts else min(due, 1)):
                     raise Violation("a client has more or less than it was given")
 
     def check_holders(self, state: State, slots: tuple[int, ...]) -> None:
@@ -892,8 +912,8 @@ class Model:
         for i, one in enumerate(state.ones):
             if one.life is not Life.ALIVE or one.holds == 0:
                 continue
-            holders += one.holds if self.kind.counts else 1
-            if not self.kind.counts and session_of(slots[0]) != self.sessions[i]:
+            holders += one.holds if self.counts else 1
+            if not self.counts and session_of(slots[0]) != self.sessions[i]:
                 raise Violation("a holder is not the lock's owner")
             if self.kind is Kind.RLOCK:
                 if slots[0] & OWNER != self.owners[i]:
@@ -918,7 +938,7 @@ class Model:
         """Check a state in which nothing happens any more that has to."""
         living = [(i, one) for i, one in enumerate(state.ones) if one.life is Life.ALIVE]
         if any(one.phase is not Phase.IDLE for _, one in living):
-            held = sum(one.holds if self.kind.counts else one.holds > 0 for _, one in living)
+            held = sum(one.holds if self.counts else one.holds > 0 for _, one in living)
             if held < self.permits:
                 raise Violation("somebody waits for ever for what nobody holds")
 
@@ -988,6 +1008,7 @@ def shown(word: int) -> str:
     return f"{owner}{'+contended' * bool(word & CONTENDED)}{'+died' * bool(word & OWNER_DIED)}"
 
 
+@uncollected()
 def explore(config: Config, most: int | None = None) -> Result:
     """Go through all states, breadth first, until a property does not hold.
 
@@ -1022,11 +1043,11 @@ def explore(config: Config, most: int | None = None) -> Result:
                 result.steps += 1
                 still = still and not has_to
                 after = model.after(after)
-                model.check(after)
-                after = model.canonical(after)
-                if after not in seen:
-                    seen[after] = len(order)
-                    order.append(after)
+                like = model.canonical(after)
+                if like not in seen:
+                    model.check(after)  # those it is like were checked when the first came
+                    seen[like] = len(order)
+                    order.append(like)
                     came.append((at, label))
             if still:
                 model.doing = ""

@@ -5,7 +5,7 @@ each function under its own name:
 
 * ``_mailbox.h``, with all that clients, the loop and workers do to a mailbox.
 * `Stream.receive`, `receive_mail`, `answer_by_mail` of ``_frame.pyx``; `FastChannel.exchange` and
-  `post` of ``_proxy.pyx``, with the flag `ahead`.
+  `post` of ``_channel.pyx``, with the flag `ahead`.
 * The loop of ``_loop.pyx`` with its mailroom, and `work_fast` of ``_core.pyx``.
 
 Each of those functions is a generator that yields what it does.  An access to a mailbox, a send,
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from exploring import Result, Violation, report
+from exploring import Result, Violation, report, uncollected
 
 OPEN, REQUEST, SLEEPS, REPLY, TAKEN = 1, 2, 4, 8, 16
 
@@ -688,6 +688,7 @@ def run(state: State, who: int, proc: Proc | None) -> State:
     return state._replace(procs=(*state.procs[:who], proc, *state.procs[who + 1 :]))
 
 
+@uncollected()
 def explore(config: Config, most: int | None = None) -> Result:
     """Go through all states, breadth first, until a property does not hold.
 
