@@ -181,6 +181,22 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Have a process stand still in the block."""
+
+    def still() -> bool:
+        tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+        return all(task.read_text().rpartition(")")[2].split()[0] in "TZ" for task in tasks)
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        poll(still, "it stands still")
+        yield
+    finally:
+        kill(pid, signal.SIGCONT)
+
+
 class Script:
     """A function of a test module that runs in a fresh interpreter.
 

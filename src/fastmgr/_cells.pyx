@@ -503,17 +503,21 @@ cdef class LockCore(CellCore):
         """
         if (timeout is None or (blocking and 0 <= timeout <= TIMEOUT_MAX)) and self.at_hand():
             if self.take():
+                self._session().took()
                 return True
             if not blocking and self.kind != KIND_SEMAPHORE:
                 return False
-        return self._callmethod(
+        taken = self._callmethod(
             "acquire", (blocking,) if timeout is None else (blocking, timeout))
+        if taken:
+            self._session().took()
+        return taken
 
     def release(self):
         """Give it back."""
-        if self.at_hand() and self.free():
-            return
-        self._callmethod("release")
+        if not (self.at_hand() and self.free()):
+            self._callmethod("release")
+        self._session().gave()
 
     def locked(self):
         """Whether it is held, or all of the permits are."""
@@ -522,13 +526,13 @@ cdef class LockCore(CellCore):
         return self._callmethod("locked")
 
     def __enter__(self):
-        if self.at_hand() and self.take():
-            return True
-        return self._callmethod("acquire")
+        taken = self.at_hand() and self.take() or self._callmethod("acquire")
+        if taken:
+            self._session().took()
+        return taken
 
     def __exit__(self, exc_type, exc_val, exc_tb):
-        if not (self.at_hand() and self.free()):
-            self._callmethod("release")
+        self.release()
 
     @property
     def owner_died(self):

@@ -32,6 +32,7 @@ cdef class ClientSession:
     cdef readonly bint stock         # the server speaks only the stdlib's dialect
     cdef readonly bint retired                # its server is known to be gone
     cdef dict holdings               # ident -> Holding
+    cdef Py_ssize_t taken            # locks and permits: while there are any it keeps itself alive
     cdef list releases               # (handle or ident, count): to be returned
     cdef list channels               # all that are open
     cdef Channel orphan              # no thread's, kept open to keep the session alive
@@ -56,6 +57,9 @@ cdef class ClientSession:
         self, uint8_t op, uint8_t flags, object ident, uint64_t handle, object name, object args,
         object kwds
     )
+    cdef void took(self) noexcept
+    cdef void gave(self) noexcept
+    cdef void has_nothing(self) noexcept
     cdef bint has_posted(self) except -1
     cdef uint64_t thread_number(self) except 0
     cdef uint64_t thread_owner(self) except 0

@@ -14,6 +14,7 @@ the garbage collector tracks, and so cannot be interrupted by a finalizer.
 
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from fastmgr._arena cimport THREAD_BITS, Segment, View
 from fastmgr._channel cimport Channel, FastChannel, PickledReply
@@ -137,6 +138,7 @@ cdef class ClientSession:
         """
         cdef Holding holding
         self.id = os.urandom(SESSION_ID_SIZE)
+        self.has_nothing()
         self.end_view()
         self.local = threading.local()
         self.channels = []
@@ -161,6 +163,27 @@ cdef class ClientSession:
         """What proxies know of the arena is not to be relied on any more."""
         if self.view is not None:
             self.view.usable = False
+
+    cdef void took(self) noexcept:
+        """This process has taken a lock or permit: if it is killed the server is to know.
+
+        So the session outlives the last proxy, and its connection the last thread that called.
+        """
+        if self.taken == 0:
+            Py_INCREF(self)
+        self.taken += 1
+
+    cdef void gave(self) noexcept:
+        """A lock or permit was given back; who took it may have been another process."""
+        if self.taken == 1:
+            self.has_nothing()
+        elif self.taken:
+            self.taken -= 1
+
+    cdef void has_nothing(self) noexcept:
+        if self.taken:
+            self.taken = 0
+            Py_DECREF(self)
 
     cdef bint has_posted(self) except -1:
         """Whether the calling thread has made one-way calls that may not have been served."""
@@ -367,9 +390,12 @@ cdef class ClientSession:
         this process lives.
         """
         channel.usable = False
+        if channel is self.orphan and keep:
+            return 0
         if channel in self.channels:
             self.channels.remove(channel)
-        if keep and self.holdings and not self.channels and self.orphan is None:
+        needed = self.holdings or self.taken
+        if keep and needed and not self.channels and self.orphan is None:
             self.orphan = channel
         else:
             channel.close()
@@ -729,6 +755,7 @@ cdef class ClientSession:
         self.retired = True
         self.releases = []
         self.disconnect()
+        self.has_nothing()
 
 
 def _say_goodbye(reference):

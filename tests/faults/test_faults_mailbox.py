@@ -37,6 +37,7 @@ from support import (
     process_gone,
     rss_bytes,
     say,
+    stopped,
 )
 
 from fastmgr import _wire, managers
@@ -195,15 +196,6 @@ def ask(script: Script) -> Any:
     script.process.stdin.write("\n")
     script.process.stdin.flush()
     return script.line()
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("what", ["dict", "Adder", "Queue"])

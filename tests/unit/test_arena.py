@@ -31,6 +31,7 @@ from support import (
     process_gone,
     say,
     settle,
+    stopped,
 )
 from test_server import HEADER, OP_CREATE, OP_RELEASE, OP_RETURN, FastPeer, Reply
 
@@ -104,19 +105,9 @@ def manager_without_arena(kind: type[ProbeManager] = ProbeManager) -> Iterator[A
         manager.shutdown()
 
 
-@contextlib.contextmanager
-def stopped(manager: Any) -> Iterator[None]:
-    """Have the server's process stand still in the block."""
-    os.kill(manager._process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(manager._process.pid, signal.SIGCONT)
-
-
 def locally(manager: Any, function: Callable[..., Any], *args: Any) -> Any:
     """The result of a function that gets on without the server."""
-    with stopped(manager):
+    with stopped(manager._process.pid):
         return in_thread(function, *args)
 
 

@@ -14,8 +14,20 @@ from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
-from support import DEADLINE, KEY, ProbeManager, RawPeer, Script, in_thread, kill, poll, say
-from test_arena import locally, manager_without_arena, stopped
+from support import (
+    DEADLINE,
+    KEY,
+    ProbeManager,
+    RawPeer,
+    Script,
+    in_thread,
+    kill,
+    poll,
+    say,
+    sockets_to,
+    stopped,
+)
+from test_arena import locally, manager_without_arena
 
 import fastmgr
 from fastmgr import OnewayError, _park, managers, oneway
@@ -478,21 +490,31 @@ def test_processes_exclude_each_other(manager: Any) -> None:
         assert (kind, value.get(), lock.locked()) == (kind, 4 * rounds, False)
 
 
-def hold(address: Any, idents: dict[str, str]) -> None:
-    locks = [
-        AcquirerProxy(Token(kind, address, ident), "pickle", authkey=KEY)
-        for kind, ident in idents.items()
-    ]
-    for lock in locks:
-        lock.acquire()
+def hold(address: Any, idents: dict[str, str], how: str, off: bool) -> None:
+    if off:
+        os.environ["FASTMGR_ARENA"] = "off"
+
+    def take() -> list[AcquirerProxy]:
+        locks = [
+            AcquirerProxy(Token(kind, address, ident), "pickle", authkey=KEY)
+            for kind, ident in idents.items()
+        ]
+        for lock in locks:
+            lock.acquire()
+        return locks if how == "has the proxies" else []
+
+    kept = in_thread(take) if how == "took them in a thread" else take()
     say("held")
     threading.Event().wait()
+    del kept
 
 
-def test_what_a_killed_process_held_is_handed_on(manager: Any) -> None:
+@pytest.mark.parametrize("off", [False, True], ids=["here", "by calls"])
+@pytest.mark.parametrize("how", ["has the proxies", "has no proxy", "took them in a thread"])
+def test_what_a_killed_process_held_is_handed_on(manager: Any, how: str, off: bool) -> None:
     locks = {kind: getattr(manager, kind)() for kind in LOCKS}
     idents = {kind: lock._token.id for kind, lock in locks.items()}
-    with Script(hold, manager.address, idents) as script:
+    with Script(hold, manager.address, idents, how, off) as script:
         assert script.line() == "held"
         for lock in locks.values():
             assert lock.acquire(False) is False
@@ -504,6 +526,34 @@ def test_what_a_killed_process_held_is_handed_on(manager: Any) -> None:
         lock.consistent()
         assert lock.owner_died is False, kind
         lock.release()
+
+
+def give_back(address: Any, idents: dict[str, str]) -> None:
+    def connections() -> int:
+        return len(list(sockets_to(address)))
+
+    for kind, ident in idents.items():
+        lock = AcquirerProxy(Token(kind, address, ident), "pickle", authkey=KEY)
+        with lock:
+            lock.acquire(False)
+        before = connections()
+        del lock
+        if kind == "RLock":  # it is still held once
+            say(connections() == before == 1)
+            lock = AcquirerProxy(Token(kind, address, ident), "pickle", authkey=KEY)
+            lock.release()
+            del lock
+        say(connections())
+
+
+def test_a_process_that_has_nothing_more_has_no_connection(manager: Any) -> None:
+    locks = {kind: getattr(manager, kind)() for kind in LOCKS}
+    idents = {kind: lock._token.id for kind, lock in locks.items()}
+    with Script(give_back, manager.address, idents) as script:
+        for kind in LOCKS:
+            if kind == "RLock":
+                assert script.line() is True
+            assert script.line() == 0, kind
 
 
 # Order, subclasses, exposed methods
@@ -543,7 +593,7 @@ def test_one_way_calls_of_another_manager_do_not_matter(manager: Any) -> None:
         counter, slow = second.Counter(), manager.Sleeper()
         counter.incr()
         oneway(slow).slow(0.0, 1)
-        with stopped(second):
+        with stopped(second._process.pid):
             assert [counter.incr() for _ in range(10)][-1] == 11
         assert slow.echo(1) == 1
 

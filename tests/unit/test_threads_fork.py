@@ -25,6 +25,7 @@ from support import (
     poll,
     settle,
     sockets_to,
+    stopped,
     together,
 )
 
@@ -452,6 +453,24 @@ def test_references_after_interrupts(manager: ProbeManager) -> None:
     assert references(manager) == {proxy._id: 1 for proxy in [*shared, event]}
     del shared
     settle(manager, 1)
+
+
+@pytest.mark.parametrize("calls", range(64, 67))
+def test_interrupt_as_a_connection_gets_its_mailbox(manager: ProbeManager, calls: int) -> None:
+    """It asks for one before its 65th request or so, whatever that is."""
+    shared = manager.list([1])
+    shared._connect()
+    for _ in range(calls):
+        shared.count(1)
+    server: int = manager._process.pid
+    with stopped(server):
+        # The interrupted connection is replaced at once.
+        resume = threading.Timer(1, os.kill, (server, signal.SIGCONT))
+        resume.start()
+        with pytest.raises(KeyboardInterrupt), interrupting():
+            shared.count(1)
+        resume.join()
+    assert shared[:] == [1]
 
 
 # Fork
