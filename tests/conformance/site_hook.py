@@ -9,6 +9,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 NAME = "multiprocessing.managers"
+SHUTDOWN_TIMEOUT = 10.0
 
 
 class Hook:
@@ -29,6 +30,9 @@ class Hook:
         fastmgr.install()
         if sys.modules[NAME] is not fastmgr.managers:
             raise ImportError("fastmgr.install() did not replace " + NAME)
+        # On a busy machine a second is not much for all that a server's process may have to end:
+        # one that is terminated meanwhile leaves warnings, as the stdlib's does.
+        fastmgr.managers.BaseManager.__init__.__kwdefaults__["shutdown_timeout"] = SHUTDOWN_TIMEOUT
 
 
 sys.meta_path.insert(0, Hook())  # type: ignore[arg-type]
