@@ -12,7 +12,6 @@ import io
 import pickle
 import sys
 import types
-import xmlrpc.client
 from collections.abc import Callable
 from multiprocessing import connection
 from multiprocessing.reduction import ForkingPickler
@@ -182,11 +181,15 @@ def _pickle_loads(data: bytes) -> Any:
 
 
 def _xml_dumps(message: object) -> bytes:
+    import xmlrpc.client  # few need it, and it takes long
+
     text = xmlrpc.client.dumps((message,), None, None, None, True)  # type: ignore[arg-type]
     return text.encode("utf-8")
 
 
 def _xml_loads(data: bytes) -> Any:
+    import xmlrpc.client
+
     ((message,), _method) = xmlrpc.client.loads(data.decode("utf-8"))
     return message
 
