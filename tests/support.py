@@ -231,6 +231,10 @@ class Script:
         assert text, f"{self.name} ended without a word, status {self.process.wait(DEADLINE)}"
         return json.loads(text)
 
+    def tell(self, line: str = "") -> None:
+        """Give it a line of input."""
+        print(line, file=self.process.stdin, flush=True)
+
     def finish(self, timeout: float = DEADLINE) -> None:
         """Tell it to end, by the end of its input, and expect that it does."""
         assert self.process.stdin is not None

@@ -532,7 +532,9 @@ cdef class LockCore(CellCore):
         return taken
 
     def __exit__(self, exc_type, exc_val, exc_tb):
-        self.release()
+        if not (self.at_hand() and self.free()):
+            self._callmethod("release")
+        self._session().gave()
 
     @property
     def owner_died(self):

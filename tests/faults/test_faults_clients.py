@@ -507,9 +507,7 @@ def test_killed_as_its_worker_gives_up_waiting() -> None:
                 assert script.line() == "ready"
                 ready.wait(DEADLINE)
                 time.sleep(0.4 * number)  # to each a moment of its own
-                assert script.process.stdin is not None
-                script.process.stdin.write("go\n")
-                script.process.stdin.flush()
+                script.tell("go")
                 given_back = script.line() + 1.0
                 hog.hold(given_back - 0.02, 0.3)
                 late = moments[number]

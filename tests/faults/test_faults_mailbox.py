@@ -192,9 +192,7 @@ def victim(address: Address, objects: list[list[str]], what: str) -> None:
 
 
 def ask(script: Script) -> Any:
-    assert script.process.stdin is not None
-    script.process.stdin.write("\n")
-    script.process.stdin.flush()
+    script.tell()
     return script.line()
 
 
@@ -335,9 +333,7 @@ def consecutive(address: Address, objects: list[list[str]]) -> None:
 
 
 def end(script: Script) -> int:
-    assert script.process.stdin is not None
-    script.process.stdin.write("end\n")
-    script.process.stdin.flush()
+    script.tell("end")
     word, n = script.line()
     assert word == "end"
     script.finish()

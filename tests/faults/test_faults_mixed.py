@@ -236,9 +236,7 @@ def be_client(kind: str, address: Any, idents: dict[str, list[str]], seed: str) 
 
 def tell(scripts: list[Script]) -> None:
     for script in scripts:
-        assert script.process.stdin is not None
-        script.process.stdin.write("go on\n")
-        script.process.stdin.flush()
+        script.tell("go on")
 
 
 def test_clients_of_every_kind_at_once() -> None:

@@ -192,9 +192,7 @@ def stock_pass(raw: RawPeer, objects: list[tuple[str, str]]) -> None:
 
 
 def tell(script: Script) -> None:
-    assert script.process.stdin is not None
-    script.process.stdin.write("\n")
-    script.process.stdin.flush()
+    script.tell()
 
 
 def test_a_scribbler_hurts_numbers_alone(manager: ProbeManager) -> None:
@@ -324,9 +322,7 @@ def test_only_what_is_in_cells_is_in_memory(manager: ProbeManager) -> None:
         assert script.line() == "ready"
 
         def seen(*words: bytes) -> list[bytes]:
-            assert script.process.stdin is not None
-            script.process.stdin.write(" ".join(word.hex() for word in words) + "\n")
-            script.process.stdin.flush()
+            script.tell(" ".join(word.hex() for word in words))
             return [bytes.fromhex(word) for word in script.line()]
 
         assert seen(public, *secrets) == [public]

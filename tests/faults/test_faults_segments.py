@@ -162,9 +162,7 @@ def test_a_client_that_is_killed_while_it_waits_to_send(manager: ProbeManager) -
         assert script.line() == 1
         os.kill(server, signal.SIGSTOP)
         try:
-            assert script.process.stdin is not None
-            script.process.stdin.write("go\n")
-            script.process.stdin.flush()
+            script.tell("go")
             poll(lambda: rss_bytes(script.pid) > LARGE, "it has what it sends")
             poll(lambda: at_rest(script.pid), "it waits to send")
             os.kill(script.pid, signal.SIGKILL)
@@ -271,9 +269,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(manager: ProbeManager) -> N
             del d["x"]
             d["x"] = b"x" * LARGE
             for script in scripts:
-                assert script.process.stdin is not None
-                script.process.stdin.write("read\n")
-                script.process.stdin.flush()
+                script.tell("read")
                 assert script.line() == 2
                 assert script.process.wait(DEADLINE) == 0
     settle(manager, 1)

@@ -660,9 +660,7 @@ def test_a_thousand_clients_wait_and_cost_no_thread(kind: str) -> None:
             for script in scripts:
                 assert script.line() == "ready"
             for script in scripts:
-                assert script.process.stdin is not None
-                script.process.stdin.write("wait\n")
-                script.process.stdin.flush()
+                script.tell("wait")
                 assert script.line(60) == "parked"
             # Each script has one thread, which looks after its clients.
             assert probe.threads() <= threads + len(scripts)

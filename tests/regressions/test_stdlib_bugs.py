@@ -264,7 +264,7 @@ def test_gh78947_a_server_restarts_at_its_address(
         manager = connected(address)
         old = [manager.dict({"from": "the old server"})]
         assert old[0]["from"] == "the old server"
-        print(file=script.process.stdin, flush=True)
+        script.tell()
         assert script.line() == (address if family == "unix" else list(address))
 
         def use_old() -> None:

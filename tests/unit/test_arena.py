@@ -520,9 +520,7 @@ def test_nothing_is_lost_between_processes(manager: ProbeManager) -> None:
         for child in children:
             assert child.line() == "ready"
         for child in children:
-            assert child.process.stdin is not None
-            child.process.stdin.write("\n")
-            child.process.stdin.flush()
+            child.tell()
         threads = [
             threading.Thread(target=lambda: [counter.incr() for _ in range(rounds)])
             for _ in range(2)

@@ -538,9 +538,7 @@ def test_what_is_put_into_a_value_is_taken_out_once(manager: ProbeManager) -> No
         for script in scripts:
             assert script.line() == "ready"
         for script in scripts:
-            assert script.process.stdin is not None
-            script.process.stdin.write("\n")
-            script.process.stdin.flush()
+            script.tell()
         for script in scripts:
             found, wrong = script.line(60)
             assert wrong == []
@@ -851,11 +849,9 @@ def test_numbers_cross_without_the_arena(manager: ProbeManager) -> None:
     value, item = manager.Value("i", 0), manager.Array("q", [0])
     value.get(), len(item)
     with Script(exchange_each, manager.address, value._token.id, item._token.id) as script:
-        assert script.process.stdin is not None
         for number in (EDGE, {"a": 1}, 2.5, None):
             value.set(number)
-            script.process.stdin.write(json.dumps({"was": number}) + "\n")
-            script.process.stdin.flush()
+            script.tell(json.dumps({"was": number}))
             assert same(script.line(), number)
             assert value.get() == {"was": number}
     assert item[0] == 4
