@@ -109,12 +109,17 @@ def together(count: int, work: Callable[[int], Any], timeout: float = DEADLINE) 
 # Processes
 
 
+def state_of(stat: Path) -> str:
+    """The letter for what a process or thread does, from its file `stat` in ``/proc``."""
+    return stat.read_text().rpartition(")")[2].split()[0]
+
+
 def process_gone(pid: int) -> bool:
     """No such process, or nothing left of it but an entry that its parent has yet to collect."""
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:
-            return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+            return state_of(stat) in "ZX"
         except (FileNotFoundError, ProcessLookupError):
             return True
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
@@ -125,7 +130,7 @@ def asleep(pid: int) -> bool:
     """Whether the process waits for something: seen sleeping several times in a row."""
     for _ in range(6):
         if Path("/proc/self/stat").exists():
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            state = state_of(Path(f"/proc/{pid}/stat"))
         else:
             shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True)
             state = shown.stdout.decode().strip()[:1]
@@ -148,10 +153,9 @@ def at_rest(pid: int, moment: float = 0.03) -> bool:
     for pause in (moment, 0.0):
         for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
             try:
-                state = stat.read_text().rpartition(")")[2].split()[0]
+                if state_of(stat) not in "SI":
+                    return False
             except (FileNotFoundError, ProcessLookupError):  # it has just ended
-                return False
-            if state not in "SI":
                 return False
         time.sleep(pause)
     return time.clock_gettime(clock) == used
@@ -187,7 +191,7 @@ def stopped(pid: int) -> Iterator[None]:
 
     def still() -> bool:
         tasks = Path(f"/proc/{pid}/task").glob("*/stat")
-        return all(task.read_text().rpartition(")")[2].split()[0] in "TZ" for task in tasks)
+        return all(state_of(task) in "TZ" for task in tasks)
 
     os.kill(pid, signal.SIGSTOP)
     try:
