@@ -36,6 +36,7 @@ cdef class FastChannel(Channel):
     cdef Writer writer
     cdef Reader reader
     cdef int pid                     # whose connection it is: a forked child has but a copy
+    cdef bint patient                # a reply may take any time
     cdef bint encoding               # `writer` is in use further up this thread's stack
     cdef uint32_t calls
     cdef fm_spinner spinner

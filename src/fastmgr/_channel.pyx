@@ -160,6 +160,7 @@ cdef class FastChannel(Channel):
     def __init__(self, Stream stream):
         self.stream = stream
         self.pid = getpid()
+        self.patient = True
         self.writer = Writer()
         self.reader = Reader()
 
@@ -346,7 +347,7 @@ cdef class FastChannel(Channel):
     cdef int receive(self, uint32_t expected) except -1:
         """Wait for the reply to a call; what is said before of failures is kept."""
         while not self.check(
-            self.stream.receive(True, &self.spinner, self.may_spin), expected
+            self.stream.receive(self.patient, &self.spinner, self.may_spin), expected
         ):
             pass
         return 0

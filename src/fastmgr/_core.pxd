@@ -27,7 +27,7 @@ cdef class Engine(Loop):
     cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
 
     cdef int note_request(self, Conn conn, bint on_loop) noexcept
-    cdef int introduce(self, Conn conn) except -1
+    cdef int introduce(self, Conn conn, object handshake) except -1
     cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
     cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
     cdef int serve_call_of(

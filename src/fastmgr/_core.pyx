@@ -30,7 +30,6 @@ cdef extern from "Python.h":
 
 import array
 import os
-import pickle
 import queue
 import threading
 from contextlib import suppress
@@ -48,7 +47,9 @@ from fastmgr.carried import KEPT_ARGUMENT as _kept_argument
 from fastmgr.carried import read_all
 from fastmgr.methods import METHODS as _methods
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
-from fastmgr.dialects.intro import parse_introduction
+from fastmgr.dialects.intro import (
+    answer_introduction, is_proved, parse_introduction, stock_is_refused,
+)
 from fastmgr.dialects.stock import Idle, StockConnection, Token
 
 # Callables that run no code but their own on plain arguments.  What they make
@@ -311,12 +312,18 @@ cdef class Engine(Loop):
     cdef int on_frame(self, Conn conn) except -1:
         if conn.stream.fast:
             return self.serve(conn, self.reader, self.writer, True)
-        if self.offers_fast and conn.stock is None and self.introduce(conn):
-            return KEEP
+        if conn.stock is not None:
+            return HAND_OFF
+        handshake, conn.handshake = conn.handshake, None
+        if self.offers_fast and self.introduce(conn, handshake):
+            return KEEP if conn.stream.fast else CLOSE
+        if stock_is_refused():
+            util.info("connection refused: %s", "a peer of the standard library's")
+            return CLOSE
         return HAND_OFF
 
-    cdef int introduce(self, Conn conn) except -1:
-        """Whether the first request is an introduction; if so it is answered."""
+    cdef int introduce(self, Conn conn, object handshake) except -1:
+        """Whether the first request is an introduction; if so it is answered, where it is true."""
         cdef bytes frame
         if conn.stream.size > HANDSHAKE_LIMIT:
             return 0
@@ -324,6 +331,9 @@ cdef class Engine(Loop):
         introduced = parse_introduction(frame)
         if introduced is None:
             return 0
+        if not is_proved(frame, handshake.prove):
+            util.info("connection refused: the introduction is not of this handshake")
+            return 1
         session_id, conn.name, thread = introduced
         conn.session = self.table.join(session_id)
         conn.belong(conn.session.number, thread)
@@ -333,7 +343,7 @@ cdef class Engine(Loop):
             self.server.instance, conn.session.connections > 1, conn.session.number,
             conn.session.place,
         )
-        self.send_frames(conn, [pickle.dumps(("#RETURN", answer), 4)])
+        self.send_frames(conn, [answer_introduction(frame, answer, handshake.prove)])
         conn.stream.fast = True
         return 1
 

@@ -15,6 +15,7 @@ cdef enum Verdict:
 cdef class Conn(Owner):
     cdef readonly Stream stream
     cdef object challenger        # None once both sides have proved the key
+    cdef object handshake         # the same from then on, until the first request
     cdef double deadline          # by when they must have
     cdef readonly Session session  # None: a stock peer
     cdef public Waiter parked            # what its call waits for; None if it does not

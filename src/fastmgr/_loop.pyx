@@ -375,7 +375,7 @@ cdef class Loop:
         if replies:
             self.send_frames(conn, replies)
         if conn.challenger.done:
-            conn.challenger = None
+            conn.handshake, conn.challenger = conn.challenger, None
             conn.stream.limit = 0
             fm_acknowledge(conn.stream.fd)
             del self.unproven[conn]

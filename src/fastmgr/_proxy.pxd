@@ -24,6 +24,7 @@ cdef class ClientSession:
     cdef readonly object address
     cdef readonly object serializer
     cdef readonly object authkey
+    cdef object timeout              # seconds that each answer may take; None: any time
     cdef readonly object local       # threading.local: .connection is the thread's Tenancy
     cdef bytes id
     cdef object instance             # which server process answered last

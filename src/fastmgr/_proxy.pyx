@@ -33,9 +33,9 @@ from multiprocessing import AuthenticationError, process, util
 
 from fastmgr._channel import StaleConnection, StockChannel
 from fastmgr._frame import KINDS
-from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
+from fastmgr.dialects.intro import SESSION_ID_SIZE, Introducer
 from fastmgr.dialects.stock import (
-    SERIALIZERS, RemoteError, convert_to_error, dispatch, stock_client, uses_raw_sockets,
+    RemoteError, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
 from fastmgr.dialects.transport import connect
 
@@ -119,10 +119,13 @@ cdef class ClientSession:
     serializer : str
         A key of `listener_client`.
     authkey : bytes
+    timeout : float, optional
+        Seconds that each answer may take.
     """
 
-    def __init__(self, address, serializer, authkey):
+    def __init__(self, address, serializer, authkey, timeout=None):
         self.address = address
+        self.timeout = timeout
         self.serializer = serializer
         self.authkey = authkey
         self.holdings = {}
@@ -317,17 +320,24 @@ cdef class ClientSession:
 
     cdef Channel open_fast(self, object name):
         """A channel that speaks the fast dialect; None if the server does not."""
+        introducer = Introducer(self.id, name, self.thread_number())
         cdef Stream stream = connect(
-            self.address, self.authkey, introduction(self.id, name, self.thread_number()))
+            self.address, self.authkey, introducer.introduce, self.timeout)
         cdef FastChannel channel
-        kind, answer = SERIALIZERS["pickle"][1](stream.recv_bytes())
-        if kind != "#RETURN":
+        answer = introducer.read_answer(stream.recv_bytes(patient=self.timeout is None))
+        if answer is None:
             stream.close_fd()
+            if self.instance is not None:
+                raise AuthenticationError(
+                    f"the server at {self.address!r} proves less than it did before: "
+                    "another may answer in its place"
+                )
             self.stock = True
             return None
         stream.fast = True
         self.instance, resumed, number, place = answer
         channel = FastChannel(stream)
+        channel.patient = self.timeout is None
         if not resumed or self.view is None or not self.view.usable:
             self.end_view()
             self.view = View(<uint64_t>number << THREAD_BITS, place, self.instance, self.view)
@@ -337,7 +347,7 @@ cdef class ClientSession:
         return channel
 
     cdef Channel open_stock(self, object name):
-        conn = stock_client(self.serializer)(self.address, authkey=self.authkey)
+        conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
         dispatch(conn, None, "accept_connection", (name,))
         channel = StockChannel(conn)
         self.adopt(channel)
@@ -709,7 +719,7 @@ cdef class ClientSession:
 
     cdef object one_shot(self, object name, object args, object kwds):
         """A public function over a connection of its own, as the stdlib does it."""
-        conn = stock_client(self.serializer)(self.address, authkey=self.authkey)
+        conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
         try:
             return dispatch(conn, None, name, tuple(args), kwds)
         finally:

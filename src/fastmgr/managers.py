@@ -51,6 +51,7 @@ from fastmgr.proxies import (
     _BaseDictProxy as _BaseDictProxy,
     _BaseSetProxy as _BaseSetProxy,
     authkey_for,
+    control_client,
     retire_sessions,
     session_with,
 )
@@ -302,7 +303,7 @@ class BaseManager:
                 self._address,
                 self._authkey,
                 self._state,
-                stock_client(self._serializer, ANSWER_TIMEOUT),
+                control_client(self._serializer, ANSWER_TIMEOUT),
                 self._shutdown_timeout,
             ),
             exitpriority=0,

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from fastmgr import _core
 from fastmgr._cells import ArrayCore, CounterCore, CountersCore, EventCore, LockCore, ValueCore
 from fastmgr._proxy import ClientSession, ProxyCore, authkeys
-from fastmgr.dialects.stock import Token, stock_client
+from fastmgr.dialects.stock import Token, stock_client, uses_raw_sockets
 
 __all__ = [
     "AcquirerProxy",
@@ -78,6 +78,37 @@ def retire_sessions(address: Any) -> None:
         session = _sessions.pop(key, None)
         if session is not None:
             session.retire()
+
+
+class _ControlConnection:
+    """What `dispatch` calls a server's own functions over, where the server has to prove itself."""
+
+    def __init__(self, session: ClientSession) -> None:
+        self._session = session
+
+    def send(self, request: tuple[Any, str, tuple[Any, ...], dict[str, Any]]) -> None:
+        _ident, name, args, kwds = request
+        self._result = self._session.control(name, args, kwds)
+
+    def recv(self) -> tuple[str, Any]:
+        return "#RETURN", self._result
+
+    def close(self) -> None:
+        self._session.retire()
+
+
+def control_client(serializer: str, timeout: float) -> Callable[..., Any]:
+    """Return what connects for a call of a server's own function: ``client(address, authkey=key)``.
+
+    In the fast dialect if the server has it; no answer may take longer than `timeout` seconds.
+    """
+    if serializer != "pickle" or not uses_raw_sockets(serializer):
+        return stock_client(serializer, timeout)
+
+    def client(address: Any, *, authkey: bytes) -> _ControlConnection:
+        return _ControlConnection(ClientSession(address, serializer, authkey, timeout))
+
+    return client
 
 
 def authkey_for(address: Any) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NoReturn
 from fastmgr import _core
 from fastmgr._arena import Arena
 from fastmgr._table import Entry, Table, key_of
+from fastmgr.dialects.intro import stock_is_refused
 from fastmgr.dialects.stock import listener_client, uses_raw_sockets
 from fastmgr.dialects.transport import Listener
 from fastmgr.names import ArenaFile, Names
@@ -176,6 +177,11 @@ class Server:
         self.registry = registry
         self.authkey = process.AuthenticationString(authkey)  # type: ignore[attr-defined]
         self.serializer = serializer
+        if stock_is_refused() and not (self._accepts_raw() and self._offers_fast()):
+            raise ValueError(
+                f"{type(self).__name__} with serializer {serializer!r} speaks only the standard "
+                "library's dialect, which FASTMGR_STOCK_PEERS=off forbids"
+            )
         self.listener: Any
         if self._accepts_raw():
             self.listener = Listener(address)

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import pickle
 import random
 import signal
 import socket
@@ -41,7 +40,7 @@ from support import (
 )
 
 from fastmgr import _wire, managers
-from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
+from fastmgr.dialects.intro import SESSION_ID_SIZE
 from fastmgr.managers import Token
 
 pytestmark = [
@@ -453,9 +452,7 @@ class MailPeer(RawPeer):
         super().__init__(address)
         self.login(KEY)
         self.calls = 0
-        self.send_frame(introduction(os.urandom(SESSION_ID_SIZE), "by hand"))
-        kind, _ = pickle.loads(self.recv_frame())
-        assert kind == "#RETURN"
+        assert self.introduce(os.urandom(SESSION_ID_SIZE)) is not None
 
     def frame(self, op: int, body: bytes = b"", handle: int = 0, flags: int = 0) -> bytes:
         self.calls += 1

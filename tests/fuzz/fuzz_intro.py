@@ -8,7 +8,13 @@ from multiprocessing import AuthenticationError
 from common import fuzz, instrumented
 
 with instrumented():
-    from fastmgr.dialects.handshake import HANDSHAKE_LIMIT, Challenger, Garbage, Responder
+    from fastmgr.dialects.handshake import (
+        HANDSHAKE_LIMIT,
+        PROOF_SIZE,
+        Challenger,
+        Garbage,
+        Responder,
+    )
     from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction, parse_introduction
 
 KEY = b"key"
@@ -25,12 +31,17 @@ def parse(data: bytes) -> list[bytes]:
     return frames
 
 
+def prove(role: str, said: bytes) -> bytes:
+    """A proof of the right size."""
+    return bytes(PROOF_SIZE)
+
+
 def introduced(frame: bytes) -> None:
     found = parse_introduction(frame)
     if found is not None:
         session, name, thread = found
         assert len(session) == SESSION_ID_SIZE and isinstance(name, str)
-        again = parse_introduction(introduction(session, name, thread))
+        again = parse_introduction(introduction(session, name, thread, prove))
         assert again is not None and (again[0], again[2]) == (session, thread)
         assert name.startswith(again[1].rstrip("\N{REPLACEMENT CHARACTER}"))
 
@@ -76,8 +87,8 @@ def one_input(data: bytes) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    for name in ("", "MainProcess", "\N{SNOWMAN}" * 100, "x" * 199 + "é"):
-        yield bytes([INTRODUCTION]) + introduction(bytes(range(SESSION_ID_SIZE)), name)
+    for name in ("", "MainProcess", "\N{SNOWMAN}" * 100, "x" * 159 + "é"):
+        yield bytes([INTRODUCTION]) + introduction(bytes(range(SESSION_ID_SIZE)), name, 1, prove)
     challenges = [b"#CHALLENGE#" + bytes(20), b"#CHALLENGE#{sha256}" + bytes(40)]
     answers = [bytes(16), b"{sha256}" + bytes(32), b"{md5}" + bytes(16), b"{sha3_384}" + bytes(48)]
     for side in (SERVER, CLIENT):

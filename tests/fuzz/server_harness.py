@@ -21,7 +21,7 @@ with instrumented():
     from fastmgr._frame import Op
     from fastmgr._park import Queue
     from fastmgr._wire import dumps, loads
-    from fastmgr.dialects.intro import introduction
+    from fastmgr.dialects.intro import Introducer
     from fastmgr.dialects.transport import connect
     from fastmgr.managers import SyncManager
     from fastmgr.server import Server
@@ -99,7 +99,7 @@ class Harness:
             self.troubles.append(record.getMessage())
 
     def login(self, session: bytes) -> socket.socket:
-        stream = connect(self.server.address, KEY, introduction(session, ""))
+        stream = connect(self.server.address, KEY, Introducer(session, "").introduce)
         with contextlib.closing(stream):
             stream.recv_bytes()
             sock = socket.socket(fileno=os.dup(stream.fileno()))

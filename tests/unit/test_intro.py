@@ -3,56 +3,72 @@
 from __future__ import annotations
 
 import pickle
+from multiprocessing import AuthenticationError
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
+from fastmgr.dialects import handshake
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
-from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction, parse_introduction
+from fastmgr.dialects.intro import (
+    SESSION_ID_SIZE,
+    VERSION,
+    Introducer,
+    answer_introduction,
+    introduction,
+    is_proved,
+    parse_introduction,
+)
 
 ID = bytes(range(SESSION_ID_SIZE))
 ids = st.binary(min_size=SESSION_ID_SIZE, max_size=SESSION_ID_SIZE)
+
+
+def prove(role: str, said: bytes) -> bytes:
+    return handshake.prove(b"key", role, b"asked", b"asked back", said)
+
+
 names = st.text(max_size=20) | st.text(min_size=150, max_size=400)
 
 
 @settings(max_examples=200)
 @given(ids, names, st.integers(0, 2**24 - 1))
 @example(ID, "", 1)
-@example(ID, "x" * 200, 2**24 - 1)
-@example(ID, "x" * 201, 2**16)
+@example(ID, "x" * 160, 2**24 - 1)
+@example(ID, "x" * 161, 2**16)
 @example(ID, "é" * 150, 0)
 @example(ID, "x" + "é" * 150, 255)
 @example(ID, "Prozess-1|Fädchen 𝄞", 256)
 def test_round_trip(session_id: bytes, name: str, thread: int) -> None:
-    frame = introduction(session_id, name, thread)
+    frame = introduction(session_id, name, thread, prove)
     parsed = parse_introduction(frame)
     assert parsed is not None
     assert (parsed[0], parsed[2]) == (session_id, thread)
     encoded = name.encode("utf-8", "replace")
-    if len(encoded) <= 200:
+    if len(encoded) <= 160:
         assert parsed[1] == encoded.decode()
     else:
         # Cut, perhaps in the middle of a character.
         assert encoded.decode().startswith(parsed[1].rstrip("\ufffd"))
-        assert len(parsed[1].encode("utf-8", "replace")) >= 190
+        assert len(parsed[1].encode("utf-8", "replace")) >= 150
 
 
 @settings(max_examples=100)
 @given(ids, names)
 def test_is_a_stock_request(session_id: bytes, name: str) -> None:
     """So that a stock server refuses it as it refuses any function that it does not have."""
-    frame = introduction(session_id, name)
+    frame = introduction(session_id, name, 1, prove)
     ident, function, args, kwds = pickle.loads(frame)
     assert (ident, function, kwds) == (None, "#fastmgr", {})
     (payload,) = args
     assert payload[1 : 1 + SESSION_ID_SIZE] == session_id
-    assert payload[0] == 2
+    assert payload[0] == VERSION
     # A server reads it under the limit of the handshake that it comes with.
     assert len(frame) <= HANDSHAKE_LIMIT
 
 
 def test_lone_surrogates_in_a_name() -> None:
-    assert parse_introduction(introduction(ID, "a\udc80b")) == (ID, "a?b", 1)
+    assert parse_introduction(introduction(ID, "a\udc80b", 1, prove)) == (ID, "a?b", 1)
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
@@ -70,13 +86,13 @@ def test_other_requests_are_none(request_: object, protocol: int) -> None:
 
 
 def test_another_version_is_another_request() -> None:
-    frame = introduction(ID, "name")
-    at = frame.index(b"\x02" + ID)
+    frame = introduction(ID, "name", 1, prove)
+    at = frame.index(bytes((VERSION,)) + ID)
     assert parse_introduction(frame[:at] + b"\x01" + frame[at + 1 :]) is None
 
 
 def test_truncated_introductions_are_none() -> None:
-    frame = introduction(ID, "")
+    frame = introduction(ID, "", 1, prove)
     for end in range(len(frame)):
         assert parse_introduction(frame[:end]) is None
     assert parse_introduction(frame + b".") is None
@@ -85,7 +101,7 @@ def test_truncated_introductions_are_none() -> None:
 @settings(max_examples=500)
 @given(st.data())
 def test_mutations(data: st.DataObject) -> None:
-    frame = bytearray(introduction(data.draw(ids), data.draw(st.text(max_size=30))))
+    frame = bytearray(introduction(data.draw(ids), data.draw(st.text(max_size=30)), 1, prove))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(frame)))
         length = data.draw(st.integers(0, 6))
@@ -102,3 +118,22 @@ def test_mutations(data: st.DataObject) -> None:
 @given(st.binary(max_size=300))
 def test_garbage_is_none(frame: bytes) -> None:
     assert parse_introduction(frame) is None
+
+
+def test_what_a_client_proves_is_no_proof_of_a_server() -> None:
+    client = Introducer(ID, "name")
+    frame = client.introduce(prove)
+    assert is_proved(frame, prove)
+    assert client.read_answer(answer_introduction(frame, (1, b"x"), prove)) == (1, b"x")
+    assert client.read_answer(pickle.dumps(("#RETURN", 1))) is None
+
+    def as_client(role: str, said: bytes) -> bytes:
+        return prove("client", said)
+
+    def of_another(role: str, said: bytes) -> bytes:
+        return handshake.prove(b"key", role, b"asked", b"another's", said)
+
+    for other in (as_client, of_another):
+        with pytest.raises(AuthenticationError):
+            client.read_answer(answer_introduction(frame, (1, b"x"), other))
+    assert not is_proved(frame, of_another)

@@ -43,6 +43,7 @@ from fastmgr.methods import METHODS
 PINNED = {
     1: (106, "dc166b56e9ef29e5c77b4320c920ca4d"),
     2: (111, "e27f41bffbbab2919366f448617d3bba"),
+    3: (111, "e27f41bffbbab2919366f448617d3bba"),
 }
 
 

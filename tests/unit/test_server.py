@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import random
 import re
 import struct
@@ -19,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, Address, ProbeManager, RawPeer, connected, poll
 
 from fastmgr import _wire, managers
-from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction
+from fastmgr.dialects.intro import SESSION_ID_SIZE
 from fastmgr.managers import Server, Token, listener_client
 
 HEADER = struct.Struct("<QQIHBB")
@@ -437,9 +436,7 @@ class FastPeer(RawPeer):
         super().__init__(address)
         self.login(KEY)
         self.calls = 0
-        self.send_frame(introduction(session or os.urandom(SESSION_ID_SIZE), "by hand"))
-        kind, (self.instance, self.resumed, *_) = pickle.loads(self.recv_frame())
-        assert kind == "#RETURN"
+        self.instance, self.resumed, *_ = self.introduce(session or os.urandom(SESSION_ID_SIZE))
 
     def send(self, op: int, body: bytes = b"", handle: int = 0, flags: int = 0) -> int:
         self.calls += 1

@@ -200,7 +200,7 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", [5, ["127.0.0.1", 0], object()])
 def test_what_is_no_address(address: object) -> None:
-    for use in (Listener, lambda address: connect(address, KEY, b"")):
+    for use in (Listener, lambda address: connect(address, KEY)):
         with pytest.raises(ValueError, match="address"):
             use(address)
 
@@ -238,7 +238,7 @@ def test_both_ends_of_a_connection_are_tuned() -> None:
         seen.append(stream.recv_bytes())
 
     with serving(serve, LOCALHOST) as address:
-        stream = connect(address, KEY, b"request")
+        stream = connect(address, KEY, lambda _: b"request")
         with socket.socket(fileno=os.dup(stream.fileno())) as sock:
             assert_tuned(sock)
         stream.close()
@@ -262,7 +262,7 @@ def test_connection_after_the_handshake() -> None:
         stream.send_bytes(b"x" * 5000)  # more than a handshake may take
 
     with serving(serve) as address:
-        stream = connect(address, KEY, b"request")
+        stream = connect(address, KEY, lambda _: b"request")
         assert stream.recv_bytes() == b"x" * 5000
         stream.close()
 
@@ -273,7 +273,7 @@ def test_wrong_key() -> None:
             authenticate(stream, b"another key")
 
     with serving(serve) as address, pytest.raises(AuthenticationError, match="rejected"):
-        connect(address, KEY, b"request")
+        connect(address, KEY, lambda _: b"request")
 
 
 def test_server_with_a_wrong_key() -> None:
@@ -289,27 +289,27 @@ def test_server_with_a_wrong_key() -> None:
             seen.append(stream.recv_bytes())
 
     with serving(serve) as address, pytest.raises(AuthenticationError, match="wrong"):
-        connect(address, KEY, b"request")
+        connect(address, KEY, lambda _: b"request")
     assert seen == []  # neither a welcome nor the request
 
 
 def test_no_server(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with pytest.raises(FileNotFoundError):
-        connect(str(path), KEY, b"")
+        connect(str(path), KEY)
     listener = Listener(str(path))
     listener.abandon()
     with pytest.raises(ConnectionRefusedError):
-        connect(str(path), KEY, b"")
+        connect(str(path), KEY)
     with Listener(LOCALHOST) as listener:
         address = listener.address
     with pytest.raises(ConnectionRefusedError):
-        connect(address, KEY, b"")
+        connect(address, KEY)
 
 
 def test_server_that_hangs_up() -> None:
     with serving(lambda stream: None) as address, pytest.raises((EOFError, ConnectionError)):
-        connect(address, KEY, b"")
+        connect(address, KEY)
 
 
 def test_server_that_is_no_manager() -> None:
@@ -317,7 +317,7 @@ def test_server_that_is_no_manager() -> None:
         stream.send_bytes(b"220 mail.example.org ESMTP")
 
     with serving(serve) as address, pytest.raises(AuthenticationError, match="220 mail"):
-        connect(address, KEY, b"")
+        connect(address, KEY)
 
 
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n", struct.pack("!i", -7)])
@@ -327,15 +327,15 @@ def test_server_that_speaks_no_frames(said: bytes) -> None:
             sock.sendall(said)
 
     with serving(serve) as address, pytest.raises(OSError, match="bad message length"):
-        connect(address, KEY, b"")
+        connect(address, KEY)
 
 
 def test_failed_connection_leaves_no_descriptor() -> None:
     before = len(os.listdir("/dev/fd"))
     refusing = serving(lambda stream: stream.send_bytes(b"no"))
     with refusing as address, pytest.raises(AuthenticationError):
-        connect(address, KEY, b"")
+        connect(address, KEY)
     with pytest.raises(FileNotFoundError):
-        connect("/nowhere/at/all", KEY, b"")
+        connect("/nowhere/at/all", KEY)
     gc.collect()
     assert len(os.listdir("/dev/fd")) <= before

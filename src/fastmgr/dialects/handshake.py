@@ -10,6 +10,12 @@ Two dialects exist, and a peer's frames tell which it speaks:
   accepted.
 
 Source: ``multiprocessing/connection.py`` of 3.11 and 3.12.
+
+That handshake does not say who answers: whoever has clients of the same key
+connect to him can have one answer the challenge of another.  So peers that are
+both ours prove more with the introduction (`prove`): who is who, and both
+challenges.  No stock peer can be led to say that, for what it answers to a
+challenge with is never made of bytes that begin as ours do.
 """
 
 from __future__ import annotations
@@ -17,11 +23,14 @@ from __future__ import annotations
 import hmac
 import os
 from multiprocessing import AuthenticationError
+from weakref import WeakValueDictionary
 
-__all__ = ["HANDSHAKE_LIMIT", "Challenger", "Garbage", "Responder"]
+__all__ = ["HANDSHAKE_LIMIT", "PROOF_SIZE", "Challenger", "Garbage", "Responder", "prove"]
 
 #: Bytes in the largest frame of a handshake.
 HANDSHAKE_LIMIT = 256
+#: Bytes that `prove` returns.
+PROOF_SIZE = 32
 
 CHALLENGE = b"#CHALLENGE#"
 WELCOME = b"#WELCOME#"
@@ -69,6 +78,25 @@ def _is_answer(key: bytes, message: bytes, response: bytes) -> bool:
     return hmac.compare_digest(hmac.new(key, message, digest).digest(), mac)
 
 
+def prove(key: bytes, role: str, asked: bytes, asked_back: bytes, said: bytes) -> bytes:
+    """Return what only who has the key can say of what passed between the two.
+
+    Parameters
+    ----------
+    key : bytes
+    role : {'client', 'server'}
+        Who says it.
+    asked, asked_back : bytes
+        The challenges of the server and of the client.
+    said : bytes
+        What else it vouches for.
+    """
+    proof = hmac.new(key, b"fastmgr %s\0" % role.encode(), "sha256")
+    for part in (asked, asked_back, said):
+        proof.update(len(part).to_bytes(8, "big") + part)
+    return proof.digest()
+
+
 class Challenger:
     """The server's half: challenge the client, then answer its challenge.
 
@@ -86,6 +114,7 @@ class Challenger:
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._message = b"{sha256}" + os.urandom(_RANDOM_BYTES)
+        self._asked_back = b""
         self._step = self._check_response
         self.done = False
 
@@ -116,8 +145,9 @@ class Challenger:
         if not frame.startswith(CHALLENGE):
             raise Garbage("no challenge")
         self._step = self._check_welcome
+        self._asked_back = frame[len(CHALLENGE) :]
         try:
-            return [_answer(self._key, frame[len(CHALLENGE) :])]
+            return [_answer(self._key, self._asked_back)]
         except AuthenticationError as error:
             raise Garbage(str(error)) from None
 
@@ -126,6 +156,14 @@ class Challenger:
             raise Garbage("no welcome")
         self.done = True
         return []
+
+    def prove(self, role: str, said: bytes) -> bytes:
+        """Return what a holder of the key says, in that role, of this handshake."""
+        return prove(self._key, role, self._message, self._asked_back, said)
+
+
+#: The responders of this process whose servers have yet to answer, by their challenges.
+_outstanding: WeakValueDictionary[bytes, Responder] = WeakValueDictionary()
 
 
 class Responder:
@@ -143,6 +181,8 @@ class Responder:
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._message = b"{sha256}" + os.urandom(_RANDOM_BYTES)
+        self._asked = b""
+        _outstanding[self._message] = self
 
     def answer(self, frame: bytes) -> list[bytes]:
         """Take the server's challenge; return the answer and our challenge."""
@@ -151,7 +191,13 @@ class Responder:
                 f"the server did not ask for a key (it sent {frame[:20]!r}); "
                 "is it a manager's server, and does it use an authkey?"
             )
-        return [_answer(self._key, frame[len(CHALLENGE) :]), CHALLENGE + self._message]
+        self._asked = frame[len(CHALLENGE) :]
+        if self._asked in _outstanding:
+            raise AuthenticationError(
+                "the server asked what another client of this process has asked: "
+                "it does not have the key and wants others to answer for it"
+            )
+        return [_answer(self._key, self._asked), CHALLENGE + self._message]
 
     def check_welcome(self, frame: bytes) -> None:
         """Take the server's verdict on our answer."""
@@ -166,4 +212,9 @@ class Responder:
             raise AuthenticationError(f"the server answered with {error}") from None
         if not proved:
             raise AuthenticationError("digest received was wrong")
+        _outstanding.pop(self._message, None)
         return WELCOME
+
+    def prove(self, role: str, said: bytes) -> bytes:
+        """Return what a holder of the key says, in that role, of this handshake."""
+        return prove(self._key, role, self._asked, self._message, said)

@@ -3,23 +3,53 @@
 The introduction is a stock-shaped request, ``(None, '#fastmgr', (payload,), {})``,
 whose pickle is spelled out here byte for byte: our server knows it without
 unpickling anything, and a stock server refuses it as it refuses any function
-that it does not have.  The answer is stock-shaped too.
+that it does not have.  The answer is no pickle, which tells ours from a stock
+server's before anything of it is read.
+
+Each carries the proof that it comes from who has the key, in that role, in
+answer to the challenges of this very handshake (`handshake.prove`).
 """
 
 from __future__ import annotations
 
-__all__ = ["SESSION_ID_SIZE", "introduction", "parse_introduction"]
+import hmac
+import os
+from collections.abc import Callable
+from multiprocessing import AuthenticationError
+from typing import Any
 
-VERSION = 2
+from fastmgr._wire import dumps_compact, loads
+from fastmgr.dialects.handshake import PROOF_SIZE
+
+__all__ = [
+    "SESSION_ID_SIZE",
+    "Introducer",
+    "answer_introduction",
+    "introduction",
+    "is_proved",
+    "parse_introduction",
+    "stock_is_refused",
+]
+
+VERSION = 3
 SESSION_ID_SIZE = 16
 THREAD_SIZE = 3
 
+#: What a handshake's half offers: the proof of a role for some bytes.
+Prove = Callable[[str, bytes], bytes]
+
 _HEAD = b"\x80\x03(NX\x08\x00\x00\x00#fastmgrC"
 _TAIL = b"\x85}t."
-_MOST_NAME_BYTES = 200  # with the rest it must fit the one-byte length of a short bytes opcode
+_MOST_NAME_BYTES = 160  # with the rest it must fit the limit of a handshake's frames
+_ANSWER = b"#FASTMGR#" + bytes((VERSION,))
 
 
-def introduction(session_id: bytes, name: str, thread: int = 1) -> bytes:
+def stock_is_refused() -> bool:
+    """Whether peers that cannot prove as much as ours are refused (FASTMGR_STOCK_PEERS=off)."""
+    return os.environ.get("FASTMGR_STOCK_PEERS") == "off"
+
+
+def introduction(session_id: bytes, name: str, thread: int, prove: Prove) -> bytes:
     """Return the first request of a client that speaks the fast dialect.
 
     Parameters
@@ -30,9 +60,12 @@ def introduction(session_id: bytes, name: str, thread: int = 1) -> bytes:
         What the server's thread is called while it serves this connection.
     thread : int
         The thread's number in the process, from 1: the same for all of its connections.
+    prove : callable
+        The handshake's.
     """
     encoded = name.encode("utf-8", "replace")[:_MOST_NAME_BYTES]
-    payload = bytes((VERSION,)) + session_id + thread.to_bytes(THREAD_SIZE, "little") + encoded
+    said = bytes((VERSION,)) + session_id + thread.to_bytes(THREAD_SIZE, "little") + encoded
+    payload = said + prove("client", said)
     return _HEAD + bytes((len(payload),)) + payload + _TAIL
 
 
@@ -40,10 +73,59 @@ def parse_introduction(frame: bytes) -> tuple[bytes, str, int] | None:
     """Return the session's id, the thread's name and number; None if it is another request."""
     if not (frame.startswith(_HEAD) and frame.endswith(_TAIL)):
         return None
-    payload = frame[len(_HEAD) + 1 : -len(_TAIL)]
+    said = frame[len(_HEAD) + 1 : -len(_TAIL) - PROOF_SIZE]
     end = 1 + SESSION_ID_SIZE
     name = end + THREAD_SIZE
-    if len(payload) < name or payload[0] != VERSION:
+    if len(said) < name or said[0] != VERSION:
         return None
-    thread = int.from_bytes(payload[end:name], "little")
-    return payload[1:end], payload[name:].decode("utf-8", "replace"), thread
+    thread = int.from_bytes(said[end:name], "little")
+    return said[1:end], said[name:].decode("utf-8", "replace"), thread
+
+
+def is_proved(frame: bytes, prove: Prove) -> bool:
+    """Whether who has sent this introduction has the key, and is the client of this handshake."""
+    said = frame[len(_HEAD) + 1 : -len(_TAIL)]
+    return hmac.compare_digest(prove("client", said[:-PROOF_SIZE]), said[-PROOF_SIZE:])
+
+
+def answer_introduction(frame: bytes, values: tuple[Any, ...], prove: Prove) -> bytes:
+    """Return the frame that answers an introduction: plain values, and the server's proof."""
+    encoded = dumps_compact(values)
+    assert encoded is not None
+    return _ANSWER + prove("server", frame + encoded) + encoded
+
+
+class Introducer:
+    """A client's part: what it says, and what it makes of the answer.
+
+    Parameters
+    ----------
+    session_id, name, thread
+        As `introduction` takes them.
+    """
+
+    def __init__(self, session_id: bytes, name: str, thread: int = 1) -> None:
+        self._says = session_id, name, thread
+
+    def introduce(self, prove: Prove) -> bytes:
+        """Return the introduction, for a handshake that is about to end."""
+        self._prove = prove
+        self._frame = introduction(*self._says, prove)
+        return self._frame
+
+    def read_answer(self, frame: bytes) -> Any:
+        """Return the values of the answer; None where the server has not the fast dialect.
+
+        Raises
+        ------
+        AuthenticationError
+            The server has not proved that it has the key.
+        """
+        if not frame.startswith(_ANSWER):
+            return None
+        proof, values = frame[len(_ANSWER) :][:PROOF_SIZE], frame[len(_ANSWER) + PROOF_SIZE :]
+        if not hmac.compare_digest(self._prove("server", self._frame + values), proof):
+            raise AuthenticationError(
+                "the server did not prove that it has the key: another may answer in its place"
+            )
+        return loads(values, allow_pickle=False)

@@ -13,11 +13,12 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
-from multiprocessing import connection
+from multiprocessing import AuthenticationError, connection
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, NoReturn
 
 from fastmgr._frame import Stream
+from fastmgr.dialects.intro import stock_is_refused
 from fastmgr.dialects.transport import connect
 
 __all__ = [
@@ -267,13 +268,23 @@ class StockConnection:
         self.close()
 
 
+def _refuse(address: Any, *args: Any, **kwds: Any) -> NoReturn:
+    raise AuthenticationError(
+        f"the server at {address!r} would have to be asked in the standard library's dialect, in "
+        "which it cannot prove that no other answers in its place: FASTMGR_STOCK_PEERS=off "
+        "forbids that"
+    )
+
+
 def stock_client(serializer: str, timeout: float | None = None) -> Callable[..., Any]:
     """Return what connects to a server in the stdlib's dialect: ``client(address, authkey=key)``.
 
     Where the registered client is the stdlib's own, it is replaced by one that
     gives our classes the names by which a stock peer knows them, and waits no longer
-    than `timeout` seconds for each answer.
+    than `timeout` seconds for each answer.  Where stock peers are refused it connects to none.
     """
+    if stock_is_refused():
+        return _refuse
     if not uses_raw_sockets(serializer):
         return listener_client[serializer][1]
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from multiprocessing import connection, util
 from typing import Any
 
@@ -128,7 +129,7 @@ def _unlink(path: str | bytes) -> None:
 def connect(
     address: Address,
     authkey: bytes | None,
-    request: bytes | None = None,
+    introduce: Callable[[Callable[[str, bytes], bytes]], bytes] | None = None,
     timeout: float | None = None,
 ) -> Stream:
     """Connect to a server, prove each other's key and send a first request.
@@ -138,8 +139,9 @@ def connect(
     address : address
     authkey : bytes or None
         None where the server asks for none.
-    request : bytes, optional
-        Sent in one write with the handshake's last frame.
+    introduce : callable, optional
+        Given the handshake's `prove`, it returns the first request, which is sent in one write
+        with the handshake's last frame.
     timeout : float, optional
         Seconds that each step may take; later receives of the stream that are not
         patient may take as long.
@@ -165,8 +167,6 @@ def connect(
     if timeout is not None:
         stream.set_timeout(timeout)
     if authkey is None:
-        if request is not None:
-            stream.send_bytes(request)
         return stream
     try:
         stream.set_limit(HANDSHAKE_LIMIT)
@@ -175,7 +175,7 @@ def connect(
         responder.check_welcome(stream.recv_bytes(patient=patient))
         stream.acknowledge()
         welcome = responder.check_response(stream.recv_bytes(patient=patient))
-        stream.send_bytes(*([welcome] if request is None else [welcome, request]))
+        stream.send_bytes(welcome, *([] if introduce is None else [introduce(responder.prove)]))
         stream.set_limit(0)
     except BaseException:
         stream.close()
