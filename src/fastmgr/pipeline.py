@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from fastmgr._proxy import ClientSession, OnewayError, Posting, Recording
 from fastmgr.proxies import BaseProxy
@@ -121,39 +122,107 @@ def oneway(proxy: BaseProxy) -> Recorder:
     return Recorder(proxy, partial(Posting, proxy))
 
 
+#: What can be said of a recorder without calling a method by name, as statements can. Where the
+#: value is what matters (``in``, ``for``, ``len()``, ``+``, ...) there is a TypeError.
+_STATEMENTS = ("__getitem__", "__setitem__", "__delitem__")
+
+
+@functools.lru_cache(maxsize=256)
+def _found_in_class(exposed: tuple[str, ...]) -> list[str]:
+    """The names that a recorder's class has too: `__getattr__` is not asked for those."""
+    return ["__repr__", "__str__", *(name for name in exposed if hasattr(Recorder, name))]
+
+
 class Recorder:
     """Stands for a proxy whose calls return nothing: those of a pipeline, and one-way calls."""
 
-    _proxy: BaseProxy
+    # A copy or an unpickler may ask for attributes of one that is not yet made.
+    _proxy: Any = None
     _method_of: Callable[[str], Callable[..., None]]
-    _exposed: tuple[str, ...] | None
+    _exposed: tuple[str, ...] | None = ()
 
     def __init__(self, proxy: BaseProxy, method_of: Callable[[str], Callable[..., None]]) -> None:
-        exposed: tuple[str, ...] | None = getattr(proxy, "_exposed_", None)
-        # Every object has some of the names itself: `__str__`, `__eq__`, `__setattr__`, ...
-        own = ["__repr__", "__str__", *(name for name in exposed or () if hasattr(object, name))]
+        names: Iterable[str] | None = getattr(proxy, "_exposed_", None)
+        exposed = None if names is None else tuple(names)
+        # Called by name, each of these is a method of the referent.
+        own = _found_in_class(_STATEMENTS if exposed is None else exposed)
         self.__dict__.update({name: method_of(name) for name in own})
         self.__dict__.update(_proxy=proxy, _method_of=method_of, _exposed=exposed)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if self._exposed is not None and name not in self._exposed:
-            raise AttributeError(f"{self._proxy!r} exposes no method {name!r}")
+            raise AttributeError(f"{self._shown()} exposes no method {name!r}")
         method = self.__dict__[name] = self._method_of(name)  # found without us from now on
         return method
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(getattr(type(self._proxy), name, None), property):
-            self._method_of("set")(value)  # of a Value: its `value`
-        elif self._exposed is not None and "__setattr__" in self._exposed:
-            self._method_of("__setattr__")(name, value)
-        else:
-            raise AttributeError(f"{self._proxy!r} has no attribute {name!r} that can be set")
+        self._attribute("__setattr__", name)(value)
+
+    def __delattr__(self, name: str) -> None:
+        self._attribute("__delattr__", name)()
+
+    def _attribute(self, verb: str, name: str) -> Callable[..., None]:
+        """The method that sets or deletes an attribute of the referent."""
+        exposed = ("set",) if self._exposed is None else self._exposed
+        if verb in exposed and not name.startswith("_"):  # a proxy keeps those to itself
+            return partial(self._method_of(verb), name)
+        value = verb == "__setattr__" and name == "value" and "set" in exposed
+        if value and hasattr(type(self._proxy), "value"):  # a Value's, a Counter's
+            return self._method_of("set")
+        done = "set" if verb == "__setattr__" else "deleted"
+        raise AttributeError(f"{self._shown()} has no attribute {name!r} that can be {done}")
+
+    def _statement(self, name: str) -> Callable[..., None]:
+        method: Callable[..., None] | None = self.__dict__.get(name)
+        if method is None:
+            raise TypeError(f"{self._shown()} exposes no method {name!r}")
+        return method
 
     def __getitem__(self, key: Any) -> None:
-        self._method_of("__getitem__")(key)
+        self._statement("__getitem__")(key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._method_of("__setitem__")(key, value)
+        self._statement("__setitem__")(key, value)
 
     def __delitem__(self, key: Any) -> None:
-        self._method_of("__delitem__")(key)
+        self._statement("__delitem__")(key)
+
+    # Without these Python asks `__getitem__` for one item after the other, until it raises.
+    __iter__ = None
+    __reversed__ = None
+    __contains__ = None
+
+    def __bool__(self) -> bool:
+        if hasattr(type(self._proxy), "__bool__") or hasattr(type(self._proxy), "__len__"):
+            raise TypeError(
+                f"{self!r} has no truth value, for its calls return nothing: ask the proxy"
+            )
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        kind: Any = type(self._proxy)
+        if self is not other and kind.__eq__ is not object.__eq__:
+            raise TypeError(
+                f"{self!r} cannot be compared, for its calls return nothing: ask the proxy"
+            )
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __copy__(self) -> Recorder:
+        return type(self)(self._proxy, self._method_of)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            f"{self!r} is one process's and cannot be pickled or copied deeply: pass the proxy"
+        )
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(self._exposed or ())})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._shown()}>"
+
+    def _shown(self) -> str:
+        """The proxy, without asking the server for anything."""
+        return BaseProxy.__repr__(self._proxy)

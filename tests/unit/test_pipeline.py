@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -241,6 +243,119 @@ def test_over_the_stock_dialect() -> None:
             pipe(d).incr("a")
             pipe(d)["a"]
         assert pipe.results == [1, 1]
+
+
+# What Python does to an object unasked
+
+
+def unpacked(recorder: Any) -> Any:
+    one, other = recorder
+    return one, other
+
+
+def entered(recorder: Any) -> None:
+    with recorder:
+        pass
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["pipeline", "oneway"])
+@pytest.mark.parametrize("typeid", ["dict", "list", "set", "Array"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        *(lambda r: "a" in r, lambda r: [*r], unpacked),
+        *(list, set, iter, next, reversed, sorted, sum, len, bool, int, float, abs, bytes),
+        *(entered, lambda r: r + r, lambda r: r < r, lambda r: -r, lambda r: r(1)),
+    ],
+)
+def test_what_needs_a_result_is_refused(manager: Any, kind: str, typeid: str, use: Any) -> None:
+    """Some of it went on for ever, each step of it a call."""
+    proxy = manager.Array("i", [1, 2]) if typeid == "Array" else getattr(manager, typeid)()
+    pipe = manager.pipeline()
+    recorder = pipe(proxy) if kind == "pipeline" else fastmgr.oneway(proxy)
+    with pytest.raises((TypeError, AttributeError) if use is entered else TypeError):
+        use(recorder)
+    assert len(pipe) == 0
+    assert proxy._callmethod("__len__") in (0, 2)
+
+
+def test_special_methods_are_recorded_by_name(manager: Any) -> None:
+    d = manager.dict(a=1)
+    with manager.pipeline() as pipe:
+        pipe(d).__contains__("a")
+        pipe(d).__len__()
+        pipe(d).__str__()
+    assert pipe.results == [True, 1, "{'a': 1}"]
+
+
+def test_a_statement_that_is_not_exposed_is_refused_at_once(manager: Any) -> None:
+    pipe = manager.pipeline()
+    calls = pipe(manager.Counters(["a"]))
+    with pytest.raises(TypeError, match="__delitem__"):
+        del calls["a"]
+    with pytest.raises(TypeError, match="__getitem__"):
+        pipe(manager.Counter())[0]
+    assert len(pipe) == 0
+
+
+def test_attributes_set_and_deleted_through_a_recorder(manager: Any) -> None:
+    counter, value, ns = manager.Counter(), manager.Value("i", 0), manager.Namespace(x=1, y=2)
+    with manager.pipeline() as pipe:
+        pipe(counter).value = 9
+        pipe(value).value = 8
+        pipe(ns).x = 7
+        del pipe(ns).y
+    assert (counter.value, value.value, ns.x, hasattr(ns, "y")) == (9, 8, 7, False)
+    fastmgr.oneway(counter).value = 3
+    assert counter.value == 3
+    for proxy, name in (
+        (manager.Barrier(2), "parties"),
+        (manager.Lock(), "owner_died"),
+        (manager.Event(), "value"),
+        (ns, "_private"),
+    ):
+        with pytest.raises(AttributeError, match=name):
+            setattr(pipe(proxy), name, 1)
+        with pytest.raises(AttributeError, match=name):
+            delattr(pipe(proxy), name)
+    assert len(pipe) == 0
+
+
+class Compared(fastmgr.BaseProxy):
+    """Its equality is the referent's."""
+
+    _exposed_ = ("__eq__",)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._callmethod("__eq__", (other,)))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+EchoManager.register("Compared", dict, Compared)
+
+
+def test_a_recorder_is_not_compared_in_place_of_what_it_stands_for(manager: Any) -> None:
+    calls = manager.pipeline()(manager.Compared())
+    with pytest.raises(TypeError, match="compared"):
+        _ = calls == {}
+    assert calls == calls and hash(calls)
+    assert manager.pipeline()(manager.dict()) != {}
+
+
+def test_a_recorder_is_copied_but_does_not_leave_its_process(manager: Any) -> None:
+    d = manager.dict()
+    pipe = manager.pipeline()
+    copy.copy(pipe(d))["a"] = 1
+    copy.copy(fastmgr.oneway(d))["b"] = 2
+    pipe.execute()
+    assert d.copy() == {"a": 1, "b": 2}
+    for recorder in (pipe(d), fastmgr.oneway(d)):
+        with pytest.raises(TypeError, match="pass the proxy"):
+            pickle.dumps(recorder)
+        with pytest.raises(TypeError, match="pass the proxy"):
+            copy.deepcopy(recorder)
 
 
 # Requests and replies at the same time
