@@ -43,12 +43,16 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 
+cdef extern from "_nesting.h" nogil:
+    int FM_NESTING_FINE, FM_NESTING_MEMO, FM_NESTING_NO_MEMORY
+    int fm_nesting_of(const char *data, size_t n, int limit)
+
 import copyreg
 from copyreg import dispatch_table as _global_reducers
 from functools import partial
 from io import BytesIO
 from multiprocessing.reduction import ForkingPickler
-from pickle import Pickler, loads as _unpickle
+from pickle import Pickler, loads as _loads
 
 
 cdef extern from *:
@@ -127,6 +131,7 @@ cdef enum:
     LARGE = 1 << 16             # bytes; above it even an immutable is worth not writing twice
     BUDGET = 1 << 20            # bytes; see Walk.limit
     LARGEST_INT = 1 << 16       # bytes
+    PICKLE_DEPTH = 10000        # levels: each may take some hundred bytes of a thread's stack
     HEAD = 10                   # the longest tag and size, and longer than any number with its tag
     KEPT = 256 * 1024           # bytes of buffer a Writer keeps when it is reset
     SMALL = 4096                # and what it starts with
@@ -145,6 +150,33 @@ class WireError(ValueError):
     """The bytes are not a value, or not one that is allowed here."""
 
 
+cpdef int check_nesting(bytes data) except -1:
+    """Refuse a pickle that cannot be read without harm, whatever it names.
+
+    Raises
+    ------
+    WireError
+        It nests too deeply, or has the unpickler make a table that it could not fill.
+    """
+    cdef int outcome = fm_nesting_of(
+        PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), PICKLE_DEPTH)
+    if outcome == FM_NESTING_FINE:
+        return 0
+    if outcome == FM_NESTING_NO_MEMORY:
+        raise MemoryError(f"no memory to look over a pickle of {len(data)} bytes")
+    if outcome == FM_NESTING_MEMO:
+        raise WireError(f"a pickle of {len(data)} bytes that remembers more than it can have")
+    raise WireError(
+        f"a value nested more than {PICKLE_DEPTH} levels deep: hashing it could end the process. "
+        "Pass it in a flatter form"
+    )
+
+
+cdef object _unpickle(bytes data, object buffers):
+    check_nesting(data)
+    return _loads(data, buffers=buffers)
+
+
 @cython.final
 @cython.auto_pickle(False)
 cdef class Opaque:
@@ -156,16 +188,16 @@ cdef class Opaque:
         Its buffers stay ours: they may be on their way to somebody this moment.
         """
         if self.buffers is None:
-            return _unpickle(self.data)
-        return _unpickle(self.data, buffers=[
+            return _unpickle(self.data, None)
+        return _unpickle(self.data, [
             bytearray(buffer) if PyByteArray_CheckExact(buffer) else buffer
             for buffer in self.buffers
         ])
 
     def __reduce__(self):
         if self.buffers:
-            return partial(_unpickle, buffers=list(self.buffers)), (self.data,)
-        return _unpickle, (self.data,)
+            return partial(_loads, buffers=list(self.buffers)), (self.data,)
+        return _loads, (self.data,)
 
     def __repr__(self):
         try:
@@ -766,7 +798,7 @@ cdef object _decode(Reader r, int depth, size_t owed):
         n = _take_size(r, owed)
         return PyByteArray_FromStringAndSize(<char *>_take(r, n), n)
     if depth == DECODE_DEPTH:
-        _refuse("a value nested too deeply")
+        _refuse(f"a value nested more than {DECODE_DEPTH} levels deep")
     depth += 1
     if tag == TUPLE:
         return _get_tuple(r, depth, owed)
@@ -817,7 +849,7 @@ cdef object _get_pickle(Reader r, unsigned char tag, int depth, size_t owed):
                 _refuse("a pickle with buffers that are none")
     if r.carry:
         return value
-    return _unpickle(value.data, buffers=value.buffers)
+    return _unpickle(value.data, value.buffers)
 
 
 @cython.final

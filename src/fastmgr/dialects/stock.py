@@ -18,6 +18,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, NoReturn
 
 from fastmgr._frame import Stream
+from fastmgr._wire import check_nesting
 from fastmgr.dialects.intro import stock_is_refused
 from fastmgr.dialects.transport import connect
 
@@ -178,6 +179,7 @@ def _pickle_dumps(message: object) -> bytes:
 
 
 def _pickle_loads(data: bytes) -> Any:
+    check_nesting(data)
     return _StockUnpickler(io.BytesIO(data)).load()
 
 
