@@ -167,7 +167,7 @@ def create(server, typeid, args, kwds, bint known=False):
                 f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)}, not dict"
             )
         exposed = list(exposed) + list(method_to_typeid)
-    return server.table.add(obj, set(exposed), method_to_typeid, known)
+    return server.table.add(obj, exposed, method_to_typeid, known)
 
 
 cdef object method_name(Conn conn, Reader reader):
@@ -673,7 +673,7 @@ cdef class Engine(Loop):
             if entry.parks:
                 if on_loop and not entry.known and name == "shutdown":
                     return HAND_OFF     # it may drop what users put there
-                blocks = name in entry.exposed and (<Primitive>entry.obj).blocks(name)
+                blocks = name in entry.names and (<Primitive>entry.obj).blocks(name)
                 if conn.left and (blocks or name == "release" or name == "consistent"):
                     # Dead already: what it took now it would hold for ever, and what it held is
                     # another's by now, who has not released it.
@@ -729,7 +729,7 @@ cdef class Engine(Loop):
             obj = entry.obj
             if entry.opaque and shows_values(entry, name):
                 look_inside(entry)
-            if name in entry.exposed:
+            if name in entry.names:
                 function = MISSING
                 unbound = None
                 if type(obj) is dict:
@@ -758,7 +758,8 @@ cdef class Engine(Loop):
             fallback = self.server.fallback_mapping.get(name)
             if fallback is None:
                 raise AttributeError(
-                    f"method {name!r} of {type(obj)!r} object is not in exposed={entry.exposed!r}"
+                    f"method {name!r} of {type(obj)!r} object is not in "
+                    f"exposed={{{', '.join(map(repr, entry.names))}}}"
                 )
             return fallback(self.server, c, entry.ident, obj, *args, **(kwds or {}))
         except Exception:
@@ -779,7 +780,7 @@ cdef class Engine(Loop):
             raise EOFError("the client is gone")
         if typeid not in self.proxytypes:
             self.proxytypes[typeid] = _importable_name(self.server.registry[typeid][3])
-        payload = (tuple(entry.exposed), typeid, self.proxytypes[typeid])
+        payload = (tuple(entry.names), typeid, self.proxytypes[typeid])
         return payload, entry.key
 
     def call(self, c, ident, name, args, kwds):
@@ -823,7 +824,7 @@ cdef class Engine(Loop):
             return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
         if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
             return CLOSE
-        return self.reply(conn, writer, OP_RETURN, entry.key, tuple(entry.exposed), on_loop)
+        return self.reply(conn, writer, OP_RETURN, entry.key, tuple(entry.names), on_loop)
 
     cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1:
         """One of the server's public functions."""
@@ -880,7 +881,7 @@ cdef class Engine(Loop):
             obj = entry.obj
             calls = CELL_CALLS.get(type(obj))       # a user's subclass wants to see its calls
             if (
-                calls is not None and calls.issubset(entry.exposed) and not entry.method_to_typeid
+                calls is not None and calls.issubset(entry.names) and not entry.method_to_typeid
                 and obj.kind != KIND_NONE and obj.settle(self.arena)
             ):
                 payload = (

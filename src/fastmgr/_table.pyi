@@ -1,10 +1,10 @@
+from collections.abc import KeysView
 from typing import Any, final
 from weakref import WeakValueDictionary
 
 @final
 class Entry:
     obj: Any
-    exposed: Any
     method_to_typeid: dict[str, str] | None
     ident: str
     key: Any
@@ -14,6 +14,8 @@ class Entry:
     def __init__(
         self, obj: Any, exposed: Any, method_to_typeid: Any, key: Any, known: bool = False
     ) -> None: ...
+    @property
+    def exposed(self) -> KeysView[str]: ...
 
 @final
 class Table:

@@ -58,7 +58,7 @@ cdef class Entry:
 
     def __init__(self, obj, exposed, method_to_typeid, key, bint known=False):
         self.obj = obj
-        self.exposed = exposed
+        self.names = dict.fromkeys(exposed)
         self.method_to_typeid = method_to_typeid
         self.key = key
         self.ident = key if isinstance(key, str) else "%x" % key
@@ -66,6 +66,11 @@ cdef class Entry:
         self.parks = type(obj) in PARKING_TYPES
         self.known = known and (self.parks or type(obj) in KNOWN_TYPES)
         self.pins = type(obj) not in UNPINNED_TYPES
+
+    @property
+    def exposed(self):
+        """The names of the methods that may be called, in the order in which they were given."""
+        return self.names.keys()
 
 
 @cython.final
@@ -151,7 +156,7 @@ cdef class Table:
         cdef Entry fresh = Entry(obj, exposed, method_to_typeid, self.next_handle, known)
         cdef Entry entry = self.by_object.get(id(obj))
         if entry is not None:
-            entry.exposed = exposed
+            entry.names = fresh.names
             entry.method_to_typeid = method_to_typeid
             entry.known = entry.known and known
         else:

@@ -92,6 +92,9 @@ UnitManager.register(
 )
 UnitManager.register("shared_list", proxytype=ListProxy, create_method=False)
 UnitManager.register("Mute", Mute, exposed=("nothing",))
+UnitManager.register(
+    "listed", list, exposed=("remove", "append", "pop", "insert", "count", "__len__")
+)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,26 @@ def test_named_types_can_be_pickled() -> None:
             if kind.__name__ == name:
                 assert pickle.loads(pickle.dumps(kind)) is kind
             assert kind.__module__ == "fastmgr.proxies"
+
+
+def test_exposed_names_keep_their_order() -> None:
+    """Not the order of hashes: two servers' proxies of one type would differ in their types."""
+    given = ("remove", "append", "pop", "insert", "count", "__len__")
+    with UnitManager() as manager:
+        made = manager.listed()  # type: ignore[attr-defined]
+        token, exposed = manager._create("listed")
+        asked = manager._session.control("get_methods", (token,))
+        conn = manager._Client(manager.address, authkey=manager._authkey)
+        by_stock = managers.dispatch(conn, None, "create", ("listed",))[1]
+        nested = manager.list([made])
+        again = pickle.loads(pickle.dumps(made))
+        for names in (type(made)._exposed_, exposed, asked, by_stock, nested[0]._exposed_):
+            assert tuple(names) == given
+        assert type(again) is type(nested[0]) is type(made) is type(AutoProxy(token, "pickle"))
+        # What `method_to_typeid` adds comes last, and nothing comes twice.
+        assert manager._create("dict")[1] == DictProxy._exposed_
+        assert manager._create("Factory")[1] == ("a_list", "fail", "hold", "lock", "numbers")
+        assert manager.Queue()._exposed_ == tuple(managers.public_methods(queue.Queue()))
 
 
 def test_auto_proxy(manager: UnitManager) -> None:
