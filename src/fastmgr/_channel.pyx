@@ -576,7 +576,7 @@ cdef class StockChannel(Channel):
         Anything with ``send``, ``recv`` and ``close``, already accepted by the server.
     """
 
-    cdef object conn
+    cdef readonly object conn
 
     def __init__(self, conn):
         self.conn = conn

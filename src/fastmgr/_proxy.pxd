@@ -19,6 +19,7 @@ cdef class Tenancy:
     cdef Channel channel
     cdef object session              # weak: the session owns the threading.local that holds us
     cdef Tenancy spare               # for the calls that are made inside one of the channel's
+    cdef object stock                # the thread's connection in the stdlib's dialect, once asked for
 
 cdef class ClientSession:
     cdef readonly object address
@@ -38,12 +39,14 @@ cdef class ClientSession:
     cdef list channels               # all that are open
     cdef Channel orphan              # no thread's, kept open to keep the session alive
     cdef object farewell             # the exit finalizer of this process
+    cdef public object private       # what `privates` shows of it, once asked for
     cdef object __weakref__
 
     cdef Channel channel(self)
     cdef Tenancy open_channel(self)
     cdef Channel open_fast(self, object name)
     cdef Channel open_stock(self, object name)
+    cdef object dial_stock(self, object name)
     cdef int adopt(self, Channel channel) except -1
     cdef int reclaim(self, FastChannel channel) except -1
     cdef int replace_orphan(self) except -1

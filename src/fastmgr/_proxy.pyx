@@ -148,6 +148,7 @@ cdef class ClientSession:
         self.orphan = None
         self.releases = []
         self.farewell = None
+        self.private = None
         for ident, holding in list(self.holdings.items()):
             holding.owed = holding.unclaimed = 0
             if holding.local == 0:
@@ -300,14 +301,26 @@ cdef class ClientSession:
         if old is not None:
             self.lose((<Tenancy>old).channel, False)
 
+    def stock_connection(self):
+        """Return the calling thread's connection in the stdlib's dialect; None where it has none.
+
+        A thread that speaks the fast dialect is given a second one when this is first called.
+        """
+        cdef Tenancy tenancy = getattr(self.local, "connection", None)
+        if tenancy is None or not tenancy.channel.usable:
+            return None
+        if tenancy.stock is None:
+            if isinstance(tenancy.channel, StockChannel):
+                tenancy.stock = tenancy.channel.conn
+            else:
+                tenancy.stock = self.dial_stock(thread_name())
+        return tenancy.stock
+
     cdef Tenancy open_channel(self):
         """Open a channel for the calling thread."""
         cdef Channel channel = None
         cdef Tenancy tenancy
-        name = process.current_process().name
-        thread = threading.current_thread()
-        if thread is not threading.main_thread():
-            name = f"{name}|{thread.name}"
+        name = thread_name()
         util.debug("connecting to the manager at %r", self.address)
         if self.serializer == "pickle" and uses_raw_sockets("pickle") and not self.stock:
             channel = self.open_fast(name)
@@ -347,11 +360,15 @@ cdef class ClientSession:
         return channel
 
     cdef Channel open_stock(self, object name):
-        conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
-        dispatch(conn, None, "accept_connection", (name,))
-        channel = StockChannel(conn)
+        channel = StockChannel(self.dial_stock(name))
         self.adopt(channel)
         return channel
+
+    cdef object dial_stock(self, object name):
+        """A connection whose requests are a thread's calls, in the stdlib's dialect."""
+        conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
+        dispatch(conn, None, "accept_connection", (name,))
+        return conn
 
     cdef int adopt(self, Channel channel) except -1:
         authkeys[self.address] = self.authkey
@@ -414,6 +431,11 @@ cdef class ClientSession:
         return 0
 
     # -- the books --------------------------------------------------------
+
+    def held(self):
+        """Return the idents of the objects that this process has proxies of."""
+        cdef Holding holding
+        return [ident for ident, holding in list(self.holdings.items()) if holding.local]
 
     def acquire(self, ident):
         """Take a reference to an object, for one proxy.
@@ -768,6 +790,13 @@ cdef class ClientSession:
         self.has_nothing()
 
 
+cdef object thread_name():
+    """What the server calls the thread that serves the calling one, as in the stdlib."""
+    name = process.current_process().name
+    thread = threading.current_thread()
+    return name if thread is threading.main_thread() else f"{name}|{thread.name}"
+
+
 def _say_goodbye(reference):
     session = reference()
     if session is not None:
@@ -877,11 +906,6 @@ cdef class ProxyCore:
     def _close(self):
         """Give the reference back before the proxy is dropped; twice does nothing."""
         self._ref = None
-
-    @property
-    def _tls(self):
-        """The calling threads' connections; ``.connection`` is this thread's."""
-        return self._session().local
 
     def _connect(self):
         """Give the calling thread a fresh connection to the server."""

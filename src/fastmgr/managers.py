@@ -7,13 +7,20 @@ names that programs use included.
 from __future__ import annotations
 
 import array
+import collections as collections
 import os
 import queue
+import signal as signal
+import sys as sys
 import threading
+import time as time
+import types as types
 from collections.abc import Callable, Iterable
 from multiprocessing import connection, get_context, pool, process, reduction as reduction, util
 from multiprocessing.context import ProcessError, get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
+from os import getpid
+from traceback import format_exc as format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fastmgr import _park, shared
@@ -589,10 +596,10 @@ if HAS_SHMEM:
 
             resource_tracker.ensure_running()
             super().__init__(*args, **kwargs)
-            util.debug("%s created by pid %d", type(self).__name__, os.getpid())
+            util.debug("%s created by pid %d", type(self).__name__, getpid())
 
         def __del__(self) -> None:
-            util.debug("%s.__del__ by pid %d", type(self).__name__, os.getpid())
+            util.debug("%s.__del__ by pid %d", type(self).__name__, getpid())
 
         def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
             """Return a new segment of `size` bytes.

@@ -16,6 +16,7 @@ from fastmgr import _core
 from fastmgr._cells import ArrayCore, CounterCore, CountersCore, EventCore, LockCore, ValueCore
 from fastmgr._proxy import ClientSession, ProxyCore, authkeys
 from fastmgr.dialects.stock import Token, stock_client, uses_raw_sockets
+from fastmgr.privates import Locals, OnDemand, privates_of, return_reference
 
 __all__ = [
     "AcquirerProxy",
@@ -157,10 +158,15 @@ class BaseProxy(ProxyCore):
         The proxy lives in the server itself and holds the object directly.
     """
 
-    # Kept for code that takes this lock or looks into this dict, as the stdlib's
-    # own did; sessions hold what it held.
-    _address_to_local: ClassVar[dict[Any, Any]] = {}
+    # Kept for code that takes this lock, looks into this dict, or makes calls of its own over a
+    # thread's connection; sessions hold what these held.
+    _address_to_local = Locals(_sessions)
     _mutex = util.ForkAwareThreadLock()
+    _tls = OnDemand(lambda proxy: privates_of(proxy._session_of())[0])
+    _idset = OnDemand(lambda proxy: privates_of(proxy._session_of())[1])
+    #: What connects to the server in the stdlib's dialect.
+    _Client = OnDemand(lambda proxy: stock_client(proxy._serializer))
+    _decref = staticmethod(return_reference)
 
     _exposed_: ClassVar[tuple[str, ...]]
     _isauto: bool
@@ -185,11 +191,6 @@ class BaseProxy(ProxyCore):
         if not incref or type(self)._after_fork is not BaseProxy._after_fork:
             # Others are looked after by their session.
             util.register_after_fork(self, type(self)._after_fork)
-
-    @property
-    def _Client(self) -> Callable[..., Any]:
-        """What connects to the server in the stdlib's dialect."""
-        return stock_client(self._serializer)
 
     def _open_session(self) -> ClientSession:
         return session_with(self._token.address, self._serializer, self._authkey)
@@ -216,10 +217,6 @@ class BaseProxy(ProxyCore):
             return
         self._take_reference()
         util.debug("INCREF %r", self._token.id)
-
-    def _decref(self) -> None:
-        """Return the reference; the proxy can be used as long as others hold one."""
-        self._close()
 
     def _after_fork(self) -> None:
         """Take a reference for this process (in the child of a fork or of a spawn)."""

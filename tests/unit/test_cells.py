@@ -646,7 +646,7 @@ def test_a_proxy_that_holds_nothing_asks_the_server(manager: Any) -> None:
     ]
     counter.incr(), lock.acquire()
     counter._close()
-    lock._decref()
+    lock._close()
     assert (counter.incr(), lock.acquire(False), lock.locked()) == (2, False, True)
     lock.release()
     del others

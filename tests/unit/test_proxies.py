@@ -316,8 +316,8 @@ def test_proxies_of_one_object_share_its_references(manager: UnitManager) -> Non
 def test_decref_by_hand(manager: UnitManager) -> None:
     shared = manager.list()
     other = pickle.loads(pickle.dumps(shared))
-    shared._decref()
-    shared._decref()
+    shared._close()
+    shared._close()
     other.append(1)
     shared._incref()
     del other
