@@ -34,7 +34,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 START_METHODS = ("fork", "spawn", "forkserver")
-MINOR_VERSIONS = range(10, 15)
+MINOR_VERSIONS = range(10, 16)
 
 # Seconds without a test starting or ending until the run is aborted, and for the whole of it.
 TEST_TIMEOUT = 120.0
