@@ -14,6 +14,7 @@ cdef class PickledReply:
     cdef bytes data
     cdef list segments
     cdef object load(self)
+    cdef tuple load_failure(self)
 
 cdef class Channel:
     cdef readonly bint usable        # by its thread, for another request
@@ -24,7 +25,7 @@ cdef class Channel:
     cpdef object close(self)
     cpdef object abandon(self)
     cdef Py_ssize_t failed           # one-way calls, as far as is known
-    cdef object failure              # of the first its operation and payload
+    cdef object failure              # of the first: in words, and (operation, payload)
     cdef void renew_lock(self) noexcept
     cdef void hold(self) noexcept
     cdef bint hold_now(self) noexcept

@@ -66,6 +66,16 @@ cdef class PickledReply:
         reader.feed(self.data, <size_t>len(self.data), self.segments, True)
         return reader.get()
 
+    cdef tuple load_failure(self):
+        """What OP_FAILED carries; what unpickling raises stands for an error that has none."""
+        cdef Reader reader = Reader()
+        reader.feed(self.data, <size_t>len(self.data), self.segments, True)
+        call = reader.get()
+        try:
+            return call, reader.get()
+        except Exception as error:
+            return call, (<int>OP_ERROR, error)
+
 
 cdef bint all_scalars(kwds) except -1:
     for value in kwds.values():
@@ -130,10 +140,7 @@ cdef class Channel:
         failure, self.failure = self.failure, None
         failed, self.failed = self.failed, 0
         if isinstance(failure, PickledReply):
-            try:
-                failure = (<PickledReply>failure).load()
-            except Exception as error:
-                failure = <int>OP_ERROR, error
+            failure = (<PickledReply>failure).load_failure()
         return <int>OP_FAILED, (failed, failure, reply)
 
     cpdef tuple call(self, object ident, object name, object args, object kwds):

@@ -51,6 +51,7 @@ cdef class Engine(Loop):
     cdef int reply(
         self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload, bint on_loop
     ) except -1
+    cdef str call_at_hand(self, Conn conn)
     cdef int put_any(self, Conn conn, Writer writer, object payload) except -1
     cdef int drop_elsewhere(self, object payload) except -1
     cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1

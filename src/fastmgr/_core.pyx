@@ -7,7 +7,7 @@ dialect's ``serve_client`` runs the same `Engine.run`.
 """
 
 cimport cython
-from cpython.object cimport PyObject
+from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from libc.string cimport memcpy, memset
 
 from fastmgr._arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix, new_segment
@@ -958,7 +958,7 @@ cdef class Engine(Loop):
                     if op == OP_ERROR:
                         # Neither frames nor arguments are to wait for the next call.
                         payload.__traceback__ = payload.__context__ = payload.__cause__ = None
-                    conn.failure = (op, payload)
+                    conn.failure = self.call_at_hand(conn), (op, payload)
                     return KEEP
             if on_loop:
                 self.drop_elsewhere(payload)
@@ -999,6 +999,22 @@ cdef class Engine(Loop):
                 self.flush_replies(conn, writer)
         return KEEP
 
+    cdef str call_at_hand(self, Conn conn):
+        """The connection's current call, in words."""
+        cdef Reader reader
+        cdef Entry entry = self.table.at(conn.stream.header.handle)
+        kind = name = "?"
+        if entry is not None:
+            # Not by Python, where a metaclass of a user's would be asked.
+            kind = (<PyTypeObject *>Py_TYPE(entry.obj)).tp_name.decode().rpartition(".")[2]
+        try:
+            reader = Reader()
+            reader.feed(conn.stream.body, conn.stream.size, None, False)
+            name = str(method_name(conn, reader))[:40]
+        except Exception:
+            pass        # a name that takes a pickle, or none: the error says so
+        return f"{kind[:40]}.{name}() of object {conn.stream.header.handle:x}"
+
     cdef int put_any(self, Conn conn, Writer writer, object payload) except -1:
         """Encode for a client; what proxies in `payload` stand for is held until it has read."""
         transit.sink = []
@@ -1029,18 +1045,22 @@ cdef class Engine(Loop):
         """Say that calls without a reply have failed; 1 if that takes a worker."""
         cdef Header header
         cdef size_t start = begin_message(writer)
+        cdef size_t start_of_error
         cdef int pickled
+        call, failure = conn.failure
         writer.pickles = 0
         writer.segmented = False
-        pickled = writer.put_compact(conn.failure)
+        writer.put_compact(call)        # by itself: it is read also where the error cannot be
+        pickled = writer.put_compact(failure)
         if pickled:
             if on_loop:
                 writer.size = start - HEADER_SIZE
                 return 1
+            start_of_error = writer.size
             try:
-                self.put_any(conn, writer, conn.failure)
+                self.put_any(conn, writer, failure)
             except Exception:
-                writer.size = start
+                writer.size = start_of_error
                 writer.put((<int>OP_UNSERIALIZABLE, format_exc()))
         memset(&header, 0, HEADER_SIZE)
         header.handle = <uint64_t>conn.failed

@@ -34,8 +34,8 @@ cpdef enum Op:
     OP_TRACEBACK = 18
     OP_PROXY = 19     # handle; body: exposed, typeid, proxy type or None
     OP_UNSERIALIZABLE = 20
-    # Before a reply. The handle is how many calls that get no reply have failed; body: of the first
-    # its operation and payload.
+    # Before a reply. The handle is how many calls that get no reply have failed; body: the first
+    # in words, and its operation and payload.
     OP_FAILED = 21
 
 cdef enum:

@@ -36,7 +36,7 @@ cdef class Conn(Owner):
     cdef bint answered            # a hook has replied to the current request itself
     cdef list in_transit          # entries whose proxies the peer is about to read
     cdef Py_ssize_t failed        # calls without a reply since the last reply
-    cdef tuple failure            # (kind, payload) of the first of them
+    cdef tuple failure            # of the first of them: in words, and (operation, payload)
     cdef tuple undelivered        # operation, handle and payload of what a worker must encode
 
 cdef class Loop:

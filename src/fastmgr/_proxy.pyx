@@ -30,6 +30,7 @@ import os
 import threading
 import weakref
 from multiprocessing import AuthenticationError, process, util
+from traceback import format_exception_only
 
 from fastmgr._channel import StaleConnection, StockChannel
 from fastmgr._frame import KINDS
@@ -56,16 +57,34 @@ class OnewayError(Exception):
         first one's.
     result : object
         What the call that raises this returned, or the exception that it raised.
+    call : str
+        The call that failed first: the referent's type, the method, the object's ident.
+    reason : str
+        The error of that call, in a line.
     """
 
-    def __init__(self, failed, result):
-        calls = "a one-way call" if failed == 1 else f"{failed} one-way calls"
-        super().__init__(f"{calls} made before this one failed")
+    def __init__(self, failed, result, call="", reason=""):
+        message = f"the one-way call {call} failed: {reason}" if call else "a one-way call failed"
+        if failed > 1:
+            message += f" (and {failed - 1:,} more after it)"
+        super().__init__(message)
         self.failed = failed
         self.result = result
+        self.call = call
+        self.reason = reason
 
     def __reduce__(self):
-        return type(self), (self.failed, self.result)
+        return type(self), (self.failed, self.result, self.call, self.reason)
+
+
+cdef str in_a_line(error):
+    """What was raised, as a traceback's last line has it."""
+    if type(error) is RemoteError:
+        lines = str(error.args[0]).split("\n")
+    else:
+        lines = format_exception_only(type(error), error)
+    line = next((line for line in map(str.strip, reversed(lines)) if line), "")
+    return line if len(line) <= 500 else line[:500] + "..."
 
 
 @cython.final
@@ -706,7 +725,9 @@ cdef class ClientSession:
             if reply[0] == OP_PROXY:
                 proxy._settle(*reply)
             elif reply[0] != OP_RETURN:
-                before = before if failed else reply
+                if not failed:
+                    call = f"{proxy._token.typeid}.{name}() of object {proxy._id}"
+                    before = call, reply
                 failed += 1
         finally:
             channel = self.channel()
@@ -866,12 +887,13 @@ cdef class ProxyCore:
         if op == OP_RETURN:
             return payload
         if op == OP_FAILED:
-            failed, (kind, error), reply = payload
+            failed, (call, (kind, error)), reply = payload
             try:
                 result = self._settle(*reply)
             except Exception as raised:
                 result = raised
-            raise OnewayError(failed, result) from convert_to_error(KINDS[kind], error)
+            error = convert_to_error(KINDS[kind], error)
+            raise OnewayError(failed, result, call, in_a_line(error)) from error
         if op == OP_PROXY:
             ident, (exposed, typeid, proxytype) = payload
             session.given(ident)

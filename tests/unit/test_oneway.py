@@ -462,6 +462,7 @@ def test_queue(any_manager: OnewayManager) -> None:
     oneway(full).put("given up", True, 0.01)
     error = failure_of(full.get)
     assert (error.failed, type(cause_of(error)), error.result) == (2, queue.Full, "taken")
+    assert "Queue.put() of object" in str(error) and "Full" in error.reason
     assert full.empty()
 
 
@@ -495,7 +496,8 @@ def test_failure_is_raised_by_the_next_call(any_manager: OnewayManager) -> None:
     assert (error.failed, error.result) == (1, 2)
     assert type(cause_of(error)) is KeyError
     assert cause_of(error).args == ("nothing",)
-    assert str(error) == "a one-way call made before this one failed"
+    call = f"dict.pop() of object {d._token.id}"
+    assert str(error) == f"the one-way call {call} failed: KeyError: 'nothing'"
     assert d.get("a") == 1  # it is not told again
 
 
@@ -518,7 +520,9 @@ def test_failures_are_counted_and_the_first_is_the_cause(any_manager: OnewayMana
         oneway(d)[i] = i
     error = failure_of(len, d)
     assert (error.failed, error.result) == (101, 50)
-    assert str(error) == "101 one-way calls made before this one failed"
+    call = f"Journal.fail() of object {journal._token.id}"
+    reason = f"{Ours.__module__}.Ours: first"
+    assert str(error) == f"the one-way call {call} failed: {reason} (and 100 more after it)"
     assert cause_of(error).args == ("first",)
     oneway(d).pop("later")
     error = failure_of(len, d)
@@ -538,6 +542,8 @@ def test_names_that_are_not_exposed(any_manager: OnewayManager) -> None:
     assert (error.failed, error.result) == (1, 1)
     assert type(cause_of(error)) is RemoteError
     assert "method 'no_such_method' of <class 'list'> object is not in" in str(cause_of(error))
+    assert "list.no_such_method() of object" in str(error)
+    assert len(str(error).splitlines()) == 1
 
 
 def test_object_that_is_gone(any_manager: OnewayManager) -> None:
@@ -551,6 +557,7 @@ def test_object_that_is_gone(any_manager: OnewayManager) -> None:
     error = failure_of(items.pop)
     assert (error.failed, error.result) == (2, 7)
     assert type(cause_of(error)) is RemoteError
+    assert f"append() of object {ident} failed: KeyError" in str(error)
     assert "KeyError" in str(cause_of(error))
     assert ident in str(cause_of(error))
 
@@ -574,6 +581,7 @@ def test_error_that_cannot_be_unpickled(manager: OnewayManager) -> None:
     assert (error.failed, error.result) == (1, 3)
     assert type(cause_of(error)) is TypeError
     assert "other" in str(cause_of(error))
+    assert "Journal.fail_unloadable() of object" in str(error)
     assert journal.all() == [3]
     assert journal._tls.connection is connection
 

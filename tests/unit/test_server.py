@@ -448,6 +448,8 @@ class FastPeer(RawPeer):
         assert method in (0, 1)  # whether the server spins
         body = self._read(size)
         assert flags in (0, PICKLED)
+        if op == OP_FAILED:  # before the error the call in words: a tag, a size, the text
+            body = body[2 + body[1] :]
         return Reply(op, handle, call, _wire.loads(body, allow_pickle=flags == PICKLED))
 
     def recv_reply(self) -> Reply:
