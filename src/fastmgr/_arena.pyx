@@ -240,6 +240,9 @@ cdef class Cell:
             segment, offset = arena.take(self.size)
         except OSError:
             return False
+        if self.segment is not None:        # another thread has been here meanwhile
+            arena.give_back(segment, offset, self.size)
+            return True
         memcpy(segment.at + offset, self.at, self.size)
         free(self.at)
         self.at = segment.at + offset
@@ -291,6 +294,11 @@ cdef class Celled:
 def state_size(Celled obj not None):
     """Return the bytes of an object's state."""
     return obj.state_size()
+
+
+def settle(Celled obj not None, Arena arena not None):
+    """Have an object's state where clients can map it; return whether it is there."""
+    return obj.settle(arena)
 
 
 def lie_at(Celled obj not None, Segment segment, size_t offset, size_t size, bint fresh):

@@ -5,7 +5,14 @@ A proxy asks the server once where its object's cell is (`ClientSession.locate`)
 on a call is one atomic step on that cell, made here, as long as the server lives and the
 process is in the session that holds the reference.  Whatever that does not cover goes the
 way of every call, `_callmethod`, and meets the same cell in the server.
+
+Users' code may run wherever an argument only stands for a number or a name, in a finalizer, a
+signal's handler, a trace function.  It may close the proxy, fork, end the manager.  So arguments
+are made plain first, then `at_hand` is asked, and from there to the step nothing is called that
+could run any, nor allocates what the garbage collector tracks.
 """
+
+cimport cython
 
 from fastmgr._arena cimport (
     CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK,
@@ -15,10 +22,11 @@ from fastmgr._arena cimport (
 )
 from fastmgr._channel cimport posting_channels
 from fastmgr._numbers cimport (
-    add_to_item, add_to_word, counter_add, counter_exchange, counter_get, counter_replace,
-    is_asked, value_of, window_on, word_of,
+    add_to_item, add_to_word, check_integers, counter_add, counter_exchange, counter_get,
+    counter_replace, is_asked, is_plain_code, place_of, plain_item, plain_key, value_of, whole,
+    window_on, word_of,
 )
-from fastmgr._proxy cimport ClientSession, ProxyCore
+from fastmgr._proxy cimport ClientSession, ProxyCore, Ref
 
 import array
 import threading
@@ -42,20 +50,26 @@ cdef class CellCore(ProxyCore):
     cdef Segment segment
     cdef int kind
 
-    cdef inline bint at_hand(self) except -1:
-        """Whether the cell is here to be worked on."""
-        if (
+    @cython.final
+    cdef inline bint ready(self) noexcept:
+        """Whether the cell is known, and still ours."""
+        return (
             self.cell is not NULL and self.view.usable
             and fm_serves(self.view.alive, self.view.entry, self.view.owner >> THREAD_BITS)
-            and posting_channels == 0
-        ):
+        )
+
+    @cython.final
+    cdef inline bint at_hand(self) except -1:
+        """Whether the cell is here to be worked on, at once: see above."""
+        if posting_channels == 0 and self.ready():
             return True
-        return self.find()
+        return self.find() and self.ready()
 
     cdef bint find(self) except -1:
-        """Look for the cell; not twice in vain in one session."""
+        """Look for the cell, not twice in vain in one session; any code may run meanwhile."""
         cdef ClientSession session
         cdef View view
+        cdef Segment segment
         if not self._has_cell or type(self)._callmethod is not ProxyCore._callmethod:
             return False    # a user's proxy wants to see its calls
         if self._ref is None:
@@ -75,16 +89,20 @@ cdef class CellCore(ProxyCore):
         self.cell = NULL
         self.segment = None
         found = session.locate(self._id, self._handle)
-        self.view = session.view
+        view = session.view
+        if found is not None:
+            kind, segment, offset, size, about = found
+            if not self.accepts(kind, size, about):
+                found = None
+        if self._ref is None:
+            return False    # it was closed meanwhile
+        self.view = view
         if found is None:
-            return False
-        kind, segment, offset, size, about = found
-        if not self.accepts(kind, size, about):
             return False
         self.kind = kind
         self.size = size
         self.segment = segment
-        self.cell = self.segment.at + <size_t>offset
+        self.cell = segment.at + <size_t>offset
         return True
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
@@ -113,12 +131,14 @@ cdef class CounterCore(CellCore):
         OverflowError
             The sum does not fit 64 bits; nothing has changed.
         """
+        amount = whole(amount)
         if self.at_hand():
             return counter_add(<uint64_t *>self.cell, amount, False)
         return self._callmethod("incr", (amount,))
 
     def decr(self, amount=1):
         """Subtract from the counter in one step and return the difference."""
+        amount = whole(amount)
         if self.at_hand():
             return counter_add(<uint64_t *>self.cell, amount, True)
         return self._callmethod("decr", (amount,))
@@ -131,6 +151,7 @@ cdef class CounterCore(CellCore):
 
     def set(self, value):
         """Set the value."""
+        value = whole(value)
         if self.at_hand():
             counter_exchange(<uint64_t *>self.cell, value)
         else:
@@ -138,12 +159,14 @@ cdef class CounterCore(CellCore):
 
     def exchange(self, value):
         """Set the value in one step and return what it was."""
+        value = whole(value)
         if self.at_hand():
             return counter_exchange(<uint64_t *>self.cell, value)
         return self._callmethod("exchange", (value,))
 
     def compare_exchange(self, expected, desired):
         """Set the value in one step if it is `expected`; return whether it was set."""
+        expected, desired = whole(expected), whole(desired)
         if self.at_hand():
             return counter_replace(<uint64_t *>self.cell, expected, desired)
         return self._callmethod("compare_exchange", (expected, desired))
@@ -168,20 +191,21 @@ cdef class CountersCore(CellCore):
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         if kind != KIND_COUNTERS:
             return False
-        self.length = <Py_ssize_t>(size // sizeof(uint64_t))
-        self.names = about
         if about is not None:
             self.indices = {name: i for i, name in enumerate(about)}
+        self.names = about
+        self.length = <Py_ssize_t>(size // sizeof(uint64_t))
         return True
 
-    cdef uint64_t *at(self, key) except NULL:
+    cdef uint64_t *at(self, key) except? NULL:
+        """The word of a counter; NULL where it is not at hand."""
         cdef Py_ssize_t i
-        if self.names is not None:
-            return <uint64_t *>self.cell + <Py_ssize_t>self.indices[key]
-        i = PyNumber_AsSsize_t(key, IndexError)
-        if not -self.length <= i < self.length:
-            raise IndexError(f"there is no counter {i}: there are {self.length}")
-        return <uint64_t *>self.cell + (i if i >= 0 else i + self.length)
+        if self.length == 0 and not self.at_hand():
+            return NULL     # its names are not known
+        i = place_of(key, self.indices, self.length)
+        if self.at_hand() and i < self.length:
+            return <uint64_t *>self.cell + i
+        return NULL
 
     def incr(self, key, amount=1):
         """Add to one of the counters in one step and return the sum.
@@ -193,26 +217,38 @@ cdef class CountersCore(CellCore):
         OverflowError
             The sum does not fit 64 bits; nothing has changed.
         """
-        if self.at_hand():
-            return counter_add(self.at(key), amount, False)
+        cdef uint64_t *word
+        amount = whole(amount)
+        word = self.at(key)
+        if word is not NULL:
+            return counter_add(word, amount, False)
         return self._callmethod("incr", (key, amount))
 
     def decr(self, key, amount=1):
         """Subtract from one of the counters in one step and return the difference."""
-        if self.at_hand():
-            return counter_add(self.at(key), amount, True)
+        cdef uint64_t *word
+        amount = whole(amount)
+        word = self.at(key)
+        if word is not NULL:
+            return counter_add(word, amount, True)
         return self._callmethod("decr", (key, amount))
 
     def exchange(self, key, value):
         """Set one of the counters in one step and return what it was."""
-        if self.at_hand():
-            return counter_exchange(self.at(key), value)
+        cdef uint64_t *word
+        value = whole(value)
+        word = self.at(key)
+        if word is not NULL:
+            return counter_exchange(word, value)
         return self._callmethod("exchange", (key, value))
 
     def compare_exchange(self, key, expected, desired):
         """Set one of the counters in one step if it is `expected`; return whether it was set."""
-        if self.at_hand():
-            return counter_replace(self.at(key), expected, desired)
+        cdef uint64_t *word
+        expected, desired = whole(expected), whole(desired)
+        word = self.at(key)
+        if word is not NULL:
+            return counter_replace(word, expected, desired)
         return self._callmethod("compare_exchange", (key, expected, desired))
 
     def keys(self):
@@ -224,8 +260,13 @@ cdef class CountersCore(CellCore):
     def snapshot(self):
         """Return the values of all in a list; each is read in one step, one after the other."""
         cdef Py_ssize_t i
+        cdef list values
         if self.at_hand():
-            return [counter_get(<uint64_t *>self.cell + i) for i in range(self.length)]
+            values = [None] * self.length
+            if self.at_hand() and len(values) == self.length:
+                for i in range(self.length):
+                    values[i] = counter_get(<uint64_t *>self.cell + i)
+                return values
         return self._callmethod("snapshot")
 
     def as_dict(self):
@@ -233,13 +274,17 @@ cdef class CountersCore(CellCore):
         return dict(zip(self.keys(), self.snapshot()))
 
     def __getitem__(self, key):
-        if self.at_hand():
-            return counter_get(self.at(key))
+        cdef uint64_t *word = self.at(key)
+        if word is not NULL:
+            return counter_get(word)
         return self._callmethod("__getitem__", (key,))
 
     def __setitem__(self, key, value):
-        if self.at_hand():
-            counter_exchange(self.at(key), value)
+        cdef uint64_t *word
+        value = whole(value)
+        word = self.at(key)
+        if word is not NULL:
+            counter_exchange(word, value)
         else:
             self._callmethod("__setitem__", (key, value))
 
@@ -273,7 +318,7 @@ cdef class ValueCore(CellCore):
     cdef bint swap(self, value, uint64_t *before) except -1:
         """Replace what is there, if neither it nor `value` needs the server."""
         cdef uint64_t after
-        if not self.at_hand() or not word_of(value, &after):
+        if not word_of(value, &after) or not self.at_hand():
             return False
         before[0] = fm_load(<uint64_t *>self.cell)
         while not is_asked(before[0]):
@@ -329,37 +374,49 @@ cdef class ArrayCore(CellCore):
     cdef object items_of        # the View it is of
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
-        if kind != KIND_ARRAY:
+        if kind != KIND_ARRAY or type(about) is not str or not is_plain_code(about):
             return False
         self.typecode = about
         return True
 
-    cdef bint mapped(self) except -1:
+    cdef object mapped(self):
+        """The items, or None; who has them holds the memory, and the reference to the array."""
+        cdef View view
+        cdef Segment segment
+        cdef Ref ref
+        cdef char *at
+        cdef size_t size
         if not self.at_hand():
-            return False
+            return None
         if self.items_of is not self.view:
             # A view of the items, numpy's for example, may outlive the proxy: it holds a reference
             # of its own, so that the server leaves the memory to it.
-            self.items = memoryview(window_on(
-                self.cell, self.size, self.typecode, (self.segment, self._ref)))
-            self.items_of = self.view
-        return True
+            view, segment, ref, at, size = (
+                self.view, self.segment, self._ref, self.cell, self.size)
+            items = memoryview(window_on(at, size, self.typecode, (segment, ref)))
+            if self.view is not view or not self.ready():
+                return None
+            self.items = items
+            self.items_of = view
+        return self.items
 
     def _close(self):
         self.items = self.items_of = None
         CellCore._close(self)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        if not self.mapped():
+        items = self.mapped()
+        if items is None:
             raise BufferError(
                 "the array is not in memory that this process shares with the manager: read it "
                 "with proxy[:]"
             )
-        PyObject_GetBuffer(self.items, buffer, flags)
+        PyObject_GetBuffer(items, buffer, flags)
 
     def __len__(self):
-        if self.mapped():
-            return len(self.items)
+        items = self.mapped()
+        if items is not None:
+            return len(items)
         return self._callmethod("__len__")
 
     def __bytes__(self):
@@ -367,21 +424,31 @@ cdef class ArrayCore(CellCore):
         return bytes(self[:].tolist())
 
     def __getitem__(self, key):
-        if self.mapped():
+        if type(key) is not int:
+            key = plain_key(key)
+        items = self.mapped()
+        if items is not None:
             try:
                 if type(key) is int:
-                    return self.items[key]
+                    return items[key]
                 if type(key) is slice:
-                    return array.array(self.typecode, self.items[key].tobytes())
+                    return array.array(self.typecode, items[key].tobytes())
             except Exception:
                 pass        # the server says what is wrong
         return self._callmethod("__getitem__", (key,))
 
     def __setitem__(self, key, value):
-        if type(key) is int and self.mapped():
+        if type(key) is not int:
+            key = plain_key(key)
+        items = self.mapped() if type(key) is int else None
+        if items is not None:
             try:
-                self.items[key] = value
-                return
+                if type(value) is not int and type(value) is not float:
+                    value = plain_item(self.typecode, value)
+                    items = self.mapped()
+                if items is not None:
+                    items[key] = value
+                    return
             except Exception:
                 pass
         self._callmethod("__setitem__", (key, value))
@@ -397,14 +464,22 @@ cdef class ArrayCore(CellCore):
             The array is one of floats.
         """
         cdef Py_ssize_t at, length
-        if type(key) is int and self.mapped():
-            length = len(self.items)
+        if type(key) is not int:
+            key = plain_key(key)
+        items = self.mapped() if type(key) is int else None
+        if items is not None:
+            check_integers(self.typecode)
+            if type(amount) is not int:
+                amount = whole(amount)
+                items = self.mapped()
+        if items is not None:
+            length = len(items)
             if -length <= key < length:
                 at = key
                 if at < 0:
                     at += length
                 return add_to_item(
-                    self.cell + at * <Py_ssize_t>self.items.itemsize, self.typecode, amount)
+                    self.cell + at * <Py_ssize_t>items.itemsize, self.typecode, amount)
         return self._callmethod("incr", (key, amount))
 
 
@@ -437,17 +512,20 @@ cdef class LockCore(CellCore):
 
     cdef bint take(self) except -1:
         """Take what is free."""
-        cdef uint64_t *slot = <uint64_t *>self.cell
+        cdef uint64_t *slot
         cdef uint64_t word, owner
         cdef size_t i
+        owner = self.this_thread() if self.kind == KIND_RLOCK else self.view.owner
+        if not self.ready():
+            return False
+        slot = <uint64_t *>self.cell
         if self.kind == KIND_SEMAPHORE:
             for i in range(self.size // sizeof(uint64_t)):
                 word = fm_load(slot + i)
                 while word & OWNER == 0:
-                    if fm_replace(slot + i, &word, word | self.view.owner):
+                    if fm_replace(slot + i, &word, word | owner):
                         return True
             return False
-        owner = self.view.owner if self.kind == KIND_LOCK else self.this_thread()
         word = fm_load(slot)
         while word & OWNER == 0:
             if fm_replace(slot, &word, word | owner):
@@ -461,14 +539,18 @@ cdef class LockCore(CellCore):
 
     cdef bint free(self) except -1:
         """Give back what nobody waits for; what is not ours to give back is the server's matter."""
-        cdef uint64_t *slot = <uint64_t *>self.cell
-        cdef uint64_t word
+        cdef uint64_t *slot
+        cdef uint64_t word, owner
         cdef size_t i
+        owner = self.this_thread() if self.kind == KIND_RLOCK else self.view.owner
+        if not self.ready():
+            return False
+        slot = <uint64_t *>self.cell
         if self.kind == KIND_SEMAPHORE:
             for i in range(self.size // sizeof(uint64_t)):
                 word = fm_load(slot + i)
                 if (
-                    (word & OWNER) >> THREAD_BITS == self.view.owner >> THREAD_BITS
+                    (word & OWNER) >> THREAD_BITS == owner >> THREAD_BITS
                     and not word & CONTENDED and fm_replace(slot + i, &word, word & OWNER_DIED)
                 ):
                     return True
@@ -477,7 +559,7 @@ cdef class LockCore(CellCore):
         if word & OWNER == 0:
             return False
         if self.kind == KIND_RLOCK:
-            if word & OWNER != self.this_thread():
+            if word & OWNER != owner:
                 return False
             if fm_load(slot + 1) > 1:
                 fm_store(slot + 1, fm_load(slot + 1) - 1)
@@ -485,10 +567,11 @@ cdef class LockCore(CellCore):
         return not word & CONTENDED and fm_replace(slot, &word, word & OWNER_DIED)
 
     cdef uint64_t this_thread(self) except 0:
-        cdef uint64_t owner = fm_owner_here(self.view.serial)
+        cdef View view = self.view      # another may take its place meanwhile
+        cdef uint64_t owner = fm_owner_here(view.serial)
         if owner == 0:
-            owner = self._session().thread_owner()
-            fm_set_owner_here(self.view.serial, owner)
+            owner = view.owner | self._session().thread_number()
+            fm_set_owner_here(view.serial, owner)
         return owner
 
     def acquire(self, blocking=True, timeout=None):

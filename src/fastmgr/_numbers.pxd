@@ -2,7 +2,22 @@
 
 from fastmgr._arena cimport Cell, Celled, int64_t, uint64_t
 
-# 0 where `number` is no int that fits; an error is set only where it is no int at all.
+cdef extern from "Python.h":
+    object PyNumber_Index(object number)
+
+# Users' code runs where something only stands for a number, and may take any memory away, or move
+# it.  So first the arguments are made plain, by these, then the word is looked for, and then
+# nothing is done but the step.
+
+cdef inline object whole(object number):
+    """An int, of what stands for one."""
+    return number if type(number) is int else PyNumber_Index(number)
+
+cdef object plain_key(object key)
+cdef object plain_item(object typecode, object value)
+cdef Py_ssize_t place_of(object key, dict indices, Py_ssize_t length) except -1
+
+# 0 where an int does not fit.
 cdef bint as_int64(object number, int64_t *value) except -1
 
 # A Value's word. 0 where the object has none.
@@ -11,6 +26,7 @@ cdef bint is_asked(uint64_t word) noexcept
 cdef object value_of(uint64_t word)
 cdef object add_to_word(uint64_t *word, object amount)
 
+# Numbers are ints.
 cdef object counter_add(uint64_t *word, object amount, bint negative)
 cdef object counter_get(const uint64_t *word)
 cdef object counter_exchange(uint64_t *word, object value)
@@ -18,6 +34,7 @@ cdef object counter_replace(uint64_t *word, object expected, object desired)
 
 # The typecodes whose items clients may reach, and how they add to one; b"" for none.
 cdef bint is_plain_code(object typecode) noexcept
+cdef int check_integers(object typecode) except -1
 cdef object add_to_item(char *at, object typecode, object amount)
 
 cdef Window window_on(char *at, size_t size, object typecode, object owners)

@@ -17,11 +17,11 @@ from libc.string cimport memcpy
 
 import array
 from collections.abc import Iterable
-from operator import index
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
     Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
+    bint PyIndex_Check(object number)
     Py_buffer *PyMemoryView_GET_BUFFER(object view)
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     object PyLong_FromLongLong(long long value)
@@ -44,30 +44,36 @@ cdef int64_t INT64_MIN = -<int64_t>0x7fffffffffffffff - 1
 
 cdef bint as_int64(object number, int64_t *value) except -1:
     cdef int overflow = 0
-    if type(number) is not int:
-        number = index(number)
     value[0] = PyLong_AsLongLongAndOverflow(number, &overflow)
     return overflow == 0
 
 
+cdef object spelled(object number):
+    """An int for a message; one that is too long to read, and for `int` to spell, by its size."""
+    bits = number.bit_length()
+    return f"{number}" if bits <= 256 else f"an int of {bits} bits"
+
+
 cdef object too_large(object number):
-    raise OverflowError(f"{number} does not fit the 64 bits of a counter")
+    raise OverflowError(f"{spelled(number)} does not fit the 64 bits of a counter")
 
 
 cdef object counter_add(uint64_t *word, object amount, bint negative):
     cdef int64_t step, total
+    cdef uint64_t found
     if as_int64(amount, &step) and not (negative and step == INT64_MIN):
         if negative:
             step = -step
         if fm_add_i64(<int64_t *>word, step, &total):
             return PyLong_FromLongLong(total)
     else:
-        result = add_much(word, -index(amount) if negative else index(amount), True)
+        result = add_much(word, -amount if negative else amount, True)
         if result is not None:
             return result
+    found = fm_load(word)
     raise OverflowError(
-        f"{counter_get(word)} {'-' if negative else '+'} {amount} does not fit the 64 bits of a "
-        "counter; it is left as it was"
+        f"{<int64_t>found} {'-' if negative else '+'} {spelled(amount)} does not fit the 64 bits "
+        "of a counter; it is left as it was"
     )
 
 
@@ -122,24 +128,29 @@ cdef class Counter(Celled):
     def __init__(self, initial=0):
         self.kind = KIND_COUNTER
         self.cell = Cell(sizeof(uint64_t))
-        counter_exchange(<uint64_t *>self.cell.at, initial)
+        self.set(initial)
 
     def incr(self, amount=1):
+        amount = whole(amount)
         return counter_add(<uint64_t *>self.cell.at, amount, False)
 
     def decr(self, amount=1):
+        amount = whole(amount)
         return counter_add(<uint64_t *>self.cell.at, amount, True)
 
     def get(self):
         return counter_get(<uint64_t *>self.cell.at)
 
     def set(self, value):
+        value = whole(value)
         counter_exchange(<uint64_t *>self.cell.at, value)
 
     def exchange(self, value):
+        value = whole(value)
         return counter_exchange(<uint64_t *>self.cell.at, value)
 
     def compare_exchange(self, expected, desired):
+        expected, desired = whole(expected), whole(desired)
         return counter_replace(<uint64_t *>self.cell.at, expected, desired)
 
     def __int__(self):
@@ -150,6 +161,16 @@ cdef class Counter(Celled):
 
     def __reduce__(self):
         return int, (self.get(),)       # a copy of it is a number
+
+
+cdef Py_ssize_t place_of(object key, dict indices, Py_ssize_t length) except -1:
+    cdef Py_ssize_t i
+    if indices is not None:
+        return indices[key]
+    i = PyNumber_AsSsize_t(key, IndexError)
+    if not -length <= i < length:
+        raise IndexError(f"there is no counter {i}: there are {length}")
+    return i if i >= 0 else i + length
 
 
 cdef class Counters(Celled):
@@ -176,13 +197,14 @@ cdef class Counters(Celled):
             if len(self.indices) != len(self.names):
                 raise ValueError("a name occurs twice among the counters")
             self.length = len(self.names)
-        elif not 0 <= index(names) <= PY_SSIZE_T_MAX // <Py_ssize_t>sizeof(uint64_t):
-            raise ValueError(f"{names} counters: so many there cannot be")
         else:
-            self.length = index(names)
+            names = whole(names)
+            if not 0 <= names <= PY_SSIZE_T_MAX // <Py_ssize_t>sizeof(uint64_t):
+                raise ValueError(f"{spelled(names)} counters: so many there cannot be")
+            self.length = names
         self.cell = Cell(<size_t>self.length * sizeof(uint64_t))
         if values is not None:
-            values = list(values)
+            values = [whole(value) for value in values]
             if len(values) != self.length:
                 raise ValueError(f"{len(values)} values for {self.length} counters")
             for i in range(self.length):
@@ -194,26 +216,29 @@ cdef class Counters(Celled):
     cdef object about(self):
         return self.names
 
-    cdef uint64_t *at(self, key) except NULL:
-        cdef Py_ssize_t i
-        if self.names is not None:
-            return self.words() + <Py_ssize_t>self.indices[key]
-        i = PyNumber_AsSsize_t(key, IndexError)
-        if not -self.length <= i < self.length:
-            raise IndexError(f"there is no counter {i}: there are {self.length}")
-        return self.words() + (i if i >= 0 else i + self.length)
+    cdef Py_ssize_t place(self, key) except -1:
+        """Where a counter is; users' code runs, so before a word is looked for."""
+        return place_of(key, self.indices, self.length)
 
     def incr(self, key, amount=1):
-        return counter_add(self.at(key), amount, False)
+        cdef Py_ssize_t i = self.place(key)
+        amount = whole(amount)
+        return counter_add(self.words() + i, amount, False)
 
     def decr(self, key, amount=1):
-        return counter_add(self.at(key), amount, True)
+        cdef Py_ssize_t i = self.place(key)
+        amount = whole(amount)
+        return counter_add(self.words() + i, amount, True)
 
     def exchange(self, key, value):
-        return counter_exchange(self.at(key), value)
+        cdef Py_ssize_t i = self.place(key)
+        value = whole(value)
+        return counter_exchange(self.words() + i, value)
 
     def compare_exchange(self, key, expected, desired):
-        return counter_replace(self.at(key), expected, desired)
+        cdef Py_ssize_t i = self.place(key)
+        expected, desired = whole(expected), whole(desired)
+        return counter_replace(self.words() + i, expected, desired)
 
     def keys(self):
         return list(range(self.length) if self.names is None else self.names)
@@ -225,10 +250,11 @@ cdef class Counters(Celled):
         return dict(zip(self.keys(), self.snapshot()))
 
     def __getitem__(self, key):
-        return counter_get(self.at(key))
+        cdef Py_ssize_t i = self.place(key)
+        return counter_get(self.words() + i)
 
     def __setitem__(self, key, value):
-        counter_exchange(self.at(key), value)
+        self.exchange(key, value)
 
     def __contains__(self, key):
         if self.names is not None:
@@ -446,9 +472,30 @@ cdef bint is_plain_code(object typecode) noexcept:
     return typecode in ITEM_SIZES
 
 
+cdef object plain_part(object part):
+    return PyNumber_Index(part) if type(part) is not int and PyIndex_Check(part) else part
+
+
+cdef object plain_key(object key):
+    """A key with ints where something stands for an int: that runs users' code."""
+    if type(key) is slice:
+        return slice(plain_part(key.start), plain_part(key.stop), plain_part(key.step))
+    return plain_part(key)
+
+
+cdef object plain_item(object typecode, object value):
+    """The number that an array makes of a value, which may run users' code, or its error."""
+    if type(value) is int or type(value) is float or typecode not in ITEM_SIZES:
+        return value
+    one = array.array(typecode, (0,))
+    one[0] = value
+    return one[0]
+
+
 cdef object item_overflow(object typecode, object amount):
     raise OverflowError(
-        f"the sum with {amount} does not fit an item of type {typecode!r}; it is left as it was"
+        f"the sum with {spelled(amount)} does not fit an item of type {typecode!r}; it is left as "
+        "it was"
     )
 
 
@@ -465,8 +512,6 @@ cdef object add_to_item(char *at, object typecode, object amount):
     ------
     OverflowError
         The sum does not fit; nothing has changed.
-    TypeError
-        The array is not one of integers, or the amount is none.
     """
     cdef int64_t step
     cdef int8_t i8
@@ -478,7 +523,6 @@ cdef object add_to_item(char *at, object typecode, object amount):
     cdef int64_t i64
     cdef uint64_t u64
     cdef size_t size
-    check_integers(typecode)
     size = ITEM_SIZES[typecode]
     if not as_int64(amount, &step):
         result = add_much(<uint64_t *>at, amount, typecode.islower()) if size == 8 else None
@@ -570,14 +614,17 @@ cdef class Array(Celled):
 
     cdef bint settle(self, Arena arena) except -1:
         cdef Cell cell
-        if self.items is not None:
-            if len(self.items) == 0:
-                return False
-            cell = Cell(self.state_size())
-            if not cell.settle(arena):
-                return False
+        if self.items is None:
+            return True
+        if len(self.items) == 0:
+            return False
+        cell = Cell(self.state_size())
+        if not cell.settle(arena):
+            return False
+        # Another thread may have been here meanwhile.
+        if self.items is not None and self.state_size() == cell.size:
             self.lie_in(cell, True)
-        return True
+        return self.items is None
 
     cdef size_t state_size(self) except? 0:
         if self.kind == KIND_NONE:
@@ -588,12 +635,15 @@ cdef class Array(Celled):
         return size % <size_t>ITEM_SIZES[self.typecode] == 0
 
     cdef int lie_in(self, Cell cell, bint fresh) except -1:
-        if fresh:
-            with memoryview(self.items) as items:
+        mapped = memoryview(window_on(cell.at, cell.size, self.typecode, cell))
+        with memoryview(self.items) as items:
+            if fresh:
+                if <size_t>PyMemoryView_GET_BUFFER(items).len != cell.size:
+                    raise BufferError("the array has changed its length meanwhile")
                 memcpy(cell.at, PyMemoryView_GET_BUFFER(items).buf, cell.size)
-        self.cell = cell
-        self.mapped = memoryview(window_on(cell.at, cell.size, self.typecode, cell))
-        self.items = None
+            self.cell = cell
+            self.mapped = mapped
+            self.items = None
         return 0
 
     cdef object now(self):
@@ -606,31 +656,25 @@ cdef class Array(Celled):
         return len(self.items if self.items is not None else self.mapped)
 
     def __getitem__(self, key):
-        if self.items is not None:
-            return self.items[key]
+        key = plain_key(key)
+        items = self.items
+        if items is not None:
+            return items[key]
         if isinstance(key, slice):
             return array.array(self.typecode, self.mapped[key].tobytes())
         return self.mapped[self.place(key, "array")]
 
     def __setitem__(self, key, value):
-        if self.items is not None:
-            self.items[key] = value
-            return
+        key = plain_key(key)
         if isinstance(key, slice):
-            if not isinstance(value, (array.array, Array)):
-                raise TypeError(
-                    f"can only assign array (not \"{type(value).__name__}\") to array slice")
-            if isinstance(value, Array):
-                value = (<Array>value).now()
-            part = self.mapped[key]
-            if value.typecode != self.typecode:
-                raise TypeError("bad argument type for built-in operation")
-            if len(value) != len(part):
-                raise BufferError(
-                    f"{len(value)} items for {len(part)}: an array that clients have mapped "
-                    "cannot change its length"
-                )
-            part[:] = value
+            self.put_slice(key, value)
+            return
+        if type(key) is int:
+            self.place(key, "array assignment")
+            value = plain_item(self.typecode, value)
+        items = self.items
+        if items is not None:
+            items[key] = value
             return
         at = self.place(key, "array assignment")
         # An array says what is wrong with a value as one should.
@@ -638,9 +682,30 @@ cdef class Array(Celled):
         one[0] = value
         self.mapped[at] = one[0]
 
+    cdef int put_slice(self, key, value) except -1:
+        if isinstance(value, Array):
+            value = (<Array>value).now()
+        items = self.items
+        if items is not None:
+            items[key] = value
+            return 0
+        if not isinstance(value, array.array):
+            raise TypeError(
+                f"can only assign array (not \"{type(value).__name__}\") to array slice")
+        part = self.mapped[key]
+        if value.typecode != self.typecode:
+            raise TypeError("bad argument type for built-in operation")
+        if len(value) != len(part):
+            raise BufferError(
+                f"{len(value)} items for {len(part)}: an array that clients have mapped "
+                "cannot change its length"
+            )
+        part[:] = value
+        return 0
+
     cdef Py_ssize_t place(self, key, what) except -1:
-        cdef Py_ssize_t length = len(self.mapped)
-        if not hasattr(key, "__index__"):
+        cdef Py_ssize_t length = len(self)
+        if type(key) is not int:
             raise TypeError("array indices must be integers")
         cdef Py_ssize_t at = PyNumber_AsSsize_t(key, IndexError)
         if at < 0:
@@ -653,10 +718,12 @@ cdef class Array(Celled):
         """Add to an item in one step and return the sum."""
         cdef Py_ssize_t at
         check_integers(self.typecode)
-        if self.items is not None:
-            total = self.items[key] + index(amount)
+        key, amount = plain_key(key), whole(amount)
+        items = self.items
+        if items is not None:
+            total = items[key] + amount
             try:
-                self.items[key] = total
+                items[key] = total
             except OverflowError:
                 item_overflow(self.typecode, amount)
             return total
@@ -665,9 +732,11 @@ cdef class Array(Celled):
             self.cell.at + at * <Py_ssize_t>ITEM_SIZES[self.typecode], self.typecode, amount)
 
     def __delitem__(self, key):
-        if self.items is None:
+        key = plain_key(key)
+        items = self.items
+        if items is None:
             raise BufferError("an array that clients have mapped cannot change its length")
-        del self.items[key]
+        del items[key]
 
     def __iter__(self):
         return iter(self.now())

@@ -66,7 +66,6 @@ cdef class ClientSession:
     cdef void has_nothing(self) noexcept
     cdef bint has_posted(self) except -1
     cdef uint64_t thread_number(self) except 0
-    cdef uint64_t thread_owner(self) except 0
     cdef object locate(self, object ident, uint64_t handle)
     cdef Segment segment(self, View view, object number)
     cdef Segment attach(self, object number)

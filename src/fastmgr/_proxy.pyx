@@ -222,10 +222,6 @@ cdef class ClientSession:
             self.threads += 1
         return number
 
-    cdef uint64_t thread_owner(self) except 0:
-        """What the calling thread is to the server when it holds a slot."""
-        return self.view.owner | self.thread_number()
-
     # -- the arena --------------------------------------------------------
 
     cdef object locate(self, object ident, uint64_t handle):
