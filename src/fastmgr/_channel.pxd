@@ -27,7 +27,7 @@ cdef class Channel:
     cdef Py_ssize_t failed           # one-way calls, as far as is known
     cdef object failure              # of the first: in words, and (operation, payload)
     cdef void renew_lock(self) noexcept
-    cdef void hold(self) noexcept
+    cdef int hold(self) except -1
     cdef bint hold_now(self) noexcept
     cdef void let_go(self) noexcept
     cdef tuple with_failure(self, tuple reply)
@@ -37,7 +37,7 @@ cdef class FastChannel(Channel):
     cdef Writer writer
     cdef Reader reader
     cdef int pid                     # whose connection it is: a forked child has but a copy
-    cdef bint patient                # a reply may take any time
+    cdef double limit                # seconds that a reply may take; 0: any time
     cdef bint encoding               # `writer` is in use further up this thread's stack
     cdef uint32_t calls
     cdef fm_spinner spinner

@@ -9,8 +9,8 @@ connection the stdlib's dialect goes over.
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
-    NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
-    PyThread_get_thread_ident, PyThread_release_lock,
+    NOWAIT_LOCK, PY_LOCK_ACQUIRED, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock,
+    PyThread_free_lock, PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
 )
 from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memset
@@ -24,7 +24,8 @@ from fastmgr._frame cimport (
 )
 from fastmgr._message cimport begin_message, seal
 from fastmgr._os cimport (
-    MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_send, uint8_t, uint16_t, uint32_t, uint64_t,
+    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_send, uint8_t, uint16_t,
+    uint32_t, uint64_t,
 )
 from fastmgr._wire cimport Reader, Writer, is_scalar
 
@@ -36,6 +37,9 @@ from fastmgr._arena import map_segment
 from fastmgr._frame import OPS
 from fastmgr.dialects.stock import convert_to_error
 from fastmgr.methods import METHODS
+
+cdef extern from "Python.h" nogil:
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr)
 
 cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS, 1)}
 
@@ -117,12 +121,18 @@ cdef class Channel:
         self.lock = PyThread_allocate_lock()
         self.holder = 0
 
-    cdef void hold(self) noexcept:
+    cdef int hold(self) except -1:
         """Take the lock, without the GIL if it must be waited for."""
+        cdef PyLockStatus status
         if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            with nogil:
-                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+            while True:
+                with nogil:
+                    status = PyThread_acquire_lock_timed(self.lock, FM_SIGNALS_MS * 1000, 1)
+                if status == PY_LOCK_ACQUIRED:
+                    break
+                PyErr_CheckSignals()
         self.holder = PyThread_get_thread_ident()
+        return 0
 
     cdef bint hold_now(self) noexcept:
         """Take the lock if it is free."""
@@ -167,7 +177,6 @@ cdef class FastChannel(Channel):
     def __init__(self, Stream stream):
         self.stream = stream
         self.pid = getpid()
-        self.patient = True
         self.writer = Writer()
         self.reader = Reader()
 
@@ -353,8 +362,10 @@ cdef class FastChannel(Channel):
 
     cdef int receive(self, uint32_t expected) except -1:
         """Wait for the reply to a call; what is said before of failures is kept."""
+        if self.limit != 0.0:
+            self.stream.set_deadline(self.limit)
         while not self.check(
-            self.stream.receive(self.patient, &self.spinner, self.may_spin), expected
+            self.stream.receive(True, &self.spinner, self.may_spin), expected
         ):
             pass
         return 0
@@ -478,11 +489,11 @@ cdef class FastChannel(Channel):
             return <size_t>n
         if -n == EAGAIN:
             with nogil:
-                ready = fm_poll_one(self.stream.fd, POLLIN | POLLOUT, -1)
-            if ready >= 0:
+                ready = fm_poll_one(self.stream.fd, POLLIN | POLLOUT, FM_SIGNALS_MS)
+            if ready > 0:
                 return 0
             n = ready
-        if -n != EINTR:
+        if n != 0 and -n != EINTR:
             raise OSError(-n, os.strerror(-n))
         PyErr_CheckSignals()
         return 0

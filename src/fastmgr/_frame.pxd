@@ -73,6 +73,7 @@ cdef class Stream:
     cdef char *data            # owned (malloc); holds data[start:end]
     cdef size_t start, end, capacity
     cdef size_t limit          # the largest body accepted; 0: any
+    cdef double until          # by when, on the monotonic clock, all is to be received; 0: ever
     cdef bint filled           # the last receive took all there was room for
     cdef bint fast             # which of the two framings is spoken
     cdef Header header         # of the last frame
@@ -114,6 +115,7 @@ cdef class Stream:
     cdef int send_now(self, const char *source, size_t size, list segments) except -9
     cdef int flush_now(self) except -9
     cdef int _wait_for_room(self) except -1
+    cdef int _set_timeout(self, long milliseconds) except -1
     cdef int send_all(self, const char *source, size_t size, list segments) except -1
     cdef bint send_passing(self, const char *source, size_t size, int passed) noexcept
     cdef void close_fd(self) noexcept

@@ -22,8 +22,8 @@ from fastmgr._mailbox cimport (
     fm_mail_is_there, fm_mail_post, fm_mail_shut, fm_mail_take, fm_mailbox,
 )
 from fastmgr._os cimport (
-    MSG_DONTWAIT, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one, fm_receive_timeout, fm_recv,
-    fm_recv_soon, fm_send, fm_send_two, fm_spinner, os_close,
+    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one,
+    fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, os_close,
 )
 
 import os
@@ -352,7 +352,7 @@ cdef class Stream:
                 return FRAME_READY
             if n == 0:
                 return FRAME_EOF
-            if -n != EINTR:
+            if -n != EINTR and -n != EAGAIN:
                 raise OSError(-n, os.strerror(-n))
             PyErr_CheckSignals()
 
@@ -365,8 +365,8 @@ cdef class Stream:
 
         `spare` says whether there is a processor to spin on.
 
-        FRAME_TIMEOUT comes only where a receive timeout is set on the socket,
-        nothing of a frame has arrived, and the caller is not `patient`.
+        FRAME_TIMEOUT comes where a receive timeout is set on the socket, nothing of a frame
+        has arrived, and the caller is not `patient`; and when the stream's deadline has passed.
         """
         cdef ssize_t n
         cdef int status, came_by_mail = False
@@ -377,6 +377,8 @@ cdef class Stream:
                 return status
             if self.fd < 0:
                 raise OSError("handle is closed")
+            if self.until != 0.0 and <double>monotonic() >= self.until:
+                return FRAME_TIMEOUT
             self._room()
             # A client posts when all before has been answered.
             serves = self.serves and self.start == self.end and not self.in_segments
@@ -402,6 +404,7 @@ cdef class Stream:
             elif -n == EAGAIN:
                 if self.start == self.end and not patient:
                     return FRAME_TIMEOUT
+                PyErr_CheckSignals()
             else:
                 raise OSError(<int>-n, os.strerror(<int>-n))
 
@@ -547,8 +550,8 @@ cdef class Stream:
     cdef int _wait_for_room(self) except -1:
         cdef int ready
         with nogil:
-            ready = fm_poll_one(self.fd, POLLOUT, -1)
-        if ready == -EINTR:
+            ready = fm_poll_one(self.fd, POLLOUT, FM_SIGNALS_MS)
+        if ready == -EINTR or ready == 0:
             PyErr_CheckSignals()
         elif ready < 0:
             raise OSError(-ready, os.strerror(-ready))
@@ -569,7 +572,7 @@ cdef class Stream:
         EOFError
             The peer has closed the connection.
         TimeoutError
-            Not patient, and nothing came within the socket's receive timeout.
+            Nothing came by the stream's deadline, or, not patient, within the receive timeout.
         OSError
             The connection failed, or the frame is larger than the limit.
         """
@@ -605,15 +608,39 @@ cdef class Stream:
         finally:
             free(buffer)
 
+    def pending(self, Py_ssize_t most=40):
+        """Return what has been received of the next frame, up to `most` bytes."""
+        return PyBytes_FromStringAndSize(
+            self.data + self.start, min(<Py_ssize_t>(self.end - self.start), most))
+
     def set_limit(self, size_t limit):
         """Accept bodies of up to `limit` bytes; 0 for any."""
         self.limit = limit
 
     def set_timeout(self, double seconds):
         """Let a receive that is not patient end after `seconds`; 0 for never."""
-        cdef int status = fm_receive_timeout(self.fd, <long>(seconds * 1000))
+        self._set_timeout(<long>(seconds * 1000))
+
+    def look_for_signals(self, on=True):
+        """Have the thread that receives look now and then whether there are signals to handle.
+
+        What interrupts a system call is a signal that this very thread takes; Python's handlers
+        run in the main thread, whichever thread took it.
+        """
+        self._set_timeout(FM_SIGNALS_MS if on else 0)
+
+    def set_deadline(self, seconds):
+        """Let all receives from now on be done within `seconds`; None for no such limit.
+
+        A receive timeout has to be set as well: the stream looks at the clock when it wakes.
+        """
+        self.until = 0.0 if seconds is None else <double>monotonic() + <double>seconds
+
+    cdef int _set_timeout(self, long milliseconds) except -1:
+        cdef int status = fm_receive_timeout(self.fd, milliseconds)
         if status < 0:
             raise OSError(-status, os.strerror(-status))
+        return 0
 
     def acknowledge(self):
         """Over TCP: let a peer know at once what has been received, for it may wait for that."""
@@ -624,7 +651,7 @@ cdef class Stream:
         cdef int ready
         cdef double until = -1.0
         cdef double left
-        cdef int milliseconds = -1
+        cdef int milliseconds = FM_SIGNALS_MS
         if self.start != self.end:
             return True
         if self.fd < 0:
@@ -636,16 +663,15 @@ cdef class Stream:
                 left = until - <double>monotonic()
                 if left < 0.0:
                     left = 0.0
-                milliseconds = <int>min(ceil(left * 1000), 1e9)
+                milliseconds = <int>min(ceil(left * 1000), <double>FM_SIGNALS_MS)
             with nogil:
                 ready = fm_poll_one(self.fd, POLLIN, milliseconds)
             if ready > 0:
                 return True
-            if ready == -EINTR:
-                PyErr_CheckSignals()
-            elif ready < 0:
+            if ready < 0 and ready != -EINTR:
                 raise OSError(-ready, os.strerror(-ready))
-            elif seconds is not None and <double>monotonic() >= until:
+            PyErr_CheckSignals()
+            if ready == 0 and seconds is not None and <double>monotonic() >= until:
                 return False
 
     def fileno(self):

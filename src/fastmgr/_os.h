@@ -86,6 +86,10 @@ static inline int fm_receive_timeout(int fd, long milliseconds) {
     return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ? -errno : 0;
 }
 
+/* A signal that any thread of the process may take interrupts nobody else's system call.  So whoever
+   may have to run its handler sleeps for no longer than this. */
+enum { FM_SIGNALS_MS = 500 };
+
 /* ---- waiting without sleeping too soon --------------------------------- */
 
 /* Waking a sleeper costs more than serving a small call.  Where a processor is to

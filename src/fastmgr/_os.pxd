@@ -7,6 +7,7 @@ cdef extern from "_os.h" nogil:
     int MSG_PEEK
     short POLLIN
     short POLLOUT
+    int FM_SIGNALS_MS
 
     int os_close "close" (int fd)
     ssize_t fm_recv(int fd, void *into, size_t room, int flags)

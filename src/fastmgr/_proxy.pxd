@@ -38,6 +38,7 @@ cdef class ClientSession:
     cdef list releases               # (handle or ident, count): to be returned
     cdef list channels               # all that are open
     cdef Channel orphan              # no thread's, kept open to keep the session alive
+    cdef unsigned long hasty         # the thread whose next connection is not to take long, or 0
     cdef object farewell             # the exit finalizer of this process
     cdef public object private       # what `privates` shows of it, once asked for
     cdef object __weakref__

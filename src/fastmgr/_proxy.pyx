@@ -36,9 +36,12 @@ from fastmgr._channel import StaleConnection, StockChannel
 from fastmgr._frame import KINDS
 from fastmgr.dialects.intro import SESSION_ID_SIZE, Introducer
 from fastmgr.dialects.stock import (
-    RemoteError, convert_to_error, dispatch, stock_client, uses_raw_sockets,
+    RemoteError, StockConnection, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
-from fastmgr.dialects.transport import connect
+from fastmgr.dialects.transport import HANDSHAKE_TIMEOUT, connect, named, settle
+
+# Seconds for a connection that is made while an exception is on its way to who waits for it.
+HASTE = 2.0
 
 # Keys by the address that they have opened: a proxy that comes without its key (nested in a
 # container, or from a queue) finds it here.
@@ -337,10 +340,16 @@ cdef class ClientSession:
         cdef Tenancy tenancy
         name = thread_name()
         util.debug("connecting to the manager at %r", self.address)
-        if self.serializer == "pickle" and uses_raw_sockets("pickle") and not self.stock:
-            channel = self.open_fast(name)
-        if channel is None:
-            channel = self.open_stock(name)
+        try:
+            if self.serializer == "pickle" and uses_raw_sockets("pickle") and not self.stock:
+                channel = self.open_fast(name)
+            if channel is None:
+                channel = self.open_stock(name)
+        except OSError as error:
+            if self.retired and error.errno is not None:
+                raise OSError(
+                    error.errno, f"the manager at {self.address!r} has been shut down") from None
+            raise
         tenancy = Tenancy()
         tenancy.channel = channel
         tenancy.session = weakref.ref(self)
@@ -350,9 +359,14 @@ cdef class ClientSession:
         """A channel that speaks the fast dialect; None if the server does not."""
         introducer = Introducer(self.id, name, self.thread_number())
         cdef Stream stream = connect(
-            self.address, self.authkey, introducer.introduce, self.timeout)
+            self.address, self.authkey, introducer.introduce,
+            HASTE if self.hasty == PyThread_get_thread_ident() else self.timeout)
         cdef FastChannel channel
-        answer = introducer.read_answer(stream.recv_bytes(patient=self.timeout is None))
+        try:
+            answer = introducer.read_answer(stream.recv_bytes())
+        except (OSError, EOFError) as error:
+            raise named(error, self.address) from None
+        settle(stream, receives_in_time=self.timeout is not None)
         if answer is None:
             stream.close_fd()
             if self.instance is not None:
@@ -365,7 +379,7 @@ cdef class ClientSession:
         stream.fast = True
         self.instance, resumed, number, place = answer
         channel = FastChannel(stream)
-        channel.patient = self.timeout is None
+        channel.limit = self.timeout or 0.0
         if not resumed or self.view is None or not self.view.usable:
             self.end_view()
             self.view = View(<uint64_t>number << THREAD_BITS, place, self.instance, self.view)
@@ -381,8 +395,12 @@ cdef class ClientSession:
 
     cdef object dial_stock(self, object name):
         """A connection whose requests are a thread's calls, in the stdlib's dialect."""
-        conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
+        conn = stock_client(self.serializer, self.timeout or HANDSHAKE_TIMEOUT)(
+            self.address, authkey=self.authkey)
         dispatch(conn, None, "accept_connection", (name,))
+        if isinstance(conn, StockConnection) and self.timeout is None:
+            conn.timeout = None
+            settle(conn.stream)
         return conn
 
     cdef int adopt(self, Channel channel) except -1:
@@ -419,10 +437,13 @@ cdef class ClientSession:
 
         It would go on waiting there otherwise, and take what others should have.
         """
+        self.hasty = PyThread_get_thread_ident()
         try:
             self.channel()
         except Exception as error:
             util.debug("the interrupted connection stays open: %s", error)
+        finally:
+            self.hasty = 0
         return 0
 
     cdef int lose(self, Channel channel, bint keep) except -1:
@@ -603,11 +624,13 @@ cdef class ClientSession:
                 if not isinstance(error, StaleConnection):
                     if self.orphan is channel:
                         self.replace_orphan()
+                    if isinstance(error, (OSError, EOFError)):
+                        raise named(error, self.address) from None
                     raise
                 if due:
                     self.releases = due + self.releases
                     due = None
-                dead = error.args[0]
+                dead = named(error.args[0], self.address)
                 if again:
                     raise dead from None
                 again = True
@@ -677,7 +700,9 @@ cdef class ClientSession:
                 if self.orphan is channel:
                     self.replace_orphan()
             if isinstance(raised, StaleConnection):
-                raise raised.args[0] from None
+                raised = raised.args[0]
+            if not channel.usable and isinstance(raised, (OSError, EOFError)):
+                raise named(raised, self.address) from None
             raise
         for i, other in enumerate(others):
             if isinstance(other[2], PickledReply):

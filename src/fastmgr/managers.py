@@ -63,6 +63,7 @@ from fastmgr.proxies import (
     session_with,
 )
 from fastmgr.server import (
+    SIGNALS_INTERVAL,
     Server as Server,
     all_methods as all_methods,
     public_methods as public_methods,
@@ -125,6 +126,27 @@ class _Creating(threading.local):
 
 
 _creating = _Creating()
+
+
+def _join(started: Any, timeout: float | None = None) -> None:
+    """Wait for a process to end, and look for signals: another thread may have taken one."""
+    end = None if timeout is None else time.monotonic() + timeout
+    while started.is_alive():
+        left = SIGNALS_INTERVAL if end is None else end - time.monotonic()
+        if left <= 0:
+            return
+        started.join(min(left, SIGNALS_INTERVAL))
+
+
+def _also_eof(error: Exception) -> Exception:
+    """Return why a server cannot start as an `EOFError` too, which is all that the stdlib says."""
+    kind = type(error)
+    try:
+        names = {"__module__": kind.__module__, "__reduce__": lambda self: (kind, self.args)}
+        both = type(kind.__name__, (kind, EOFError), names)(*error.args)
+    except TypeError:  # made in another way than other exceptions
+        return error
+    return both
 
 
 class BaseManager:
@@ -270,8 +292,9 @@ class BaseManager:
             The manager has been started, connected or shut down.
         EOFError
             The process ended before it could serve; what it said is on stderr.
-        BlockingIOError, OSError, ValueError
-            The arena's file is another server's, cannot be opened, or is no such file.
+        OSError, ValueError
+            The address cannot be used, or the arena's file is another server's, cannot be opened,
+            or is no such file.  These are EOFErrors as well.
         """
         self._require_initial()
         if initializer is not None and not callable(initializer):
@@ -295,11 +318,21 @@ class BaseManager:
         self._process.name = f"{type(self).__name__}-{ident}"
         self._process.start()
         writer.close()
-        answer = reader.recv()
-        reader.close()
+        try:
+            while not reader.poll(SIGNALS_INTERVAL):
+                pass
+            answer = reader.recv()
+        except EOFError:
+            _join(self._process)
+            raise EOFError(
+                f"the manager's process ended before it could serve at {self._address!r} "
+                f"(exit code {self._process.exitcode}); what it said is on stderr"
+            ) from None
+        finally:
+            reader.close()
         if isinstance(answer, Exception):
-            self._process.join()
-            raise answer
+            _join(self._process)
+            raise _also_eof(answer)
         self._address = answer
         self._state.value = State.STARTED
         self.shutdown = util.Finalize(
@@ -342,14 +375,16 @@ class BaseManager:
         """
         if self._state.value != State.STARTED:
             # The type is the stdlib's, where this is an assert.
-            raise AssertionError("server not yet started")
+            if self._state.value == State.SHUTDOWN:
+                raise AssertionError(f"the manager at {self._address!r} has been shut down")
+            raise AssertionError("server not yet started: call start() or connect() first")
         ident, exposed = self._session.create(typeid, args, kwds, not _creating.depth)
         return Token(typeid, self._address, ident), exposed
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the server's process to end, if `start` began one."""
         if self._process is not None:
-            self._process.join(timeout)
+            _join(self._process, timeout)
             if not self._process.is_alive():
                 self._process = None
 
@@ -402,15 +437,15 @@ class BaseManager:
                     conn.close()
             except Exception as error:
                 util.debug("shutdown message failed: %s", error)
-            process.join(timeout=shutdown_timeout)
+            _join(process, shutdown_timeout)
             if process.is_alive():
                 util.info("manager still alive; terminating it")
                 process.terminate()
-                process.join(timeout=shutdown_timeout)
+                _join(process, shutdown_timeout)
                 if process.is_alive():
                     util.info("manager still alive after terminate; killing it")
                     process.kill()
-                    process.join()
+                    _join(process)
         state.value = State.SHUTDOWN
         retire_sessions(address)
 

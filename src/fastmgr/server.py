@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from multiprocessing import connection, parent_process as get_parent_process, process, util
+from multiprocessing.reduction import ForkingPickler
 from time import monotonic, sleep
 from traceback import format_exc
 from typing import Any, ClassVar, NoReturn
@@ -18,7 +20,7 @@ from fastmgr._arena import Arena
 from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.intro import stock_is_refused
 from fastmgr.dialects.stock import listener_client, uses_raw_sockets
-from fastmgr.dialects.transport import Listener
+from fastmgr.dialects.transport import Listener, cannot_bind, take_over
 from fastmgr.names import ArenaFile, Names
 from fastmgr.shared import is_locked
 from fastmgr.workers import Workers
@@ -27,6 +29,10 @@ __all__ = ["Server", "all_methods", "public_methods"]
 
 #: Seconds that destructors which are running have at the end.
 DISPOSAL_TIMEOUT = 1.0
+
+
+#: Seconds between two looks for signals, as in the stdlib.
+SIGNALS_INTERVAL = 1.0
 
 
 def all_methods(obj: object) -> list[str]:
@@ -186,7 +192,7 @@ class Server:
         if self._accepts_raw():
             self.listener = Listener(address)
         else:
-            self.listener = listener_client[serializer][0](address=address, backlog=128)
+            self.listener = self._foreign_listener(address)
         self.address = self.listener.address
         #: Tells clients that reconnect whether this is still the server they knew.
         self.instance = os.urandom(8)
@@ -211,6 +217,15 @@ class Server:
         return uses_raw_sockets(self.serializer) and not self._overrides(
             "accepter", "handle_request", "_handle_request"
         )
+
+    def _foreign_listener(self, address: Any) -> Any:
+        listener = listener_client[self.serializer][0]
+        try:
+            return listener(address=address, backlog=128)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and take_over(address):
+                return listener(address=address, backlog=128)
+            raise cannot_bind(error, address) from None
 
     def _offers_fast(self) -> bool:
         return self.serializer == "pickle" and not self._overrides(
@@ -255,7 +270,9 @@ class Server:
             for thread in threads:
                 thread.start()
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
-                self.stop_event.wait()
+                # Another thread may have taken a signal: only who wakes runs its handler.
+                while not self.stop_event.wait(SIGNALS_INTERVAL):
+                    pass
         finally:
             self.stop_event.set()
             engine.stop()
@@ -521,6 +538,14 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def _travels(error: Exception) -> bool:
+    """Whether an exception can be pickled and is the same afterwards."""
+    try:
+        return type(ForkingPickler.loads(ForkingPickler.dumps(error))) is type(error)
+    except Exception:
+        return False
+
+
 def run_server(
     server_class: type[Server],
     registry: dict[str, Any],
@@ -534,20 +559,22 @@ def run_server(
 ) -> NoReturn:
     """Be a manager's process: create the server, report its address, serve.
 
-    Where the arena cannot be had the error is reported in the address's place.
+    Where that is impossible the error is reported in the address's place.
     """
     # Ctrl-C is for the program; it ends the manager when it is done with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if initializer is not None:
         initializer(*initargs)
-    server = server_class(registry, address, authkey, serializer)
-    server._watches_parent = True
-    if arena is not True:
-        try:
+    try:
+        server = server_class(registry, address, authkey, serializer)
+        if arena is not True:
             server.use_arena(arena)
-        except Exception as error:
-            writer.send(error)
-            sys.exit(1)
+    except Exception as error:
+        if not _travels(error):
+            raise
+        writer.send(error)
+        sys.exit(1)
+    server._watches_parent = True
     writer.send(server.address)
     writer.close()
     util.info("manager serving at %r", server.address)

@@ -75,9 +75,10 @@ def test_state_that_is_none() -> None:
 def test_proxies_after_the_end() -> None:
     with SyncManager() as manager:
         shared = manager.list([1])
-    with pytest.raises((OSError, EOFError)):
+    with pytest.raises((OSError, EOFError), match="has been shut down") as raised:
         shared.append(1)
-    with pytest.raises(AssertionError, match="server not yet started"):
+    assert manager.address in str(raised.value)
+    with pytest.raises(AssertionError, match="has been shut down"):
         manager.list()
     del shared
 
@@ -174,19 +175,67 @@ def test_initializer_has_to_be_callable(wrong: Any) -> None:
 
 def test_initializer_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
     manager = Empty()
-    with pytest.raises(EOFError):
+    with pytest.raises(EOFError, match=r"exit code 1.*stderr"):
         manager.start(fail, ("on purpose",))
     manager.join(10)
     assert "LookupError: on purpose" in capfd.readouterr().err
     assert manager._state.value == managers.State.INITIAL
 
 
-def test_address_that_cannot_be_bound(capfd: pytest.CaptureFixture[str]) -> None:
-    manager = Empty("/no/such/folder/socket")
-    with pytest.raises(EOFError):
+class Hooked(managers.Server):
+    """Listens as the stdlib does."""
+
+    def accepter(self) -> None:
+        super().accepter()
+
+
+class HookedManager(SyncManager):
+    _Server = Hooked
+
+
+@pytest.mark.parametrize("kind", [SyncManager, HookedManager])
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [
+        ("/no/such/folder/socket", FileNotFoundError),
+        ("/etc/passwd/socket", NotADirectoryError),
+        ("/tmp/" + 200 * "long", OSError),
+        ("/etc/passwd", OSError),
+        (("no such host", 1), OSError),
+    ],
+)
+def test_address_that_cannot_be_bound(
+    kind: Any, address: Any, error: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manager = kind(address)
+    with pytest.raises(error) as raised:
         manager.start()
-    manager.join(10)
-    assert "/no/such/folder/socket" in capfd.readouterr().err
+    assert repr(address) in str(raised.value)
+    assert isinstance(raised.value, EOFError)  # as programs written for the stdlib expect
+    assert type(pickle.loads(pickle.dumps(raised.value))) in (error, socket.gaierror)
+    assert "Traceback" not in capfd.readouterr().err
+    assert manager._state.value == managers.State.INITIAL
+
+
+@pytest.mark.parametrize("kind", [SyncManager, HookedManager])
+def test_address_in_use(kind: Any, tmp_path: Path) -> None:
+    with kind(str(tmp_path / "socket")) as manager:
+        with pytest.raises(OSError, match="in use") as raised:
+            kind(manager.address).start()
+        assert manager.address in str(raised.value)
+        assert manager.list([1])[:] == [1]
+
+
+@pytest.mark.parametrize("kind", [SyncManager, HookedManager])
+def test_address_of_a_killed_server_is_free(kind: Any, tmp_path: Path) -> None:
+    first = kind(str(tmp_path / "socket"))
+    first.start()
+    first._process.kill()
+    first._process.join()
+    assert os.path.exists(first.address)
+    with kind(first.address) as second:
+        assert second.list([1])[:] == [1]
+    first.shutdown()
 
 
 @pytest.mark.parametrize("key", ["text", 1.5])
@@ -238,8 +287,9 @@ def test_connect(keyed: ProbeManager) -> None:
 
 def test_connect_with_a_wrong_key(keyed: ProbeManager) -> None:
     client = SyncManager(keyed.address, b"wrong")
-    with pytest.raises(AuthenticationError):
+    with pytest.raises(AuthenticationError, match=r"rejected.*authkey") as raised:
         client.connect()
+    assert keyed.address in str(raised.value)
     assert client._state.value == managers.State.INITIAL
     client = SyncManager(keyed.address, KEY)
     client.connect()
@@ -247,7 +297,7 @@ def test_connect_with_a_wrong_key(keyed: ProbeManager) -> None:
 
 def test_connect_to_nobody(tmp_path: Path) -> None:
     client = SyncManager(str(tmp_path / "nobody"), KEY)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"nobody.*no manager's server is there"):
         client.connect()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -492,8 +542,9 @@ def test_server_that_is_gone_already() -> None:
     server = manager._process
     server.kill()
     server.join()
-    with pytest.raises((OSError, EOFError)):
+    with pytest.raises((OSError, EOFError)) as raised:
         shared.append(1)
+    assert manager.address in str(raised.value)
     manager.shutdown()
     assert manager._state.value == managers.State.SHUTDOWN
     # Nobody else removes what a killed server has left.

@@ -19,7 +19,7 @@ import pytest
 from support import DEADLINE, KEY, poll
 
 from fastmgr._frame import Stream
-from fastmgr.dialects.transport import KEEPALIVE, Listener, connect, tune
+from fastmgr.dialects.transport import KEEPALIVE, Listener, connect, settle, tune
 
 LOCALHOST = ("127.0.0.1", 0)
 Serve = Callable[[Stream], object]
@@ -191,6 +191,35 @@ def test_address_in_use_is_named(tmp_path: Path) -> None:
         assert os.path.exists(path)
 
 
+def test_file_of_a_dead_server_is_taken_over(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    dead = Listener(path)
+    dead.abandon()
+    assert os.path.exists(path)
+    with Listener(path) as listener:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+        accept(listener).close()
+    assert not os.path.exists(path)
+
+
+def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("precious")
+    with pytest.raises(OSError, match="in use"):
+        Listener(str(path))
+    assert path.read_text() == "precious"
+
+
+def test_listener_removes_no_file_but_its_own(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    first = Listener(path)
+    os.unlink(path)
+    with Listener(path):
+        first.close()
+        assert os.path.exists(path)
+
+
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     path = str(tmp_path / "none" / "socket")
     with pytest.raises(FileNotFoundError) as caught:
@@ -272,8 +301,9 @@ def test_wrong_key() -> None:
         with pytest.raises(AuthenticationError):
             authenticate(stream, b"another key")
 
-    with serving(serve) as address, pytest.raises(AuthenticationError, match="rejected"):
+    with serving(serve) as address, pytest.raises(AuthenticationError, match="rejected") as raised:
         connect(address, KEY, lambda _: b"request")
+    assert repr(address) in str(raised.value)
 
 
 def test_server_with_a_wrong_key() -> None:
@@ -320,14 +350,73 @@ def test_server_that_is_no_manager() -> None:
         connect(address, KEY)
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n", struct.pack("!i", -7)])
-def test_server_that_speaks_no_frames(said: bytes) -> None:
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n", "an HTTP server"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "an SSH server"),
+        (struct.pack("!i", -7), "bad message length"),
+    ],
+)
+def test_server_that_speaks_no_frames(said: bytes, what: str) -> None:
     def serve(stream: Stream) -> None:
         with socket.socket(fileno=os.dup(stream.fileno())) as sock:
             sock.sendall(said)
 
-    with serving(serve) as address, pytest.raises(OSError, match="bad message length"):
+    with serving(serve) as address, pytest.raises(OSError, match=what) as raised:
         connect(address, KEY)
+    assert repr(address) in str(raised.value)
+
+
+def silent(stream: Stream) -> None:
+    """Say nothing, until the client hangs up."""
+    with contextlib.suppress(EOFError, ConnectionError):
+        stream.recv_bytes()
+
+
+def dripping(stream: Stream) -> None:
+    """Begin a frame, and never end it."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(stream.fileno())) as sock:
+        sock.sendall(struct.pack("!i", 100) + b"#CHALL")
+        silent(stream)
+
+
+@pytest.mark.parametrize("serve", [silent, dripping])
+def test_server_that_does_not_go_on(serve: Serve) -> None:
+    with serving(serve) as address, pytest.raises(TimeoutError, match="did not answer") as raised:
+        connect(address, KEY, timeout=0.1)
+    assert repr(address) in str(raised.value)
+
+
+def test_backlog_that_is_full(tmp_path: Path) -> None:
+    """The kernel lets who connects to a Unix socket wait, as the stdlib does for ever."""
+    path = str(tmp_path / "socket")
+    with Listener(path, 0), contextlib.ExitStack() as stack:
+        for _ in range(2):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(path)
+        with pytest.raises(TimeoutError, match=path):
+            connect(path, KEY, timeout=0.1)
+
+
+def test_established_connection_has_no_limit_of_time() -> None:
+    go_on = threading.Event()
+
+    def serve(stream: Stream) -> None:
+        authenticate(stream)
+        stream.recv_bytes()
+        assert go_on.wait(DEADLINE)
+        stream.send_bytes(b"late")
+
+    with serving(serve) as address:
+        stream = connect(address, KEY, lambda _: b"request", timeout=1.0)
+        settle(stream)
+        assert not stream.poll(1.5)
+        threading.Timer(0.6, go_on.set).start()
+        assert stream.recv_bytes() == b"late"
+        stream.close()
 
 
 def test_failed_connection_leaves_no_descriptor() -> None:

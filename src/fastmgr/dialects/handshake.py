@@ -202,7 +202,7 @@ class Responder:
     def check_welcome(self, frame: bytes) -> None:
         """Take the server's verdict on our answer."""
         if frame != WELCOME:
-            raise AuthenticationError("digest sent was rejected")
+            raise AuthenticationError("digest sent was rejected: the authkey is not the server's")
 
     def check_response(self, frame: bytes) -> bytes:
         """Take the server's answer; return the welcome that it is owed."""

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from fastmgr._frame import Stream
 from fastmgr._wire import check_nesting
 from fastmgr.dialects.intro import stock_is_refused
-from fastmgr.dialects.transport import connect
+from fastmgr.dialects.transport import connect, settle
 
 __all__ = [
     "SERIALIZERS",
@@ -212,13 +212,13 @@ class StockConnection:
         Owned from now on.
     serializer : str
         A key of `SERIALIZERS`.
-    patient : bool, optional
-        Whether `recv` waits for longer than the stream's timeout.
+    timeout : float, optional
+        Seconds that `recv` waits at the most.
     """
 
-    def __init__(self, stream: Stream, serializer: str, *, patient: bool = True) -> None:
+    def __init__(self, stream: Stream, serializer: str, *, timeout: float | None = None) -> None:
         self.stream = stream
-        self.patient = patient
+        self.timeout = timeout
         self._dumps, self._loads = SERIALIZERS[serializer]
         #: Whether `recv_request` gives up when nothing comes.
         self.may_idle = False
@@ -231,7 +231,9 @@ class StockConnection:
 
     def recv(self) -> Any:
         """Receive an object; EOFError where the peer has closed."""
-        data = self.stream.recv_bytes(patient=self.patient)
+        if self.timeout is not None:
+            self.stream.set_deadline(self.timeout)
+        data = self.stream.recv_bytes()
         self.in_transit = []
         return self._loads(data)
 
@@ -283,7 +285,8 @@ def stock_client(serializer: str, timeout: float | None = None) -> Callable[...,
 
     Where the registered client is the stdlib's own, it is replaced by one that
     gives our classes the names by which a stock peer knows them, and waits no longer
-    than `timeout` seconds for each answer.  Where stock peers are refused it connects to none.
+    than `timeout` seconds for the handshake and for each answer.  Where stock peers are refused it
+    connects to none.
     """
     if stock_is_refused():
         return _refuse
@@ -294,6 +297,7 @@ def stock_client(serializer: str, timeout: float | None = None) -> Callable[...,
         address: Any, family: str | None = None, authkey: bytes | None = None
     ) -> StockConnection:
         stream = connect(address, authkey, timeout=timeout)
-        return StockConnection(stream, serializer, patient=timeout is None)
+        settle(stream, receives_in_time=timeout is not None)
+        return StockConnection(stream, serializer, timeout=timeout)
 
     return client

@@ -5,21 +5,39 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
+import stat
+import struct
+import threading
 from collections.abc import Callable
-from multiprocessing import connection, util
+from multiprocessing import AuthenticationError, connection, util
+from time import monotonic, sleep
 from typing import Any
 
 from fastmgr._frame import Stream
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT, Responder
 
-__all__ = ["Address", "Listener", "connect", "tune"]
+__all__ = ["Address", "Listener", "cannot_bind", "connect", "named", "settle", "take_over", "tune"]
 
+Introduce = Callable[[Callable[[str, bytes], bytes]], bytes]
 Address = Any  # (host, port), a path, or an abstract name as bytes or "\0..."
 
 #: Seconds without traffic until a TCP peer is asked whether it lives, seconds
 #: between the questions, and questions until it is given up.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+
+#: Seconds for connecting and the handshake, on a client's side.
+HANDSHAKE_TIMEOUT = 30.0
+
+#: Seconds between two looks for signals while a connection is made.
+LOOK_INTERVAL = 0.5
+
+_NOBODY = "no manager's server is there: it has ended, or has not been started"
+_HINTS = {errno.ENOENT: _NOBODY, errno.ECONNREFUSED: _NOBODY}
+
+#: What others than managers begin with.
+_OTHERS = {b"HTTP/": "an HTTP server", b"SSH-": "an SSH server", b"\x15\x03": "a TLS server"}
 
 
 def _family(address: Address) -> socket.AddressFamily:
@@ -70,19 +88,24 @@ class Listener:
             if family == socket.AF_INET:
                 # As the stdlib does: a restarted server takes its port at once.
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(address)
+            try:
+                self._socket.bind(address)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or not take_over(address):
+                    raise
+                self._socket.bind(address)
             self._socket.listen(backlog)
             self._socket.setblocking(False)
         except OSError as error:
             self._socket.close()
-            if error.errno is None:  # "AF_UNIX path too long" carries no number
-                raise OSError(errno.ENAMETOOLONG, f"{error}: {address!r}") from None
-            raise OSError(error.errno, f"{error.strerror}: {address!r}") from None
+            raise cannot_bind(error, address) from None
         self.address: Address = self._socket.getsockname()
         self.last_accepted: Address = None
         self._unlink: Any = None
         if family == socket.AF_UNIX and not os.fsencode(address).startswith(b"\0"):
-            self._unlink = util.Finalize(self, _unlink, args=(address,), exitpriority=0)
+            self._unlink = util.Finalize(
+                self, _unlink, args=(address, _identity(address)), exitpriority=0
+            )
 
     def fileno(self) -> int:
         """The listening descriptor, -1 once closed."""
@@ -121,18 +144,55 @@ class Listener:
         self.close()
 
 
-def _unlink(path: str | bytes) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+def _identity(path: str | bytes) -> tuple[int, int] | None:
+    """Tell a socket's file from others that come to have its name; None where it has gone."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
+
+
+def _unlink(path: str | bytes, identity: tuple[int, int] | None) -> None:
+    if identity is not None and _identity(path) == identity:  # else it is another server's by now
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def cannot_bind(error: OSError, address: Address) -> OSError:
+    """Return an error of the same kind that names the address."""
+    if error.errno is None:  # "AF_UNIX path too long" carries no number
+        return OSError(errno.ENAMETOOLONG, f"{error}: {address!r}")
+    return OSError(error.errno, f"{error.strerror}: {address!r}")
+
+
+def take_over(address: Address) -> bool:
+    """Remove the socket file that a killed server has left; whether the address is free now."""
+    if not isinstance(address, (str, bytes)) or os.fsencode(address).startswith(b"\0"):
+        return False
+    identity = _identity(address)
+    if identity is None:
+        return False
+    for pause in (0.05, 0.0):  # one that has bound it may be about to listen
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.setblocking(False)
+            if sock.connect_ex(address) != errno.ECONNREFUSED:
+                return False
+        sleep(pause)
+    util.info("nobody listens at %r: its file is taken over", address)
+    _unlink(address, identity)
+    return True
 
 
 def connect(
     address: Address,
     authkey: bytes | None,
-    introduce: Callable[[Callable[[str, bytes], bytes]], bytes] | None = None,
+    introduce: Introduce | None = None,
     timeout: float | None = None,
 ) -> Stream:
     """Connect to a server, prove each other's key and send a first request.
+
+    What the stream receives is limited in time until `settle`.
 
     Parameters
     ----------
@@ -143,8 +203,7 @@ def connect(
         Given the handshake's `prove`, it returns the first request, which is sent in one write
         with the handshake's last frame.
     timeout : float, optional
-        Seconds that each step may take; later receives of the stream that are not
-        patient may take as long.
+        Seconds that all of this may take; `HANDSHAKE_TIMEOUT` by default.
 
     Raises
     ------
@@ -153,31 +212,118 @@ def connect(
     EOFError, OSError
         There is no server, or it closed the connection, or did not answer in time.
     """
-    sock = socket.socket(_family(address), socket.SOCK_STREAM)
-    patient = timeout is None
+    if timeout is None:
+        timeout = HANDSHAKE_TIMEOUT
+    stream = None
     try:
-        sock.settimeout(timeout)
-        sock.connect(address)
+        stream = _connect(address, monotonic() + timeout)
+        stream.set_deadline(timeout)
+        if authkey is not None:
+            _prove(stream, authkey, introduce)
+    except BaseException as error:
+        if stream is not None:
+            stream.close()
+        if isinstance(error, (OSError, EOFError, AuthenticationError)):
+            raise named(error, address) from None
+        raise
+    return stream
+
+
+def settle(stream: Stream, *, receives_in_time: bool = False) -> None:
+    """Let a connection that is established wait for as long as a call takes."""
+    stream.set_deadline(None)
+    # Python's signal handlers run in the main thread alone.
+    if not receives_in_time and threading.current_thread() is not threading.main_thread():
+        stream.look_for_signals(False)
+
+
+def _connect(address: Address, deadline: float) -> Stream:
+    """Return a stream over a socket that is connected, and looks for signals when it waits."""
+    sock = socket.socket(_family(address), socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        code = sock.connect_ex(address)
+        if code == errno.EAGAIN:
+            code = _await_backlog(sock, address, deadline)
+        elif code == errno.EINPROGRESS:
+            code = _await_connection(sock, deadline)
+        if code:
+            raise OSError(code, os.strerror(code))
         sock.setblocking(True)
         tune(sock)
         stream = Stream(sock.detach())
+        stream.look_for_signals()
+        return stream
     except BaseException:
         sock.close()
         raise
-    if timeout is not None:
-        stream.set_timeout(timeout)
-    if authkey is None:
-        return stream
+
+
+def _await_connection(sock: socket.socket, deadline: float) -> int:
+    """Wait for a TCP connection; the error's number, 0 for none."""
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    while not poller.poll(LOOK_INTERVAL * 1000):
+        if monotonic() >= deadline:
+            return errno.ETIMEDOUT
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _await_backlog(sock: socket.socket, address: Address, deadline: float) -> int:
+    """Wait for room among a Unix socket's connections that are yet to be accepted."""
+    sock.setblocking(True)
+    interval = struct.pack("@ll", 0, int(LOOK_INTERVAL * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+    while True:
+        code = sock.connect_ex(address)
+        if code not in (errno.EAGAIN, errno.EINTR):
+            return code
+        if monotonic() >= deadline:
+            return errno.ETIMEDOUT
+
+
+def _prove(stream: Stream, authkey: bytes, introduce: Introduce | None) -> None:
+    """Go through the handshake, which ends with a first request."""
+    stream.set_limit(HANDSHAKE_LIMIT)
+    responder = Responder(authkey)
     try:
-        stream.set_limit(HANDSHAKE_LIMIT)
-        responder = Responder(authkey)
-        stream.send_bytes(*responder.answer(stream.recv_bytes(patient=patient)))
-        responder.check_welcome(stream.recv_bytes(patient=patient))
-        stream.acknowledge()
-        welcome = responder.check_response(stream.recv_bytes(patient=patient))
-        stream.send_bytes(welcome, *([] if introduce is None else [introduce(responder.prove)]))
-        stream.set_limit(0)
-    except BaseException:
-        stream.close()
+        challenge = stream.recv_bytes()
+    except TimeoutError:
         raise
-    return stream
+    except OSError:
+        said = stream.pending()
+        if said:
+            raise OSError(f"bad message length: {_who_says(said)}") from None
+        raise
+    stream.send_bytes(*responder.answer(challenge))
+    responder.check_welcome(stream.recv_bytes())
+    stream.acknowledge()
+    welcome = responder.check_response(stream.recv_bytes())
+    stream.send_bytes(welcome, *([] if introduce is None else [introduce(responder.prove)]))
+    stream.set_limit(0)
+
+
+def _who_says(said: bytes) -> str:
+    """Say what is there in a server's place, by the first that it said."""
+    for beginning, what in _OTHERS.items():
+        if said.startswith(beginning):
+            return f"{what} is there (it sent {said!r})"
+    return f"what is there sent {said!r}"
+
+
+def named(error: Any, address: Address) -> Any:
+    """Return an error of the same kind that says which server it is about, and what to do."""
+    if repr(address) in str(error):
+        return error
+    server = f"the manager's server at {address!r}"
+    if isinstance(error, TimeoutError):
+        return TimeoutError(
+            errno.ETIMEDOUT, f"{server} did not answer in time: it is stopped, or is none"
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        hint = _HINTS.get(error.errno)
+        text = f"{error.strerror}: {address!r}" + (f" ({hint})" if hint else "")
+        return type(error)(error.errno, text)
+    if isinstance(error, EOFError):
+        return EOFError(f"{server} closed the connection: it has ended, or refused it")
+    return type(error)(f"{error}; {server}" if str(error) else server)
