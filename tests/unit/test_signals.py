@@ -62,6 +62,7 @@ def taken_by_another_thread(wake: Callable[[], object] = int) -> Iterator[None]:
         if not over.is_set():
             signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
             if not over.wait(LIMIT):
+                over.set()
                 wake()
 
     before = signal.signal(signal.SIGUSR1, handle)
