@@ -12,10 +12,10 @@ from libc.string cimport memcpy, memset
 
 from fastmgr._arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix, new_segment
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_ONEWAY, FLAG_PICKLED, FRAME_PARTIAL,
-    FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE,
-    OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN,
-    OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
+    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_PICKLED,
+    FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL,
+    OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY,
+    OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
 )
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
 from fastmgr._mailbox cimport FM_MAILBOX_SIZE
@@ -617,6 +617,9 @@ cdef class Engine(Loop):
     cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         cdef int verdict
+        if conn.failed and conn.stream.header.flags & FLAG_GAINS:
+            # Who is told of a failure by an exception could not use, nor give back, what it gains.
+            return self.reply(conn, writer, OP_REFUSED, 0, None, on_loop)
         if (
             conn.stream.header.flags & FLAG_CARRIED and entry is not None and entry.known
             and entry.carries

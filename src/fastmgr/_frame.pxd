@@ -37,6 +37,8 @@ cpdef enum Op:
     # Before a reply. The handle is how many calls that get no reply have failed; body: the first
     # in words, and its operation and payload.
     OP_FAILED = 21
+    # Of a call with FLAG_GAINS behind that: it was not made.
+    OP_REFUSED = 22
 
 cdef enum:
     FLAG_PICKLED = 1    # some value of the body is a pickle
@@ -45,6 +47,7 @@ cdef enum:
     FLAG_CARRIED = 8    # OP_CALL: its pickle may be kept and handed back unread
     FLAG_ONEWAY = 32    # OP_CALL: no reply
     FLAG_SEGMENTS = 16  # large buffers come behind the values (see Segments)
+    FLAG_GAINS = 64     # OP_CALL: not to be made if a call before it has failed without a reply
 
 # In place of a segment's number: a segment of the connection's own, which is its mailbox.
 cdef enum:

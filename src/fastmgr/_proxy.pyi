@@ -17,7 +17,10 @@ class OnewayError(Exception):
     result: Any
     call: str
     reason: str
-    def __init__(self, failed: int, result: object, call: str = "", reason: str = "") -> None: ...
+    made: bool
+    def __init__(
+        self, failed: int, result: object, call: str = "", reason: str = "", made: bool = True
+    ) -> None: ...
 
 @final
 class Tenancy: ...
@@ -56,6 +59,7 @@ class ClientSession:
     def retire(self) -> None: ...
 
 class ProxyCore:
+    _gains: frozenset[str]
     _awaits_reference: bool
     _token: Token
     _id: str

@@ -19,8 +19,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from fastmgr._arena cimport THREAD_BITS, Segment, View
 from fastmgr._channel cimport Channel, FastChannel, PickledReply
 from fastmgr._frame cimport (
-    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL, OP_CREATE, OP_ERROR,
-    OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_RETURN, Stream,
+    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL,
+    OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED, OP_RETURN, Stream,
 )
 from fastmgr._message cimport begin_message
 from fastmgr._os cimport uint8_t, uint64_t
@@ -51,7 +51,8 @@ authkeys = {}
 class OnewayError(Exception):
     """A call made with `oneway` has failed; the error is its ``__cause__``.
 
-    Raised by the same thread's next call, which was served all the same.
+    Raised by the same thread's next call, which was made all the same unless it is one that
+    takes something: ``acquire``, ``get`` of a queue, ``pop``, ... (see `ProxyCore._gains`).
 
     Attributes
     ----------
@@ -64,20 +65,26 @@ class OnewayError(Exception):
         The call that failed first: the referent's type, the method, the object's ident.
     reason : str
         The error of that call, in a line.
+    made : bool
+        Whether the call that raises this was made. One that was not has changed nothing and can be
+        made again.
     """
 
-    def __init__(self, failed, result, call="", reason=""):
+    def __init__(self, failed, result, call="", reason="", made=True):
         message = f"the one-way call {call} failed: {reason}" if call else "a one-way call failed"
         if failed > 1:
             message += f" (and {failed - 1:,} more after it)"
+        if not made:
+            message += "; the call that tells it was not made: make it again"
         super().__init__(message)
         self.failed = failed
         self.result = result
         self.call = call
         self.reason = reason
+        self.made = made
 
     def __reduce__(self):
-        return type(self), (self.failed, self.result, self.call, self.reason)
+        return type(self), (self.failed, self.result, self.call, self.reason, self.made)
 
 
 cdef str in_a_line(error):
@@ -125,6 +132,9 @@ cdef class Tenancy:
         if session is not None:
             (<ClientSession>session).lose(self.channel, True)
 
+
+# Whether this process has ever made a one-way call: the others need not ask what a call gains.
+cdef bint makes_oneway_calls = False
 
 # Every session of this process, for the child of a fork.
 cdef object sessions = weakref.WeakSet()
@@ -605,6 +615,8 @@ cdef class ClientSession:
                 if again:
                     raise dead from error
                 raise
+            if flags & FLAG_GAINS and channel.failed:
+                return channel.with_failure((<int>OP_REFUSED, None))
             try:
                 if isinstance(channel, FastChannel):
                     if (<FastChannel>channel).wants_mailbox():
@@ -721,8 +733,10 @@ cdef class ClientSession:
 
     def post(self, proxy, name, args, kwds):
         """Make a call for which no reply comes; a failure shows with the thread's next call."""
+        global makes_oneway_calls
         cdef Channel channel = self.channel()
         cdef tuple reply, before
+        makes_oneway_calls = True
         if isinstance(channel, FastChannel):
             self.perform(
                 OP_CALL, FLAG_ONEWAY, proxy._id, (<ProxyCore?>proxy)._handle, name, args, kwds
@@ -878,6 +892,13 @@ cdef uint64_t handle_of(object ident) noexcept:
 cdef class ProxyCore:
     """The compiled part of `BaseProxy`: what a call needs."""
 
+    # Calls that take something, which is lost where they raise: they are not made where they
+    # would have to tell that one-way calls have failed.
+    _gains = frozenset((
+        "acquire", "__enter__", "get", "get_nowait", "pop", "popitem", "exchange", "__next__",
+        "send",
+    ))
+
     def _callmethod(self, methodname, args=(), kwds={}):  # no-cython-lint: the stdlib's signature
         """Call a method of the referent and return a copy of the result.
 
@@ -895,8 +916,12 @@ cdef class ProxyCore:
         Exception
             Whatever the method raised.
         """
-        cdef tuple reply = self._session().perform(
-            OP_CALL, 0, self._id, self._handle, methodname, args, kwds
+        cdef uint8_t flags = 0
+        cdef tuple reply
+        if makes_oneway_calls and methodname in self._gains:
+            flags = FLAG_GAINS
+        reply = self._session().perform(
+            OP_CALL, flags, self._id, self._handle, methodname, args, kwds
         )
         if <int>reply[0] == OP_RETURN:      # as an object it would be made a member of its enum
             return reply[1]
@@ -909,12 +934,13 @@ cdef class ProxyCore:
             return payload
         if op == OP_FAILED:
             failed, (call, (kind, error)), reply = payload
+            made = reply[0] != OP_REFUSED
             try:
-                result = self._settle(*reply)
+                result = self._settle(*reply) if made else None
             except Exception as raised:
                 result = raised
             error = convert_to_error(KINDS[kind], error)
-            raise OnewayError(failed, result, call, in_a_line(error)) from error
+            raise OnewayError(failed, result, call, in_a_line(error), made) from error
         if op == OP_PROXY:
             ident, (exposed, typeid, proxytype) = payload
             session.given(ident)

@@ -496,6 +496,7 @@ class ValueProxy(ValueCore, BaseProxy):
     """A proxy of a `Value`."""
 
     _exposed_ = ("get", "set", "incr", "exchange", "compare_exchange")
+    _gains = ProxyCore._gains - {"get"}  # which takes nothing away
 
     __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
@@ -551,6 +552,8 @@ class DictProxy(_BaseDictProxy):  # type: ignore[misc]
     amount=1, default=0)`` returns the sum, ``exchange(key, value)`` what the
     value was, ``compare_exchange(key, expected, desired)`` whether it was set.
     """
+
+    _gains = ValueProxy._gains
 
     def __ior__(self, value: Any) -> DictProxy:
         self._callmethod("__ior__", (value,))
@@ -615,6 +618,7 @@ class CounterProxy(CounterCore, BaseProxy):
     """A proxy of a counter: an integer of 64 bits."""
 
     _exposed_ = ("incr", "decr", "get", "set", "exchange", "compare_exchange")
+    _gains = ValueProxy._gains
 
     def __int__(self) -> int:
         return self.get()

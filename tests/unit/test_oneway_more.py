@@ -143,10 +143,10 @@ def test_failures_before_and_after_an_object_is_created(manager: Any) -> None:
 def test_oneway_error_can_be_pickled_and_copied() -> None:
     """A process pool whose task raises it hangs in its parent otherwise."""
     for make in (lambda error: pickle.loads(pickle.dumps(error)), copy.copy):
-        error = make(OnewayError(2, 5, "dict.pop() of object 1", "KeyError: 1"))
-        assert (error.failed, error.result) == (2, 5)
-        assert str(error) == (
-            "the one-way call dict.pop() of object 1 failed: KeyError: 1 (and 1 more after it)"
+        error = make(OnewayError(2, 5, "dict.pop() of object 1", "KeyError: 1", False))
+        assert (error.failed, error.result, error.made) == (2, 5, False)
+        assert str(error).startswith(
+            "the one-way call dict.pop() of object 1 failed: KeyError: 1 (and 1 more after it); "
         )
 
 
