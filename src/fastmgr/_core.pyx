@@ -371,6 +371,7 @@ cdef class Engine(Loop):
         cdef Entry entry
         cdef Waiter waiter = conn.parked
         if waiter is not None and waiter.at is not None:
+            conn.finished = True    # its worker makes none of the calls that were to come after it
             if waiter.finished:
                 waiter.at.interrupted(waiter)    # it was given something this moment
             waiter.at.cancel(waiter)

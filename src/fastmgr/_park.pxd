@@ -42,4 +42,5 @@ cdef class Primitive(Celled):
     cdef int cancel(self, Waiter waiter) except -1
     cdef int abandon(self, uint64_t session) except -1
     cdef int interrupted(self, Waiter waiter) except -1
+    cdef int give_up(self, Waiter waiter) except -1
     cdef object block(self, object name, tuple args)

@@ -176,8 +176,12 @@ cdef class Primitive(Celled):
             if waiter.gone:
                 self.dead -= 1
             else:
-                waiter.abandon()
+                self.give_up(waiter)
         return None
+
+    cdef int give_up(self, Waiter waiter) except -1:
+        """Nobody is there for a waiter that is in no queue any more."""
+        return waiter.abandon()
 
     cdef int pass_over(self, Waiter waiter) except -1:
         """Leave a waiter out; the queue is cleaned when most of it is such."""
@@ -223,6 +227,10 @@ cdef class Primitive(Celled):
                 if serves:
                     waiter.owner.parked = None
         if waiter.failed:
+            if waiter.value is None:        # abandoned
+                if serves:
+                    waiter.owner.close()    # what it has sent behind this counted on it
+                raise EOFError("the client that waited is gone")
             raise waiter.value
         return waiter.value
 
@@ -421,21 +429,38 @@ cdef class Condition(RLock):
     """As `threading.Condition` with a lock of its own."""
 
     cdef object sleeping     # deque of Waiter: not yet notified
+    cdef dict owed           # owner -> the depth at which its wait was cut off
 
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_NONE   # its waiters are the server's in any case
         self.sleeping = deque()
+        self.owed = {}
 
     cdef bint blocks(self, object name):
         return name == "acquire" or name == "wait"
 
-    cdef int reacquire(self, Waiter waiter, bint notified) except -1:
+    cdef int rise(self, Waiter waiter, bint notified) except -1:
         """The waiter's sleep is over; it goes on when it has the lock again."""
         waiter.again = True
         waiter.value = notified
         waiter.deadline = FOREVER
         self.waiting.append(waiter)
-        if self.holder() == 0:
+        return 0
+
+    cdef bint wake(self) except -1:
+        """Notify the first who sleeps and is there; False if there is none."""
+        cdef Waiter waiter
+        while self.sleeping:
+            waiter = self.sleeping.popleft()
+            if waiter.is_there():
+                self.rise(waiter, True)
+                return True
+            self.give_up(waiter)
+        return False
+
+    cdef int let_next(self) except -1:
+        """See to it that nobody waits for a lock that is free."""
+        if self.waiting and self.holder() == 0:
             self.free()
         return 0
 
@@ -445,13 +470,68 @@ cdef class Condition(RLock):
         if waiter.depth == 0:
             return Lock.expire(self, waiter)     # it waits for the lock in `acquire`
         self.sleeping.remove(waiter)
-        return self.reacquire(waiter, False)
+        self.rise(waiter, False)
+        return self.let_next()
 
     cdef int cancel(self, Waiter waiter) except -1:
-        if waiter.depth and not waiter.again and not waiter.finished:
+        if waiter.finished or waiter.depth == 0:
+            return Lock.cancel(self, waiter)
+        if waiter.again:
+            self.pass_over(waiter)
+        else:
             self.sleeping.remove(waiter)
-            return waiter.abandon()
-        return Lock.cancel(self, waiter)
+        self.give_up(waiter)
+        return self.let_next()
+
+    cdef int give_up(self, Waiter waiter) except -1:
+        if waiter.depth:
+            if session_of(waiter.owner.number):
+                # Its thread may have been interrupted, and come by another connection.
+                self.owed[waiter.owner.number] = waiter.depth
+            if waiter.again and waiter.value is True:
+                self.wake()     # another is to have its notification
+        return waiter.abandon()
+
+    cdef int interrupted(self, Waiter waiter) except -1:
+        if waiter.depth == 0:
+            return Lock.interrupted(self, waiter)
+        if waiter.value is True:
+            self.wake()
+        return 0        # the lock is its owner's
+
+    cdef int abandon(self, uint64_t session) except -1:
+        self.owed = {
+            owner: depth for owner, depth in self.owed.items() if session_of(owner) != session
+        }
+        return Lock.abandon(self, session)
+
+    cdef bint take(self, uint64_t owner, bint wanted):
+        self.owed.pop(owner, None)
+        return RLock.take(self, owner, wanted)
+
+    def _acquire(self, Waiter waiter, blocking=True, timeout=-1, restoring=False):
+        """With `restoring` own the lock as before a wait that was cut off, if it is not so."""
+        cdef uint64_t owner = waiter.owner.number
+        cdef Waiter other
+        if not restoring:
+            return Lock._acquire(self, waiter, blocking, timeout)
+        if self.holder() == owner:
+            waiter.done(True)
+            return
+        for other in [*self.sleeping, *self.waiting]:
+            if other.depth and other.owner.number == owner and not other.finished:
+                self.cancel(other)      # the end of its connection has not been seen yet
+        waiter.depth = self.owed.pop(owner, 1)
+        if self.take_slot(owner, True):
+            fm_store(self.depth(), <uint64_t>waiter.depth)
+            waiter.done(True)
+        else:
+            waiter.again = True
+            waiter.value = True
+            self.park(waiter, None)
+
+    def acquire(self, blocking=True, timeout=-1, restoring=False):
+        return self.block("acquire", (blocking, timeout, restoring))
 
     def _wait(self, Waiter waiter, timeout=None):
         if self.holder() != waiter.owner.number:
@@ -482,14 +562,8 @@ cdef class Condition(RLock):
     def notify(self, n=1):
         if self.holder() != current_owner().number:
             raise RuntimeError("cannot notify on un-acquired lock")
-        cdef Waiter waiter
-        while n > 0 and self.sleeping:
-            waiter = self.sleeping.popleft()
-            if waiter.is_there():
-                self.reacquire(waiter, True)
-                n -= 1
-            else:
-                waiter.abandon()
+        while n > 0 and self.wake():
+            n -= 1
 
     def notify_all(self):
         self.notify(len(self.sleeping))

@@ -322,6 +322,10 @@ cdef class ClientSession:
                 outer.spare = tenancy
         return tenancy.channel
 
+    def thread_channel(self):
+        """What the calling thread's next call goes over."""
+        return self.channel()
+
     def connect(self):
         """Open a connection for the calling thread, in place of the one it has."""
         cdef object old = getattr(self.local, "connection", None)

@@ -111,9 +111,9 @@ def oneway(proxy: BaseProxy) -> Recorder:
     server is behind.  The server serves the calls of a thread in order, and drops what they
     return.  If one fails, the same thread's next ordinary call of that manager raises
     `OnewayError`; so does a pipeline, in place of its first result.  The call is made all the
-    same, but not one that takes something (``acquire``, ``get`` of a queue, ``pop``).  A process that ends in order
-    waits up to five seconds for its one-way calls to be served.  With a server of the stdlib each
-    call takes its round trip.
+    same, but not one that takes something (``acquire``, ``get`` of a queue, ``pop``).  A process
+    that ends in order waits up to five seconds for its one-way calls to be served.  With a server
+    of the stdlib each call takes its round trip.
 
     Raises
     ------

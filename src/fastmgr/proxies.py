@@ -295,6 +295,9 @@ def RebuildProxy(
     return proxy
 
 
+#: A connection that has failed.
+_BROKEN = (OSError, EOFError)
+
 # -- proxy types ------------------------------------------------------------------
 
 
@@ -395,7 +398,22 @@ class ConditionProxy(AcquirerProxy):
     _has_cell = False  # its waiters are the server's in any case
 
     def wait(self, timeout: float | None = None) -> bool:
-        return self._callmethod("wait", (timeout,))
+        """Wait for a notification; however it ends, the lock is the thread's again."""
+        channel = self._session_of().thread_channel()
+        try:
+            return self._callmethod("wait", (timeout,))
+        except BaseException as error:
+            if channel.interrupted or (not channel.usable and isinstance(error, _BROKEN)):
+                self._own_again()
+            raise
+
+    def _own_again(self) -> None:
+        try:
+            self._callmethod("acquire", (), {"restoring": True})
+        except TypeError:
+            self._callmethod("acquire")  # of a server, or over a lock, that cannot do that
+        except _BROKEN as error:
+            util.info("the manager is gone, and its lock with it: %s", error)
 
     def notify(self, n: int = 1) -> None:
         return self._callmethod("notify", (n,))

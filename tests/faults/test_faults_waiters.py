@@ -28,6 +28,8 @@ from support import (
     say,
 )
 
+import fastmgr
+
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -271,18 +273,49 @@ def test_a_killed_sleeper_is_not_notified(
     assert last.said() is True
 
 
+@pytest.mark.parametrize("name", ["notify", "notify_all"])
 def test_a_sleeper_killed_after_it_was_notified_leaves_the_lock(
-    manager: WaiterManager, census: Any, start: Start
+    manager: WaiterManager, census: Any, start: Start, name: str
 ) -> None:
+    """And its notification to the next."""
     condition = manager.Condition()
     doomed = start("doomed", sleep_at, condition, parks=True)
     last = start("last", sleep_at, condition, parks=True)
     with condition:
-        condition.notify_all()  # both wait for the lock now
+        getattr(condition, name)()  # it waits for the lock now
         doomed.kill()
         poll(lambda: waiting(census) == ["last"], "the dead one does not wait")
     assert last.said() is True
     assert in_thread(condition.acquire, True, DEADLINE)
+
+
+def take_and_count(lock: Any, d: Any, sleeper: Any, way: str) -> None:
+    sleeper.echo(1)  # so that a thread of the server serves what follows
+    if way == "pipeline":
+        with fastmgr.Pipeline(lock._session_of()) as pipe:
+            pipe(lock).acquire()
+            pipe(d).incr("n")
+            pipe(lock).release()
+    else:
+        fastmgr.oneway(lock).acquire()
+        fastmgr.oneway(d).incr("n")
+        lock.release()
+
+
+@pytest.mark.parametrize("way", ["pipeline", "one-way"])
+def test_calls_behind_the_acquire_of_a_killed_client_are_not_made(
+    manager: WaiterManager, census: Any, start: Start, way: str
+) -> None:
+    """They were to be made with the lock."""
+    lock, d, sleeper = manager.Lock(), manager.dict(), manager.Sleeper()
+    before = in_thread(census.connections)
+    lock.acquire()
+    doomed = start("doomed", take_and_count, lock, d, sleeper, way, parks=True)
+    doomed.kill()
+    poll(lambda: in_thread(census.connections) <= before, "it is gone")
+    assert d.copy() == {}
+    lock.release()
+    assert lock.acquire(False) is True
 
 
 def test_a_killed_party_is_not_counted(

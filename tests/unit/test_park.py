@@ -717,12 +717,16 @@ def test_wait_returns_no_sooner_than_it_has_the_lock(place: Place) -> None:
 
     def sleep() -> Any:
         condition.acquire()
+        holds.set()
+        place.await_parked(1)  # who gets the lock next is there before the time begins
         result = condition.wait(0.05)
         freed.append("woken")
         condition.release()
         return result
 
-    sleeper = place.park(sleep)
+    holds = threading.Event()
+    sleeper = place.call(sleep)
+    assert holds.wait(DEADLINE)
     condition.acquire()
     # Time for its timeout to pass; should it not do so in time, then nothing is wrongly seen.
     sleeper.join(0.15)
@@ -959,16 +963,124 @@ def test_an_interrupted_wait_is_not_counted(interruptible: Place) -> None:
     assert event.wait()
 
 
-def test_an_interrupted_condition_has_its_lock_again() -> None:
+@pytest.mark.parametrize("name", ["wait", "wait_for"])
+def test_an_interrupted_condition_has_its_lock_again(interruptible: Place, name: str) -> None:
     """As with `threading`, so that the ``with`` block around it can be left."""
-    condition = _park.Condition()
-    with interrupted(Place()), condition:
-        condition.wait()
-    assert not taken(condition)
-    sleeper = Place().park(lambda: condition.acquire() and condition.wait())
+    place = interruptible
+    condition = place.Condition()
+    for _ in range(2):
+        with interrupted(place), condition, condition:
+            if name == "wait":
+                condition.wait(DEADLINE)
+            else:
+                condition.wait_for(lambda: False)
+        assert in_thread(lambda: condition.acquire(False) and not condition.release())
+    sleeper = place.park(lambda: condition.acquire() and condition.wait())
     with condition:
         condition.notify()
     assert sleeper.result() is True
+
+
+@pytest.mark.parametrize("notified", [False, True], ids=["", "notified"])
+def test_an_interrupted_condition_waits_for_its_lock(interruptible: Place, notified: bool) -> None:
+    """Which another may have got meanwhile, who has notified it or has not."""
+    place = interruptible
+    condition, holds, order = place.Condition(), threading.Event(), []
+    helpers: list[Client] = []
+
+    def hold() -> None:
+        with condition:
+            if notified:
+                condition.notify()
+            holds.set()
+            place.await_parked(1)
+            order.append("released")
+
+    def hand_over() -> None:
+        helpers.append(place.call(hold))
+        assert holds.wait(DEADLINE)
+
+    with interrupted(place, hand_over), condition:
+        condition.wait()
+    order.append("left")
+    helpers[0].result()
+    assert order == ["released", "left"]
+
+
+def test_the_notification_of_one_interrupted_goes_to_the_next() -> None:
+    place, condition, others = Place(), _park.Condition(), []
+
+    def sleep() -> Any:
+        with condition:
+            return condition.wait()
+
+    def last_words() -> None:
+        others.append(place.park(sleep))
+        place.call(notify).result()
+
+    def notify() -> None:
+        with condition:
+            condition.notify()
+
+    with interrupted(place, last_words), condition:
+        condition.wait()
+    assert others[0].result() is True
+
+
+@pytest.mark.parametrize("way", ["pipeline", "one-way"])
+def test_calls_behind_an_interrupted_acquire_are_not_made(interruptible: Place, way: str) -> None:
+    """They were to be made with the lock."""
+    place = interruptible
+    if not isinstance(place, Managed):
+        return
+    lock, d = place.Lock(), place.dict()
+    lock.acquire()
+    with interrupted(place):
+        if way == "pipeline":
+            with place.manager.pipeline() as pipe:
+                pipe(lock).acquire()
+                pipe(d).incr("n")
+                pipe(lock).release()
+        else:
+            fastmgr.oneway(lock).acquire()
+            fastmgr.oneway(d).incr("n")
+            lock.release()
+    assert d.copy() == {}
+    assert lock.acquire(False) is False
+
+
+@pytest.mark.parametrize("kind", ["stdlib's server", "stdlib's dialect"])
+def test_an_interrupted_condition_elsewhere_has_its_lock_again(kind: str) -> None:
+    """Where nothing is known of threads, the new connection takes the lock."""
+    if kind == "stdlib's server":
+        server: Any = stdlib.SyncManager(authkey=KEY)
+        server.start()
+        manager = fastmgr.SyncManager(server.address, KEY)
+        manager.connect()
+    else:
+        server = manager = fastmgr.SyncManager(authkey=KEY, serializer="xmlrpclib")
+        manager.start()
+    with server:
+        condition = manager.Condition()
+        before = signal.signal(signal.SIGALRM, raise_interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt), condition:
+                signal.setitimer(signal.ITIMER_REAL, 0.2, 0.5)
+                condition.wait(DEADLINE)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert in_thread(lambda: condition.acquire(False) and not condition.release())
+
+
+def raise_interrupt(_number: int, _frame: object) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise KeyboardInterrupt
+
+
+def test_who_waits_without_the_lock_is_not_given_it(place: Place) -> None:
+    condition = place.Condition()
+    assert outcome(condition.wait)[0] is RuntimeError
+    assert in_thread(lambda: condition.acquire(False) and not condition.release())
 
 
 @pytest.mark.parametrize("kind", ["Lock", "Semaphore", "Queue"])
