@@ -30,6 +30,7 @@ from fastmgr._proxy cimport ClientSession, ProxyCore, Ref
 
 import array
 import threading
+import types
 
 from fastmgr._numbers import needs_server
 
@@ -184,6 +185,8 @@ cdef class CounterCore(CellCore):
 cdef class CountersCore(CellCore):
     """The compiled part of `CountersProxy`."""
 
+    __class_getitem__ = classmethod(types.GenericAlias)
+
     cdef tuple names
     cdef dict indices
     cdef Py_ssize_t length
@@ -303,6 +306,8 @@ cdef class CountersCore(CellCore):
 cdef class ValueCore(CellCore):
     """The compiled part of `ValueProxy`."""
 
+    __class_getitem__ = classmethod(types.GenericAlias)
+
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         return kind == KIND_VALUE
 
@@ -368,6 +373,8 @@ cdef class ValueCore(CellCore):
 
 cdef class ArrayCore(CellCore):
     """The compiled part of `ArrayProxy`."""
+
+    __class_getitem__ = classmethod(types.GenericAlias)
 
     cdef object typecode
     cdef object items           # memoryview of the cell

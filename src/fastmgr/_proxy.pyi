@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing import managers as stock
 from typing import Any, final
 
 from fastmgr._channel import Channel
@@ -60,7 +61,7 @@ class ClientSession:
     def goodbye(self) -> None: ...
     def retire(self) -> None: ...
 
-class ProxyCore:
+class ProxyCore(stock.BaseProxy):
     _gains: frozenset[str]
     _awaits_reference: bool
     _token: Token
@@ -73,6 +74,7 @@ class ProxyCore:
     def _callmethod(
         self, methodname: str, args: Sequence[Any] = (), kwds: Mapping[str, Any] = {}
     ) -> Any: ...
+    def _getvalue(self) -> Any: ...
     def _settle(self, op: int, payload: Any) -> Any: ...
     def _session_of(self) -> ClientSession: ...
     def _set_token(self, token: Token) -> None: ...

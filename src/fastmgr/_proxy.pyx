@@ -931,6 +931,10 @@ cdef class ProxyCore:
             return reply[1]
         return self._settle(*reply)
 
+    def _getvalue(self):
+        """Return a copy of the referent."""
+        return self._callmethod("#GETVALUE")
+
     def _settle(self, op, payload):
         """Turn a reply other than a plain result into a proxy, or raise what it stands for."""
         cdef ClientSession session = self._session()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import array
 import collections as collections
 import os
-import queue
+import queue as queue
 import signal as signal
 import sys as sys
 import threading
 import time as time
 import types as types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import connection, get_context, pool, process, reduction as reduction, util
 from multiprocessing.context import ProcessError, get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
@@ -52,6 +52,7 @@ from fastmgr.proxies import (
     NamespaceProxy as NamespaceProxy,
     PoolProxy as PoolProxy,
     ProcessLocalSet as ProcessLocalSet,
+    QueueProxy as QueueProxy,
     RebuildProxy as RebuildProxy,
     SetProxy as SetProxy,
     ValueProxy as ValueProxy,
@@ -70,6 +71,18 @@ from fastmgr.server import (
     run_server,
 )
 from fastmgr.shared import Array as Array, Namespace as Namespace, Value as Value
+
+if TYPE_CHECKING:
+    from multiprocessing.managers import (
+        BaseManager as _StockManager,
+        SharedMemoryManager as _StockSharedMemoryManager,
+    )
+
+    from fastmgr._typing import CreateMethods
+else:
+    # To a type checker our managers are the stdlib's, too: annotations name those.
+    _StockManager = _StockSharedMemoryManager = object
+    CreateMethods = object  # what `register` adds
 
 try:
     from multiprocessing import shared_memory
@@ -149,7 +162,7 @@ def _also_eof(error: Exception) -> Exception:
     return both
 
 
-class BaseManager:
+class BaseManager(_StockManager):
     """Creates a server process, or connects to one, and shares objects by it.
 
     Parameters
@@ -277,7 +290,7 @@ class BaseManager:
         return session
 
     def start(
-        self, initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()
+        self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()
     ) -> None:
         """Start the server in a process of its own.
 
@@ -461,7 +474,7 @@ class BaseManager:
         callable: Callable[..., Any] | None = None,
         proxytype: Any = None,
         exposed: Any = None,
-        method_to_typeid: dict[str, str] | None = None,
+        method_to_typeid: Mapping[str, str] | None = None,
         create_method: bool = True,
     ) -> None:
         """Register a type with this class of managers.
@@ -531,55 +544,11 @@ def _rebuild_manager(
     return cls(address, authkey, serializer)
 
 
-class SyncManager(BaseManager):
+class SyncManager(BaseManager, CreateMethods):
     """A manager of the types that threads share and synchronize by.
 
     `fastmgr.Manager` returns a started one.
     """
-
-    if TYPE_CHECKING:  # what `register`, below, adds
-
-        def Queue(self, maxsize: int = 0) -> queue.Queue[Any]: ...
-        def JoinableQueue(self, maxsize: int = 0) -> queue.Queue[Any]: ...
-        def Event(self) -> EventProxy: ...
-        def Lock(self) -> AcquirerProxy: ...
-        def RLock(self) -> AcquirerProxy: ...
-        def Semaphore(self, value: int = 1) -> AcquirerProxy: ...
-        def BoundedSemaphore(self, value: int = 1) -> AcquirerProxy: ...
-        def Condition(self, lock: Any = None) -> ConditionProxy: ...
-        def Barrier(
-            self,
-            parties: int,
-            action: Callable[[], object] | None = None,
-            timeout: float | None = None,
-        ) -> BarrierProxy: ...
-        def Pool(
-            self,
-            processes: int | None = None,
-            initializer: Callable[..., object] | None = None,
-            initargs: Iterable[Any] = (),
-            maxtasksperchild: int | None = None,
-            context: Any = None,
-        ) -> PoolProxy: ...
-        def list(self, iterable: Iterable[Any] = (), /) -> ListProxy: ...
-        def dict(self, *args: Any, **kwds: Any) -> DictProxy: ...
-        def set(self, iterable: Iterable[Any] = (), /) -> SetProxy: ...
-        def Value(
-            self, typecode: str, value: Any, lock: bool = True, *, name: str | None = None
-        ) -> ValueProxy: ...
-        def Array(
-            self,
-            typecode: str,
-            sequence: Iterable[Any],
-            lock: bool = True,
-            *,
-            name: str | None = None,
-        ) -> ArrayProxy: ...
-        def Namespace(self, **kwds: Any) -> NamespaceProxy: ...
-        def Counter(self, initial: int = 0, *, name: str | None = None) -> CounterProxy: ...
-        def Counters(
-            self, names: Iterable[str] | int, *, name: str | None = None
-        ) -> CountersProxy: ...
 
 
 SyncManager.register("Queue", _park.Queue)
@@ -616,7 +585,9 @@ if HAS_SHMEM:
 
     __all__ += ["SharedMemoryManager"]
 
-    class SharedMemoryManager(BaseManager):
+    class SharedMemoryManager(  # type: ignore[misc]
+        BaseManager, _StockSharedMemoryManager
+    ):
         """A manager whose server unlinks the shared memory it was told of.
 
         Leaving its ``with`` block, or `shutdown`, frees every segment.

@@ -5,12 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from fastmgr._proxy import ClientSession, OnewayError, Posting, Recording
 from fastmgr.proxies import BaseProxy
 
+if TYPE_CHECKING:
+    from fastmgr._typing import Recorded
+
 __all__ = ["OnewayError", "Pipeline", "oneway"]
+
+_P = TypeVar("_P")
+_R = TypeVar("_R")
 
 
 class Pipeline:
@@ -52,7 +58,11 @@ class Pipeline:
         #: What the last `execute` returned.
         self.results: list[Any] = []
 
-    def __call__(self, proxy: BaseProxy) -> Recorder:
+    @overload
+    def __call__(self, proxy: Recorded[_R]) -> _R: ...
+    @overload
+    def __call__(self, proxy: _P) -> _P: ...
+    def __call__(self, proxy: Any) -> Any:
         """Return an object whose methods record calls of `proxy`.
 
         Raises
@@ -104,7 +114,11 @@ class Pipeline:
             self.execute()
 
 
-def oneway(proxy: BaseProxy) -> Recorder:
+@overload
+def oneway(proxy: Recorded[_R]) -> _R: ...
+@overload
+def oneway(proxy: _P) -> _P: ...
+def oneway(proxy: Any) -> Any:
     """Return an object whose methods call `proxy`'s without waiting for the result.
 
     ``oneway(d).update(a=1)`` has sent the call when it returns, which takes longer where the

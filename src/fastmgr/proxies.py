@@ -10,13 +10,33 @@ import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import process, util
 from multiprocessing.context import get_spawning_popen
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
 
 from fastmgr import _core
 from fastmgr._cells import ArrayCore, CounterCore, CountersCore, EventCore, LockCore, ValueCore
 from fastmgr._proxy import ClientSession, ProxyCore, authkeys
 from fastmgr.dialects.stock import Token, stock_client, uses_raw_sockets
 from fastmgr.privates import Locals, OnDemand, privates_of, return_reference
+
+if TYPE_CHECKING:
+    from threading import Barrier as _Barrier, Condition as _Condition
+
+    from typing_extensions import Self
+
+    from fastmgr._typing import (
+        BarrierRecorder,
+        BaseListProxy as BaseListProxy,
+        BasePoolProxy as BasePoolProxy,
+        ConditionRecorder,
+        NamespaceRecorder,
+        QueueProxy as QueueProxy,
+        _BaseDictProxy as _BaseDictProxy,
+        _BaseSetProxy as _BaseSetProxy,
+    )
+    from fastmgr.shared import Namespace as _Namespace
+else:
+    # To a type checker proxies are what the stdlib's stubs say that managers return.
+    _Barrier = _Condition = _Namespace = object
 
 __all__ = [
     "AcquirerProxy",
@@ -37,12 +57,18 @@ __all__ = [
     "NamespaceProxy",
     "PoolProxy",
     "ProcessLocalSet",
+    "QueueProxy",
     "RebuildProxy",
     "SetProxy",
     "ValueProxy",
     "authkey_for",
     "session_with",
 ]
+
+
+_T = TypeVar("_T")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 class ProcessLocalSet(set[Any]):
@@ -160,7 +186,7 @@ class BaseProxy(ProxyCore):
 
     # Kept for code that takes this lock, looks into this dict, or makes calls of its own over a
     # thread's connection; sessions hold what these held.
-    _address_to_local = Locals(_sessions)
+    _address_to_local = Locals(_sessions)  # type: ignore[assignment]
     _mutex = util.ForkAwareThreadLock()
     _tls = OnDemand(lambda proxy: privates_of(proxy._session_of())[0])
     _idset = OnDemand(lambda proxy: privates_of(proxy._session_of())[1])
@@ -207,10 +233,6 @@ class BaseProxy(ProxyCore):
             exposed=exposed,
         )
 
-    def _getvalue(self) -> Any:
-        """Return a copy of the referent."""
-        return self._callmethod("#GETVALUE")
-
     def _incref(self) -> None:
         if self._owned_by_manager:
             util.debug("owned_by_manager skipped INCREF of %r", self._token.id)
@@ -241,7 +263,7 @@ class BaseProxy(ProxyCore):
             kwds["exposed"] = self._exposed_
         return RebuildProxy, (function, self._token, self._serializer, kwds)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: Any) -> Any:
         return self._getvalue()
 
     def __repr__(self) -> str:
@@ -301,6 +323,19 @@ _BROKEN = (OSError, EOFError)
 # -- proxy types ------------------------------------------------------------------
 
 
+if not TYPE_CHECKING:
+
+    class QueueProxy(BaseProxy):
+        """A proxy of a queue: of anything that has the methods of `queue.Queue`."""
+
+        __class_getitem__ = classmethod(types.GenericAlias)
+
+
+_QUEUE_METHODS = frozenset(
+    ("empty", "full", "get", "get_nowait", "join", "put", "put_nowait", "qsize", "task_done")
+)
+
+
 def MakeProxyType(
     name: str,
     exposed: Iterable[str],
@@ -316,7 +351,8 @@ def MakeProxyType(
     # Without it the type would be given the module of whichever frame calls us.
     namespace["__module__"] = __name__
     namespace["_exposed_"] = exposed
-    proxytype = type(name, (BaseProxy,), namespace)
+    base: type[BaseProxy] = QueueProxy if _QUEUE_METHODS.issubset(exposed) else BaseProxy
+    proxytype = type(name, (base,), namespace)
     _cache[name, exposed] = proxytype
     return proxytype
 
@@ -389,8 +425,11 @@ class AcquirerProxy(LockCore, BaseProxy):
     )  # fmt: skip
 
 
-class ConditionProxy(AcquirerProxy):
+class ConditionProxy(AcquirerProxy, _Condition):
     """A proxy of a condition variable."""
+
+    if TYPE_CHECKING:
+        _recorder_: ConditionRecorder
 
     _exposed_ = (
         "acquire", "release", "locked", "owner_died", "consistent", "wait", "notify", "notify_all",
@@ -447,8 +486,11 @@ class EventProxy(EventCore, BaseProxy):
         return self._callmethod("wait", (timeout,))
 
 
-class BarrierProxy(BaseProxy):
+class BarrierProxy(BaseProxy, _Barrier):
     """A proxy of a barrier."""
+
+    if TYPE_CHECKING:
+        _recorder_: BarrierRecorder
 
     _exposed_ = ("__getattribute__", "wait", "abort", "reset")
 
@@ -474,8 +516,11 @@ class BarrierProxy(BaseProxy):
         return self._callmethod("__getattribute__", ("broken",))
 
 
-class NamespaceProxy(BaseProxy):
+class NamespaceProxy(BaseProxy, _Namespace):
     """A proxy of a namespace; names that begin with ``_`` are the proxy's own."""
+
+    if TYPE_CHECKING:
+        _recorder_: NamespaceRecorder
 
     _exposed_ = ("__getattribute__", "__setattr__", "__delattr__", "incr")
 
@@ -510,26 +555,26 @@ class NamespaceProxy(BaseProxy):
         return callmethod("__delattr__", (key,))
 
 
-class ValueProxy(ValueCore, BaseProxy):
+class ValueProxy(ValueCore[_T], BaseProxy):
     """A proxy of a `Value`."""
 
     _exposed_ = ("get", "set", "incr", "exchange", "compare_exchange")
     _gains = ProxyCore._gains - {"get"}  # which takes nothing away
 
-    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
+
+if not TYPE_CHECKING:
+    BaseListProxy = MakeProxyType(
+        "BaseListProxy",
+        (
+            "__add__", "__contains__", "__delitem__", "__getitem__", "__imul__", "__len__",
+            "__mul__", "__reversed__", "__rmul__", "__setitem__", "append", "clear", "copy",
+            "count", "extend", "incr", "index", "insert", "pop", "remove", "reverse", "sort",
+        ),
+    )  # fmt: skip
+    BaseListProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
-BaseListProxy: Any = MakeProxyType(
-    "BaseListProxy",
-    (
-        "__add__", "__contains__", "__delitem__", "__getitem__", "__imul__", "__len__",
-        "__mul__", "__reversed__", "__rmul__", "__setitem__", "append", "clear", "copy",
-        "count", "extend", "incr", "index", "insert", "pop", "remove", "reverse", "sort",
-    ),
-)  # fmt: skip
-
-
-class ListProxy(BaseListProxy):  # type: ignore[misc]
+class ListProxy(BaseListProxy[_T]):
     """A proxy of a list.
 
     ``incr(index, amount=1)`` adds to an item in one step and returns the sum.
@@ -538,32 +583,32 @@ class ListProxy(BaseListProxy):  # type: ignore[misc]
     changes made meanwhile are seen, as in a list.
     """
 
-    def __iadd__(self, value: Iterable[Any]) -> ListProxy:
+    def __iadd__(self, value: Iterable[_T]) -> Self:  # type: ignore[override]
         self._callmethod("extend", (value,))
         return self
 
-    def __imul__(self, value: int) -> ListProxy:
+    def __imul__(self, value: SupportsIndex) -> Self:  # type: ignore[override]
         self._callmethod("__imul__", (value,))
         return self
-
-    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
 
 collections.abc.MutableSequence.register(BaseListProxy)
 
-_BaseDictProxy: Any = MakeProxyType(
-    "DictProxy",
-    (
-        "__contains__", "__delitem__", "__getitem__", "__ior__", "__iter__", "__len__",
-        "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "compare_exchange",
-        "copy", "exchange", "fromkeys", "get", "incr", "items", "keys", "pop", "popitem",
-        "setdefault", "update", "values",
-    ),
-)  # fmt: skip
-_BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "Iterator"}
+if not TYPE_CHECKING:
+    _BaseDictProxy = MakeProxyType(
+        "DictProxy",
+        (
+            "__contains__", "__delitem__", "__getitem__", "__ior__", "__iter__", "__len__",
+            "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "compare_exchange",
+            "copy", "exchange", "fromkeys", "get", "incr", "items", "keys", "pop", "popitem",
+            "setdefault", "update", "values",
+        ),
+    )  # fmt: skip
+    _BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "Iterator"}
+    _BaseDictProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
-class DictProxy(_BaseDictProxy):  # type: ignore[misc]
+class DictProxy(_BaseDictProxy[_K, _V]):
     """A proxy of a dict.
 
     Three methods do in one step what otherwise takes a lock: ``incr(key,
@@ -573,56 +618,54 @@ class DictProxy(_BaseDictProxy):  # type: ignore[misc]
 
     _gains = ValueProxy._gains
 
-    def __ior__(self, value: Any) -> DictProxy:
+    def __ior__(self, value: Any) -> Self:  # type: ignore[override,misc]
         self._callmethod("__ior__", (value,))
         return self
-
-    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
 
 collections.abc.MutableMapping.register(_BaseDictProxy)
 
-_BaseSetProxy: Any = MakeProxyType(
-    "_BaseSetProxy",
-    (
-        "__and__", "__contains__", "__ge__", "__gt__", "__iand__", "__ior__", "__isub__",
-        "__iter__", "__ixor__", "__le__", "__len__", "__lt__", "__or__", "__rand__",
-        "__ror__", "__rsub__", "__rxor__", "__sub__", "__xor__", "add", "clear", "copy",
-        "difference", "difference_update", "discard", "intersection",
-        "intersection_update", "isdisjoint", "issubset", "issuperset", "pop", "remove",
-        "symmetric_difference", "symmetric_difference_update", "union", "update",
-    ),
-)  # fmt: skip
+if not TYPE_CHECKING:
+    _BaseSetProxy = MakeProxyType(
+        "_BaseSetProxy",
+        (
+            "__and__", "__contains__", "__ge__", "__gt__", "__iand__", "__ior__", "__isub__",
+            "__iter__", "__ixor__", "__le__", "__len__", "__lt__", "__or__", "__rand__",
+            "__ror__", "__rsub__", "__rxor__", "__sub__", "__xor__", "add", "clear", "copy",
+            "difference", "difference_update", "discard", "intersection",
+            "intersection_update", "isdisjoint", "issubset", "issuperset", "pop", "remove",
+            "symmetric_difference", "symmetric_difference_update", "union", "update",
+        ),
+    )  # fmt: skip
+    _BaseSetProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
-class SetProxy(_BaseSetProxy):  # type: ignore[misc]
+class SetProxy(_BaseSetProxy[_T]):
     """A proxy of a set."""
 
     _method_to_typeid_: ClassVar[dict[str, str]] = {"__iter__": "Iterator"}
 
-    def __ior__(self, value: Any) -> SetProxy:
+    def __ior__(self, value: Any) -> Self:  # type: ignore[override,misc]
         self._callmethod("__ior__", (value,))
         return self
 
-    def __iand__(self, value: Any) -> SetProxy:
+    def __iand__(self, value: Any) -> Self:  # type: ignore[override,misc]
         self._callmethod("__iand__", (value,))
         return self
 
-    def __ixor__(self, value: Any) -> SetProxy:
+    def __ixor__(self, value: Any) -> Self:  # type: ignore[override,misc]
         self._callmethod("__ixor__", (value,))
         return self
 
-    def __isub__(self, value: Any) -> SetProxy:
+    def __isub__(self, value: Any) -> Self:  # type: ignore[override,misc]
         self._callmethod("__isub__", (value,))
         return self
-
-    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
 
 collections.abc.MutableSet.register(_BaseSetProxy)
 
 
-class ArrayProxy(ArrayCore, BaseProxy):
+class ArrayProxy(ArrayCore[_T], BaseProxy):
     """A proxy of an array.
 
     Where the array is in memory that is shared with this process it is a buffer, too:
@@ -641,11 +684,11 @@ class CounterProxy(CounterCore, BaseProxy):
     def __int__(self) -> int:
         return self.get()
 
-    def __iadd__(self, amount: int) -> CounterProxy:
+    def __iadd__(self, amount: int) -> Self:
         self.incr(amount)
         return self
 
-    def __isub__(self, amount: int) -> CounterProxy:
+    def __isub__(self, amount: int) -> Self:
         self.decr(amount)
         return self
 
@@ -659,7 +702,7 @@ class CounterProxy(CounterCore, BaseProxy):
             return f"whose value is not to be had ({type(error).__name__})"
 
 
-class CountersProxy(CountersCore, BaseProxy):
+class CountersProxy(CountersCore[_K], BaseProxy):
     """A proxy of counters in a row: integers of 64 bits, by name or by index."""
 
     _exposed_ = (
@@ -668,23 +711,24 @@ class CountersProxy(CountersCore, BaseProxy):
     )  # fmt: skip
 
 
-BasePoolProxy: Any = MakeProxyType(
-    "PoolProxy",
-    (
-        "apply", "apply_async", "close", "imap", "imap_unordered", "join", "map",
-        "map_async", "starmap", "starmap_async", "terminate",
-    ),
-)  # fmt: skip
-BasePoolProxy._method_to_typeid_ = {
-    "apply_async": "AsyncResult",
-    "map_async": "AsyncResult",
-    "starmap_async": "AsyncResult",
-    "imap": "Iterator",
-    "imap_unordered": "Iterator",
-}
+if not TYPE_CHECKING:
+    BasePoolProxy = MakeProxyType(
+        "PoolProxy",
+        (
+            "apply", "apply_async", "close", "imap", "imap_unordered", "join", "map",
+            "map_async", "starmap", "starmap_async", "terminate",
+        ),
+    )  # fmt: skip
+    BasePoolProxy._method_to_typeid_ = {
+        "apply_async": "AsyncResult",
+        "map_async": "AsyncResult",
+        "starmap_async": "AsyncResult",
+        "imap": "Iterator",
+        "imap_unordered": "Iterator",
+    }
 
 
-class PoolProxy(BasePoolProxy):  # type: ignore[misc]
+class PoolProxy(BasePoolProxy):
     """A proxy of a process pool that runs in the server."""
 
     def __enter__(self) -> PoolProxy:

@@ -50,7 +50,7 @@ class _SharedMemoryTracker:
 class SharedMemoryServer(Server):
     """A server that unlinks the segments it was told of when it shuts down."""
 
-    public: ClassVar[list[str]] = [
+    public: ClassVar[list[str]] = [  # type: ignore[misc]
         *Server.public,
         "track_segment",
         "release_segment",

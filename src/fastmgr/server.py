@@ -13,7 +13,7 @@ from multiprocessing import connection, parent_process as get_parent_process, pr
 from multiprocessing.reduction import ForkingPickler
 from time import monotonic, sleep
 from traceback import format_exc
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastmgr import _core
 from fastmgr._arena import Arena
@@ -24,6 +24,11 @@ from fastmgr.dialects.transport import Listener, cannot_bind, take_over
 from fastmgr.names import ArenaFile, Names
 from fastmgr.shared import is_locked
 from fastmgr.workers import Workers
+
+if TYPE_CHECKING:
+    from multiprocessing.managers import Server as _StockServer
+else:
+    _StockServer = object
 
 __all__ = ["Server", "all_methods", "public_methods"]
 
@@ -136,7 +141,7 @@ class _LocalObjects(_Objects):
         return len(self._table.local)
 
 
-class Server:
+class Server(_StockServer):
     """Holds the shared objects of a manager and serves them to its clients.
 
     Parameters
@@ -158,7 +163,7 @@ class Server:
     connection unauthenticated, on a thread each, as in the stdlib.
     """
 
-    public: ClassVar[list[str]] = [
+    public: ClassVar[list[str]] = [  # type: ignore[misc]
         "shutdown",
         "create",
         "accept_connection",
@@ -197,7 +202,7 @@ class Server:
         #: Tells clients that reconnect whether this is still the server they knew.
         self.instance = os.urandom(8)
         self.table = Table()
-        self.id_to_obj = _Objects(self.table)
+        self.id_to_obj = _Objects(self.table)  # type: ignore[assignment]
         self.id_to_refcount = _Counts(self.table)
         self.id_to_local_proxy_obj = _LocalObjects(self.table)
         #: The table needs no lock; users' hooks take this one.
@@ -451,7 +456,7 @@ class Server:
         """``locked``, which RLock, Condition and the semaphores have since CPython 3.14."""
         return is_locked(obj)
 
-    fallback_mapping: ClassVar[dict[str, Callable[..., Any]]] = {
+    fallback_mapping: ClassVar[dict[str, Callable[..., Any]]] = {  # type: ignore[misc]
         "__str__": fallback_str,
         "__repr__": fallback_repr,
         "#GETVALUE": fallback_getvalue,
@@ -496,7 +501,7 @@ class Server:
         util.debug("%r callable returned object with id %r", typeid, entry.ident)
         return entry.ident, tuple(entry.exposed)
 
-    def get_methods(self, c: Any, token: Any) -> tuple[str, ...]:
+    def get_methods(self, c: Any, token: Any) -> tuple[str, ...]:  # type: ignore[override]
         """Return the names of the methods that are exposed of a token's object."""
         return tuple(self.table.lookup(token.id).exposed)
 

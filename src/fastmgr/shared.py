@@ -6,10 +6,15 @@ import array
 import threading
 from collections.abc import Iterable
 from multiprocessing import process
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmgr import _numbers, _park
 from fastmgr._numbers import Value as Value
+
+if TYPE_CHECKING:
+    from multiprocessing.managers import Namespace as _StockNamespace
+else:
+    _StockNamespace = object
 
 __all__ = [
     "Array",
@@ -28,7 +33,7 @@ __all__ = [
 _RLock = type(threading.RLock())
 
 
-class Namespace:
+class Namespace(_StockNamespace):
     """An object whose attributes are the shared values."""
 
     def __init__(self, /, **kwds: Any) -> None:

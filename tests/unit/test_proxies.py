@@ -11,6 +11,7 @@ import pickle
 import queue
 import threading
 import types
+import typing
 from collections.abc import Callable, Iterator
 from multiprocessing import util
 from typing import Any
@@ -915,3 +916,60 @@ def test_results_that_are_the_same_object_are_one(manager: UnitManager) -> None:
     del first
     gc.collect()
     assert second[:] == ["x"]
+
+
+# Types with parameters
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        managers.DictProxy[str, int],
+        managers.ListProxy[int],
+        managers.SetProxy[int],
+        managers.ValueProxy[int],
+        managers.ArrayProxy[float],
+        managers.CountersProxy[str],
+        managers.QueueProxy[int],
+        managers.BaseListProxy[int],
+        managers._BaseSetProxy[int],
+    ],
+    ids=lambda alias: alias.__origin__.__name__,
+)
+def test_proxy_types_take_parameters(alias: Any) -> None:
+    assert pickle.loads(pickle.dumps(alias)) == alias
+    assert typing.get_origin(alias)[alias.__args__] == alias
+    assert issubclass(type("Own", (alias.__origin__,), {}), alias.__origin__)
+
+
+class Ages(managers.DictProxy[str, int]):
+    """A proxy type of a user's, of a type with parameters."""
+
+
+class AgesManager(managers.SyncManager):
+    pass
+
+
+AgesManager.register("Ages", dict, Ages)
+AgesManager.register("get_queue", queue.Queue)
+
+
+def test_a_proxy_of_a_type_with_parameters_is_pickled_and_found() -> None:
+    with AgesManager() as manager:
+        made = manager.Ages(a=1)
+        ages = pickle.loads(pickle.dumps(made))
+        assert type(ages) is Ages and isinstance(ages, managers.DictProxy)
+        assert ages["a"] == 1
+        inside = manager.dict(ages=ages)
+        assert type(inside["ages"]) is Ages
+
+
+def test_whatever_has_the_methods_of_a_queue_has_a_queue_proxy() -> None:
+    with AgesManager() as manager:
+        for made in (manager.Queue(), manager.JoinableQueue(), manager.get_queue()):
+            for proxy in (made, pickle.loads(pickle.dumps(made))):
+                assert isinstance(proxy, managers.QueueProxy)
+                assert type(proxy).__name__.startswith("AutoProxy[")
+                proxy.put(1)
+                assert proxy.get() == 1
+        assert not isinstance(manager.list(), managers.QueueProxy)
