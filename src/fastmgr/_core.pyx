@@ -98,6 +98,10 @@ cdef dict CELL_CALLS = {
     )
 }
 
+# What no stock program creates: what these raise is raised to who asked, as it is.
+cdef frozenset OURS = frozenset((shared.make_counter, shared.make_counters))
+cdef frozenset OURS_IF_NAMED = frozenset((shared.make_value, shared.make_array))
+
 cdef object MISSING = object()
 cdef frozenset PLAIN = frozenset((bool, int, float, str, bytes, Opaque))
 cdef dict KEPT_ARGUMENT = _kept_argument
@@ -139,18 +143,48 @@ def note_transit(entry):
         sink.append(entry)
 
 
+class UnknownType(KeyError):
+    """No type of that name is registered with the server."""
+
+    def __init__(self, typeid, server):
+        known = ", ".join(sorted(map(repr, server.registry)))
+        super().__init__(typeid)
+        self.text = (
+            f"KeyError: {typeid!r}: the server at {server.address!r} has no type of that name; "
+            f"register it with the manager's class in the server, too (it has {known})\n"
+        )
+
+
+cpdef tuple failed_creation(server, typeid, kwds, error):
+    """What is replied when a creation has failed: the operation and the payload.
+
+    To be called while the exception is handled.
+    """
+    if isinstance(error, UnknownType):
+        return <int>OP_TRACEBACK, error.text
+    registered = server.registry.get(typeid) if type(typeid) is str else None
+    if registered is not None and (
+        registered[0] in OURS or registered[0] in OURS_IF_NAMED and kwds and "name" in kwds
+    ):
+        error.__traceback__ = None
+        return <int>OP_ERROR, error
+    return <int>OP_TRACEBACK, format_exc()
+
+
 def create(server, typeid, args, kwds, bint known=False):
     """Make an object of a registered type and share it; return its entry.
 
     Raises
     ------
-    KeyError
+    UnknownType
         No type is registered under `typeid`.
     ValueError
         The type has no callable and there is not exactly one argument.
     TypeError
         The registered ``method_to_typeid`` is no dict.
     """
+    if typeid not in server.registry:
+        raise UnknownType(typeid, server)
     function, exposed, method_to_typeid, _proxytype = server.registry[typeid]
     if function is None:
         if kwds or len(args) != 1:
@@ -805,6 +839,7 @@ cdef class Engine(Loop):
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
         cdef bint anonymous = conn.stream.header.flags & FLAG_ANONYMOUS
         cdef Entry entry
+        typeid = kwds = None
         if on_loop and pickled:
             return HAND_OFF
         reader.feed(
@@ -824,8 +859,9 @@ cdef class Engine(Loop):
                 # One with a name may have had a life before.
                 entry.opaque = type(entry.obj._other) is Opaque
                 entry.known = entry.known and entry.opaque
-        except Exception:
-            return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
+        except Exception as error:
+            op, payload = failed_creation(self.server, typeid, kwds, error)
+            return self.reply(conn, writer, op, 0, payload, on_loop)
         if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
             return CLOSE
         return self.reply(conn, writer, OP_RETURN, entry.key, tuple(entry.names), on_loop)

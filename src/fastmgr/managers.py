@@ -29,6 +29,7 @@ from fastmgr.dialects.stock import (
     Token as Token,
     convert_to_error as convert_to_error,
     dispatch as dispatch,
+    listener_and_client,
     listener_client as listener_client,
     stock_client,
 )
@@ -58,6 +59,7 @@ from fastmgr.proxies import (
     ValueProxy as ValueProxy,
     _BaseDictProxy as _BaseDictProxy,
     _BaseSetProxy as _BaseSetProxy,
+    as_authkey,
     authkey_for,
     control_client,
     retire_sessions,
@@ -205,11 +207,11 @@ class BaseManager(_StockManager):
         if authkey is None:
             authkey = process.current_process().authkey
         self._address = address
-        self._authkey = process.AuthenticationString(authkey)  # type: ignore[attr-defined]
+        self._authkey = as_authkey(authkey)
         self._state = State()
         self._state.value = State.INITIAL
         self._serializer = serializer
-        self._Listener = listener_client[serializer][0]
+        self._Listener = listener_and_client(serializer)[0]
         self._Client = stock_client(serializer)
         self._ctx = ctx or get_context()
         self._shutdown_timeout = shutdown_timeout

@@ -61,6 +61,7 @@ __all__ = [
     "RebuildProxy",
     "SetProxy",
     "ValueProxy",
+    "as_authkey",
     "authkey_for",
     "session_with",
 ]
@@ -148,9 +149,25 @@ def authkey_for(address: Any) -> bytes:
     return authkeys.get(address) or process.current_process().authkey
 
 
+def as_authkey(key: bytes) -> bytes:
+    """Return a key that multiprocessing gives to nobody but a process that it spawns.
+
+    Raises
+    ------
+    TypeError
+        `key` is no bytes.
+    """
+    if not isinstance(key, (bytes, bytearray, memoryview)):
+        # The key is not in the message: it might be a good one but for its type.
+        raise TypeError(
+            f"an authkey is bytes, not {type(key).__name__}: b'...', or what .encode() returns"
+        )
+    return process.AuthenticationString(key)  # type: ignore[attr-defined]
+
+
 def _choose_authkey(address: Any, authkey: bytes | None, manager: Any) -> bytes:
     if authkey is not None:
-        return process.AuthenticationString(authkey)  # type: ignore[attr-defined]
+        return as_authkey(authkey)
     if manager is not None:
         return manager._authkey
     return authkey_for(address)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastmgr import _core
 from fastmgr._arena import Arena
+from fastmgr._frame import KINDS
 from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.intro import stock_is_refused
-from fastmgr.dialects.stock import listener_client, uses_raw_sockets
+from fastmgr.dialects.stock import listener_and_client, uses_raw_sockets
 from fastmgr.dialects.transport import Listener, cannot_bind, take_over
 from fastmgr.names import ArenaFile, Names
 from fastmgr.shared import is_locked
@@ -224,7 +225,7 @@ class Server(_StockServer):
         )
 
     def _foreign_listener(self, address: Any) -> Any:
-        listener = listener_client[self.serializer][0]
+        listener = listener_and_client(self.serializer)[0]
         try:
             return listener(address=address, backlog=128)
         except OSError as error:
@@ -383,7 +384,9 @@ class Server(_StockServer):
 
     def answer_request(self, c: Any) -> None:
         """Serve the first request of an authenticated connection."""
-        request = None
+        request = funcname = None
+        args: Any = ()
+        kwds: Any = None
         try:
             request = c.recv()
             _ident, funcname, args, kwds = request
@@ -394,8 +397,11 @@ class Server(_StockServer):
             message: tuple[str, Any] = ("#RETURN", result)
         except EOFError:
             return
-        except Exception:
+        except Exception as error:
             message = ("#TRACEBACK", format_exc())
+            if funcname == "create":
+                op, payload = _core.failed_creation(self, args[0] if args else None, kwds, error)
+                message = KINDS[op], payload
         try:
             c.send(message)
         except Exception as error:

@@ -238,10 +238,14 @@ def test_address_of_a_killed_server_is_free(kind: Any, tmp_path: Path) -> None:
     first.shutdown()
 
 
-@pytest.mark.parametrize("key", ["text", 1.5])
+@pytest.mark.parametrize("key", ["text", 1.5, 7])
 def test_keys_are_bytes(key: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=f"bytes, not {type(key).__name__}") as raised:
         BaseManager(authkey=key)
+    assert str(key) not in str(raised.value)
+    with pytest.raises(TypeError, match="bytes, not"):
+        BaseManager.from_address("/somewhere", key)
+    assert BaseManager(authkey=bytearray(KEY))._authkey == KEY  # type: ignore[arg-type]
 
 
 def test_default_key_is_the_processs() -> None:
@@ -250,7 +254,7 @@ def test_default_key_is_the_processs() -> None:
 
 
 def test_serializers() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=r"'no such serializer'.*'pickle', 'xmlrpclib'"):
         BaseManager(serializer="no such serializer")
     manager = BaseManager()
     assert manager._Listener is managers.listener_client["pickle"][0]
@@ -482,6 +486,49 @@ def test_failing_callable(keyed: ProbeManager) -> None:
     with pytest.raises(RemoteError, match="KeyError: 'nothing'"):
         keyed._create("nothing")
     settle(keyed, 0)
+
+
+def test_type_that_the_server_does_not_have(keyed: ProbeManager) -> None:
+    def say(manager: Any) -> str:
+        with pytest.raises(RemoteError) as raised:
+            manager._create("nothing")
+        return str(raised.value)
+
+    said = say(keyed)
+    assert f"'nothing': the server at {keyed.address!r} has no type of that name" in said
+    assert "'Array', 'AsyncResult', 'Barrier', " in said
+    assert "Traceback" not in said
+    with HookedManager() as hooked:
+        assert "has no type of that name" in say(hooked)
+
+
+@pytest.mark.parametrize("kind", [SyncManager, HookedManager])
+@pytest.mark.parametrize(
+    ("create", "error"),
+    [
+        (lambda m: m.Counter("one"), TypeError),
+        (lambda m: m.Counter(1 << 70), OverflowError),
+        (lambda m: m.Counter(Path()), TypeError),
+        (lambda m: m.Counter(1, 2, 3), TypeError),
+        (lambda m: m.Counters(["a", "a"]), ValueError),
+        (lambda m: m.Value(name="v"), TypeError),
+        (lambda m: m.Array("no typecode", [1], name="a"), (TypeError, ValueError)),
+        (lambda m: m.Array("i", [Path()], name="a"), TypeError),
+    ],
+)
+def test_types_of_our_own_raise_what_is_wrong(kind: Any, create: Any, error: Any) -> None:
+    with kind() as manager:
+        with pytest.raises(error) as raised:
+            create(manager)
+        assert not isinstance(raised.value, RemoteError)
+        assert manager._number_of_objects() == 0
+
+
+def test_types_of_the_stdlib_raise_what_it_raises(keyed: ProbeManager) -> None:
+    with pytest.raises(RemoteError, match="TypeError"):
+        keyed.Value()  # type: ignore[call-arg]
+    with pytest.raises(RemoteError, match="Error"):
+        keyed.Array("no typecode", [1])
 
 
 # The end

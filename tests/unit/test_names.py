@@ -17,7 +17,7 @@ from support import DEADLINE, KEY, ProbeManager, connected
 
 from fastmgr._arena import Arena
 from fastmgr._numbers import Array, Counter, Counters, Value
-from fastmgr.managers import RemoteError, retire_sessions
+from fastmgr.managers import retire_sessions
 from fastmgr.names import EXTENT, HEADER, LINE, MAGIC, RECORD, ArenaFile, Names
 
 pytestmark = pytest.mark.timeout(90)
@@ -85,14 +85,14 @@ def test_a_name_has_one_kind(either: Any) -> None:
         lambda: either.Counters(2, name="n"), lambda: either.Value("i", 1, name="n"),
         lambda: either.Array("i", [1], name="n"),
     ):  # fmt: skip
-        with pytest.raises(RemoteError, match="TypeError: the name 'n' is in use by a Counter"):
+        with pytest.raises(TypeError, match="the name 'n' is in use by a Counter"):
             make()
     assert either.Counter(name="n").get() == 1
 
 
 @pytest.mark.parametrize("name", [1, b"n", ("n",), 1.5, True])
 def test_a_name_is_a_string(either: Any, name: Any) -> None:
-    with pytest.raises(RemoteError, match=r"TypeError: .*a name is a string"):
+    with pytest.raises(TypeError, match="a name is a string"):
         either.Counter(name=name)
 
 
@@ -107,7 +107,7 @@ def test_an_object_that_cannot_be_made_leaves_its_name_free(either: Any) -> None
         lambda: either.Counter("a", name="n"), lambda: either.Counters(["a", "a"], name="n"),
         lambda: either.Array("?", [], name="n"), lambda: either.Counter(2**63, name="n"),
     ):  # fmt: skip
-        with pytest.raises(RemoteError):
+        with pytest.raises((TypeError, ValueError, OverflowError)):
             make()
     assert either.Counter(4, name="n").get() == 4
 
@@ -259,7 +259,7 @@ def test_a_file_holds_no_objects(path: str, item: Any) -> None:
         with pytest.raises(TypeError):
             value.incr()
         assert (value.get(), value.incr(-1)) == (2**47 - 1, 2**47 - 2)
-        with pytest.raises(RemoteError, match="TypeError"):
+        with pytest.raises(TypeError):
             manager.Value("i", item, name="other")
         assert manager.Value("i", 3, name="other").get() == 3
         free = manager.Value("i", item)
@@ -274,7 +274,7 @@ def test_a_file_holds_no_text_and_no_odd_names(path: str) -> None:
             lambda: manager.Counters([1, 2], name="n"),
             lambda: manager.Counters([("a",)], name="n"),
         ):
-            with pytest.raises(RemoteError, match="TypeError"):
+            with pytest.raises(TypeError):
                 make()
         assert manager.Counter(name="n").incr() == 1
 

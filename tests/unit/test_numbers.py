@@ -234,8 +234,8 @@ def test_counter_refuses_what_is_none(make: Make, amount: Any) -> None:
 
 
 def test_counter_that_cannot_be_made(manager: ProbeManager) -> None:
-    for initial, error in [(HIGH + 1, "OverflowError"), ("1", "TypeError"), (1.5, "TypeError")]:
-        with pytest.raises(RemoteError, match=error):
+    for initial, error in [(HIGH + 1, OverflowError), ("1", TypeError), (1.5, TypeError)]:
+        with pytest.raises(error):
             manager.Counter(initial)
     assert (manager.Counter(HIGH).get(), manager.Counter(LOW).get()) == (HIGH, LOW)
 
@@ -346,10 +346,11 @@ def test_no_counters(make: Make) -> None:
 
 def test_counters_that_cannot_be_made(manager: ProbeManager) -> None:
     for names, error in [
-        (["a", "a"], "ValueError"), (-1, "ValueError"), (1.5, "TypeError"), (None, "TypeError"),
-        ([[]], "TypeError"), (2**62, "MemoryError|OverflowError|ValueError"), (10**30, "Error"),
+        (["a", "a"], ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError),
+        ([[]], TypeError), (2**62, (MemoryError, OverflowError, ValueError)),
+        (10**30, ValueError),
     ]:  # fmt: skip
-        with pytest.raises(RemoteError, match=error):
+        with pytest.raises(error):
             manager.Counters(names)
 
 

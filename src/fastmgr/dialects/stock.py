@@ -30,6 +30,7 @@ __all__ = [
     "Token",
     "convert_to_error",
     "dispatch",
+    "listener_and_client",
     "listener_client",
     "stock_client",
     "uses_raw_sockets",
@@ -46,6 +47,23 @@ listener_client: dict[str, tuple[Any, Any]] = {
 _OWN_ENTRIES = dict(listener_client)
 
 
+def listener_and_client(serializer: str) -> tuple[Any, Any]:
+    """Return the entry of `listener_client` for `serializer`.
+
+    Raises
+    ------
+    KeyError
+        No serializer of that name is registered.
+    """
+    try:
+        return listener_client[serializer]
+    except KeyError:
+        raise KeyError(
+            f"no serializer is called {serializer!r}: take one of "
+            f"{', '.join(map(repr, listener_client))}, or add yours to listener_client"
+        ) from None
+
+
 def uses_raw_sockets(serializer: str) -> bool:
     """Whether the entry for `serializer` is the one we replace by raw sockets.
 
@@ -54,7 +72,7 @@ def uses_raw_sockets(serializer: str) -> bool:
     KeyError
         No serializer of that name is registered.
     """
-    return listener_client[serializer] == _OWN_ENTRIES.get(serializer)
+    return listener_and_client(serializer) == _OWN_ENTRIES.get(serializer)
 
 
 class Token:
@@ -291,7 +309,7 @@ def stock_client(serializer: str, timeout: float | None = None) -> Callable[...,
     if stock_is_refused():
         return _refuse
     if not uses_raw_sockets(serializer):
-        return listener_client[serializer][1]
+        return listener_and_client(serializer)[1]
 
     def client(
         address: Any, family: str | None = None, authkey: bytes | None = None
