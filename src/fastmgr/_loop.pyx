@@ -458,17 +458,25 @@ cdef class Loop:
             self.on_left(conn)
         return 0
 
+    def occupied(self):
+        """Whether there are clients: who has yet to prove the key is none."""
+        return len(self.conns) > len(self.unproven)
+
     def abandon(self):
         """Close a forked child's copies of the descriptors; the parent's stay in service."""
         cdef Conn conn
         for conn in self.conns.values():
             conn.closed = True
             conn.stream.close_fd()
+            conn.stream.unshare()
         self.conns.clear()
         self.unproven.clear()
         if self.listener is not None:
             self.listener.abandon()
         fm_poller_close(&self.poller)
+        for fd in (self.wake_read, self.wake_write):
+            os_close(fd)
+        self.wake_read = self.wake_write = -1
 
     cdef int on_begin(self) except -1:
         """The loop's thread begins."""

@@ -169,7 +169,7 @@ cdef class ClientSession:
         """Begin anew, with no connection: at first, and in the child of a fork.
 
         The proxies of a forked child are counted in its books but unknown to the
-        server, which hears of them with the child's first connection.
+        server, which hears of them with the child's first connection, made at once.
         """
         cdef Holding holding
         self.id = os.urandom(SESSION_ID_SIZE)
@@ -187,13 +187,28 @@ cdef class ClientSession:
                 del self.holdings[ident]
 
     def after_fork_in_child(self):
-        """Drop the inherited connections: they are the parent's."""
+        """Drop the inherited connections: they are the parent's.
+
+        What this process holds is made known at once, and before that: as long as a copy of its
+        connections is open the parent's session lives, though the parent may end this moment (a
+        program that becomes a daemon), and with it the objects.
+        """
         cdef Channel channel
-        for channel in [*self.channels, self.orphan]:
-            if channel is not None:
-                channel.renew_lock()
-                channel.abandon()
+        cdef list inherited = [c for c in (*self.channels, self.orphan) if c is not None]
+        for channel in inherited:
+            channel.renew_lock()
+            channel.usable = False
         self.reset()
+        try:
+            if self.holdings and not self.retired and not self.is_stock():
+                self.hasty = PyThread_get_thread_ident()
+                self.channel()
+        except Exception as error:
+            util.info("the manager does not know what this process holds: %s", error)
+        finally:
+            self.hasty = 0
+            for channel in inherited:
+                channel.abandon()
 
     def end_view(self):
         """What proxies know of the arena is not to be relied on any more."""
@@ -424,11 +439,15 @@ cdef class ClientSession:
             orphan, self.orphan = self.orphan, None
             self.lose(orphan, False)
         if self.farewell is None:
-            # Before a manager's own finalizer (0), after users' (> 10).
-            self.farewell = util.Finalize(
-                self, _say_goodbye, args=(weakref.ref(self),), exitpriority=10
-            )
+            self.prepare_farewell()
         return 0
+
+    def prepare_farewell(self):
+        """Have the process say goodbye when it ends."""
+        # Before a manager's own finalizer (0), after users' (> 10).
+        self.farewell = util.Finalize(
+            self, _say_goodbye, args=(weakref.ref(self),), exitpriority=10
+        )
 
     cdef int reclaim(self, FastChannel channel) except -1:
         """Tell a server that does not know this session what it holds."""
@@ -864,11 +883,12 @@ def _say_goodbye(reference):
 
 
 def _introduce_child(session):
-    """In a child that multiprocessing forked: tell the server what this process holds.
+    """In a child that multiprocessing forked, which has just forgotten all finalizers.
 
-    At once, as the stdlib does: the parent may be about to drop the proxies that
-    it passed.  A child of a bare ``os.fork`` does it with its first call.
+    A stock server is told now what this process holds; ours knows that since the fork.
     """
+    if (<ClientSession>session).farewell is not None:
+        session.prepare_farewell()
     if (<ClientSession>session).holdings:
         try:
             (<ClientSession>session).channel()

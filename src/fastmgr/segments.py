@@ -18,6 +18,7 @@ class _SharedMemoryTracker:
     def __init__(self, name: str, segment_names: list[str] | None = None) -> None:
         self.shared_memory_context_name = name
         self.segment_names = [] if segment_names is None else segment_names
+        self._pid = os.getpid()
 
     def register_segment(self, segment_name: str) -> None:
         """Take charge of a segment."""
@@ -38,13 +39,15 @@ class _SharedMemoryTracker:
             self.destroy_segment(segment_name)
 
     def __del__(self) -> None:
-        self.unlink()
+        if os.getpid() == self._pid:  # the segments of a fork are its parent's
+            self.unlink()
 
     def __getstate__(self) -> tuple[str, list[str]]:
         return self.shared_memory_context_name, self.segment_names
 
     def __setstate__(self, state: tuple[str, list[str]]) -> None:
         self.shared_memory_context_name, self.segment_names = state
+        self._pid = os.getpid()
 
 
 class SharedMemoryServer(Server):

@@ -21,10 +21,10 @@ from fastmgr._frame import KINDS
 from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.intro import stock_is_refused
 from fastmgr.dialects.stock import listener_and_client, uses_raw_sockets
-from fastmgr.dialects.transport import Listener, cannot_bind, take_over
+from fastmgr.dialects.transport import Listener, cannot_bind, hang_up, knock, take_over
 from fastmgr.names import ArenaFile, Names
 from fastmgr.shared import is_locked
-from fastmgr.workers import Workers
+from fastmgr.workers import Workers, leave_if_copied
 
 if TYPE_CHECKING:
     from multiprocessing.managers import Server as _StockServer
@@ -179,6 +179,11 @@ class Server(_StockServer):
     #: Seconds in which a new connection has to prove the key.
     handshake_timeout: float = 10.0
 
+    #: Seconds that a server waits for clients when it has none and who started it is dead, and the
+    #: same while processes live that were forked by who started it.
+    grace: float = 5.0
+    family_grace: float = 30.0
+
     public_methods = staticmethod(public_methods)
 
     def __init__(
@@ -214,6 +219,8 @@ class Server(_StockServer):
         self._workers = Workers()
         self._engine: Any = None
         self._watches_parent = False
+        #: Connections that the loop does not have, by their ids.
+        self._foreign: dict[int, Any] = {}
 
     def _overrides(self, *names: str) -> bool:
         return any(getattr(type(self), name) is not getattr(Server, name) for name in names)
@@ -266,7 +273,7 @@ class Server(_StockServer):
             self, self.listener if raw else None, self._workers, self._offers_fast(), self.arena
         )
         self._engine = engine
-        _engines.add(engine)
+        _running.add(self)
         if self._watches_parent:
             self._watch_parent(engine)
         threads = [threading.Thread(target=engine.run, name="loop", daemon=True)]
@@ -275,14 +282,18 @@ class Server(_StockServer):
         try:
             for thread in threads:
                 thread.start()
+            pid = os.getpid()
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
                 # Another thread may have taken a signal: only who wakes runs its handler.
                 while not self.stop_event.wait(SIGNALS_INTERVAL):
-                    pass
+                    leave_if_copied(pid)
         finally:
             self.stop_event.set()
             engine.stop()
             threads[0].join(1.0)
+            self._close()
+            if not threads[0].is_alive():
+                _running.discard(self)
             # A destructor that is cut off may leave a semaphore or a file behind.
             deadline = monotonic() + DISPOSAL_TIMEOUT
             while engine.disposing and monotonic() < deadline:
@@ -293,26 +304,54 @@ class Server(_StockServer):
                 sys.stderr = sys.__stderr__
             sys.exit(0)
 
-    def _watch_parent(self, engine: _core.Engine) -> None:
-        """Stop when the process that started this one is gone, however it went.
+    def _close(self) -> None:
+        """Let nobody wait for a server that serves no more."""
+        if not self._accepts_raw():
+            knock(self.address)
+        with contextlib.suppress(Exception):  # a user's own, or one that is closed already
+            self.listener.close()
+        for conn in list(self._foreign.values()):
+            hang_up(conn)
 
-        The sentinel alone is not enough: a forked sibling holds its other end.
+    def _watch_parent(self, engine: _core.Engine) -> None:
+        """Stop when the process that started this one is gone, however it went, and so is the rest.
+
+        It may have forked and gone on in its child, as programs do that become daemons.
         """
         parent = get_parent_process()
         if parent is None or parent.pid is None:
             return
         # Not the parent itself where a fork server stands between.
         direct = os.getppid()
+        grace = self.family_grace
+        orphaned = False
+        alone_since: float | None = None
 
         def gone() -> None:
+            nonlocal orphaned
             util.info("the process that started the manager is gone")
-            self.stop_event.set()
+            orphaned = True
+            engine.set_tick(check)
+
+        def family_gone() -> None:
+            nonlocal grace
+            grace = self.grace
+            gone()
 
         def check() -> None:
-            if os.getppid() != direct:
-                gone()
+            nonlocal alone_since
+            if not orphaned and os.getppid() == direct:
+                return
+            if engine.occupied() or self._foreign:
+                alone_since = None
+            elif alone_since is None:
+                alone_since = monotonic()
+            elif monotonic() - alone_since >= grace:
+                util.info("the manager is alone: it ends")
+                self.stop_event.set()
 
-        engine.watch(parent.sentinel, gone)
+        # All that were forked by the parent have the sentinel's other end, until they close it.
+        engine.watch(parent.sentinel, family_gone)
         if hasattr(os, "pidfd_open"):
             try:
                 engine.watch(os.pidfd_open(parent.pid), gone)
@@ -341,10 +380,17 @@ class Server(_StockServer):
             except Exception as error:  # a listener with authentication of its own
                 util.info("connection refused: %s", error)
                 continue
+            if self.stop_event.is_set():
+                conn.close()
+                return
+            self._foreign[id(conn)] = conn
             self._workers.submit(self._handle_on_worker, "connection", conn)
 
     def _handle_on_worker(self, conn: Any) -> bool:
-        self.handle_request(conn)
+        try:
+            self.handle_request(conn)
+        finally:
+            self._foreign.pop(id(conn), None)
         return False  # what users' hooks left in the thread ends with it
 
     def handle_request(self, conn: Any) -> None:
@@ -357,7 +403,7 @@ class Server(_StockServer):
             conn.close()
 
     def _handle_request(self, c: Any) -> None:
-        limit = threading.Timer(self.handshake_timeout, _hang_up, args=(c,))
+        limit = threading.Timer(self.handshake_timeout, hang_up, args=(c,))
         limit.daemon = True
         limit.start()
         try:
@@ -526,24 +572,23 @@ class Server(_StockServer):
         self.table.release(ident)
 
 
-def _hang_up(conn: Any) -> None:
-    """Close what a peer has not used; its thread's receive then fails."""
-    with contextlib.suppress(OSError):
-        conn.close()
-
-
-#: The engines of this process, for the child of a fork.
-_engines: set[_core.Engine] = set()
+#: The servers that this process runs, for the child of a fork.
+_running: set[Server] = set()
 
 
 def _after_fork_in_child() -> None:
-    # A child of a server (a managed Pool's worker) holds copies of its sockets:
-    # clients would wait for ever on a server that is gone.
-    for engine in _engines:
-        engine.abandon()
-    if _engines:
+    # A child of a server (a managed Pool's worker, or what a user's method forks) holds copies of
+    # its sockets: it must not answer, and clients would wait for ever on a server that is gone.
+    for server in _running:
+        server._engine.abandon()
+        if not server._accepts_raw() and isinstance(server.listener, connection.Listener):
+            server.listener.close()  # its file's finalizer is the parent's alone
+        for conn in server._foreign.values():
+            with contextlib.suppress(OSError):
+                conn.close()
+    if _running:
         process.current_process()._manager_server = None  # type: ignore[attr-defined]
-    _engines.clear()
+    _running.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

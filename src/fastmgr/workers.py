@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
+from multiprocessing import util
 from typing import Any
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "leave_if_copied"]
 
 #: Seconds that a thread without work waits for some before it ends.
 LINGER = 5.0
 
 _Job = tuple[Callable[..., Any], str, tuple[Any, ...]]
+
+
+def leave_if_copied(pid: int) -> None:
+    """End this process if it is not `pid` but a fork of it, which a server's job has made and left.
+
+    The copy has nobody to serve; its exit handlers are about what is the server's.
+    """
+    if os.getpid() != pid:
+        util._flush_std_streams()  # type: ignore[attr-defined]
+        os._exit(0)
 
 
 class Workers:
@@ -40,6 +52,7 @@ class Workers:
 
     def _work(self, inbox: queue.SimpleQueue[_Job]) -> None:
         thread = threading.current_thread()
+        pid = os.getpid()
         while True:
             try:
                 function, thread.name, args = inbox.get(timeout=LINGER)
@@ -49,7 +62,10 @@ class Workers:
                 except ValueError:
                     continue  # taken out by `submit` this moment: a job is on its way
                 return
-            reusable = function(*args)
+            try:
+                reusable = function(*args)
+            finally:
+                leave_if_copied(pid)
             del function, args  # what a job was given must not outlive it here
             if reusable is False:
                 return

@@ -18,7 +18,18 @@ from typing import Any
 from fastmgr._frame import Stream
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT, Responder
 
-__all__ = ["Address", "Listener", "cannot_bind", "connect", "named", "settle", "take_over", "tune"]
+__all__ = [
+    "Address",
+    "Listener",
+    "cannot_bind",
+    "connect",
+    "hang_up",
+    "knock",
+    "named",
+    "settle",
+    "take_over",
+    "tune",
+]
 
 Introduce = Callable[[Callable[[str, bytes], bytes]], bytes]
 Address = Any  # (host, port), a path, or an abstract name as bytes or "\0..."
@@ -182,6 +193,24 @@ def take_over(address: Address) -> bool:
     util.info("nobody listens at %r: its file is taken over", address)
     _unlink(address, identity)
     return True
+
+
+def knock(address: Address) -> None:
+    """Wake who waits for connections at an address, without waiting."""
+    with contextlib.suppress(OSError, ValueError), socket.socket(_family(address)) as sock:
+        sock.setblocking(False)
+        sock.connect_ex(address)
+
+
+def hang_up(conn: Any) -> None:
+    """Let whatever thread receives from a connection find it at its end."""
+    try:
+        with socket.socket(fileno=os.dup(conn.fileno())) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+    except AttributeError:  # a user's own, of another kind
+        conn.close()
+    except (OSError, ValueError):
+        pass  # it is closed already
 
 
 def connect(
