@@ -25,6 +25,8 @@ from setuptools import Extension, setup
 DEBUG, SANITIZE, FUZZ, WERROR = (
     bool(os.environ.get(f"FASTMGR_{name}")) for name in ("DEBUG", "SANITIZE", "FUZZ", "WERROR")
 )
+#: Whether what is built is for users, and not in place for us: stripped, in a directory of its own.
+WHEEL = "bdist_wheel" in sys.argv
 # Python 3.13 brings os.process_cpu_count; macOS has no affinity to ask for.
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -51,6 +53,10 @@ def extensions() -> list[Extension]:
         compile_args += ["-O0", "-g3", "-UNDEBUG"]
     else:
         compile_args += ["-O2"]
+        if WHEEL:
+            # The interpreter's own flags ask for debug information: most of a wheel's size.
+            compile_args += ["-g0"]
+            link_args += ["-Wl,-s"] if sys.platform == "linux" else []
     if WERROR:
         compile_args += ["-Werror"]
         Options.warning_errors = True
@@ -91,5 +97,8 @@ if __name__ == "__main__":
     builds = {"sdist", "egg_info", "dist_info"}.isdisjoint(sys.argv)
     setup(
         ext_modules=extensions() if builds else [],
-        options={"build_ext": {"parallel": CPUS}},
+        options={
+            "build_ext": {"parallel": CPUS},
+            "build": {"build_base": "build/wheel"} if WHEEL else {},
+        },
     )

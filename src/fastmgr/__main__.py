@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fastmgr import bench, demo
+from fastmgr import __version__, bench, demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit status: 0, 1 for a failure, 130 after an interrupt.
     """
-    parser = argparse.ArgumentParser(prog="python -m fastmgr", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m fastmgr",
+        description="Show and measure fastmgr, a drop-in for multiprocessing.managers.",
+        epilog="'python -m fastmgr COMMAND --help' says more of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"fastmgr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo.add_parser(commands)
     bench.add_parser(commands)

@@ -501,7 +501,7 @@ def add_parser(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "bench",
         help="measure stock, multiprocessing's own and fastmgr on this machine",
-        description=__doc__,
+        description=(__doc__ or "").replace("`", ""),  # which is marked up
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -462,7 +462,7 @@ def add_parser(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "demo",
         help="count the words of the standard library in shared state",
-        description=__doc__,
+        description=(__doc__ or "").replace("`", ""),  # which is marked up
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

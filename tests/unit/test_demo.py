@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import fastmgr
 from fastmgr import demo
 from fastmgr.__main__ import main
 
@@ -150,3 +151,17 @@ def await_end_of_group(group: int) -> None:
         time.sleep(0.05)
     os.killpg(group, signal.SIGKILL)
     pytest.fail("processes are left")
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("bench",)])
+def test_help_is_plain_text(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    said = capsys.readouterr().out
+    assert "usage: python -m fastmgr" in said and "`" not in said
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"fastmgr {fastmgr.__version__}\n"
