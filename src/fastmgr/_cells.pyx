@@ -571,6 +571,8 @@ cdef class LockCore(CellCore):
             if fm_load(slot + 1) > 1:
                 fm_store(slot + 1, fm_load(slot + 1) - 1)
                 return True
+        elif (word & OWNER) >> THREAD_BITS != self.view.owner >> THREAD_BITS:
+            return False    # another's, or one's whose death has given it back before
         return not word & CONTENDED and fm_replace(slot, &word, word & OWNER_DIED)
 
     cdef uint64_t this_thread(self) except 0:

@@ -75,6 +75,11 @@ cdef inline uint64_t session_of(uint64_t owner) noexcept:
     return 0 if owner & LOCAL else (owner & OWNER) >> THREAD_BITS
 
 
+cdef inline uint64_t party_of(uint64_t owner) noexcept:
+    """Who may give back what an owner has taken: its process, or else itself; 0 for nobody."""
+    return session_of(owner) or owner & OWNER
+
+
 @cython.final
 cdef class Waiter:
     """One call that waits."""
@@ -256,9 +261,14 @@ cdef class Slots(Primitive):
     A client on the host takes a free slot, and frees one that is not contended, by an atomic
     step of its own.  To keep others from a slot until it is handed on the server marks it as
     contended; only the server changes such a slot.  So it first marks or takes, then queues.
+
+    Whoever has nothing here may release all the same, as in `threading`: what somebody else has
+    taken.  If that one's death has given it back before, such a release is that of what is back
+    already, and changes nothing: it must not take from another, nor make something from nothing.
     """
 
     cdef size_t slots
+    cdef Py_ssize_t returned    # given back because of deaths, and not released by anybody since
 
     def __cinit__(self, *args, **kwds):
         self.make_slots(1)
@@ -318,7 +328,7 @@ cdef class Slots(Primitive):
         for i in range(self.slots):
             word = fm_load(self.slot(i))
             if session_of(word) == session:
-                self.hand_on(i, word & OWNER, OWNER_DIED)
+                self.returned += self.hand_on(i, word & OWNER, OWNER_DIED)
         return 0
 
     def owner_died(self):
@@ -372,10 +382,15 @@ cdef class Lock(Slots):
         return self.block("acquire", (blocking, timeout))
 
     def release(self):
+        cdef uint64_t holder, releaser = party_of(current_owner().number)
         while True:
-            if self.holder() == 0:
+            holder = self.holder()
+            if self.returned and party_of(holder) != releaser:
+                self.returned -= 1
+                return
+            if holder == 0:
                 raise RuntimeError("release unlocked lock")
-            if self.free():
+            if self.hand_on(0, holder, 0):
                 return
 
     def locked(self):
@@ -574,10 +589,14 @@ cdef class Semaphore(Slots):
 
     Each of its first permits is a slot; those beyond `MOST_SLOTS`, and those that it was never
     given but had released to it, are the server's alone.
+
+    Where several have permits and one who has none releases, nobody knows whose it is.  One of
+    theirs is free then, and the next of them to die gives back one less.
     """
 
     cdef Py_ssize_t spare       # permits that are free and have no slot
     cdef dict held              # session -> permits without a slot that it has
+    cdef Py_ssize_t unsure      # permits that were released for one who is not known
 
     def __init__(self, value=1):
         if value < 0:
@@ -618,10 +637,36 @@ cdef class Semaphore(Slots):
             self.held.pop(session, None)
         return left >= 0
 
+    cdef dict taken(self):
+        """How many permits each has, by `party_of`."""
+        cdef dict taken = self.held.copy()
+        cdef uint64_t party
+        cdef size_t i
+        for i in range(self.slots):
+            party = party_of(fm_load(self.slot(i)))
+            if party:
+                taken[party] = taken.get(party, 0) + 1
+        return taken
+
+    cdef int doubt(self, dict taken) except -1:
+        """One of the permits taken by those was released, by none of them."""
+        cdef Py_ssize_t left = sum(taken.values()) - 1
+        self.unsure = min(self.unsure + (len(taken) > 1), left)
+        return 0
+
+    cdef Py_ssize_t unreturned(self, Py_ssize_t n) except -1:
+        """How many of the `n` permits that the calling thread releases are not back already."""
+        cdef Py_ssize_t foreign
+        if self.returned == 0:
+            return n
+        foreign = n - <Py_ssize_t>self.taken().get(party_of(current_owner().number), 0)
+        return n - min(max(foreign, 0), self.returned)
+
     cdef int give_back(self, uint64_t owner) except -1:
         """A permit is back: one of the releaser's own, or else of whoever has one."""
         cdef uint64_t session = session_of(owner), holder = 0, word
         cdef size_t i, found
+        cdef dict others
         while True:
             found = self.slots
             for i in range(self.slots):
@@ -633,9 +678,13 @@ cdef class Semaphore(Slots):
                     found, holder = i, word
             if found == self.slots:
                 break
+            others = self.taken() if party_of(holder) != party_of(owner) else None
             if self.hand_on(found, holder, 0):
+                if others is not None:
+                    self.doubt(others)
                 return 0
         if not self.unbook(session) and self.held:
+            self.doubt(self.taken())
             self.unbook(next(iter(self.held)))
         return self.give_spare()
 
@@ -650,12 +699,28 @@ cdef class Semaphore(Slots):
         return 0
 
     cdef int abandon(self, uint64_t session) except -1:
-        cdef Py_ssize_t held = self.held.pop(session, 0)
-        Slots.abandon(self, session)
-        if held and self.slots:
-            fm_set_bits(self.slot(0), OWNER_DIED)   # what has no slot has no mark of its own
-        for _ in range(held):
-            self.give_spare()
+        cdef uint64_t word
+        cdef size_t i
+        cdef Py_ssize_t held = self.held.get(session, 0), kept, given
+        kept = min(held, self.unsure)
+        if kept < held:
+            given = held - kept
+            self.held[session] = kept
+            self.returned += given
+            if self.slots:
+                fm_set_bits(self.slot(0), OWNER_DIED)   # what has no slot has no mark of its own
+            for _ in range(given):
+                self.give_spare()
+        if kept == 0:
+            self.held.pop(session, None)
+        self.unsure -= kept
+        for i in range(self.slots):
+            word = fm_load(self.slot(i))
+            if session_of(word) == session:
+                if self.unsure:
+                    self.unsure -= 1
+                else:
+                    self.returned += self.hand_on(i, word & OWNER, OWNER_DIED)
         return 0
 
     cdef int interrupted(self, Waiter waiter) except -1:
@@ -680,9 +745,10 @@ cdef class Semaphore(Slots):
     def release(self, n=1):
         if n < 1:
             raise ValueError("n must be one or more")
-        cdef Py_ssize_t left = n
+        cdef Py_ssize_t left = self.unreturned(n)
         if left > PY_SSIZE_T_MAX - self.value() - <Py_ssize_t>self.slots:
             raise OverflowError(f"release({n}): the semaphore's counter cannot be so high")
+        self.returned -= n - left
         cdef uint64_t owner = current_owner().number
         # Not a step for each permit: n may be large, and others are waiting to be served.
         cdef Py_ssize_t steps = len(self.waiting) + sum(self.held.values()) + self.slots
@@ -716,7 +782,7 @@ cdef class BoundedSemaphore(Semaphore):
     def release(self, n=1):
         if n < 1:
             raise ValueError("n must be one or more")
-        if self.value() + n > self.bound:
+        if self.value() + self.unreturned(n) > self.bound:
             raise ValueError("Semaphore released too many times")
         Semaphore.release(self, n)
 

@@ -458,6 +458,78 @@ def test_what_a_killed_client_held_is_handed_on(
     assert in_thread(lock.acquire, False) is False
 
 
+def permits(semaphore: Any) -> int:
+    count = 0
+    while semaphore.acquire(False):
+        count += 1
+    for _ in range(count):
+        semaphore.release()
+    return count
+
+
+@pytest.mark.parametrize("first", ["killed", "released"])
+@pytest.mark.parametrize(
+    "kind, count",
+    [("Semaphore", 1), ("Semaphore", 3), ("Semaphore", 70), ("BoundedSemaphore", 3), ("Lock", 1)],
+)
+def test_what_another_releases_for_a_killed_client_is_free_once(
+    kind: str, count: int, first: str, manager: WaiterManager, census: Any, start: Start
+) -> None:
+    """A child takes, its parent releases, as the stdlib allows; and the child is killed."""
+    semaphore = make(manager, kind, count)
+    before = in_thread(census.connections)
+    child = start("child", take, semaphore, 1, parks=False)
+    assert child.said() == [True]
+    if first == "released":
+        semaphore.release()
+    child.kill()
+    poll(lambda: in_thread(census.connections) <= before, "it is gone")
+    if first == "killed":
+        semaphore.release()
+    assert permits(semaphore) == count
+    # From here on what is too much is refused, or is one more, as ever.
+    if kind == "Semaphore":
+        semaphore.release()
+        assert permits(semaphore) == count + 1
+    else:
+        with pytest.raises((ValueError, RuntimeError)):
+            semaphore.release()
+
+
+@pytest.mark.parametrize("kind", ["Semaphore", "Lock"])
+def test_a_release_for_a_killed_client_takes_nothing_from_the_next(
+    kind: str, manager: WaiterManager, start: Start
+) -> None:
+    """Who was given the lock at the death is alone with it."""
+    lock = make(manager, kind, 1)
+    doomed = start("doomed", take, lock, 1, parks=False)
+    assert doomed.said() == [True]
+    heir = start("heir", call, lock, "acquire", parks=True)
+    doomed.kill()
+    assert heir.said() is True
+    lock.release()  # for the dead one
+    assert lock.acquire(False) is False
+    lock.release()  # and for its heir
+    assert lock.acquire(False) is True
+
+
+def test_whose_permit_was_released_is_not_guessed(
+    manager: WaiterManager, census: Any, start: Start
+) -> None:
+    """Of two that have one each one is killed, after somebody else has released for one of them."""
+    semaphore = manager.Semaphore(2)
+    before = in_thread(census.connections)
+    takers = [start(f"taker {i}", take, semaphore, 1, parks=False) for i in range(2)]
+    for taker in takers:
+        assert taker.said() == [True]
+    semaphore.release()
+    takers[0].kill()
+    poll(lambda: in_thread(census.connections) <= before + 1, "it is gone")
+    assert permits(semaphore) == 1
+    semaphore.release()
+    assert permits(semaphore) == 2
+
+
 def test_one_of_several_holders_is_killed(manager: WaiterManager, start: Start) -> None:
     """Only its own permits come back."""
     semaphore = manager.BoundedSemaphore(5)
@@ -470,7 +542,7 @@ def test_one_of_several_holders_is_killed(manager: WaiterManager, start: Start) 
     for _ in range(2):
         assert semaphore.acquire(True, DEADLINE) is True
     assert semaphore.acquire(False) is False
-    for _ in range(5):
+    for _ in range(3 + 2 + 2):  # its own, those of the dead one, and of the living one
         semaphore.release()
     with pytest.raises(ValueError, match="too many"):
         semaphore.release()

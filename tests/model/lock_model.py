@@ -17,9 +17,12 @@ hung up is an access as well.
 A continuation is not a generator, which has no hash, but what its accesses have given so far:
 that is given again to a new one, once, and what this does then is kept.
 
-Two things are as they are meant to be, and have a switch each for what else may be: a request
-of a client that the server has seen the end of is not served, and the death of one who held a
-spare permit leaves a mark.
+What one takes another may release (`f`, `p` in a program), and the death of the one may come
+before or after: `Books.returned` and `Books.unsure` are there for that.  With the stdlib a death
+gives nothing back.  So at no time is less free than with it, and never so much that more are
+inside than there are permits.
+
+The death of one who held a spare permit leaves a mark, which has a switch for what else may be.
 
 Left out: `Primitive.dead` and the cleaning of a queue, which takes out nothing but those passed
 over; the overflow check in `Semaphore.release`; a client's look at whether the server lives.
@@ -76,7 +79,9 @@ class Mutation(Enum):
     KEEPS_DEPTH = "keeps-depth"  # a new holder gets the depth of the one before
     FORGETS_DEATH = "forgets-death"  # OWNER_DIED is not set
     SPARES_LEAVE_NO_MARK = "spares-leave-no-mark"  # nor for a spare permit
-    SERVES_THE_LEFT = "serves-the-left"  # a release is served after its sender was seen to be dead
+    FORGETS_WHAT_IS_BACK = "forgets-what-is-back"  # by a death, when somebody else releases it
+    ASCRIBES = "ascribes"  # what one who has nothing releases, to one of several for certain
+    FREES_ANOTHERS = "frees-anothers"  # a client frees a lock that another has taken
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,8 @@ class Spec:
 
     In a program each letter is a call: `a` acquire, `t` acquire with a timeout, `n` acquire
     without waiting, `r` release what is held (nothing, if nothing is), `f` release whatever is
-    held by whomever, `c` consistent.
+    held by whomever, `p` release what the client before this one has taken, alive or dead, and
+    `c` consistent.
     """
 
     program: str
@@ -172,6 +178,7 @@ class One(NamedTuple):
     past: tuple[int, ...]  # what its accesses in this call have given
     holds: int  # how often it has acquired without releasing; of the dead: when it was killed
     excused: bool  # in a call that does not wait: there was a moment with nothing to take
+    freed: bool = False  # the next has begun to release what this one has taken
 
 
 class Job(NamedTuple):
@@ -190,6 +197,8 @@ class Books(NamedTuple):
     queue: tuple[int, ...]  # clients, first come first; PASSED_OVER where one has gone
     spare: int
     held: tuple[int, ...]  # by session
+    returned: int = 0
+    unsure: int = 0
 
 
 class State(NamedTuple):
@@ -199,6 +208,7 @@ class State(NamedTuple):
     ones: tuple[One, ...]
 
 
+RELEASES = "rfp"
 PASSED_OVER = -1
 ASK = 2  # the server is to be asked
 
@@ -263,6 +273,11 @@ class Client:
                 depth = yield load(self.depth)
                 yield store(self.depth, depth - 1)
                 return True
+        elif (
+            session_of(word) != session_of(self.view_owner)
+            and self.config.mutation is not Mutation.FREES_ANOTHERS
+        ):
+            return False
         if self.config.mutation is Mutation.RELEASES_PLAINLY:
             yield store(0, word & OWNER_DIED)
             return True
@@ -294,6 +309,8 @@ class Server:
         self.waiting = list(books.queue)
         self.spare = books.spare
         self.held = list(books.held)
+        self.returned = books.returned
+        self.unsure = books.unsure
         # What becomes of whom; and, for the properties, what was done.
         self.outcome: list[tuple[int, Phase]] = []
         self.taken = False
@@ -305,7 +322,7 @@ class Server:
         if letter in "atn":
             if not left:  # else: dead already, it would hold what it takes for ever
                 yield from self.acquire(client, letter != "n")
-        elif left and self.config.mutation is not Mutation.SERVES_THE_LEFT:
+        elif left:
             pass  # what it held has been handed on: this would be another's
         elif letter == "c":
             yield from self.consistent()
@@ -392,16 +409,25 @@ class Server:
         return True
 
     def abandon(self, session: int) -> Steps:
+        counts = self.config.mutation is not Mutation.FORGETS_WHAT_IS_BACK
+        if self.kind.counts:
+            held = self.held[session]
+            kept = min(held, self.unsure)
+            self.held[session] = kept
+            self.unsure -= kept
+            if held > kept:
+                self.returned += (held - kept) * counts
+                if self.slots and self.config.mutation is not Mutation.SPARES_LEAVE_NO_MARK:
+                    yield set_bits(0, OWNER_DIED)  # a permit without a slot has no mark of its own
+                for _ in range(held - kept):
+                    yield from self.give_spare()
         for i in range(self.slots):
             word = yield load(i)
             if session_of(word) == session:
-                yield from self.hand_on(i, word & OWNER, OWNER_DIED)
-        if self.kind.counts:
-            held, self.held[session] = self.held[session], 0
-            if held and self.slots and self.config.mutation is not Mutation.SPARES_LEAVE_NO_MARK:
-                yield set_bits(0, OWNER_DIED)  # a permit without a slot has no mark of its own
-            for _ in range(held):
-                yield from self.give_spare()
+                if self.unsure:
+                    self.unsure -= 1
+                elif (yield from self.hand_on(i, word & OWNER, OWNER_DIED)):
+                    self.returned += counts
 
     def interrupted(self, client: int) -> Steps:
         if self.kind.counts:
@@ -452,9 +478,11 @@ class Server:
         if self.kind is Kind.LOCK:
             while True:
                 word = yield load(0)
+                if self.returned and session_of(word) != session_of(owner):
+                    self.returned -= 1
+                    return True
                 if word & OWNER == 0:
                     return False
-                word = yield load(0)  # `free` asks again who the holder is
                 if (yield from self.hand_on(0, word & OWNER, 0)):
                     return True
         if self.kind is Kind.RLOCK:
@@ -468,6 +496,9 @@ class Server:
             else:
                 word = yield load(0)
                 yield from self.hand_on(0, word & OWNER, 0)
+            return True
+        if self.returned and session_of(owner) not in (yield from self.takers()):
+            self.returned -= 1
             return True
         if self.kind is Kind.BOUNDED and (yield from self.value()) + 1 > self.config.permits:
             return False
@@ -483,6 +514,19 @@ class Server:
             word = yield load(i)
             free += word & OWNER == 0
         return free
+
+    def takers(self) -> Steps:
+        """How many permits each session has."""
+        taken = {session: n for session, n in enumerate(self.held) if n}
+        for i in range(self.slots):
+            session = session_of((yield load(i)))
+            if session:
+                taken[session] = taken.get(session, 0) + 1
+        return taken
+
+    def doubt(self, taken: dict[int, int]) -> None:
+        if self.config.mutation is not Mutation.ASCRIBES:
+            self.unsure = min(self.unsure + (len(taken) > 1), sum(taken.values()) - 1)
 
     def unbook(self, session: int) -> bool:
         if self.held[session] == 0:
@@ -503,9 +547,15 @@ class Server:
                     found, holder = i, word
             if found == self.slots:
                 break
+            others = None
+            if session_of(holder) != session:
+                others = yield from self.takers()
             if (yield from self.hand_on(found, holder, 0)):
+                if others:
+                    self.doubt(others)
                 return
         if not self.unbook(session) and any(self.held):
+            self.doubt((yield from self.takers()))
             self.unbook(next(s for s, n in enumerate(self.held) if n))
         yield from self.give_spare()
 
@@ -558,7 +608,9 @@ class Model:
         self.counts = self.kind.counts
         self.permits = config.permits if self.counts else 1
         # Whoever releases what others hold leaves it open whose permit is whose.
-        self.foreign = any("f" in spec.program for spec in self.specs)
+        self.foreign = any(set("fp") & set(spec.program) for spec in self.specs)
+        # But not where each is released for once: then it is known who is still to have one.
+        self.released_for = not any("f" in spec.program for spec in self.specs)
         self.impatient = any("n" in spec.program for spec in self.specs)
         self.doing = ""  # the step being made
         self.client_memo: dict[tuple[int, str, tuple[int, ...]], Any] = {}
@@ -606,7 +658,13 @@ class Model:
             if running:
                 found = Running(access, tuple(server.outcome))
             else:
-                after = Books(tuple(server.waiting), server.spare, tuple(server.held))
+                after = Books(
+                    tuple(server.waiting),
+                    server.spare,
+                    tuple(server.held),
+                    server.returned,
+                    server.unsure,
+                )
                 found = Ended(after, tuple(server.outcome), server.taken, server.cleared)
             self.server_memo[key] = found
         return found
@@ -670,6 +728,11 @@ class Model:
         letter = self.letter(i, one)
         if not letter:
             return
+        if letter == "p":
+            taker = state.ones[i - 1]
+            if one.phase is Phase.IDLE and (taker.holds <= 0 or taker.freed):
+                return
+            state = self.put(state, i - 1, taker._replace(freed=True))
         if letter == "c" or not self.specs[i].arena:
             self.doing = f"client {i} asks for {letter}"
             yield self.doing, True, self.ask(state, i, one, letter)
@@ -710,7 +773,7 @@ class Model:
         return label, replaced and letter in "atn", words, state.ones[i]
 
     def ask(self, state: State, i: int, one: One, letter: str) -> State:
-        holds = one.holds - (letter in "rf")
+        holds = one.holds - (letter in RELEASES)
         excused = one.excused or (letter == "n" and self.none_free(state))
         return self.put(
             state, i, one._replace(phase=Phase.UNREAD, past=(), holds=holds, excused=excused)
@@ -725,12 +788,12 @@ class Model:
             # all the time, but not the same.
             if not result and letter == "n" and self.slots == 1 and not one.excused:
                 raise Violation("an acquire is refused though there was something to take")
-        elif letter in "rf" and one.phase in (Phase.IDLE, Phase.FAST):
+        elif letter in RELEASES and one.phase in (Phase.IDLE, Phase.FAST):
             holds -= 1
         at, program = one.at + 1, self.specs[i].program
         while holds <= 0 and program[at : at + 1] == "r":
             at += 1
-        return self.put(state, i, One(Life.ALIVE, at, Phase.IDLE, (), holds, False))
+        return self.put(state, i, One(Life.ALIVE, at, Phase.IDLE, (), holds, False, one.freed))
 
     @staticmethod
     def put(state: State, i: int, one: One) -> State:
@@ -765,7 +828,8 @@ class Model:
 
     def answer(self, state: State, i: int, one: One) -> State:
         if one.life is not Life.ALIVE:
-            return self.put(state, i, one._replace(phase=Phase.GONE))
+            holds = one.holds + (self.foreign and one.phase is Phase.GIVEN)
+            return self.put(state, i, one._replace(phase=Phase.GONE, holds=holds))
         return self.returns(state, i, one, self.letter(i, one), one.phase is Phase.GIVEN)
 
     def work(self, state: State, job: Job) -> tuple[str, bool, State]:
@@ -811,7 +875,8 @@ class Model:
             if phase < Phase.REPLY_TRUE:
                 state = self.put(state, client, one._replace(phase=phase))
             elif one.life is not Life.ALIVE:
-                state = self.put(state, client, one._replace(phase=Phase.GONE, at=0))
+                holds = one.holds + (self.foreign and phase is Phase.REPLY_TRUE)
+                state = self.put(state, client, one._replace(phase=Phase.GONE, at=0, holds=holds))
             else:
                 if phase is Phase.REPLY_ERROR:
                     if letter != "f":
@@ -823,12 +888,12 @@ class Model:
             # A request that was not read will be, by the thread that serves the connection.
             if one.phase is not Phase.UNREAD:
                 one = one._replace(phase=Phase.GONE, at=0, past=())
-            state = self.put(
-                state, job.client, one._replace(life=Life.LEFT, holds=min(one.holds, 1))
-            )
+            holds = one.holds if self.foreign else min(one.holds, 1)
+            state = self.put(state, job.client, one._replace(life=Life.LEFT, holds=holds))
         elif state.ones[job.client].life is Life.LEFT:
             one = state.ones[job.client]
-            state = self.put(state, job.client, one._replace(phase=Phase.GONE, at=0))
+            holds = one.holds + (self.foreign and letter in RELEASES)
+            state = self.put(state, job.client, one._replace(phase=Phase.GONE, at=0, holds=holds))
         if ended.cleared:
             # Whoever says so takes over from those who have left.
             ones = [one._replace(holds=0) if one.life is Life.LEFT else one for one in state.ones]
@@ -887,8 +952,15 @@ class Model:
             raise Violation("somebody waits for a slot that is free or not contended")
         if self.foreign:
             free = books.spare + sum(not word & OWNER for word in slots)
-            if free + sum(self.share(i, one) for i, one in enumerate(ones)) != self.permits:
+            taken = sum(self.share(i, one) for i, one in enumerate(ones))
+            if free + taken - books.returned != self.permits:
                 raise Violation("permits are lost or made")
+            if self.released_for:
+                inside = sum(
+                    max(one.holds, 0) for one in ones if one.life is Life.ALIVE and not one.freed
+                )
+                if inside > self.permits:
+                    raise Violation("two hold what one can hold")
             if self.kind is Kind.BOUNDED and free > self.permits:
                 raise Violation("more permits than its bound")
             return
@@ -927,7 +999,7 @@ class Model:
         """How many permits a living client has, with those that are on their way."""
         share = one.holds + (one.phase is Phase.GIVEN)
         letter = self.letter(i, one)
-        if one.phase is Phase.UNREAD and letter and letter in "rf":
+        if one.phase is Phase.UNREAD and letter and letter in RELEASES:
             share += 1
         # Between taking an RLock and saying how often.
         if self.kind is Kind.RLOCK and one.phase is Phase.FAST and letter in "atn":
@@ -939,6 +1011,8 @@ class Model:
         living = [(i, one) for i, one in enumerate(state.ones) if one.life is Life.ALIVE]
         if any(one.phase is not Phase.IDLE for _, one in living):
             held = sum(one.holds if self.counts else one.holds > 0 for _, one in living)
+            if self.foreign:  # nobody waits where with the stdlib nobody would
+                held = sum(self.share(i, one) for i, one in enumerate(state.ones))
             if held < self.permits:
                 raise Violation("somebody waits for ever for what nobody holds")
 
@@ -985,7 +1059,8 @@ class Model:
             job = job._replace(client=names.get(job.client, job.client), past=past(job.past))
         words = tuple([word(value) for value in state.words])
         queue = tuple([names.get(i, i) for i in state.books.queue])
-        return State(words, Books(queue, state.books.spare, tuple(held)), job, tuple(ones))
+        books = state.books._replace(queue=queue, held=tuple(held))
+        return State(words, books, job, tuple(ones))
 
 
 def describe(access: Access, value: int) -> str:
@@ -1074,7 +1149,7 @@ def main(argv: list[str] | None = None) -> int:
         "--kind", type=Kind, default=Kind.LOCK, help="lock, rlock, semaphore, bounded"
     )
     parser.add_argument("--clients", type=int, default=2, help="how many, programs in turn")
-    parser.add_argument("--program", action="append", help="letters: a t n r f c (see `Spec`)")
+    parser.add_argument("--program", action="append", help="letters: a t n r f p c (see `Spec`)")
     parser.add_argument("--plain", type=int, default=0, help="so many of them without the arena")
     parser.add_argument("--workers", type=int, default=0, help="so many served by a thread")
     parser.add_argument("--one-process", type=int, default=0, help="so many threads of one process")

@@ -74,6 +74,31 @@ SEMAPHORES = {
 }
 
 
+RELEASED_FOR = {
+    "a lock": Config(clients("a", "p", "ar"), deaths=1),
+    "a lock, two deaths": Config(clients("a", "p", "ar"), deaths=2),
+    "a lock, twice": Config(clients("a", "p", "a", "p"), deaths=2),
+    "a lock, without the arena": Config(clients("a", "p", "ar", "tr", plain=3), deaths=1),
+    "a lock, on the server's threads": Config(clients("a", "p", "ar", workers=3), deaths=2),
+    "one permit": semaphores(1, 1, *clients("a", "p", "ar"), deaths=2),
+    "two permits": semaphores(2, 2, *clients("a", "p", "ar", "ar"), deaths=1),
+    "two permits, two takers": semaphores(
+        2, 2, *clients("a", "p", "a", "p", "ar", plain=5), deaths=2
+    ),
+    "two permits, many inside": semaphores(2, 2, *clients("a", "p", "a", "a", "a"), deaths=1),
+    "a spare permit": semaphores(1, 2, *clients("a", "p", "ar", "ar"), deaths=1),
+    "spare permits": semaphores(0, 2, *clients("a", "p", "ar", "ar", plain=4), deaths=1),
+    "a bound": Config(clients("a", "p", "ar"), Kind.BOUNDED, 1, 1, deaths=2),
+    "a bound of two": Config(clients("a", "p", "ar"), Kind.BOUNDED, 2, 2, deaths=2),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED_FOR)
+def test_what_one_takes_another_releases(name: str) -> None:
+    """As a program does whose parent gives back what its children have taken, dead or alive."""
+    holds(RELEASED_FOR[name])
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock(name: str) -> None:
     holds(LOCKS[name])
@@ -125,9 +150,17 @@ BROKEN = {
         semaphores(1, 2, *clients("ar", "ar"), deaths=1),
         "nobody is told",
     ),
-    Mutation.SERVES_THE_LEFT: (
-        Config(clients("ar", "ar", "ar", workers=1), deaths=1),
-        "more or less than it was given",
+    Mutation.FORGETS_WHAT_IS_BACK: (
+        semaphores(1, 1, *clients("a", "p", "ar"), deaths=1),
+        "lost or made",
+    ),
+    Mutation.ASCRIBES: (
+        semaphores(2, 2, *clients("a", "p", "a", "a", "a", plain=5), deaths=1),
+        "two hold what one can hold",
+    ),
+    Mutation.FREES_ANOTHERS: (
+        Config(clients("a", "p", "ar", "ar"), deaths=1),
+        "two hold what one can hold",
     ),
 }
 
@@ -159,7 +192,6 @@ def test_semaphores_are_broken_by_the_same() -> None:
         (Mutation.UNMARKS_ON_HAND_OVER, semaphores(1, 1, *clients("ar", "ar", "ar"))),
         (Mutation.ABANDONS_NOTHING, semaphores(2, 2, *clients("ar", "ar"), deaths=1)),
         (Mutation.TAKES_BLINDLY, semaphores(2, 2, *clients("ar", "ar"))),
-        (Mutation.SERVES_THE_LEFT, semaphores(1, 1, *clients("ar", "ar", workers=1), deaths=1)),
     ):
         assert explore(replace(config, mutation=mutation, inner=False), MOST).violation
 
