@@ -643,5 +643,8 @@ cdef class LockCore(CellCore):
         return False
 
     def consistent(self):
-        """Say that what the lock guards is in order: `owner_died` is false from here on."""
+        """Say that what the lock guards is in order: `owner_died` is false from here on.
+
+        Nor is a release by who has not taken it any more one for the process that was killed.
+        """
         self._callmethod("consistent")

@@ -340,8 +340,9 @@ cdef class Slots(Primitive):
         return False
 
     def consistent(self):
-        """Say that what this guards is in order."""
+        """Say that what this guards is in order, and that nobody releases for who died."""
         cdef size_t i
+        self.returned = 0
         for i in range(self.slots):
             fm_clear_bits(self.slot(i), OWNER_DIED)
 

@@ -438,6 +438,7 @@ class Server:
     def consistent(self) -> Steps:
         for i in range(self.slots):
             yield clear_bits(i, OWNER_DIED)
+        self.returned = 0
         self.cleared = True
 
     # -- Lock, RLock, Semaphore -------------------------------------------
