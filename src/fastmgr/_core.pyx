@@ -20,7 +20,7 @@ from fastmgr._frame cimport (
 from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
 from fastmgr._mailbox cimport FM_MAILBOX_SIZE
 from fastmgr._message cimport begin_message, seal
-from fastmgr._os cimport MSG_DONTWAIT, MSG_PEEK, fm_recv, fm_spinner, uint8_t, uint64_t
+from fastmgr._os cimport fm_spinner, uint8_t, uint64_t
 from fastmgr._park cimport Primitive, Waiter
 from fastmgr._table cimport Entry, Session, key_of
 from fastmgr._wire cimport Opaque, Reader, Writer
@@ -381,17 +381,6 @@ cdef class Engine(Loop):
         conn.stream.fast = True
         return 1
 
-    cdef int on_hang_up(self, Conn conn) except -1:
-        cdef char tail[4096]
-        cdef Header *last
-        cdef ssize_t n = fm_recv(conn.stream.fd, tail, sizeof(tail), MSG_PEEK | MSG_DONTWAIT)
-        if conn.session is not None and HEADER_SIZE <= n < <ssize_t>sizeof(tail):
-            last = <Header *>(tail + n - HEADER_SIZE)
-            if last.op == OP_GOODBYE and last.size == 0:
-                # Its worker will read that only when the call is done.
-                self.part(conn, last.handle)
-        return Loop.on_hang_up(self, conn)
-
     cdef int part(self, Conn conn, uint64_t whole) except -1:
         """The peer has closed this connection in order, or (`whole`) ends as a process."""
         conn.clean = True
@@ -403,7 +392,11 @@ cdef class Engine(Loop):
         """The peer is gone; with its session's last connection go its references."""
         cdef Session session = conn.session
         cdef Entry entry
+        cdef Header last
         cdef Waiter waiter = conn.parked
+        if session is not None and not conn.clean and conn.stream.ends_with(OP_GOODBYE, &last):
+            # It lies behind a call that is not done, or behind what nobody will serve.
+            self.part(conn, last.handle)
         if waiter is not None and waiter.at is not None:
             conn.finished = True    # its worker makes none of the calls that were to come after it
             if waiter.finished:

@@ -108,6 +108,7 @@ cdef class Stream:
     cdef int receive_mail(self) except -9
     cdef bint answer_by_mail(self, const char *source, size_t size, list segments) noexcept
     cdef void put_back(self) noexcept
+    cdef bint ends_with(self, uint8_t op, Header *last) noexcept
     cdef void tidy(self) noexcept
     cdef size_t _want(self) noexcept
     cdef size_t _want_segmented(self, const Header *header, size_t have) noexcept

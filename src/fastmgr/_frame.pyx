@@ -22,8 +22,8 @@ from fastmgr._mailbox cimport (
     fm_mail_is_there, fm_mail_post, fm_mail_shut, fm_mail_take, fm_mailbox,
 )
 from fastmgr._os cimport (
-    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one,
-    fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, os_close,
+    FM_SIGNALS_MS, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one,
+    fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, fm_unread, os_close,
 )
 
 import os
@@ -256,6 +256,41 @@ cdef class Stream:
         """Undo the last `take`."""
         self.start = self.rewind
         self.in_segments = self.segments is not None
+
+    cdef bint ends_with(self, uint8_t op, Header *last) noexcept:
+        """Whether what was sent and not taken yet is whole frames, the last of that operation.
+
+        Nothing is received.  The frames are followed from the first, for the bytes at the end of a
+        frame that was sent in part may look like anything.
+        """
+        cdef size_t at = 0, have = 0, unread = fm_unread(self.fd)
+        cdef char *data
+        cdef Py_ssize_t i
+        cdef bint found = False
+        if self.in_segments:        # what `data` holds is received but for the segments
+            for i in range(self.segment, len(self.segments)):
+                at += size_of(self.segments[i])
+            at -= self.segment_at
+        else:
+            have = self.end - self.start
+        data = <char *>malloc(have + unread + 1)
+        if data == NULL:
+            return False
+        memcpy(data, self.data + self.start, have)
+        if unread and fm_recv(
+            self.fd, data + have, unread, MSG_PEEK | MSG_DONTWAIT
+        ) != <ssize_t>unread:
+            unread = 0
+        have += unread
+        while at < have and have - at >= HEADER_SIZE:
+            memcpy(last, data + at, HEADER_SIZE)
+            at += HEADER_SIZE
+            if last.size > have - at:
+                break
+            at += last.size
+            found = at == have and last.op == op
+        free(data)
+        return found
 
     cdef int _room(self) except -1:
         """Make room to receive into, with the pending bytes moved to the front."""

@@ -447,15 +447,15 @@ cdef class Loop:
         self.on_dropped()
         self.unproven.pop(conn, None)
         self.shut(conn)
+        if not conn.left:
+            conn.left = True
+            self.on_left(conn)
         # Before close: a forked child's copy would keep the registration.
         fm_poller_forget(&self.poller, conn.stream.fd)
         del self.conns[conn.stream.fd]
         conn.stream.close_fd()
         conn.stream.unshare()   # a queue may know a dead waiter, and with it `conn`, for long
         conn.in_transit = None
-        if not conn.left:
-            conn.left = True
-            self.on_left(conn)
         return 0
 
     def occupied(self):

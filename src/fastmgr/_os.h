@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/types.h>
@@ -51,6 +52,12 @@ static inline ssize_t fm_send_two(
     message.msg_iovlen = 2;
     ssize_t n = sendmsg(fd, &message, flags | MSG_NOSIGNAL);
     return n < 0 ? -(ssize_t)errno : n;
+}
+
+/* Bytes that have arrived and were not received. */
+static inline size_t fm_unread(int fd) {
+    int n;
+    return ioctl(fd, FIONREAD, &n) < 0 || n < 0 ? 0 : (size_t)n;
 }
 
 static inline void fm_shutdown(int fd) { (void)shutdown(fd, SHUT_RDWR); }

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+import struct
 import sys
 import threading
 import time
@@ -29,6 +30,8 @@ from support import (
 )
 
 import fastmgr
+from fastmgr._frame import Op
+from fastmgr.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -53,6 +56,10 @@ class Census:
     def connections(self) -> int:
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
         return len(server._engine.conns)
+
+    def sessions(self) -> int:
+        server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
+        return server.table.session_count  # type: ignore[no-any-return]
 
 
 class Spinner:
@@ -614,6 +621,63 @@ def test_sys_exit_keeps_it_held(manager: WaiterManager, census: Any) -> None:
     assert lock.acquire(False) is False
     lock.release()
     assert lock.acquire(False) is True
+
+
+def hold_and_send_a_lookalike(lock: Any, sleeper: Any) -> None:
+    """Hold a lock, and send what nobody reads: a frame that ends as a goodbye does."""
+    lock.acquire()
+    goodbye = struct.pack("<QQIHB", 0, 1, 0, 0, Op.OP_GOODBYE)
+    pipe = Pipeline(sleeper._session_of())
+    pipe(sleeper).slow(DEADLINE, "the server's buffer holds this and no more" * 120)
+    pipe(sleeper).echo(goodbye)
+    pipe.execute()
+
+
+def test_what_looks_like_a_goodbye_is_none(manager: WaiterManager, start: Start) -> None:
+    """A killed client's unread bytes may end in anything."""
+    lock, sleeper = manager.Lock(), manager.Sleeper()
+    doomed = start("doomed", hold_and_send_a_lookalike, lock, sleeper, parks=False)
+    poll(lambda: at_rest(doomed.process.pid), "all is sent")
+    assert lock.acquire(False) is False
+    doomed.kill()
+    assert lock.acquire(True, DEADLINE) is True
+
+
+def leave_with_a_call_under_way(address: Address, kind: str) -> None:
+    """End in order, holding a lock; the connection that says goodbye has a call that waits."""
+
+    def wait() -> None:
+        obj = manager_at(address).the_board()[kind]
+        if kind == "parked":
+            obj.get()
+        pipe = Pipeline(obj._session_of())
+        pipe(obj).slow(DEADLINE, None)
+        pipe(obj).echo(b"much that is not read before the goodbye" * 1000)
+        pipe.execute()
+
+    threading.Thread(target=wait, daemon=True).start()
+    sys.stdin.readline()
+    manager_at(address).the_board()["lock"].acquire()
+    say("locked")
+    sys.stdin.read()
+
+
+@pytest.mark.parametrize("kind", ["parked", "on a worker"])
+def test_a_goodbye_behind_a_call_that_waits_is_heard(
+    kind: str, manager: WaiterManager, census: Any
+) -> None:
+    """What a process held that ended in order stays held, as in the stdlib."""
+    board, lock = manager.the_board(), manager.Lock()
+    obj = manager.Queue() if kind == "parked" else manager.Sleeper()
+    board["lock"], board[kind] = lock, obj
+    before = in_thread(census.sessions)
+    with Script(leave_with_a_call_under_way, manager.address, kind) as script:
+        poll(lambda: in_thread(census.sessions) > before and at_rest(script.pid), "it waits")
+        script.tell()
+        assert script.line() == "locked"
+        script.finish()
+    poll(lambda: in_thread(census.sessions) == before, "the server knows that it is gone")
+    assert lock.acquire(False) is False
 
 
 def take_in_a_thread(lock: Any, event: Any) -> bool:
