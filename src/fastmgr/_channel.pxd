@@ -21,6 +21,7 @@ cdef class Channel:
     cdef readonly bint interrupted   # a request was sent whose reply nobody has read
     cdef PyThread_type_lock lock     # owned; held while a frame is on its way
     cdef unsigned long holder        # the thread that holds it, or 0
+    cdef unsigned long thread        # whose channel it is
     cpdef tuple call(self, object ident, object name, object args, object kwds)
     cpdef object close(self)
     cpdef object abandon(self)
@@ -68,6 +69,8 @@ cdef class FastChannel(Channel):
     cdef int lend(self, object key, object value) except -1
     cdef int await_posted(self) except -1
     cdef void say_goodbye(self, bint whole) noexcept
+    cdef bint is_free(self) noexcept
+    cdef bint release(self, uint64_t handle, uint64_t count) noexcept
     cdef int send_alone(self, list due) except -1
     cdef list pipeline(self, Writer frames, Py_ssize_t count, list others)
     cdef Segment attach(self, object number)

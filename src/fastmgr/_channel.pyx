@@ -52,6 +52,11 @@ cdef double LAST_WAIT = 5.0
 # How many channels of this process have sent calls since the last reply for which none comes.
 cdef int posting_channels = 0
 
+cdef packed struct Release:
+    Header header
+    uint64_t handle
+    uint64_t count
+
 cdef enum:
     PORTION = 32 * 1024     # bytes that a pipeline sends before it looks for replies
     MAIL_AFTER = 64         # calls, after which a channel has a mailbox
@@ -457,6 +462,8 @@ cdef class FastChannel(Channel):
         try:
             if not self.usable:
                 raise stale()
+            if stream.unsent is not None:
+                stream.send_all(NULL, 0, None)
             while at < frames.size:
                 # Others may have called since they were numbered.
                 self.calls += 1
@@ -560,28 +567,54 @@ cdef class FastChannel(Channel):
             return None
         return map_segment(number, passed, *where)
 
-    cdef int send_alone(self, list due) except -1:
-        """Send releases, if no call is under way; 1 if done.
+    cdef bint is_free(self) noexcept:
+        """Take the lock for something that gets no reply, if no call is under way."""
+        return (
+            not self.interrupted and self.stream.fd >= 0 and self.pid == getpid()
+            and self.hold_now()
+        )
 
-        A server that is gone counts as done: what it held for us is gone with it.
+    cdef bint release(self, uint64_t handle, uint64_t count) noexcept:
+        """Return references now; False where that would have to wait.
+
+        This runs inside deallocations: there is no Python code in it.
         """
-        cdef Writer writer
-        cdef size_t start
-        if self.interrupted or self.stream.fd < 0:
-            return 0
-        if not self.hold_now():
+        cdef Release frame
+        cdef ssize_t n
+        if self.stream.unsent is not None or not self.is_free():
+            return False
+        memset(&frame, 0, sizeof(frame))
+        frame.header.size = sizeof(frame) - HEADER_SIZE
+        frame.header.op = OP_RELEASE
+        frame.handle = handle
+        frame.count = count
+        n = fm_send(self.stream.fd, &frame, sizeof(frame), MSG_DONTWAIT)
+        if n > 0:
+            self.ahead = True
+            if n < <ssize_t>sizeof(frame):
+                self.stream.unsent = [(<char *>&frame)[n:sizeof(frame)]]
+                self.stream.unsent_at = 0
+        self.let_go()
+        return n > 0
+
+    cdef int send_alone(self, list due) except -1:
+        """Send releases, if no call is under way, without waiting; 1 if done.
+
+        What the server does not take now goes with the next request.
+        """
+        cdef Writer writer = Writer()
+        cdef size_t start = self.begin(writer, due)
+        cdef int status
+        if not self.is_free():
             return 0
         try:
-            writer = Writer()
-            start = self.begin(writer, due)
-            writer.size = start - HEADER_SIZE
             self.ahead = True
-            self.stream.send_all(writer.data, writer.size, None)
-        except OSError as error:
-            util.debug("the manager is gone: %s", error)
+            status = self.stream.send_now(writer.data, start - HEADER_SIZE, None)
+            if status == FRAME_EOF:
+                self.stream.unsent = None
         finally:
             self.let_go()
-        return 1
+        return status != FRAME_EOF
 
 
 @cython.final

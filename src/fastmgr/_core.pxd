@@ -62,4 +62,5 @@ cdef class Engine(Loop):
         self, object c, Conn conn, Entry entry, object ident, object name, object args,
         object kwds, uint8_t *op, uint64_t *handle
     )
+    cdef bint give(self, Conn conn, Entry entry, bint anonymous) except -1
     cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result)

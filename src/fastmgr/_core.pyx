@@ -807,12 +807,19 @@ cdef class Engine(Loop):
             ident, exposed = self.server.create(c, typeid, result)
             return (exposed, Token(typeid, self.server.address, ident)), 0
         entry = create(self.server, typeid, (result,), None, parent.known)
-        if self.table.session_retain(conn.session, entry.key) is not None:
+        if not self.give(conn, entry, False):
             raise EOFError("the client is gone")
         if typeid not in self.proxytypes:
             self.proxytypes[typeid] = _importable_name(self.server.registry[typeid][3])
         payload = (tuple(entry.names), typeid, self.proxytypes[typeid])
         return payload, entry.key
+
+    cdef bint give(self, Conn conn, Entry entry, bint anonymous) except -1:
+        """Book the reference that comes with a reply; False where nobody is left to read that."""
+        if conn.left:
+            self.table.release(entry.key)       # the process may live, which was interrupted
+            return False
+        return anonymous or self.table.session_retain(conn.session, entry.key) is None
 
     def call(self, c, ident, name, args, kwds):
         """Call a method for a stock peer; return the ``(kind, payload)`` it is sent."""
@@ -855,7 +862,7 @@ cdef class Engine(Loop):
         except Exception as error:
             op, payload = failed_creation(self.server, typeid, kwds, error)
             return self.reply(conn, writer, op, 0, payload, on_loop)
-        if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
+        if not self.give(conn, entry, anonymous):
             return CLOSE
         return self.reply(conn, writer, OP_RETURN, entry.key, tuple(entry.names), on_loop)
 

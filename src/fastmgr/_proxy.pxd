@@ -1,18 +1,21 @@
 """The client's half: sessions, references and the call path of a proxy."""
 
+from cpython.object cimport PyObject
+
 from fastmgr._arena cimport Segment, View
 from fastmgr._channel cimport Channel, FastChannel
 from fastmgr._os cimport uint8_t, uint64_t
 
 cdef class Holding:
+    cdef object ident
     cdef uint64_t handle
-    cdef Py_ssize_t local       # proxies of this process that hold a reference
-    cdef Py_ssize_t unclaimed   # references the server gave that no proxy has taken yet
+    cdef Py_ssize_t local       # `Ref`s of this process
     cdef Py_ssize_t owed        # references the server counts for this process
+    cdef bint is_due            # it is to be returned, as long as there is no `Ref` again
+    cdef PyObject *next_due     # borrowed from `holdings`, as the first
 
 cdef class Ref:
     cdef ClientSession session
-    cdef object ident
     cdef Holding holding
 
 cdef class Tenancy:
@@ -35,7 +38,9 @@ cdef class ClientSession:
     cdef readonly bint retired                # its server is known to be gone
     cdef dict holdings               # ident -> Holding
     cdef Py_ssize_t taken            # locks and permits: while there are any it keeps itself alive
-    cdef list releases               # (handle or ident, count): to be returned
+    cdef PyObject *first_due         # a chain of `Holding`s that are to be returned
+    cdef list releases               # (handle or ident, count): taken from it, and not sent
+    cdef bint flush_asked            # the main thread is going to send what is due
     cdef list channels               # all that are open
     cdef Channel orphan              # no thread's, kept open to keep the session alive
     cdef unsigned long hasty         # the thread whose next connection is not to take long, or 0
@@ -53,10 +58,18 @@ cdef class ClientSession:
     cdef int replace_orphan(self) except -1
     cdef int lose(self, Channel channel, bint keep) except -1
     cdef int ask_for(self, object ident, uint64_t handle) except -1
-    cdef int given(self, object ident) except -1
-    cdef int forget(self, object ident, Holding holding) except -1
+    cdef Holding holding_of(self, object ident)
+    cdef Ref refer_to(self, Holding holding)
+    cdef Ref given(self, object ident)
+    cdef void drop(self, Holding holding) noexcept
+    cdef bint send_release(self, Holding holding) noexcept
+    cdef bint is_fast(self) noexcept
+    cdef bint has_due(self) noexcept
+    cdef bint ask_for_flush(self) noexcept
+    cdef list take_due(self)
+    cdef int forget_due(self) except -1
     cdef int flush(self) except -1
-    cdef int release_over(self, Channel channel) except -1
+    cdef int flush_stock(self) except -1
     cdef bint is_stock(self)
     cdef tuple perform(
         self, uint8_t op, uint8_t flags, object ident, uint64_t handle, object name, object args,

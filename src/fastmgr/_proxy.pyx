@@ -6,15 +6,21 @@ thread that calls has a channel of its own in it; the session counts what the
 process holds, so that the server need hear only of an object's first proxy and
 of its last.
 
-Finalizers run at any moment and in any thread, also inside a call.  So releases
-queue, and travel with the next request, or at once over a channel whose lock is
-free.  `ClientSession`'s books are changed only in steps that allocate nothing
-the garbage collector tracks, and so cannot be interrupted by a finalizer.
+A reference is dropped at any moment and in any thread, also inside a call.  What is
+done then is C alone: no signal's handler can run in it, and nothing can be raised.
+The release goes at once over a channel that is free, else it is *due*, and goes with
+the next request or after the call under way.  `ClientSession`'s books are changed only
+in steps that allocate nothing the garbage collector tracks, and so cannot be
+interrupted by a finalizer.
 """
 
 cimport cython
+from cpython.dict cimport PyDict_DelItem, PyDict_GetItem
+from cpython.exc cimport PyErr_WriteUnraisable
+from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_CheckExact
 
 from fastmgr._arena cimport THREAD_BITS, Segment, View
 from fastmgr._channel cimport Channel, FastChannel, PickledReply
@@ -97,6 +103,14 @@ cdef str in_a_line(error):
     return line if len(line) <= 500 else line[:500] + "..."
 
 
+cdef extern from "Python.h":
+    int Py_AddPendingCall(int (*function)(void *) except -1, void *argument)
+    PyObject *PyObject_CallMethod(object self, const char *name, const char *format)
+
+# Seconds for each step of returning a reference to a server of the stdlib.
+cdef double RELEASE_TIMEOUT = 10.0
+
+
 @cython.final
 @cython.no_gc
 cdef class Holding:
@@ -113,12 +127,10 @@ cdef class Ref:
     """
 
     def __dealloc__(self):
-        cdef Holding holding = self.holding
-        if holding is None:
-            return
-        holding.local -= 1
-        if holding.local == 0 and holding.unclaimed == 0:
-            self.session.forget(self.ident, holding)
+        if self.holding is not None:
+            self.holding.local -= 1
+            if self.holding.local == 0:
+                self.session.drop(self.holding)
 
 
 @cython.final
@@ -138,6 +150,22 @@ cdef bint makes_oneway_calls = False
 
 # Every session of this process, for the child of a fork.
 cdef object sessions = weakref.WeakSet()
+
+# Where signals' handlers run.
+cdef unsigned long main_thread = threading.main_thread().ident
+
+
+cdef int flush_later(void *argument) except -1:
+    """Between two steps of the main thread's program, where a handler may raise what it likes."""
+    cdef ClientSession session = <ClientSession>argument
+    Py_DECREF(session)      # see `ask_for_flush`
+    session.flush_asked = False
+    try:
+        session.flush()
+    except BaseException:
+        session.ask_for_flush()
+        raise
+    return 0
 
 
 @cython.final
@@ -161,6 +189,7 @@ cdef class ClientSession:
         self.serializer = serializer
         self.authkey = authkey
         self.holdings = {}
+        self.releases = []
         self.reset()
         sessions.add(self)
         util.register_after_fork(self, _introduce_child)
@@ -178,13 +207,11 @@ cdef class ClientSession:
         self.local = threading.local()
         self.channels = []
         self.orphan = None
-        self.releases = []
         self.farewell = None
         self.private = None
-        for ident, holding in list(self.holdings.items()):
-            holding.owed = holding.unclaimed = 0
-            if holding.local == 0:
-                del self.holdings[ident]
+        self.forget_due()
+        for holding in list(self.holdings.values()):
+            holding.owed = 0
 
     def after_fork_in_child(self):
         """Drop the inherited connections: they are the parent's.
@@ -379,6 +406,7 @@ cdef class ClientSession:
                 raise OSError(
                     error.errno, f"the manager at {self.address!r} has been shut down") from None
             raise
+        channel.thread = PyThread_get_thread_ident()
         tenancy = Tenancy()
         tenancy.channel = channel
         tenancy.session = weakref.ref(self)
@@ -453,9 +481,9 @@ cdef class ClientSession:
         """Tell a server that does not know this session what it holds."""
         cdef Holding holding
         cdef list handles = []
-        self.releases = []
+        self.forget_due()
         for holding in list(self.holdings.values()):
-            holding.owed = holding.unclaimed = 0
+            holding.owed = 0
             handles.append(holding.handle)
         missing = set(channel.request(OP_INCREF, 0, 0, None, handles, None, None)[1])
         for holding in list(self.holdings.values()):
@@ -514,22 +542,38 @@ cdef class ClientSession:
         RemoteError
             The object is gone.
         """
-        cdef Ref ref = Ref()
         cdef Holding holding = self.holdings.get(ident)
-        cdef Holding fresh
         if holding is None:
-            fresh = Holding()
-            fresh.handle = handle_of(ident)
-            self.ask_for(ident, fresh.handle)
-            holding = self.holdings.setdefault(ident, fresh)
+            self.ask_for(ident, handle_of(ident))
+            holding = self.holding_of(ident)
             holding.owed += 1
-        elif holding.unclaimed:
-            holding.unclaimed -= 1
+        return self.refer_to(holding)
+
+    cdef Holding holding_of(self, object ident):
+        """What the books say of an object that the server has counted a reference of."""
+        cdef Holding holding = self.holdings.get(ident)
+        if holding is None:
+            holding = Holding()
+            holding.ident = ident
+            holding.handle = handle_of(ident)
+            holding = self.holdings.setdefault(ident, holding)
+        return holding
+
+    cdef Ref refer_to(self, Holding holding):
+        cdef Ref ref = Ref()
         holding.local += 1
         ref.session = self
-        ref.ident = ident
         ref.holding = holding
         return ref
+
+    cdef Ref given(self, object ident):
+        """The server has counted a reference for us: hold it until a proxy has one of its own.
+
+        A custom proxy may take none.
+        """
+        cdef Holding holding = self.holding_of(ident)
+        holding.owed += 1
+        return self.refer_to(holding)
 
     cdef int ask_for(self, object ident, uint64_t handle) except -1:
         """Have the server count a reference for this process."""
@@ -544,76 +588,135 @@ cdef class ClientSession:
             )
         return 0
 
-    cdef int given(self, object ident) except -1:
-        """The server has counted a reference for us that no proxy has taken yet."""
-        cdef Holding holding = self.holdings.get(ident)
-        if holding is None:
-            holding = Holding()
-            holding.handle = handle_of(ident)
-            holding = self.holdings.setdefault(ident, holding)
-        holding.unclaimed += 1
-        holding.owed += 1
-        return 0
+    # -- releases -----------------------------------------------------------
 
-    def disclaim(self, ident):
-        """Give back a reference that was given and not taken (a custom proxy may not)."""
-        cdef Holding holding = self.holdings.get(ident)
-        if holding is not None and holding.unclaimed:
-            holding.unclaimed -= 1
-            if holding.local == 0 and holding.unclaimed == 0:
-                self.forget(ident, holding)
+    cdef void drop(self, Holding holding) noexcept:
+        """The last reference to an object was dropped: return what the server counts.
 
-    cdef int forget(self, object ident, Holding holding) except -1:
-        """This process holds nothing of the object any more."""
-        if self.holdings.get(ident) is holding:
-            del self.holdings[ident]
-        if holding.owed and not self.retired:
-            self.releases.append((ident if self.is_stock() else holding.handle, holding.owed))
+        This runs inside deallocations.
+        """
+        cdef PyObject *found
+        if holding.is_due:
+            return
+        if self.retired or holding.owed == 0 or self.send_release(holding):
             holding.owed = 0
-            self.flush()
+            if PyUnicode_CheckExact(holding.ident):     # else comparing it may run any code
+                found = PyDict_GetItem(self.holdings, holding.ident)
+                if found is <PyObject *>holding:
+                    PyDict_DelItem(self.holdings, holding.ident)
+                return
+        holding.is_due = True
+        holding.next_due = self.first_due
+        self.first_due = <PyObject *>holding
+        if not self.is_fast():
+            # That takes Python code. In the main thread a signal's handler may raise in it: there
+            # it runs between two steps of the program. Elsewhere it runs now, as a `__del__` does.
+            if PyThread_get_thread_ident() != main_thread or not self.ask_for_flush():
+                found = PyObject_CallMethod(self, "flush_now", NULL)
+                if found is NULL:
+                    PyErr_WriteUnraisable(self)
+                else:
+                    Py_DECREF(<object>found)
+
+    cdef bint ask_for_flush(self) noexcept:
+        """Have the main thread send what is due as soon as it can; the session lives till then."""
+        if not self.flush_asked:
+            Py_INCREF(self)
+            self.flush_asked = Py_AddPendingCall(flush_later, <void *>self) == 0
+            if not self.flush_asked:
+                Py_DECREF(self)
+        return self.flush_asked
+
+    cdef bint send_release(self, Holding holding) noexcept:
+        """Return a reference at once, if a channel is free; the calling thread's comes first."""
+        cdef unsigned long me = PyThread_get_thread_ident()
+        cdef Channel channel
+        cdef bint mine
+        for mine in range(1, -1, -1):
+            for channel in self.channels:
+                if (
+                    (channel.thread == me) == mine and type(channel) is FastChannel
+                    and (<FastChannel>channel).release(holding.handle, <uint64_t>holding.owed)
+                ):
+                    return True
+        return type(self.orphan) is FastChannel and (<FastChannel>self.orphan).release(
+            holding.handle, <uint64_t>holding.owed)
+
+    cdef bint is_fast(self) noexcept:
+        """Whether a channel of the session can bring a release that is due."""
+        cdef Channel channel
+        for channel in self.channels:
+            if type(channel) is FastChannel:
+                return True
+        return type(self.orphan) is FastChannel
+
+    cdef inline bint has_due(self) noexcept:
+        return self.first_due is not NULL or self.releases
+
+    cdef list take_due(self):
+        """What is to be returned: (handle, or ident for a stock server, and count) of each."""
+        cdef list due
+        cdef Holding holding
+        cdef bint stock = self.is_stock()
+        due, self.releases = self.releases, []
+        while self.first_due is not NULL:
+            holding = <Holding>self.first_due
+            self.first_due = holding.next_due
+            holding.is_due = False
+            if holding.local == 0:      # else another proxy has taken it meanwhile
+                if holding.owed:
+                    due.append((holding.ident if stock else holding.handle, holding.owed))
+                    holding.owed = 0
+                self.holdings.pop(holding.ident, None)
+        return due
+
+    cdef int forget_due(self) except -1:
+        """The server counts nothing for us any more."""
+        self.take_due()
+        self.releases = []
         return 0
 
     cdef int flush(self) except -1:
         """Send the releases that are due, unless a call under way will."""
         cdef Channel channel
-        cdef object found
         cdef list due
         if self.is_stock():
-            due, self.releases = self.releases, []
-            for ident, count in due:
-                try:
-                    for _ in range(count):
-                        self.one_shot("decref", (ident,), {})
-                except Exception as error:
-                    util.debug("decref of %s failed: %s", ident, error)
-            if not self.holdings:
-                # A stock server keeps the last object of a connection that stays open.
-                self.disconnect()
-            return 0
-        found = getattr(self.local, "connection", None)
-        if found is not None and (<Tenancy>found).channel.usable:
-            # Where it is busy, this is a finalizer inside its own call, which flushes.
-            self.release_over((<Tenancy>found).channel)
-            return 0
-        for channel in [*self.channels, self.orphan]:
-            if channel is not None and self.release_over(channel):
-                return 0
-        try:
-            self.release_over(self.channel())
-        except (OSError, EOFError, AuthenticationError) as error:
-            util.debug("release failed: %s", error)
-            self.releases = []
+            return self.flush_stock()
+        if not self.channels and self.orphan is None:
+            return self.forget_due()    # the server has ended the session
+        due = self.take_due()
+        if due:
+            for channel in [*self.channels, self.orphan]:
+                if type(channel) is FastChannel and (<FastChannel>channel).send_alone(due):
+                    return 0
+            self.releases = due + self.releases
         return 0
 
-    cdef int release_over(self, Channel channel) except -1:
-        """Send the releases that are due over `channel`, if it is free; 1 if done."""
-        cdef list due
-        if not isinstance(channel, FastChannel):
-            return 0
-        due, self.releases = self.releases, []
-        if not due or (<FastChannel>channel).send_alone(due):
-            return 1
-        self.releases = due + self.releases
+    def flush_now(self):
+        """Send the releases that are due."""
+        self.flush()
+
+    cdef int flush_stock(self) except -1:
+        """Return references to a stock server: over a connection each, as the stdlib does."""
+        self.releases = [(ident, 1) for ident, count in self.take_due() for _ in range(count)]
+        while self.releases:
+            conn = None
+            try:
+                conn = stock_client(self.serializer, RELEASE_TIMEOUT)(
+                    self.address, authkey=self.authkey)
+                try:
+                    # From here on nobody can tell whether the server has heard it.
+                    ident, _count = self.releases.pop()
+                    dispatch(conn, None, "decref", (ident,), {})
+                finally:
+                    conn.close()
+            except Exception as error:
+                util.debug("a release failed: %s", error)
+                if conn is None:
+                    self.releases = []      # there is no such server any more
+        if not self.holdings:
+            # A stock server keeps the last object of a connection that stays open.
+            self.disconnect()
         return 0
 
     cdef bint is_stock(self):
@@ -644,8 +747,8 @@ cdef class ClientSession:
                 if isinstance(channel, FastChannel):
                     if (<FastChannel>channel).wants_mailbox():
                         self.have_mailbox(channel)
-                    if self.releases:
-                        due, self.releases = self.releases, []
+                    if self.has_due():
+                        due = self.take_due()
                     reply = (<FastChannel>channel).request(op, flags, handle, name, args, kwds, due)
                 else:
                     reply = channel.call(ident, name, args, kwds)
@@ -659,6 +762,8 @@ cdef class ClientSession:
                 if not isinstance(error, StaleConnection):
                     if self.orphan is channel:
                         self.replace_orphan()
+                    if self.has_due():
+                        self.flush()
                     if isinstance(error, (OSError, EOFError)):
                         raise named(error, self.address) from None
                     raise
@@ -670,7 +775,7 @@ cdef class ClientSession:
                     raise dead from None
                 again = True
                 continue
-            if self.releases:
+            if self.has_due():
                 self.flush()
             if channel.failed and op == OP_CALL and reply is not None:
                 return channel.with_failure(reply)
@@ -715,7 +820,7 @@ cdef class ClientSession:
                     others.append((len(replies), *reply))
                 replies.append(reply[1])
             return replies, others
-        due, self.releases = self.releases, []
+        due = self.take_due()
         try:
             # All of it before it takes the lock: pickling may call another proxy over this channel.
             frames = Writer()
@@ -750,7 +855,10 @@ cdef class ClientSession:
             if not others or others[0][0] != 0:
                 others.insert(0, (0, <int>OP_RETURN, replies[0]))
             others[0] = 0, *channel.with_failure(others[0][1:])
-        if self.releases:
+        for i, other in enumerate(others):
+            if other[1] == OP_PROXY:
+                others[i] = other[0], other[1], (*other[2], self.given(other[2][0]))
+        if self.has_due():
             self.flush()
         return replies, others
 
@@ -792,10 +900,10 @@ cdef class ClientSession:
             channel.failure, channel.failed = before, failed
 
     def create(self, typeid, args, kwds, bint anonymous):
-        """Have an object made; return its ident and the exposed methods' names.
+        """Have an object made; return its ident, the exposed methods' names and the reference.
 
         An anonymous reference is nobody's: a ``decref`` has to return it, as in
-        the stdlib.  Otherwise it is this session's, for a proxy to take.
+        the stdlib; None stands for it.
         """
         if isinstance(self.channel(), FastChannel):
             op, reply = self.perform(
@@ -805,9 +913,7 @@ cdef class ClientSession:
                 raise convert_to_error(KINDS[op], reply)
         else:
             reply = self.one_shot("create", (typeid, *args), kwds)
-        if not anonymous:
-            self.given(reply[0])
-        return reply
+        return *reply, None if anonymous else self.given(reply[0])
 
     def control(self, name, args=(), kwds=None):
         """Call one of the server's public functions."""
@@ -833,13 +939,14 @@ cdef class ClientSession:
         cdef Channel channel
         cdef Holding holding
         if self.is_stock():
-            for ident, holding in list(self.holdings.items()):
-                if holding.owed:
-                    self.releases.append((ident, holding.owed))
+            for holding in list(self.holdings.values()):
+                if holding.owed and not holding.is_due:
+                    self.releases.append((holding.ident, holding.owed))
                     holding.owed = 0
             if not self.retired:
                 self.flush()
         else:
+            self.forget_due()
             for holding in list(self.holdings.values()):
                 holding.owed = 0        # the server takes back what this process had
             for channel in [*self.channels, self.orphan]:
@@ -864,7 +971,7 @@ cdef class ClientSession:
     def retire(self):
         """The server has been shut down: there is nobody to return references to."""
         self.retired = True
-        self.releases = []
+        self.forget_due()
         self.disconnect()
         self.has_nothing()
 
@@ -898,6 +1005,8 @@ def _introduce_child(session):
 
 
 def _after_fork_in_child():
+    global main_thread
+    main_thread = PyThread_get_thread_ident()
     for session in list(sessions):
         session.after_fork_in_child()
 
@@ -970,12 +1079,10 @@ cdef class ProxyCore:
             error = convert_to_error(KINDS[kind], error)
             raise OnewayError(failed, result, call, in_a_line(error), made) from error
         if op == OP_PROXY:
-            ident, (exposed, typeid, proxytype) = payload
-            session.given(ident)
-            try:
-                return self._build_proxy(typeid, ident, exposed, proxytype)
-            finally:
-                session.disclaim(ident)
+            if len(payload) == 2:
+                payload = *payload, session.given(payload[0])
+            ident, (exposed, typeid, proxytype), _ref = payload
+            return self._build_proxy(typeid, ident, exposed, proxytype)
         try:
             raise convert_to_error(KINDS[op], payload)
         finally:

@@ -135,9 +135,13 @@ ANSWER_TIMEOUT = 10.0
 
 
 class _Creating(threading.local):
-    """Whether this thread is in a create method, whose proxy takes the reference."""
+    """Whether this thread is in a create method, and the reference that its proxy takes over.
+
+    Whatever is raised on the way, a reference that nobody has taken over is returned.
+    """
 
     depth = 0
+    reference: Any = None
 
 
 _creating = _Creating()
@@ -393,7 +397,9 @@ class BaseManager(_StockManager):
             if self._state.value == State.SHUTDOWN:
                 raise AssertionError(f"the manager at {self._address!r} has been shut down")
             raise AssertionError("server not yet started: call start() or connect() first")
-        ident, exposed = self._session.create(typeid, args, kwds, not _creating.depth)
+        ident, exposed, reference = self._session.create(typeid, args, kwds, not _creating.depth)
+        if reference is not None:
+            _creating.reference = reference
         return Token(typeid, self._address, ident), exposed
 
     def join(self, timeout: float | None = None) -> None:
@@ -518,18 +524,17 @@ class BaseManager(_StockManager):
 def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., Any]:
     def create(self: BaseManager, /, *args: Any, **kwds: Any) -> Any:
         util.debug("requesting creation of a shared %r object", typeid)
-        _creating.depth += 1
+        outer = _creating.depth, _creating.reference
         try:
+            _creating.depth += 1
             token, exposed = self._create(typeid, *args, **kwds)
-        finally:
-            _creating.depth -= 1
-        try:
+            _creating.depth = outer[0]
             return proxytype(
                 token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed
             )
         finally:
             # The proxy took it, unless it is a user's own that takes none.
-            self._session.disclaim(token.id)
+            _creating.depth, _creating.reference = outer
 
     create.__name__ = typeid
     return create
