@@ -44,7 +44,7 @@ from fastmgr._frame import KINDS, OPS
 from fastmgr._park import here
 from fastmgr.carried import BLIND as _blind
 from fastmgr.carried import KEPT_ARGUMENT as _kept_argument
-from fastmgr.carried import read_all
+from fastmgr.carried import put_in_place, read_values
 from fastmgr.methods import METHODS as _methods
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
 from fastmgr.dialects.intro import (
@@ -270,16 +270,25 @@ def look_inside(Entry entry):
     Raises
     ------
     Exception
-        Whatever unpickling raises.
+        Whatever unpickling raises; then nothing has changed.
     """
+    cdef dict read = {}
     if not entry.opaque:
         return
-    entry.known = False     # from here on no call begins to carry
-    while entry.carrying:
-        sleep(0)            # a few steps of another thread are left
-    # Whoever else looks meanwhile reads too; what one has put in place the other leaves.
-    read_all(entry.obj)
-    entry.opaque = False
+    # It may take long, or fail: others go on carrying meanwhile.
+    read_values(entry.obj, read)
+    entry.looking += 1      # from here on no call begins to carry
+    try:
+        while entry.carrying:
+            sleep(0)        # a few steps of another thread are left
+        while read_values(entry.obj, read):
+            pass
+        entry.known = False
+        # Whoever else looks meanwhile reads too; what one has put in place the other leaves.
+        put_in_place(entry.obj, read)
+        entry.opaque = False
+    finally:
+        entry.looking -= 1
 
 
 cdef bint shows_values(Entry entry, object name) except -1:
@@ -650,7 +659,7 @@ cdef class Engine(Loop):
             return self.reply(conn, writer, OP_REFUSED, 0, None, on_loop)
         if (
             conn.stream.header.flags & FLAG_CARRIED and entry is not None and entry.known
-            and entry.carries
+            and entry.carries and not entry.looking
         ):
             entry.carrying += 1
             try:
@@ -693,8 +702,8 @@ cdef class Engine(Loop):
         if entry is not None:
             if carried:
                 entry.opaque = True
-            elif pickled:
-                entry.known = False     # from now on it may hold anything
+            elif pickled and not shows_values(entry, name):
+                entry.known = False     # from now on it may hold anything; or else once all is read
             if entry.opaque and on_loop and (
                 not is_blind(entry.obj, name) or shows_values(entry, name)
             ):
@@ -828,7 +837,8 @@ cdef class Engine(Loop):
         cdef uint8_t op = OP_RETURN
         cdef uint64_t handle = 0
         if entry is not None:
-            entry.known = False
+            if not shows_values(entry, name):
+                entry.known = False
             here.owner = conn       # None: the thread is its own owner
             if conn is not None and entry.pins and not conn.pinned:
                 self.pin(conn)

@@ -17,6 +17,7 @@ cdef class Entry:
     cdef public bint carries              # nobody else has the object: it may hold `Opaque` values
     cdef public bint opaque               # and may do so now
     cdef Py_ssize_t carrying              # calls under way that may put one there
+    cdef Py_ssize_t looking               # threads that are about to put values in their place
     cdef readonly bint parks              # a primitive of ours: its waiters are no threads
     cdef readonly bint pins               # its methods may depend on the thread that runs them
     cdef object __weakref__

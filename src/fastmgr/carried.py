@@ -19,7 +19,7 @@ from fastmgr._atomic import replace
 from fastmgr._park import Queue
 from fastmgr._wire import Opaque, opaque_values
 
-__all__ = ["BLIND", "KEPT_ARGUMENT", "read_all"]
+__all__ = ["BLIND", "KEPT_ARGUMENT", "put_in_place", "read_values"]
 
 # (type, method) -> which argument is kept.
 KEPT_ARGUMENT: dict[tuple[type, str], int] = {
@@ -59,29 +59,56 @@ BLIND: dict[type, frozenset[str]] = {
 }
 
 
-def read_all(obj: Any) -> None:
-    """Put what they stand for in the place of all `Opaque` values of a dict, list or attributes.
+def _unread(obj: Any) -> list[Opaque]:
+    """Return the values of a list, dict, Value or Namespace that are unread, as of one moment."""
+    if type(obj) is list:
+        return opaque_values(obj)
+    if type(obj) is shared.Value:
+        return opaque_values([obj._other])
+    return opaque_values(list((obj if type(obj) is dict else vars(obj)).values()))
 
-    Others may use the object meanwhile, for unpickling runs any code: what they write stays, and
-    what they have taken away does not come back.
+
+def read_values(obj: Any, read: dict[Opaque, Any]) -> bool:
+    """Find what the `Opaque` values of an object stand for; the object stays as it is.
+
+    Parameters
+    ----------
+    obj : list, dict, Value or Namespace
+    read : dict
+        What is known of them, and where the rest is put.
+
+    Returns
+    -------
+    bool
+        Whether there was a rest.  If so there may be more of it by now: unpickling runs any code,
+        and others may use the object meanwhile.
 
     Raises
     ------
     Exception
-        Whatever unpickling raises; the values read before are in place, the others unread.
+        Whatever unpickling raises.
+    """
+    missing = [value for value in _unread(obj) if value not in read]
+    for value in missing:
+        read[value] = value.load()
+    return bool(missing)
+
+
+def put_in_place(obj: Any, read: dict[Opaque, Any]) -> None:
+    """Put what they stand for in the place of all `Opaque` values.
+
+    What others have written since they were read stays, and what they have taken away does not
+    come back.
     """
     if type(obj) is list:
-        while unread := opaque_values(obj):
-            for value in unread:
-                replace(obj, None, value, value.load())
+        for value in _unread(obj):
+            replace(obj, None, value, read[value])
         return
     if type(obj) is shared.Value:
-        while type(value := obj._other) is Opaque:
-            read = value.load()
-            if obj._other is value:
-                obj._other = read
+        if type(value := obj._other) is Opaque:
+            obj._other = read[value]
         return
     namespace = obj if type(obj) is dict else vars(obj)
     for key, value in list(namespace.items()):
         if type(value) is Opaque:
-            replace(namespace, key, value, value.load())
+            replace(namespace, key, value, read[value])

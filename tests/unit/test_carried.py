@@ -497,6 +497,40 @@ def test_a_method_that_looks_says_what_is_missing(
             assert proxy.pop() == Fraction(1, 2) and len(proxy) == items_len
 
 
+@EACH_LOOK
+@pytest.mark.parametrize("dialect", ["fast", "stock"])
+def test_a_failed_look_changes_nothing(
+    kind: type, way: str, dialect: str, ghosts: Any, manager: CarriedManager
+) -> None:
+    """What was kept before is kept after, also beside values that the server can read."""
+    proxy = MAKES[kind](manager)
+    FILLS[kind](proxy, Fraction(1, 2))
+    FILLS[kind](proxy, ghosts.Ghost(1))
+    conn = manager._Client(manager.address, authkey=manager._authkey)
+    fastmgr.dispatch(conn, None, "accept_connection", ("stock",))
+    for i in range(3):
+        with pytest.raises(RemoteError, match=GHOSTS):
+            if dialect == "fast":
+                LOOKS[kind][way](proxy)
+            else:
+                fastmgr.dispatch(conn, proxy._id, "incr", () if kind is shared.Value else ("k",))
+        FILLS[kind](proxy, ghosts.Ghost(i))
+        assert (proxy[-1] if kind is list else GETS[kind][STAY[kind]](proxy)) == ghosts.Ghost(i)
+    conn.close()
+
+
+def test_a_failed_look_with_an_argument_of_a_class_changes_nothing(
+    ghosts: Any, manager: CarriedManager
+) -> None:
+    items = manager.list()
+    items.append(ghosts.Ghost(1))
+    for i in range(2):
+        with pytest.raises(RemoteError, match=GHOSTS):
+            items.index(Fraction(1, 2))
+        items.append(ghosts.Ghost(i))
+    assert len(items) == 3
+
+
 @pytest.mark.parametrize("kind", FILLS, ids=lambda kind: kind.__name__)
 def test_what_cannot_be_read_can_still_be_shown(
     kind: type, ghost: Any, manager: CarriedManager
