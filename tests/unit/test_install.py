@@ -117,3 +117,47 @@ def only_imported() -> list[Any]:
 
 def test_importing_changes_nothing() -> None:
     assert call_in_subprocess(only_imported) == [False, False]
+
+
+def proxies_from_before(method: str) -> list[Any]:
+    """What arrives of them: in our container, in the stdlib's own, by a queue, in a child."""
+    stock = importlib.import_module(NAME)
+    context = multiprocessing.get_context(method)
+    with stock.SyncManager(ctx=context) as old:
+        proxies = [old.list([1]), old.dict(a=1), old.Value("i", 2), old.Namespace(x=3)]
+        proxies += [old.Queue(), old.list([old.list([4])])]
+        proxies[4].put(5)
+        plain = [stock.Token("list", old.address, "1"), stock.Namespace(y=1)]
+        fastmgr.install()
+        seen = []
+        queue, (receiver, sender) = context.SimpleQueue(), context.Pipe(duplex=False)
+        with fastmgr.managers.SyncManager(ctx=context) as manager:
+            for holder in (manager.list(), old.list()):
+                for value in proxies + plain:
+                    holder.append(value)
+                seen.append([str(holder[i]) for i in range(4)])
+                holder[0].append(0)  # it is still that list
+                seen[-1] += [holder[4].qsize(), holder[5][0][0], holder[6].typeid, holder[7].y]
+            queue.put(proxies[0])
+            seen.append(queue.get()[:])
+            child = context.Process(target=tell_length, args=(sender, proxies[0]))
+            child.start()
+            seen.append(receiver.recv())
+            child.join()
+        fastmgr.uninstall()
+        seen.append("__reduce_ex__" in vars(stock.BaseProxy))
+        proxies[5].append(proxies[0])  # as before
+        seen.append(proxies[5][1][:])
+        return seen
+
+
+def tell_length(sender: Any, proxy: Any) -> None:
+    sender.send(len(proxy))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_proxies_made_before_it_can_still_be_put_elsewhere(method: str) -> None:
+    old = ["{'a': 1}", "Value('i', 2)", "Namespace(x=3)", 1, 4, "list", 1]
+    assert call_in_subprocess(proxies_from_before, method) == [
+        ["[1]", *old], ["[1, 0]", *old], [1, 0, 0], 3, False, [1, 0, 0],
+    ]  # fmt: skip
