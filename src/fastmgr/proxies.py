@@ -621,7 +621,7 @@ if not TYPE_CHECKING:
             "setdefault", "update", "values",
         ),
     )  # fmt: skip
-    _BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator", "__reversed__": "Iterator"}
+    _BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator"}
     _BaseDictProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
@@ -646,12 +646,13 @@ if not TYPE_CHECKING:
     _BaseSetProxy = MakeProxyType(
         "_BaseSetProxy",
         (
-            "__and__", "__contains__", "__ge__", "__gt__", "__iand__", "__ior__", "__isub__",
-            "__iter__", "__ixor__", "__le__", "__len__", "__lt__", "__or__", "__rand__",
-            "__ror__", "__rsub__", "__rxor__", "__sub__", "__xor__", "add", "clear", "copy",
-            "difference", "difference_update", "discard", "intersection",
-            "intersection_update", "isdisjoint", "issubset", "issuperset", "pop", "remove",
-            "symmetric_difference", "symmetric_difference_update", "union", "update",
+            "__and__", "__class_getitem__", "__contains__", "__ge__", "__gt__", "__iand__",
+            "__ior__", "__isub__", "__iter__", "__ixor__", "__le__", "__len__", "__lt__",
+            "__or__", "__rand__", "__ror__", "__rsub__", "__rxor__", "__sub__", "__xor__",
+            "add", "clear", "copy", "difference", "difference_update", "discard",
+            "intersection", "intersection_update", "isdisjoint", "issubset", "issuperset",
+            "pop", "remove", "symmetric_difference", "symmetric_difference_update", "union",
+            "update",
         ),
     )  # fmt: skip
     _BaseSetProxy.__class_getitem__ = classmethod(types.GenericAlias)
@@ -659,8 +660,6 @@ if not TYPE_CHECKING:
 
 class SetProxy(_BaseSetProxy[_T]):
     """A proxy of a set."""
-
-    _method_to_typeid_: ClassVar[dict[str, str]] = {"__iter__": "Iterator"}
 
     def __ior__(self, value: Any) -> Self:  # type: ignore[override,misc]
         self._callmethod("__ior__", (value,))

@@ -95,6 +95,7 @@ class TestHook(unittest.TestCase):
             for nested in METHODS:
                 with self.subTest(method=method, nested=nested):
                     self.assertEqual(in_child(method, check_child, nested), "")
+                self.tearDown()
 
     def test_servers(self) -> None:
         from multiprocessing.managers import BaseManager

@@ -115,10 +115,11 @@ GROUPS = {
                     "ConfigDictTest.test_multiprocessing_queues",
                 ),
             ),
-            Selection("test.test_asyncio.test_unix_events", ("TestFork.*",)),
         ),
         ("",),
     ),
+    # By themselves: they stop the fork server, for which nothing must be left that it has started.
+    "asyncio": Group((Selection("test.test_asyncio.test_unix_events", ("TestFork.*",)),), ("",)),
 }
 
 # CPython has such a module for each start method, but some installations leave them out.
@@ -551,7 +552,7 @@ def build(python: str, directory: Path) -> str:
 
 def plan(groups: Sequence[str], start_methods: Sequence[str]) -> list[tuple[str, str]]:
     """Return the runs of these groups, the longest first so that they end together."""
-    order = ["manager", "misc", "hook", "elsewhere"]
+    order = ["manager", "misc", "hook", "elsewhere", "asyncio"]
     ranks = {"spawn": 0, "forkserver": 1, "fork": 2, "": 3}
     runs = [
         (group, start_method)

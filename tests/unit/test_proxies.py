@@ -480,6 +480,17 @@ def test_dict(manager: UnitManager) -> None:
         shared[[]] = 1
 
 
+def test_iterators_that_are_sent_and_not_shared(manager: UnitManager) -> None:
+    """As in CPython 3.14, which has no iterators over there of sets and of reversed dicts."""
+    assert type(reversed(manager.dict(a=1, b=2))) is type(iter([]))
+    assert type(iter(manager.set([1, 2]))) is type(iter([]))
+    shared = manager.set([1, 2])
+    for value in shared:
+        shared.discard(value)
+    assert len(shared) == 0
+    assert "__class_getitem__" in SetProxy._exposed_
+
+
 def test_dict_that_changes_while_it_is_iterated(manager: UnitManager) -> None:
     shared = manager.dict(a=1)
     iterator = iter(shared)
