@@ -929,6 +929,8 @@ cdef class ClientSession:
         conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
         try:
             return dispatch(conn, None, name, tuple(args), kwds)
+        except EOFError as error:
+            raise named(error, self.address) from None
         finally:
             conn.close()
 

@@ -24,6 +24,7 @@ from traceback import format_exc as format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fastmgr import _park, shared
+from fastmgr._proxy import authkeys
 from fastmgr.dialects.stock import (
     RemoteError as RemoteError,
     Token as Token,
@@ -134,6 +135,10 @@ _M = TypeVar("_M", bound="BaseManager")
 ANSWER_TIMEOUT = 10.0
 
 
+#: What a manager has for its process alone, or makes anew: it is not pickled.
+_LOCAL = frozenset(("_Client", "_Listener", "_process", "_session_", "shutdown"))
+
+
 class _Creating(threading.local):
     """Whether this thread is in a create method, and the reference that its proxy takes over.
 
@@ -237,16 +242,28 @@ class BaseManager(_StockManager):
         manager.connect()
         return manager
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name not in _LOCAL}
+        state["_state"] = self._state.value
         # As with proxies the key travels only to a process that is being spawned.
-        authkey = self._authkey if get_spawning_popen() is not None else None
-        return _rebuild_manager, (
-            type(self),
-            self._address,
-            authkey,
-            self._serializer,
-            self._state.value == State.STARTED,
-        )
+        state["_authkey"] = self._authkey if get_spawning_popen() is not None else None
+        if type(self._ctx).__module__ == "multiprocessing.context":
+            state["_ctx"] = self._ctx.get_start_method()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._process = None
+        self._state = State()
+        self._state.value = state["_state"]
+        if state["_authkey"] is None:
+            self._authkey = as_authkey(authkey_for(self._address))
+        if isinstance(state["_ctx"], str):
+            self._ctx = get_context(state["_ctx"])
+        self._Listener = listener_and_client(self._serializer)[0]
+        self._Client = stock_client(self._serializer)
+        if self._state.value == State.STARTED:
+            self.connect()
 
     def _require_initial(self) -> None:
         if self._state.value == State.INITIAL:
@@ -354,6 +371,7 @@ class BaseManager(_StockManager):
             raise _also_eof(answer)
         self._address = answer
         self._state.value = State.STARTED
+        authkeys[self._address] = self._authkey
         self.shutdown = util.Finalize(
             self,
             type(self)._finalize_manager,
@@ -540,17 +558,6 @@ def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., 
     return create
 
 
-def _rebuild_manager(
-    cls: type[BaseManager], address: Any, authkey: bytes | None, serializer: str, connected: bool
-) -> BaseManager:
-    """Unpickle a manager."""
-    if authkey is None:
-        authkey = authkey_for(address)
-    if connected:
-        return cls.from_address(address, authkey, serializer)
-    return cls(address, authkey, serializer)
-
-
 class SyncManager(BaseManager, CreateMethods):
     """A manager of the types that threads share and synchronize by.
 
@@ -610,6 +617,12 @@ if HAS_SHMEM:
             resource_tracker.ensure_running()
             super().__init__(*args, **kwargs)
             util.debug("%s created by pid %d", type(self).__name__, getpid())
+
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            from multiprocessing import resource_tracker
+
+            resource_tracker.ensure_running()
+            super().__setstate__(state)
 
         def __del__(self) -> None:
             util.debug("%s.__del__ by pid %d", type(self).__name__, getpid())

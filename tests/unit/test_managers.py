@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import KEY, ProbeManager, poll, process_gone, settle
+from support import DEADLINE, KEY, ProbeManager, poll, process_gone, settle
 
 import fastmgr
 from fastmgr import managers
@@ -347,6 +347,54 @@ def test_unstarted_manager_can_be_pickled(tmp_path: Path) -> None:
     assert again._state.value == managers.State.INITIAL
     with again:
         assert again.list([1])[:] == [1]
+
+
+class OwnManager(SyncManager):
+    """Made by other arguments, and with attributes of its own."""
+
+    def __init__(self, place: str, *, colour: str, ctx: Any = None) -> None:
+        super().__init__(place, KEY, arena=False, shutdown_timeout=7.5, ctx=ctx)
+        self.colour = colour
+        self.settings = {"a": [1]}
+
+
+def check_own(manager: OwnManager, address: str) -> list[Any]:
+    values = manager.list([manager.colour, manager.settings, manager._arena])
+    assert (manager.address, manager._shutdown_timeout) == (address, 7.5)
+    assert not hasattr(manager, "shutdown")
+    return list(values[:])
+
+
+def send_own(manager: OwnManager, address: str, results: Any) -> None:
+    results.put(check_own(manager, address))
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_managers_travel_with_all_that_they_are(tmp_path: Path, method: str) -> None:
+    context = multiprocessing.get_context(method)
+    with OwnManager(str(tmp_path / "socket"), colour="red", ctx=context) as manager:
+        manager.settings["b"] = [2]
+        expected = ["red", {"a": [1], "b": [2]}, False]
+        assert check_own(pickle.loads(pickle.dumps(manager)), manager.address) == expected
+        results = manager.Queue()
+        child = context.Process(target=send_own, args=(manager, manager.address, results))
+        child.start()
+        if method != "fork":  # which passes the very object
+            assert results.get(timeout=DEADLINE) == expected
+        child.join()
+
+
+def test_pickled_managers_keep_where_they_are_in_their_life(tmp_path: Path) -> None:
+    manager = OwnManager(str(tmp_path / "socket"), colour="red")
+    manager._ctx = multiprocessing.get_context("spawn")
+    again = pickle.loads(pickle.dumps(manager))
+    assert again._state.value == managers.State.INITIAL
+    assert again._ctx.get_start_method() == "spawn"
+    assert again._authkey == process.current_process().authkey  # the other is not known here
+    with manager:
+        pass
+    with pytest.raises(ProcessError, match="has shut down"):
+        pickle.loads(pickle.dumps(manager)).start()
 
 
 def use_manager(manager: ProbeManager, results: Any) -> None:
