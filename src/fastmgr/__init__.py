@@ -68,7 +68,10 @@ from fastmgr.managers import (
 from fastmgr.pipeline import OnewayError, Pipeline, oneway
 
 if HAS_SHMEM:
-    from fastmgr.managers import SharedMemoryManager as SharedMemoryManager
+    from fastmgr.managers import (
+        SharedMemoryManager as SharedMemoryManager,
+        SharedMemoryServer as SharedMemoryServer,
+    )
 
 __version__ = "0.1.0"
 
@@ -118,7 +121,7 @@ __all__ = [
     "uninstall",
 ]
 if HAS_SHMEM:
-    __all__ += ["SharedMemoryManager"]
+    __all__ += ["SharedMemoryManager", "SharedMemoryServer"]
 
 
 def Manager(ctx: Any = None) -> SyncManager:

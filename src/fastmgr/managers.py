@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         BaseManager as _StockManager,
         SharedMemoryManager as _StockSharedMemoryManager,
     )
+    from multiprocessing.shared_memory import _SLT
 
     from fastmgr._typing import CreateMethods
 else:
@@ -599,15 +600,17 @@ if HAS_SHMEM:
 
     __all__ += ["SharedMemoryManager"]
 
-    class SharedMemoryManager(  # type: ignore[misc]
-        BaseManager, _StockSharedMemoryManager
-    ):
+    class SharedMemoryManager(BaseManager, _StockSharedMemoryManager):
         """A manager whose server unlinks the shared memory it was told of.
 
         Leaving its ``with`` block, or `shutdown`, frees every segment.
         """
 
         _Server = SharedMemoryServer
+
+        if TYPE_CHECKING:
+
+            def get_server(self) -> SharedMemoryServer: ...
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # Before the server starts, so that it shares our resource tracker and
@@ -637,7 +640,9 @@ if HAS_SHMEM:
             """
             return self._tracked(new_segment, size)
 
-        def ShareableList(self, sequence: Any) -> shared_memory.ShareableList[Any]:
+        def ShareableList(
+            self, sequence: Iterable[_SLT] | None
+        ) -> shared_memory.ShareableList[_SLT]:
             """Return a new list in shared memory with the items of `sequence`."""
             return self._tracked(new_sequence, sequence)
 

@@ -211,7 +211,6 @@ class BaseProxy(ProxyCore):
     _Client = OnDemand(lambda proxy: stock_client(proxy._serializer))
     _decref = staticmethod(return_reference)
 
-    _exposed_: ClassVar[tuple[str, ...]]
     _isauto: bool
 
     def __init__(
@@ -274,10 +273,10 @@ class BaseProxy(ProxyCore):
             _core.note_transit(self._referent)
         function: Any = type(self)
         if getattr(self, "_isauto", False):
-            function, kwds["exposed"] = AutoProxy, self._exposed_
+            function, kwds["exposed"] = AutoProxy, function._exposed_
         elif isinstance(self, SetProxy):
             # A stock peer without a SetProxy makes an AutoProxy of it.
-            kwds["exposed"] = self._exposed_
+            kwds["exposed"] = function._exposed_
         return RebuildProxy, (function, self._token, self._serializer, kwds)
 
     def __deepcopy__(self, memo: Any) -> Any:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from multiprocessing import shared_memory, util
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from fastmgr.server import Server
+
+if TYPE_CHECKING:
+    from multiprocessing.managers import SharedMemoryServer as _StockServer
+else:
+    _StockServer = object
 
 __all__ = ["SharedMemoryServer", "new_segment", "new_sequence"]
 
@@ -50,10 +55,10 @@ class _SharedMemoryTracker:
         self._pid = os.getpid()
 
 
-class SharedMemoryServer(Server):
+class SharedMemoryServer(Server, _StockServer):
     """A server that unlinks the segments it was told of when it shuts down."""
 
-    public: ClassVar[list[str]] = [  # type: ignore[misc]
+    public = [  # noqa: RUF012
         *Server.public,
         "track_segment",
         "release_segment",

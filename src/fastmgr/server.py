@@ -164,7 +164,7 @@ class Server(_StockServer):
     connection unauthenticated, on a thread each, as in the stdlib.
     """
 
-    public: ClassVar[list[str]] = [  # type: ignore[misc]
+    public = [  # noqa: RUF012  (as the stdlib's stubs have it)
         "shutdown",
         "create",
         "accept_connection",

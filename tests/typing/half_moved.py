@@ -22,7 +22,9 @@ lock: threading.Lock = manager.Lock()
 condition = threading.Condition(manager.Lock())
 tasks: queue.Queue[bytes] = manager.Queue()
 workers: multiprocessing.pool.Pool = manager.Pool()
-memory: stdlib.SharedMemoryManager = fastmgr.SharedMemoryManager()
+memory = fastmgr.SharedMemoryManager()
+segments: stdlib.SharedMemoryManager = memory
+its_server: stdlib.SharedMemoryServer = memory.get_server()
 
 
 class Locked:

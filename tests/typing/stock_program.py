@@ -18,12 +18,14 @@ from multiprocessing.managers import (
     Namespace,
     Server,
     SharedMemoryManager,
+    SharedMemoryServer,
     SyncManager,
     Token,
     ValueProxy,
 )
 from multiprocessing.pool import Pool
 from multiprocessing.shared_memory import ShareableList, SharedMemory
+from typing import Any
 
 
 class Journal:
@@ -35,7 +37,41 @@ class Remote(BaseManager):
     pass
 
 
+class JournalProxy(BaseProxy):
+    _exposed_ = ["note"]
+    _method_to_typeid_ = {"note": "int"}
+
+    def note(self, text: str) -> object:
+        return self._getvalue()
+
+
+class OtherProxy(BaseProxy):
+    _exposed_: tuple[str, ...] = ("note",)
+
+
+class Counts(DictProxy[str, int]):
+    def total(self) -> int:
+        return sum(self.values())
+
+
+class CountingServer(Server):
+    public = [*Server.public, "count"]
+
+    def create(
+        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
+    ) -> tuple[str, tuple[str, ...]]:
+        return super().create(c, typeid, *args, **kwds)
+
+    def count(self, c: Any) -> int:
+        return len(self.id_to_obj)
+
+
+class Counting(SyncManager):
+    _Server = CountingServer
+
+
 Remote.register("Journal", Journal, exposed=["note"], method_to_typeid={"note": "int"})
+Counting.register("Counts", dict, proxytype=Counts)
 
 
 def primitives(manager: SyncManager) -> None:
@@ -128,3 +164,5 @@ def memory() -> None:
         block: SharedMemory = manager.SharedMemory(10)
         items: ShareableList[int] = manager.ShareableList([1, 2])
         print(block.name, items[0])
+    server: SharedMemoryServer = SharedMemoryManager().get_server()
+    print(server.address)

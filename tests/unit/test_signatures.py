@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Iterator
 from multiprocessing import managers as stock
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 import fastmgr
-from fastmgr import managers
+from fastmgr import _park, managers
+from fastmgr.managers import MakeProxyType, SyncManager, public_methods
 
 #: Attributes that say how a class was made, or (3.14) number its proxies to tell them apart.
 NOT_MEANT = {"__builtins__", "__weakref__", "_all_serials", "_next_serial"}
@@ -198,3 +201,56 @@ def test_lists_of_differences_are_not_longer_than_they_need_be() -> None:
     for name in DIFFERENT_SIGNATURES & set(FUNCTIONS):
         theirs, ours = FUNCTIONS[name]
         assert shape(ours) != shape(theirs)
+
+
+# What type checkers are told in place of what is made at run time
+
+
+def told(body: list[ast.stmt]) -> set[str]:
+    """The names of the functions in the body of a class, also where a version decides."""
+    found: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.If):
+            found |= told(node.body) | told(node.orelse)
+    return found
+
+
+STUB = ast.parse((Path(fastmgr.__file__).parent / "_typing.pyi").read_text())
+TOLD = {node.name: told(node.body) for node in STUB.body if isinstance(node, ast.ClassDef)}
+RECORDED = {
+    "ListRecorder": managers.ListProxy,
+    "DictRecorder": managers.DictProxy,
+    "SetRecorder": managers.SetProxy,
+    "QueueRecorder": MakeProxyType("Q", public_methods(_park.Queue())),
+    "ValueRecorder": managers.ValueProxy,
+    "CounterRecorder": managers.CounterProxy,
+    "CountersRecorder": managers.CountersProxy,
+    "ArrayRecorder": managers.ArrayProxy,
+    "LockRecorder": managers.AcquirerProxy,
+    "EventRecorder": managers.EventProxy,
+    "BarrierRecorder": managers.BarrierProxy,
+}
+
+
+def test_every_recorder_is_looked_at() -> None:
+    inherited = {"ConditionRecorder", "NamespaceRecorder"}
+    assert {name for name in TOLD if name.endswith("Recorder")} == RECORDED.keys() | inherited
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorder_is_said_to_have_what_is_exposed(name: str) -> None:
+    statements = {"__getitem__", "__setitem__", "__delitem__"}
+    exposed = {m for m in RECORDED[name]._exposed_ if m in statements or m[0] != "_"}
+    assert TOLD[name] - {"value", "shutdown"} == exposed - {"shutdown"}
+
+
+@pytest.mark.parametrize("name", ["BaseListProxy", "_BaseDictProxy", "_BaseSetProxy", "QueueProxy"])
+def test_a_proxy_has_what_it_is_said_to_have(name: str) -> None:
+    assert [m for m in TOLD[name] if not hasattr(getattr(managers, name), m)] == []
+
+
+def test_a_manager_is_said_to_make_what_is_registered() -> None:
+    registered = {name for name in SyncManager._registry if hasattr(SyncManager, name)}
+    assert TOLD["CreateMethods"] == registered
