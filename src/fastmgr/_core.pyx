@@ -258,6 +258,11 @@ cdef inline bint is_oneway(Conn conn) noexcept:
     )
 
 
+cdef object told(Conn conn):
+    """What is said of the error being handled; None where nobody hears more than of the first."""
+    return None if is_oneway(conn) and (conn.failed or conn.left) else format_exc()
+
+
 cdef bint is_blind(object obj, object name):
     """Whether the method does not look at what `obj` holds."""
     blind = BLIND.get(type(obj))
@@ -698,7 +703,7 @@ cdef class Engine(Loop):
             if carried and not keeps(entry, name, args):
                 return NOT_CARRIED
         except Exception:
-            return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), on_loop)
+            return self.reply(conn, writer, OP_TRACEBACK, 0, told(conn), on_loop)
         if entry is not None:
             if carried:
                 entry.opaque = True
@@ -804,7 +809,7 @@ cdef class Engine(Loop):
             return fallback(self.server, c, entry.ident, obj, *args, **(kwds or {}))
         except Exception:
             op[0] = OP_TRACEBACK
-            return format_exc()
+            return told(conn)
 
     cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result):
         """Share what a method returned, and return what is said of it and its handle.

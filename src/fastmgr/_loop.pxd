@@ -30,6 +30,7 @@ cdef class Conn(Owner):
     cdef bint clean               # the peer closed it in order
     cdef bint receiving           # its worker waits for, or is about to see, what comes next
     cdef bint hung_up             # the peer has, while the worker was receiving
+    cdef bint waits               # it has had its share of the turn, and frames are at hand
     cdef bint finished            # the worker, or a hook, wants it closed: the loop does that
     cdef bint closed
     cdef bint timed               # the socket has its receive timeout
@@ -51,6 +52,7 @@ cdef class Loop:
     cdef readonly dict conns      # fd -> Conn
     cdef dict unproven            # Conn -> None, oldest first
     cdef dict watched             # fd -> callable
+    cdef list backlog             # connections that wait for their next share
     cdef list inbox               # connections coming back from workers
     cdef bint stopping
     cdef bint accepting
@@ -64,6 +66,7 @@ cdef class Loop:
     cdef int accept_burst(self) except -1
     cdef int readable(self, Conn conn, int ready) except -1
     cdef int drain(self, Conn conn) except -1
+    cdef int postpone(self, Conn conn) except -1
     cdef int answer(self, Conn conn) except -1
     cdef int prove(self, Conn conn) except -1
     cdef int send(self, Conn conn, const char *data, size_t size, list segments) except -1

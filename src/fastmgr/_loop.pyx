@@ -15,8 +15,8 @@ from fastmgr._mailbox cimport (
     fm_mailroom_soon,
 )
 from fastmgr._os cimport (
-    FM_HANGUP, FM_READ, FM_WRITE, fm_acknowledge, fm_event, fm_poller_close, fm_poller_forget,
-    fm_poller_open, fm_poller_set, fm_shutdown, os_close,
+    FM_HANGUP, FM_READ, FM_WRITE, fm_acknowledge, fm_event, fm_now_ns, fm_poller_close,
+    fm_poller_forget, fm_poller_open, fm_poller_set, fm_shutdown, int64_t, os_close,
 )
 from fastmgr._park cimport Owner, Waiter
 
@@ -31,6 +31,8 @@ from fastmgr.dialects.handshake import FAILURE, HANDSHAKE_LIMIT, Challenger, Gar
 
 cdef enum:
     ACCEPT_BATCH = 64
+    FRAMES_A_LOOK = 16      # that are served between two looks at the clock
+    SHARE_NS = 1000000      # of a turn of the loop, for each connection
 
 # Connections that have yet to prove the key; the oldest go first when there are more.
 cdef int MOST_UNPROVEN = 1024
@@ -83,6 +85,7 @@ cdef class Loop:
         self.conns = {}
         self.unproven = {}
         self.watched = {}
+        self.backlog = []
         self.inbox = []
         self.due = []
         self.next_timer = FOREVER
@@ -149,8 +152,10 @@ cdef class Loop:
         while not self.stopping:
             timeout = self.timeout_ms()
             with nogil:
-                n = fm_mailroom_soon(
-                    &self.mail, &self.poller, events, &self.spinner, self.may_spin)
+                n = 0
+                if timeout:
+                    n = fm_mailroom_soon(
+                        &self.mail, &self.poller, events, &self.spinner, self.may_spin)
                 if n == 0:
                     n = fm_mailroom_sleep(&self.mail, &self.poller, events, timeout)
             for i in range(n if n > 0 else 0):
@@ -177,7 +182,7 @@ cdef class Loop:
         cdef Conn oldest
         if not self.accepting and self.listener is not None:
             wait = ACCEPT_PAUSE
-        if self.due or self.inbox:
+        if self.due or self.inbox or self.backlog:
             return 0
         if self.next_timer != FOREVER:
             until = self.next_timer - <double>monotonic()
@@ -198,6 +203,11 @@ cdef class Loop:
     cdef int housekeeping(self) except -1:
         cdef double now
         cdef Conn conn
+        if self.backlog:
+            waiting, self.backlog = self.backlog, []
+            for conn in waiting:
+                conn.waits = False
+                self.drain(conn)
         if self.inbox:
             returned, self.inbox = self.inbox, []
             for conn in returned:
@@ -312,6 +322,8 @@ cdef class Loop:
 
     cdef int readable(self, Conn conn, int ready) except -1:
         cdef int status
+        if conn.waits:
+            return 0
         if ready & FM_MAIL or conn.stream.has_mail():
             # Before what the socket may have: that is the end of who posted and was interrupted.
             status = conn.stream.receive_mail()
@@ -325,9 +337,17 @@ cdef class Loop:
         return 0
 
     cdef int drain(self, Conn conn) except -1:
-        """Serve every whole frame that has arrived."""
+        """Serve every whole frame that has arrived, as far as the connection's share goes."""
         cdef int status, verdict
+        cdef int served = 0
+        cdef int64_t end = 0
         while not conn.closed and conn.stream.unsent is None:
+            served += 1
+            if served % FRAMES_A_LOOK == 0:
+                if end == 0:
+                    end = fm_now_ns() + SHARE_NS
+                elif fm_now_ns() > end:
+                    return self.postpone(conn)
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
                 conn.stream.tidy()
@@ -350,6 +370,14 @@ cdef class Loop:
                 return self.disregard(
                     conn, FM_HANGUP if conn.stream.unsent is None else FM_HANGUP | FM_WRITE)
         return self.on_drained(conn)
+
+    cdef int postpone(self, Conn conn) except -1:
+        """Let the others be served before what more has arrived."""
+        self.on_drained(conn)
+        if not conn.closed and conn.stream.unsent is None:
+            conn.waits = True
+            self.backlog.append(conn)
+        return 0
 
     cdef int answer(self, Conn conn) except -1:
         """Reply to a parked call that has been finished, and go on with the connection."""

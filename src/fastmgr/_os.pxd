@@ -1,6 +1,6 @@
 """Leaf calls into POSIX: no Python, no GIL needed, a count or ``-errno`` back."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "_os.h" nogil:
     int MSG_DONTWAIT
@@ -26,6 +26,7 @@ cdef extern from "_os.h" nogil:
     ctypedef struct fm_spinner:
         pass
 
+    int64_t fm_now_ns()
     ssize_t fm_recv_soon(int fd, void *into, size_t room, fm_spinner *spinner, int spare)
 
     int FM_READ
