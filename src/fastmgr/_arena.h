@@ -152,6 +152,15 @@ static inline char *fm_map(int fd, size_t offset, size_t size) {
 
 static inline void fm_unmap(char *at, size_t size) { (void)munmap(at, size); }
 
+/* Have whole pages of a segment be zero, and their memory given back where that can be. */
+static inline void fm_clear(char *at, size_t size) {
+#ifdef MADV_REMOVE
+    if (madvise(at, size, MADV_REMOVE) == 0)
+        return;
+#endif
+    memset(at, 0, size);
+}
+
 /* ---- descriptors over a socket ------------------------------------------ */
 
 static inline int fm_is_unix(int fd) {

@@ -24,6 +24,7 @@ cdef extern from "_arena.h" nogil:
     int fm_segment_fits(int fd, size_t offset, size_t size, int is_file)
     char *fm_map(int fd, size_t offset, size_t size)
     void fm_unmap(char *at, size_t size)
+    void fm_clear(char *at, size_t size)
 
     int fm_is_unix(int fd)
     ssize_t fm_send_fd(int fd, const void *source, size_t size, int passed, int flags)
@@ -50,6 +51,10 @@ cdef uint64_t OWNER          # the bits of the owner
 cdef uint64_t CONTENDED      # the server keeps a queue for it, and must be asked
 cdef uint64_t OWNER_DIED     # a holder was killed, and nobody has said since that all is well
 
+# Bytes that take milliseconds to be copied, or given back.
+cdef enum:
+    HEAVY = 4 * 1024 * 1024
+
 # What a cell is to its clients.
 cdef enum Kind:
     KIND_NONE = 0
@@ -70,6 +75,7 @@ cdef class Segment:
     cdef readonly size_t offset  # in a file
     cdef readonly bint is_file
     cdef size_t used             # by the server's allocator
+    cdef list gaps               # between large cells: (offset, size), in order; None: no such
     cdef object __weakref__
 
 cdef Segment new_segment(int number, size_t size)
@@ -77,6 +83,8 @@ cdef Segment new_segment(int number, size_t size)
 cdef class Arena:
     cdef readonly object segments    # number -> Segment, weak: the large go with their cell
     cdef list shared                 # the segments of small cells
+    cdef list spacious               # those of large cells
+    cdef int pid                     # the server: a forked child's copy is not to be written to
     cdef dict unused                 # size -> [(segment, offset)] of cells that were given back
     cdef int made                    # segments so far
     # Its first word says that the server lives; behind it are the numbers of the sessions.
@@ -90,6 +98,8 @@ cdef class Arena:
     cdef size_t enter(self, uint64_t session) except? 0
     cdef int leave(self, size_t entry) except -1
     cdef tuple take(self, size_t size)
+    cdef tuple take_pages(self, size_t size)
+    cdef int give_back_pages(self, Segment segment, size_t offset, size_t size) except -1
     cdef int give_back(self, Segment segment, size_t offset, size_t size) except -1
 
 cdef class Cell:
@@ -100,12 +110,15 @@ cdef class Cell:
     cdef Arena arena                 # takes it back; None: it stays where it is
 
     cpdef bint settle(self, Arena arena) except -1
+    cdef bint place(self, Arena arena) except -1
+    cdef int give_back(self) except -1
 
 cdef class Celled:
     cdef Cell cell                   # None: there is nothing to share
     cdef int kind
 
     cdef bint settle(self, Arena arena) except -1
+    cdef bint is_heavy(self, bint at_rest) except -1
     cdef size_t state_size(self) except? 0
     cdef bint fits(self, size_t size) except -1
     cdef int lie_in(self, Cell cell, bint fresh) except -1

@@ -14,10 +14,13 @@ used.
 cimport cython
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from posix.unistd cimport getpid
 
 from fastmgr._os cimport os_close
 
+import errno
 import os
+import resource
 from multiprocessing.process import current_process
 from weakref import WeakValueDictionary
 
@@ -30,7 +33,9 @@ cdef enum:
     LINE = 64                    # bytes of a cache line: no two cells share one
     PAGE = 4096
     SEGMENT_SIZE = 1024 * 1024   # of untouched memory, which costs nothing
-    LARGE = 256 * 1024           # a cell of that size has a segment of its own
+    LARGE = 256 * 1024           # a cell of that size lies among large ones, and is made there
+    SPACIOUS = 64 * 1024 * 1024  # a segment of large cells; untouched, it costs nothing either
+    DESCRIPTORS_LEFT = 4         # one in so many is kept for those who connect
     CONTROL_SIZE = 512 * 1024    # sessions that there can be at a time, times eight bytes
 
 
@@ -85,13 +90,19 @@ def map_segment(int number, int fd, size_t offset, size_t size, bint is_file):
     return segment
 
 
+# The arena of the server that runs in this process: where large cells are made.
+cdef Arena home = None
+
+
 @cython.final
 cdef class Arena:
     """What the server shares with clients on its host, and what of it is in use."""
 
     def __init__(self):
+        self.pid = getpid()
         self.segments = WeakValueDictionary()
         self.shared = []
+        self.spacious = []
         self.unused = {}
         self.vacant = []
         self.entries = 1
@@ -110,9 +121,14 @@ cdef class Arena:
             self.segments[0] = self.control
         fm_lifeline_tie(&self.line, <uint32_t *>self.control.at)
         self.tied = True
+        global home
+        home = self
 
     def close(self):
         """Tell the clients that it is over; on the thread that has called `open`."""
+        global home
+        if home is self:
+            home = None
         if self.tied:
             self.tied = False
             fm_lifeline_cut(&self.line, <uint32_t *>self.control.at)
@@ -140,8 +156,19 @@ cdef class Arena:
         return 0
 
     def new(self, size_t size):
-        """Make an anonymous segment of that many bytes (OSError if that fails)."""
-        return self.add(new_segment(self.made, size))
+        """Make an anonymous segment of that many bytes.
+
+        Raises
+        ------
+        OSError, MemoryError
+            That fails, or would take a descriptor of those kept for clients that connect.
+        """
+        cdef Segment segment = new_segment(self.made, size)
+        cdef object limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # The kernel gives the lowest that is free.
+        if 0 <= limit <= segment.fd + limit // DESCRIPTORS_LEFT:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return self.add(segment)
 
     def add_file(self, int fd, size_t offset, size_t size):
         """Make a segment of a part of a file; the descriptor is copied."""
@@ -158,9 +185,7 @@ cdef class Arena:
         cdef list unused
         size = _rounded(size)
         if size >= LARGE:
-            pages = (size + PAGE - 1) // PAGE
-            # By its size a client tells it from the segments of small cells.
-            return self.new((pages + (pages * PAGE == SEGMENT_SIZE)) * PAGE), 0
+            return self.take_pages(size)
         unused = self.unused.get(size)
         if unused:
             return unused.pop()
@@ -176,10 +201,55 @@ cdef class Arena:
 
     cdef int give_back(self, Segment segment, size_t offset, size_t size) except -1:
         """A cell is not in use any more; nothing of it is left for the next."""
+        if self.pid != getpid():
+            return 0        # in a forked child: the memory is the server's
         size = _rounded(size)
-        if size < LARGE:
-            memset(segment.at + offset, 0, size)
-            self.unused.setdefault(size, []).append((segment, offset))
+        if size >= LARGE:
+            return self.give_back_pages(segment, offset, size)
+        memset(segment.at + offset, 0, size)
+        self.unused.setdefault(size, []).append((segment, offset))
+        return 0
+
+    cdef tuple take_pages(self, size_t size):
+        """Find room for a large cell among others.
+
+        A segment is as large as half of the others together, so that there are few however
+        many cells: each segment has a descriptor.
+        """
+        cdef Segment segment
+        cdef size_t room, total = 0
+        for segment in self.spacious:
+            for i, (offset, room) in enumerate(segment.gaps):
+                if room >= size:
+                    segment.gaps[i:i + 1] = [(offset + size, room - size)] if room > size else []
+                    return segment, offset
+            total += segment.size
+        room = max(size, <size_t>SPACIOUS, total // 2 // PAGE * PAGE)
+        try:
+            segment = self.new(room)
+        except (OSError, MemoryError):
+            room = size
+            segment = self.new(room)
+        segment.gaps = [(size, room - size)] if room > size else []
+        self.spacious.append(segment)
+        return segment, 0
+
+    cdef int give_back_pages(self, Segment segment, size_t offset, size_t size) except -1:
+        cdef Py_ssize_t i = 0
+        with nogil:         # nobody knows the cell any more
+            fm_clear(segment.at + offset, size)
+        gaps = segment.gaps
+        while i < len(gaps) and gaps[i][0] < offset:
+            i += 1
+        if i < len(gaps) and gaps[i][0] == offset + size:
+            size += gaps.pop(i)[1]
+        if i and gaps[i - 1][0] + gaps[i - 1][1] == offset:
+            i -= 1
+            offset, before = gaps.pop(i)
+            size += before
+        gaps.insert(i, (offset, size))
+        if size == segment.size and len(self.spacious) > 1:
+            self.spacious.remove(segment)
         return 0
 
 
@@ -197,7 +267,7 @@ cdef size_t _rounded(size_t size) noexcept:
     if size <= PAGE:
         return (size + LINE - 1) // LINE * LINE
     if size >= LARGE:
-        return size
+        return (size + PAGE - 1) // PAGE * PAGE
     rounded = PAGE
     while rounded < size:
         rounded *= 2
@@ -216,47 +286,59 @@ cdef class Cell:
     """
 
     def __cinit__(self, size_t size):
+        self.size = size
+        if size >= LARGE and home is not None and home.pid == getpid() and self.place(home):
+            return
         self.at = <char *>calloc(1, size if size else 1)
         if self.at is NULL:
             raise MemoryError(f"no memory for a cell of {size} bytes")
-        self.size = size
 
     def __dealloc__(self):
+        self.give_back()
+
+    cdef int give_back(self) except -1:
+        """Let the memory go."""
         if self.segment is None:
             free(self.at)
         elif self.arena is not None:
             self.arena.give_back(self.segment, self.offset, self.size)
+        return 0
+
+    cdef bint place(self, Arena arena) except -1:
+        """Get memory of an arena, zero at first; False if it has none."""
+        cdef Segment segment
+        try:
+            segment, offset = arena.take(self.size)
+        except (OSError, MemoryError):
+            return False
+        if self.segment is not None:        # another thread has been here meanwhile
+            arena.give_back(segment, offset, self.size)
+            return True
+        if self.at is not NULL:
+            memcpy(segment.at + <size_t>offset, self.at, self.size)
+            free(self.at)
+        self.offset = offset
+        self.at = segment.at + self.offset
+        self.segment = segment
+        self.arena = arena
+        return True
 
     cpdef bint settle(self, Arena arena) except -1:
         """Move to where clients can map it; False if the arena has no room.
 
         Only to be called while nothing points into the cell.
         """
-        cdef size_t offset
-        cdef Segment segment
         if self.segment is not None:
-            return True
-        try:
-            segment, offset = arena.take(self.size)
-        except OSError:
-            return False
-        if self.segment is not None:        # another thread has been here meanwhile
-            arena.give_back(segment, offset, self.size)
-            return True
-        memcpy(segment.at + offset, self.at, self.size)
-        free(self.at)
-        self.at = segment.at + offset
-        self.segment = segment
-        self.offset = offset
-        self.arena = arena
-        return True
+            return self.arena is None or self.arena is arena
+        return self.place(arena)
 
     def lie_in(self, Segment segment, size_t offset):
         """Be a part of a segment that is nobody's to take back: of a file."""
         if offset > segment.size or segment.size - offset < self.size:
             raise ValueError(
                 f"{self.size} bytes at {offset} do not lie in a segment of {segment.size}")
-        free(self.at)
+        self.give_back()
+        self.arena = None
         self.at = segment.at + offset
         self.segment = segment
         self.offset = offset
@@ -268,6 +350,13 @@ cdef class Celled:
     cdef bint settle(self, Arena arena) except -1:
         """Move the state to where clients can map it; False where that cannot be."""
         return self.cell is not None and self.cell.settle(arena)
+
+    cdef bint is_heavy(self, bint at_rest) except -1:
+        """Whether moving the state takes long, or (`at_rest`) giving its memory back."""
+        return (
+            self.cell is not None and self.cell.size >= HEAVY
+            and (at_rest or self.cell.segment is None)
+        )
 
     cdef size_t state_size(self) except? 0:
         """The bytes of the state."""

@@ -258,6 +258,11 @@ cdef inline bint is_oneway(Conn conn) noexcept:
     )
 
 
+cdef bint is_hard_to_drop(Entry entry) except -1:
+    """Whether dropping it is not for the loop: its destructor may be a user's, or take long."""
+    return not entry.known or isinstance(entry.obj, Celled) and (<Celled>entry.obj).is_heavy(True)
+
+
 cdef object told(Conn conn):
     """What is said of the error being handled; None where nobody hears more than of the first."""
     return None if is_oneway(conn) and (conn.failed or conn.left) else format_exc()
@@ -490,7 +495,7 @@ cdef class Engine(Loop):
         """Drop entries from the loop: where a destructor might be a user's, elsewhere."""
         cdef Entry entry
         for entry in dead:
-            if not entry.known:
+            if is_hard_to_drop(entry):
                 self.disposing += 1
                 self.workers.submit(self.dispose_now, "disposal", dead)
                 break
@@ -934,6 +939,8 @@ cdef class Engine(Loop):
             payload = False
         elif entry is not None and isinstance(entry.obj, Celled):
             obj = entry.obj
+            if on_loop and obj.is_heavy(False):
+                return HAND_OFF
             calls = CELL_CALLS.get(type(obj))       # a user's subclass wants to see its calls
             if (
                 calls is not None and calls.issubset(entry.names) and not entry.method_to_typeid
@@ -986,8 +993,8 @@ cdef class Engine(Loop):
             for i in range(count):
                 memcpy(pair, conn.stream.body + i * sizeof(pair), sizeof(pair))
                 entry = self.table.find(pair[0])
-                if entry is not None and not entry.known:
-                    return HAND_OFF     # its destructor may be a user's
+                if entry is not None and is_hard_to_drop(entry):
+                    return HAND_OFF
         self.disposing += 1
         try:
             for i in range(count):

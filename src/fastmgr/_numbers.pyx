@@ -8,10 +8,10 @@ by itself are therefore one after the other, in one order for all.
 
 cimport cython
 from fastmgr._arena cimport (
-    Arena, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_NONE, KIND_VALUE, fm_add_i8, fm_add_i16,
-    fm_add_i32, fm_add_i64, fm_add_u8, fm_add_u16, fm_add_u32, fm_add_u64, fm_bits_of,
-    fm_double_of, fm_exchange, fm_load, fm_replace, fm_store, int8_t, int16_t, int32_t, uint8_t,
-    uint16_t, uint32_t,
+    HEAVY, Arena, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_NONE, KIND_VALUE, fm_add_i8,
+    fm_add_i16, fm_add_i32, fm_add_i64, fm_add_u8, fm_add_u16, fm_add_u32, fm_add_u64,
+    fm_bits_of, fm_double_of, fm_exchange, fm_load, fm_replace, fm_store, int8_t, int16_t,
+    int32_t, uint8_t, uint16_t, uint32_t,
 )
 from libc.string cimport memcpy
 
@@ -602,12 +602,15 @@ cdef class Array(Celled):
 
     cdef readonly object typecode
     cdef object items           # array.array; None once the items are in the cell
+    cdef Py_ssize_t writes      # to `items` so far
+    cdef Py_ssize_t copied      # how many the cell that is to have them has seen; -1: it has none
     cdef object mapped          # memoryview of them there
 
     def __init__(self, typecode, sequence, lock=True):
         self.items = array.array(typecode, sequence)
         self.typecode = self.items.typecode
         self.kind = KIND_ARRAY if is_plain_code(self.typecode) else KIND_NONE
+        self.copied = -1
 
     cdef object about(self):
         return self.typecode
@@ -621,10 +624,29 @@ cdef class Array(Celled):
         cell = Cell(self.state_size())
         if not cell.settle(arena):
             return False
+        if self.is_heavy(False):
+            self.copy_to(cell, self.items)
         # Another thread may have been here meanwhile.
         if self.items is not None and self.state_size() == cell.size:
             self.lie_in(cell, True)
         return self.items is None
+
+    cdef bint is_heavy(self, bint at_rest) except -1:
+        if self.items is None:
+            return Celled.is_heavy(self, at_rest)
+        return self.kind != KIND_NONE and self.state_size() >= HEAVY
+
+    cdef int copy_to(self, Cell cell, object items) except -1:
+        """Copy the items while others go on; who writes to them meanwhile is to be seen."""
+        cdef Py_ssize_t writes = self.writes
+        cdef Py_buffer *buffer
+        with memoryview(items) as view:     # the length stays
+            buffer = PyMemoryView_GET_BUFFER(view)
+            if <size_t>buffer.len == cell.size:
+                with nogil:
+                    memcpy(cell.at, buffer.buf, cell.size)
+                self.copied = writes
+        return 0
 
     cdef size_t state_size(self) except? 0:
         if self.kind == KIND_NONE:
@@ -640,7 +662,8 @@ cdef class Array(Celled):
             if fresh:
                 if <size_t>PyMemoryView_GET_BUFFER(items).len != cell.size:
                     raise BufferError("the array has changed its length meanwhile")
-                memcpy(cell.at, PyMemoryView_GET_BUFFER(items).buf, cell.size)
+                if self.copied != self.writes:
+                    memcpy(cell.at, PyMemoryView_GET_BUFFER(items).buf, cell.size)
             self.cell = cell
             self.mapped = mapped
             self.items = None
@@ -674,6 +697,7 @@ cdef class Array(Celled):
             value = plain_item(self.typecode, value)
         items = self.items
         if items is not None:
+            self.writes += 1
             items[key] = value
             return
         at = self.place(key, "array assignment")
@@ -687,6 +711,7 @@ cdef class Array(Celled):
             value = (<Array>value).now()
         items = self.items
         if items is not None:
+            self.writes += 1
             items[key] = value
             return 0
         if not isinstance(value, array.array):
@@ -722,6 +747,7 @@ cdef class Array(Celled):
         items = self.items
         if items is not None:
             total = items[key] + amount
+            self.writes += 1
             try:
                 items[key] = total
             except OverflowError:
@@ -736,6 +762,7 @@ cdef class Array(Celled):
         items = self.items
         if items is None:
             raise BufferError("an array that clients have mapped cannot change its length")
+        self.writes += 1
         del items[key]
 
     def __iter__(self):
@@ -753,6 +780,7 @@ cdef class Array(Celled):
         if name.startswith("__"):
             raise AttributeError(name)
         method = getattr(self.now(), name)
+        self.writes += 1
         if self.items is None and name not in LASTING:
             raise BufferError(f"{name}: an array that clients have mapped cannot change its length")
         return method

@@ -22,7 +22,7 @@ cdef class Tenancy:
     cdef Channel channel
     cdef object session              # weak: the session owns the threading.local that holds us
     cdef Tenancy spare               # for the calls that are made inside one of the channel's
-    cdef object stock                # the thread's connection in the stdlib's dialect, once asked for
+    cdef object stock                # the connection in the stdlib's dialect, once asked for
 
 cdef class ClientSession:
     cdef readonly object address

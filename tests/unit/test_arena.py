@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,13 +30,14 @@ from support import (
     mapped,
     poll,
     process_gone,
+    rss_bytes,
     say,
     settle,
     stopped,
 )
 from test_server import HEADER, OP_CREATE, OP_RELEASE, OP_RETURN, FastPeer, Reply
 
-from fastmgr import _arena, _wire
+from fastmgr import _arena, _numbers, _wire
 from fastmgr.managers import CounterProxy, RemoteError, Token, retire_sessions
 
 pytestmark = pytest.mark.timeout(90)
@@ -401,7 +403,6 @@ def test_cells_do_not_overlap(
                 segments[number] = memoryview(peer.segment(number))
             segment = segments[number]
             assert offset % LINE == 0 and offset + size <= segment.nbytes
-            assert size < LARGE or offset == 0
             for other, start, end, _ in alive:
                 assert other != number or end <= offset or offset + size <= start
             alive.append((number, offset, offset + size, handle))
@@ -419,24 +420,125 @@ def test_cells_do_not_overlap(
         assert peer.control("dummy").op == OP_RETURN
 
 
+def filled(pid: int) -> int:
+    """The bytes of memory in the segments that a process has descriptors of."""
+    total = 0
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        with contextlib.suppress(FileNotFoundError):
+            if "memfd:fastmgr" in os.readlink(path):
+                total += os.stat(path).st_blocks * 512
+    return total
+
+
 @on_linux
 @pytest.mark.parametrize("size", [LARGE, LARGE + 1, SEGMENT_SIZE, 3 * SEGMENT_SIZE + 1])
-def test_large_arrays_go_with_their_memory(own_manager: ProbeManager, size: int) -> None:
+def test_memory_of_large_arrays_goes_with_them(own_manager: ProbeManager, size: int) -> None:
     server = own_manager._process.pid
-    first = own_manager.Counter()
-    first.incr()
+    own_manager.Counter().incr()
+    kept = own_manager.Array("B", b"k" * size)
+    assert kept[0] == ord("k")
     gc.collect()
-    before = (len(mapped()), len(mapped(server)), held(server), held())
-    arrays = [own_manager.Array("b", bytes(size)) for _ in range(4)]
+    before = (len(mapped()), len(mapped(server)), held(server), held(), filled(server))
+    arrays = [own_manager.Array("B", bytes(size)) for _ in range(9)]
     for number, array in enumerate(arrays):
-        array[-1] = number
-    assert [array[-1] for array in arrays] == [0, 1, 2, 3]
-    assert len(mapped()) == before[0] + 4
-    assert (len(mapped(server)), held(server)) == (before[1] + 4, before[2] + 4)
-    assert held() == before[3]
-    del arrays, array
+        memoryview(array)[:] = bytes([number]) * size
+    assert [(array[0], array[-1]) for array in arrays] == [(i, i) for i in range(9)]
+    assert filled(server) >= before[4] + 9 * size
+    # All of them lie in the segment that is there.
+    assert (len(mapped()), len(mapped(server)), held(server), held()) == before[:4]
+    del array, arrays[::2]
+    settle(own_manager, 5)
+    assert filled(server) <= before[4] + 4 * (size + PAGE)
+    again = [own_manager.Counters(size // 8) for _ in range(5)]
+    assert [set(counters.snapshot()) for counters in again] == [{0}] * 5
+    assert [(array[0], array[-1]) for array in arrays] == [(i, i) for i in (1, 3, 5, 7)]
+    arrays.clear()
+    again.clear()
     settle(own_manager, 1)
-    assert (len(mapped()), len(mapped(server)), held(server), held()) == before
+    assert kept[0] == kept[-1] == ord("k")
+    after = (len(mapped()), len(mapped(server)), held(server), held(), filled(server))
+    assert after == before
+
+
+def limit_descriptors(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+
+@on_linux
+def test_large_objects_leave_descriptors_for_those_who_connect() -> None:
+    manager = ProbeManager(authkey=KEY)
+    manager.start(limit_descriptors, (32,))
+    with manager:
+        # No two of them fit a segment of the usual size.
+        counters = [manager.Counters(9_000_000) for _ in range(100)]
+        for number, row in enumerate(counters):
+            assert row.incr(-1, number) == number
+        assert held(manager._process.pid) < 24
+        assert [in_thread(row.incr, -1) for row in counters] == [*range(1, 101)]
+
+
+@on_linux
+def test_zeros_are_not_copied(own_manager: ProbeManager) -> None:
+    server = own_manager._process.pid
+    own_manager.Counter().incr()
+    before = rss_bytes(server)
+    counters = own_manager.Counters(10**8)
+    assert counters.incr(-1) == 1
+    assert rss_bytes(server) < before + 100 * SEGMENT_SIZE
+
+
+def write_while_arrays_move() -> list[int]:
+    """For a fresh interpreter: how many writes are not in the cells, array by array."""
+    arena = _arena.Arena()
+    arena.open()
+    lost = []
+    for _ in range(10):
+        array = _numbers.Array("q", bytes(8 * SEGMENT_SIZE))
+        begun, moved, written = threading.Event(), threading.Event(), [0]
+
+        def write(array: Any = array, moved: Any = moved, begun: Any = begun, n: Any = written):
+            while not moved.is_set() and n[0] < len(array):
+                array[n[0]] = 1
+                n[0] += 1
+                begun.set()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        begun.wait()
+        assert _arena.settle(array, arena)
+        moved.set()
+        thread.join()
+        lost.append(written[0] - array.count(1))
+    arena.close()
+    return lost
+
+
+def test_writes_while_an_array_moves() -> None:
+    """It is copied while others go on; what they write meanwhile is not lost."""
+    assert call_in_subprocess(write_while_arrays_move) == [0] * 10
+
+
+def drop_in_a_forked_child() -> list[int]:
+    """For a fresh interpreter: what is left in cells that a forked child has dropped."""
+    arena = _arena.Arena()
+    arena.open()
+    rows = [_numbers.Counters(size, [5] + [0] * (size - 1)) for size in (1, LARGE // 8)]
+    assert all(_arena.settle(row, arena) for row in rows)
+    child = os.fork()
+    if child == 0:
+        rows.clear()
+        made = _numbers.Counters(LARGE // 8)
+        made[0] = 6
+        os._exit(0)
+    os.waitpid(child, 0)
+    left = [row[0] for row in rows]
+    arena.close()
+    return left
+
+
+def test_forked_copy_of_a_server_leaves_its_cells_alone() -> None:
+    assert call_in_subprocess(drop_in_a_forked_child) == [5, 5]
 
 
 @on_linux
