@@ -195,6 +195,7 @@ def test_nobody_maps_over_tcp() -> None:
 
 @on_linux
 def test_a_manager_may_share_nothing() -> None:
+    gc.collect()
     before = len(mapped())
     manager = ProbeManager(authkey=KEY, arena=False)
     manager.start()
