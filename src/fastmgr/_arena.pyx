@@ -58,7 +58,8 @@ cdef class Segment:
 
     def forget_fd(self):
         """Close the descriptor: it is not to be passed on."""
-        os_close(self.fd)
+        if self.fd >= 0:
+            os_close(self.fd)
         self.fd = -1
 
 
@@ -132,6 +133,9 @@ cdef class Arena:
         if self.tied:
             self.tied = False
             fm_lifeline_cut(&self.line, <uint32_t *>self.control.at)
+        for segment in list(self.segments.values()):
+            if not segment.is_file:     # closing one of a file would lift its lock
+                segment.forget_fd()
 
     cdef size_t enter(self, uint64_t session) except? 0:
         """A session begins: the place of its number in the control segment, 0 for none."""

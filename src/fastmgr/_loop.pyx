@@ -145,6 +145,7 @@ cdef class Loop:
             # Clients, and workers of ours that wait for them, learn that it is over.
             self.shut(conn)
             fm_shutdown((<Conn>conn).stream.fd)
+        fm_poller_close(&self.poller)
 
     cdef int serve_all(self) except -1:
         cdef fm_event events[FM_MAIL_MOST]
