@@ -127,6 +127,12 @@ static inline int fm_segment_new(size_t size) {
     return fd;
 }
 
+/* How many bytes a file has now; 0 where that is not to be known. */
+static inline uint64_t fm_file_size(int fd) {
+    struct stat about;
+    return fstat(fd, &about) < 0 || about.st_size < 0 ? 0 : (uint64_t)about.st_size;
+}
+
 /* Whether a descriptor from elsewhere can be mapped and will stay as large as that. */
 static inline int fm_segment_fits(int fd, size_t offset, size_t size, int is_file) {
     struct stat about;
@@ -273,6 +279,16 @@ static inline void fm_lifeline_cut(fm_lifeline *line, uint32_t *word) {
 #else
     (void)line;
 #endif
+}
+
+/* Beside the word that says that the server lives: how often a row of counters has grown.  Who has
+   read another number asks the server what there is. */
+static inline uint32_t fm_growths(const uint32_t *alive) {
+    return __atomic_load_n(alive + 1, __ATOMIC_SEQ_CST);
+}
+
+static inline void fm_note_growth(uint32_t *alive) {
+    (void)__atomic_fetch_add(alive + 1, 1U, __ATOMIC_SEQ_CST);
 }
 
 /* ---- which thread this is ------------------------------------------------ */

@@ -21,6 +21,7 @@ cdef extern from "_arena.h" nogil:
     uint64_t fm_bits_of(double value)
 
     int fm_segment_new(size_t size)
+    uint64_t fm_file_size(int fd)
     int fm_segment_fits(int fd, size_t offset, size_t size, int is_file)
     char *fm_map(int fd, size_t offset, size_t size)
     void fm_unmap(char *at, size_t size)
@@ -35,6 +36,8 @@ cdef extern from "_arena.h" nogil:
 
     int fm_lives(const uint32_t *word)
     int fm_serves(const uint32_t *alive, const uint64_t *entry, uint64_t session)
+    uint32_t fm_growths(const uint32_t *alive)
+    void fm_note_growth(uint32_t *alive)
     void fm_lifeline_tie(fm_lifeline *line, uint32_t *word)
     void fm_lifeline_cut(fm_lifeline *line, uint32_t *word)
 
@@ -74,9 +77,13 @@ cdef class Segment:
     cdef readonly size_t size
     cdef readonly size_t offset  # in a file
     cdef readonly bint is_file
+    cdef readonly bint is_cut    # somebody has shortened the file: what is here is not to be touched
     cdef size_t used             # by the server's allocator
     cdef list gaps               # between large cells: (offset, size), in order; None: no such
     cdef object __weakref__
+
+    cdef int check_file(self) except -1
+    cdef char *place(self, size_t offset, size_t size) except NULL
 
 cdef Segment new_segment(int number, size_t size)
 
@@ -112,6 +119,7 @@ cdef class Cell:
     cpdef bint settle(self, Arena arena) except -1
     cdef bint place(self, Arena arena) except -1
     cdef int give_back(self) except -1
+    cdef int check(self) except -1
 
 cdef class Celled:
     cdef Cell cell                   # None: there is nothing to share

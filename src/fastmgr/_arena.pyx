@@ -56,6 +56,27 @@ cdef class Segment:
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.at, <Py_ssize_t>self.size, 0, flags)
 
+    def spoil(self):
+        """Leave what is here alone from now on: the file has been cut."""
+        self.is_cut = True
+
+    cdef int check_file(self) except -1:
+        """Raise OSError if the file is shorter than it was: a look at what is gone is a signal."""
+        if not self.is_cut and fm_file_size(self.fd) < self.offset + self.size:
+            self.is_cut = True
+        if self.is_cut:
+            raise OSError(
+                errno.EIO,
+                "the arena's file was cut while the manager used it: what it kept is lost; put "
+                "a copy in its place before the manager is started again")
+        return 0
+
+    cdef char *place(self, size_t offset, size_t size) except NULL:
+        """Where a cell is that somebody else says to be here."""
+        if offset > self.size or self.size - offset < size or offset % 8:
+            raise OSError(f"a cell of {size} bytes at {offset} does not lie in its segment")
+        return self.at + offset
+
     def forget_fd(self):
         """Close the descriptor: it is not to be passed on."""
         if self.fd >= 0:
@@ -70,15 +91,23 @@ cdef extern from "Python.h":
 
 
 def map_segment(int number, int fd, size_t offset, size_t size, bint is_file):
-    """Map a part of a descriptor, which then belongs to the segment.
+    """Map a part of a descriptor, which then belongs to the segment, or is closed.
 
     Raises
     ------
-    OSError
+    OSError, MemoryError
         It cannot be mapped.
     """
+    try:
+        return mapped(number, fd, offset, size, is_file)
+    except BaseException:
+        os_close(fd)
+        raise
+
+
+cdef Segment mapped(int number, int fd, size_t offset, size_t size, bint is_file):
+    """Map a part of a descriptor; where that fails it still is the caller's."""
     cdef Segment segment = Segment()
-    segment.fd = fd
     segment.number = number
     segment.offset = offset
     segment.size = size
@@ -88,6 +117,7 @@ def map_segment(int number, int fd, size_t offset, size_t size, bint is_file):
     segment.at = fm_map(fd, offset, size)
     if segment.at is NULL:
         raise MemoryError(f"no room to map {size} bytes of the manager's arena")
+    segment.fd = fd
     return segment
 
 
@@ -175,8 +205,22 @@ cdef class Arena:
         return self.add(segment)
 
     def add_file(self, int fd, size_t offset, size_t size):
-        """Make a segment of a part of a file; the descriptor is copied."""
-        return self.add(map_segment(self.made, os.dup(fd), offset, size, True))
+        """Make a segment of a part of a file.
+
+        The descriptor then belongs to the segment; where that fails it still is the caller's.
+        """
+        return self.add(mapped(self.made, fd, offset, size, True))
+
+    def note_growth(self):
+        """Say that a row of counters has grown."""
+        if self.control is not None:
+            fm_note_growth(<uint32_t *>self.control.at)
+
+    def expel(self):
+        """Have the clients ask for everything: what they have mapped is not sound any more."""
+        cdef size_t entry
+        for entry in range(1, self.entries):
+            fm_store(<uint64_t *>self.control.at + entry, 0)
 
     cdef Segment add(self, Segment segment):
         self.made += 1
@@ -333,8 +377,14 @@ cdef class Cell:
         Only to be called while nothing points into the cell.
         """
         if self.segment is not None:
-            return self.arena is None or self.arena is arena
+            return not self.segment.is_cut and (self.arena is None or self.arena is arena)
         return self.place(arena)
+
+    cdef int check(self) except -1:
+        """To be called before the server touches what may lie in a file."""
+        if self.segment is not None and self.segment.is_file:
+            self.segment.check_file()
+        return 0
 
     def lie_in(self, Segment segment, size_t offset):
         """Be a part of a segment that is nobody's to take back: of a file."""

@@ -17,13 +17,13 @@ cimport cython
 from fastmgr._arena cimport (
     CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK,
     KIND_RLOCK, KIND_SEMAPHORE, KIND_VALUE, OWNER, OWNER_DIED, Segment, THREAD_BITS, View,
-    fm_load, fm_owner_here, fm_replace, fm_serves, fm_set_owner_here, fm_store,
-    uint64_t,
+    fm_growths, fm_load, fm_owner_here, fm_replace, fm_serves, fm_set_owner_here, fm_store,
+    uint32_t, uint64_t,
 )
 from fastmgr._channel cimport posting_channels
 from fastmgr._numbers cimport (
     add_to_item, add_to_word, check_integers, counter_add, counter_exchange, counter_get,
-    counter_replace, is_asked, is_plain_code, place_of, plain_item, plain_key, value_of, whole,
+    counter_replace, is_asked, is_plain_code, plain_item, plain_key, value_of, whole,
     window_on, word_of,
 )
 from fastmgr._proxy cimport ClientSession, ProxyCore, Ref
@@ -50,6 +50,7 @@ cdef class CellCore(ProxyCore):
     cdef size_t size            # its bytes
     cdef Segment segment
     cdef int kind
+    cdef uint32_t growths       # that the server had told of when the cell was looked for
 
     @cython.final
     cdef inline bint ready(self) noexcept:
@@ -89,6 +90,8 @@ cdef class CellCore(ProxyCore):
                 return self.cell is not NULL
         self.cell = NULL
         self.segment = None
+        self.growths = (
+            fm_growths(view.alive) if view is not None and view.alive is not NULL else 0)
         found = session.locate(self._id, self._handle)
         view = session.view
         if found is not None:
@@ -182,6 +185,15 @@ cdef class CounterCore(CellCore):
         self.set(value)
 
 
+@cython.final
+cdef class Part:
+    """Counters that were added to a row, in a cell of their own."""
+
+    cdef Segment segment
+    cdef char *at                   # in `segment`
+    cdef Py_ssize_t start, end      # in the row
+
+
 cdef class CountersCore(CellCore):
     """The compiled part of `CountersProxy`."""
 
@@ -189,25 +201,78 @@ cdef class CountersCore(CellCore):
 
     cdef tuple names
     cdef dict indices
-    cdef Py_ssize_t length
+    cdef Py_ssize_t length          # of all
+    cdef Py_ssize_t own             # of those in `cell`; the others are in
+    cdef list parts
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        cdef ClientSession session = self._session()
+        cdef Py_ssize_t length = <Py_ssize_t>(size // sizeof(uint64_t))
+        cdef Part part
+        cdef list parts = []
         if kind != KIND_COUNTERS:
             return False
-        if about is not None:
-            self.indices = {name: i for i, name in enumerate(about)}
-        self.names = about
-        self.length = <Py_ssize_t>(size // sizeof(uint64_t))
+        names, places = about
+        indices = None if names is None else {name: i for i, name in enumerate(names)}
+        own = length
+        for number, offset, part_size in places:
+            part = Part()
+            part.segment = session.segment(session.view, number)
+            if part.segment is None:
+                return False
+            part.at = part.segment.place(offset, part_size)
+            part.start = length
+            length += <Py_ssize_t>(<size_t>part_size // sizeof(uint64_t))
+            part.end = length
+            parts.append(part)
+        if names is not None and len(names) != length:
+            return False
+        self.names, self.indices, self.parts = names, indices, parts
+        self.own = own
+        self.length = length
         return True
 
+    cdef inline uint64_t *word(self, Py_ssize_t i) noexcept:
+        cdef Part part
+        if i < self.own:
+            return <uint64_t *>self.cell + i
+        for part in self.parts:
+            if i < part.end:
+                return <uint64_t *>part.at + (i - part.start)
+        return NULL
+
+    cdef bint whole_at_hand(self) except -1:
+        """Whether all there are by now are at hand."""
+        if not self.at_hand():
+            return False
+        if self.growths != fm_growths(self.view.alive):
+            self.cell = NULL
+            self.view = None        # it is looked for again
+            return self.at_hand()
+        return True
+
+    cdef Py_ssize_t place(self, key) except? -1:
+        """Where a counter is among those that are known; -1 where it is not."""
+        cdef dict indices = self.indices
+        cdef Py_ssize_t i
+        if indices is not None:
+            found = indices.get(key)
+            return -1 if found is None else found
+        i = PyNumber_AsSsize_t(key, IndexError)
+        if i < 0:
+            i = i + self.length if self.whole_at_hand() else -1
+        return i if 0 <= i < self.length else -1
+
     cdef uint64_t *at(self, key) except? NULL:
-        """The word of a counter; NULL where it is not at hand."""
+        """The word of a counter; NULL where the server is to be asked, also if there is one."""
         cdef Py_ssize_t i
         if self.length == 0 and not self.at_hand():
             return NULL     # its names are not known
-        i = place_of(key, self.indices, self.length)
-        if self.at_hand() and i < self.length:
-            return <uint64_t *>self.cell + i
+        i = self.place(key)
+        if i < 0 and self.whole_at_hand():
+            i = self.place(key)
+        if i >= 0 and self.at_hand() and i < self.length:
+            return self.word(i)
         return NULL
 
     def incr(self, key, amount=1):
@@ -256,7 +321,7 @@ cdef class CountersCore(CellCore):
 
     def keys(self):
         """Return the names, or the indices, in a list."""
-        if self.at_hand():
+        if self.whole_at_hand():
             return list(range(self.length) if self.names is None else self.names)
         return self._callmethod("keys")
 
@@ -264,11 +329,11 @@ cdef class CountersCore(CellCore):
         """Return the values of all in a list; each is read in one step, one after the other."""
         cdef Py_ssize_t i
         cdef list values
-        if self.at_hand():
+        if self.whole_at_hand():
             values = [None] * self.length
             if self.at_hand() and len(values) == self.length:
                 for i in range(self.length):
-                    values[i] = counter_get(<uint64_t *>self.cell + i)
+                    values[i] = counter_get(self.word(i))
                 return values
         return self._callmethod("snapshot")
 
@@ -295,12 +360,15 @@ cdef class CountersCore(CellCore):
         return self._callmethod("__contains__", (key,))
 
     def __len__(self):
-        if self.at_hand():
+        if self.whole_at_hand():
             return self.length
         return self._callmethod("__len__")
 
     def __iter__(self):
         return iter(self.keys())
+
+    def __reversed__(self):
+        return reversed(self.keys())
 
 
 cdef class ValueCore(CellCore):

@@ -352,7 +352,7 @@ cdef class Engine(Loop):
         if self.arena is not None:
             try:
                 self.arena.open()
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 util.info("no shared memory for clients on this host: %s", error)
                 self.arena = None
         return 0

@@ -15,7 +15,6 @@ cdef inline object whole(object number):
 
 cdef object plain_key(object key)
 cdef object plain_item(object typecode, object value)
-cdef Py_ssize_t place_of(object key, dict indices, Py_ssize_t length) except -1
 
 # 0 where an int does not fit.
 cdef bint as_int64(object number, int64_t *value) except -1

@@ -33,7 +33,7 @@ cdef uint64_t INTS = <uint64_t>0xfffa << 48      # 48 bits of an int follow
 cdef uint64_t SINGLES = <uint64_t>0xfffb << 48   # None, False, True
 cdef uint64_t ASK = <uint64_t>0xfffc << 48       # an object that the server has; a running number
 cdef uint64_t TAG = <uint64_t>0xffff << 48
-cdef uint64_t NOT_A_NUMBER = <uint64_t>0x7ff8 << 48
+cdef uint64_t MINUS_NAN = <uint64_t>0xfff8 << 48
 cdef int64_t INT_LIMIT = <int64_t>1 << 47
 
 cdef object NOTHING = object()
@@ -112,6 +112,12 @@ cdef object counter_replace(uint64_t *word, object expected, object desired):
     return bool(fm_replace(word, &found, <uint64_t>new))
 
 
+cdef uint64_t *word_in(Cell cell) except NULL:
+    """Where the server finds a word."""
+    cell.check()
+    return <uint64_t *>cell.at
+
+
 cdef class Counter(Celled):
     """An integer of 64 bits.
 
@@ -132,26 +138,26 @@ cdef class Counter(Celled):
 
     def incr(self, amount=1):
         amount = whole(amount)
-        return counter_add(<uint64_t *>self.cell.at, amount, False)
+        return counter_add(word_in(self.cell), amount, False)
 
     def decr(self, amount=1):
         amount = whole(amount)
-        return counter_add(<uint64_t *>self.cell.at, amount, True)
+        return counter_add(word_in(self.cell), amount, True)
 
     def get(self):
-        return counter_get(<uint64_t *>self.cell.at)
+        return counter_get(word_in(self.cell))
 
     def set(self, value):
         value = whole(value)
-        counter_exchange(<uint64_t *>self.cell.at, value)
+        counter_exchange(word_in(self.cell), value)
 
     def exchange(self, value):
         value = whole(value)
-        return counter_exchange(<uint64_t *>self.cell.at, value)
+        return counter_exchange(word_in(self.cell), value)
 
     def compare_exchange(self, expected, desired):
         expected, desired = whole(expected), whole(desired)
-        return counter_replace(<uint64_t *>self.cell.at, expected, desired)
+        return counter_replace(word_in(self.cell), expected, desired)
 
     def __int__(self):
         return self.get()
@@ -161,16 +167,6 @@ cdef class Counter(Celled):
 
     def __reduce__(self):
         return int, (self.get(),)       # a copy of it is a number
-
-
-cdef Py_ssize_t place_of(object key, dict indices, Py_ssize_t length) except -1:
-    cdef Py_ssize_t i
-    if indices is not None:
-        return indices[key]
-    i = PyNumber_AsSsize_t(key, IndexError)
-    if not -length <= i < length:
-        raise IndexError(f"there is no counter {i}: there are {length}")
-    return i if i >= 0 else i + length
 
 
 cdef class Counters(Celled):
@@ -186,7 +182,9 @@ cdef class Counters(Celled):
 
     cdef readonly object names      # None: they have indices only
     cdef dict indices
-    cdef Py_ssize_t length
+    cdef Py_ssize_t length          # of all
+    cdef Py_ssize_t own             # of those in its own cell; the others are in
+    cdef list parts                 # [Counters], which were added later
 
     def __init__(self, names, values=None):
         cdef Py_ssize_t i
@@ -202,56 +200,87 @@ cdef class Counters(Celled):
             if not 0 <= names <= PY_SSIZE_T_MAX // <Py_ssize_t>sizeof(uint64_t):
                 raise ValueError(f"{spelled(names)} counters: so many there cannot be")
             self.length = names
+        self.own = self.length
+        self.parts = []
         self.cell = Cell(<size_t>self.length * sizeof(uint64_t))
         if values is not None:
             values = [whole(value) for value in values]
             if len(values) != self.length:
                 raise ValueError(f"{len(values)} values for {self.length} counters")
             for i in range(self.length):
-                counter_exchange(self.words() + i, values[i])
+                counter_exchange(self.word(i), values[i])
 
-    cdef uint64_t *words(self) noexcept:
-        return <uint64_t *>self.cell.at
+    cdef uint64_t *word(self, Py_ssize_t i) except NULL:
+        cdef Counters part = self
+        cdef Py_ssize_t number = 0
+        while i >= part.own:
+            i -= part.own
+            part = self.parts[number]
+            number += 1
+        return word_in(part.cell) + i
+
+    cdef bint settle(self, Arena arena) except -1:
+        cdef Counters part
+        for part in self.parts:
+            if not part.cell.settle(arena):
+                return False
+        return self.cell.settle(arena)
 
     cdef object about(self):
-        return self.names
+        """The names, and where the cells are of those that were added."""
+        cdef Counters part
+        cdef Py_ssize_t located = self.own
+        places = []
+        for part in self.parts:
+            if part.cell.segment is None:
+                break       # it has come this moment; the client will ask again
+            located += part.own
+            places.append((part.cell.segment.number, part.cell.offset, part.cell.size))
+        return self.names if self.names is None else self.names[:located], tuple(places)
 
     cdef Py_ssize_t place(self, key) except -1:
         """Where a counter is; users' code runs, so before a word is looked for."""
-        return place_of(key, self.indices, self.length)
+        cdef Py_ssize_t i
+        cdef dict indices = self.indices
+        if indices is not None:
+            return indices[key]
+        i = PyNumber_AsSsize_t(key, IndexError)
+        if not -self.length <= i < self.length:
+            raise IndexError(f"there is no counter {i}: there are {self.length}")
+        return i if i >= 0 else i + self.length
 
     def incr(self, key, amount=1):
         cdef Py_ssize_t i = self.place(key)
         amount = whole(amount)
-        return counter_add(self.words() + i, amount, False)
+        return counter_add(self.word(i), amount, False)
 
     def decr(self, key, amount=1):
         cdef Py_ssize_t i = self.place(key)
         amount = whole(amount)
-        return counter_add(self.words() + i, amount, True)
+        return counter_add(self.word(i), amount, True)
 
     def exchange(self, key, value):
         cdef Py_ssize_t i = self.place(key)
         value = whole(value)
-        return counter_exchange(self.words() + i, value)
+        return counter_exchange(self.word(i), value)
 
     def compare_exchange(self, key, expected, desired):
         cdef Py_ssize_t i = self.place(key)
         expected, desired = whole(expected), whole(desired)
-        return counter_replace(self.words() + i, expected, desired)
+        return counter_replace(self.word(i), expected, desired)
 
     def keys(self):
         return list(range(self.length) if self.names is None else self.names)
 
     def snapshot(self):
-        return [counter_get(self.words() + i) for i in range(self.length)]
+        return [counter_get(self.word(i)) for i in range(self.length)]
 
     def as_dict(self):
         return dict(zip(self.keys(), self.snapshot()))
 
     def __getitem__(self, key):
         cdef Py_ssize_t i = self.place(key)
-        return counter_get(self.words() + i)
+        return counter_get(self.word(i))
 
     def __setitem__(self, key, value):
         self.exchange(key, value)
@@ -276,6 +305,25 @@ cdef class Counters(Celled):
         return dict, (self.as_dict(),)
 
 
+def grow(Counters row not None, Counters part not None):
+    """Add counters to a row, behind those it has.
+
+    Raises
+    ------
+    ValueError
+        One of the names is there already.
+    """
+    names = indices = None
+    if row.names is not None:
+        names = row.names + part.names
+        indices = {name: i for i, name in enumerate(names)}
+        if len(indices) != len(names):
+            raise ValueError("a name occurs twice among the counters")
+    row.parts = [*row.parts, part]
+    row.names, row.indices = names, indices
+    row.length += part.length
+
+
 # -- values ---------------------------------------------------------------------
 
 cdef bint word_of(object value, uint64_t *word) except -1:
@@ -289,8 +337,8 @@ cdef bint word_of(object value, uint64_t *word) except -1:
         word[0] = INTS | (<uint64_t>number & ~TAG)
     elif kind is float:
         word[0] = fm_bits_of(value)
-        if value != value and word[0] != NOT_A_NUMBER:
-            return False        # its sign and payload would meet the marks
+        if value != value and word[0] >= INTS:
+            return False        # its payload would meet the marks
     elif value is None:
         word[0] = SINGLES
     elif kind is bool:
@@ -358,14 +406,14 @@ cdef class Value(Celled):
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_VALUE
         self.cell = Cell(sizeof(uint64_t))
-        fm_store(self.word(), SINGLES)
+        fm_store(<uint64_t *>self.cell.at, SINGLES)
 
     def __init__(self, typecode, value, lock=True):
         self._typecode = typecode
         self._swap(value)
 
-    cdef uint64_t *word(self) noexcept:
-        return <uint64_t *>self.cell.at
+    cdef uint64_t *word(self) except NULL:
+        return word_in(self.cell)
 
     cdef object _swap(self, value):
         """Put a value in, whatever is there, and return what was."""
@@ -385,6 +433,8 @@ cdef class Value(Celled):
         cdef uint64_t word
         if word_of(value, &word):
             return word
+        if self.keeper is not None and type(value) is float:
+            return MINUS_NAN    # without its payload, which Python does not show
         if self.keeper is not None:
             raise TypeError(
                 f"the value {self.keeper!r} is kept in a file, which holds None, bool, float and "
@@ -673,7 +723,12 @@ cdef class Array(Celled):
         """The items as an array.array: a copy once they are in the cell."""
         if self.items is not None:
             return self.items
-        return array.array(self.typecode, self.mapped.tobytes())
+        return array.array(self.typecode, self.there().tobytes())
+
+    cdef object there(self):
+        """The items in the cell."""
+        self.cell.check()
+        return self.mapped
 
     def __len__(self):
         return len(self.items if self.items is not None else self.mapped)
@@ -684,8 +739,8 @@ cdef class Array(Celled):
         if items is not None:
             return items[key]
         if isinstance(key, slice):
-            return array.array(self.typecode, self.mapped[key].tobytes())
-        return self.mapped[self.place(key, "array")]
+            return array.array(self.typecode, self.there()[key].tobytes())
+        return self.there()[self.place(key, "array")]
 
     def __setitem__(self, key, value):
         key = plain_key(key)
@@ -704,7 +759,7 @@ cdef class Array(Celled):
         # An array says what is wrong with a value as one should.
         one = array.array(self.typecode, (0,))
         one[0] = value
-        self.mapped[at] = one[0]
+        self.there()[at] = one[0]
 
     cdef int put_slice(self, key, value) except -1:
         if isinstance(value, Array):
@@ -717,7 +772,7 @@ cdef class Array(Celled):
         if not isinstance(value, array.array):
             raise TypeError(
                 f"can only assign array (not \"{type(value).__name__}\") to array slice")
-        part = self.mapped[key]
+        part = self.there()[key]
         if value.typecode != self.typecode:
             raise TypeError("bad argument type for built-in operation")
         if len(value) != len(part):
@@ -754,6 +809,7 @@ cdef class Array(Celled):
                 item_overflow(self.typecode, amount)
             return total
         at = self.place(key, "array")
+        self.cell.check()
         return add_to_item(
             self.cell.at + at * <Py_ssize_t>ITEM_SIZES[self.typecode], self.typecode, amount)
 

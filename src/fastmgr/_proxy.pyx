@@ -302,8 +302,7 @@ cdef class ClientSession:
         segment = self.segment(view, number)
         if segment is None or not view.usable or view is not self.view:
             return None
-        if offset > segment.size or segment.size - offset < size or offset % 8:
-            raise OSError(f"a cell of {size} bytes at {offset} does not lie in its segment")
+        segment.place(offset, size)
         return kind, segment, offset, size, about
 
     cdef Segment segment(self, View view, object number):

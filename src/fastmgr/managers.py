@@ -436,6 +436,18 @@ class BaseManager(_StockManager):
         """Return how many objects are shared."""
         return self._session.control("number_of_objects")
 
+    def names(self) -> list[str]:
+        """Return the names under which the server keeps objects, those of an arena's file too."""
+        return self._session.control("kept_names")
+
+    def forget(self, name: str) -> bool:
+        """Drop a name, and what is kept under it; return whether there was such a name.
+
+        Whoever holds the object keeps it, as one that has no name.  The name can then be given to
+        another.
+        """
+        return self._session.control("forget_name", (name,))
+
     def pipeline(self, errors: Literal["raise", "return"] = "raise") -> Pipeline:
         """Return a pipeline: calls of this manager's proxies that are made together.
 

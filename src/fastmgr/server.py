@@ -176,6 +176,9 @@ class Server(_StockServer):
         "decref",
     ]
 
+    #: What clients of ours may call besides; `public` is the stdlib's, and users replace it.
+    _own_public = ("kept_names", "forget_name")
+
     #: Seconds in which a new connection has to prove the key.
     handshake_timeout: float = 10.0
 
@@ -218,6 +221,8 @@ class Server(_StockServer):
         self.names = Names()
         self._workers = Workers()
         self._engine: Any = None
+        #: What the loop does once a second.
+        self._checks: list[Callable[[], object]] = []
         self._watches_parent = False
         #: Connections that the loop does not have, by their ids.
         self._foreign: dict[int, Any] = {}
@@ -276,6 +281,8 @@ class Server(_StockServer):
         _running.add(self)
         if self._watches_parent:
             self._watch_parent(engine)
+        if self.names.file is not None:
+            self._each_second(engine, self.names.file.check)
         threads = [threading.Thread(target=engine.run, name="loop", daemon=True)]
         if not raw:
             threads.append(threading.Thread(target=self.accepter, name="accepter", daemon=True))
@@ -313,6 +320,10 @@ class Server(_StockServer):
         for conn in list(self._foreign.values()):
             hang_up(conn)
 
+    def _each_second(self, engine: _core.Engine, check: Callable[[], object]) -> None:
+        self._checks.append(check)
+        engine.set_tick(lambda: [check() for check in self._checks])
+
     def _watch_parent(self, engine: _core.Engine) -> None:
         """Stop when the process that started this one is gone, however it went, and so is the rest.
 
@@ -331,7 +342,7 @@ class Server(_StockServer):
             nonlocal orphaned
             util.info("the process that started the manager is gone")
             orphaned = True
-            engine.set_tick(check)
+            self._each_second(engine, check)
 
         def family_gone() -> None:
             nonlocal grace
@@ -361,7 +372,7 @@ class Server(_StockServer):
                 return
             except OSError:
                 pass  # a kernel or a sandbox without it
-        engine.set_tick(check)
+        self._each_second(engine, check)
 
     # -- connections, the stock way -----------------------------------------
 
@@ -424,7 +435,7 @@ class Server(_StockServer):
         ValueError
             `name` is not in ``public``.
         """
-        if name not in self.public:
+        if name not in self.public and name not in self._own_public:
             raise ValueError(f"{name!r} unrecognized: it is none of this server's public functions")
         return getattr(self, name)
 
@@ -531,6 +542,14 @@ class Server(_StockServer):
     def number_of_objects(self, c: Any) -> int:
         """Return how many objects clients hold."""
         return len(self.table.entries)
+
+    def kept_names(self, c: Any) -> list[str]:
+        """Return the names under which objects are kept."""
+        return sorted(self.names.objects)
+
+    def forget_name(self, c: Any, name: str) -> bool:
+        """Drop a name; return whether there was such."""
+        return self.names.forget(name)
 
     def shutdown(self, c: Any) -> None:
         """Reply, then let `serve_forever` return."""

@@ -93,7 +93,7 @@ def _named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
     server = getattr(process.current_process(), "_manager_server", None)
     if server is None:
         raise ValueError(f"name={name!r}: only a manager's server keeps objects by name")
-    return server.names.get(name, kind, arguments)
+    return server.names.get(name, kind, arguments, server.arena)
 
 
 def make_counter(initial: int = 0, *, name: str | None = None) -> Any:

@@ -196,7 +196,7 @@ def test_nobody_maps_over_tcp() -> None:
 @on_linux
 def test_a_manager_may_share_nothing() -> None:
     gc.collect()
-    before = len(mapped())
+    before, open_before = len(mapped()), held()
     manager = ProbeManager(authkey=KEY, arena=False)
     manager.start()
     try:
@@ -206,7 +206,8 @@ def test_a_manager_may_share_nothing() -> None:
             memoryview(array)
         assert len(mapped()) == before
         # As the child of a fork it has what we had mapped before.
-        assert len(mapped(manager._process.pid)) in (0, before) and held(manager._process.pid) == 0
+        assert len(mapped(manager._process.pid)) in (0, before)
+        assert held(manager._process.pid) in (0, open_before)
     finally:
         manager.shutdown()
 
@@ -291,8 +292,8 @@ def test_cells_of_each_kind(peer: PassedPeer) -> None:
         (("BoundedSemaphore", 2), SEMAPHORE, 16, None),
         (("Event",), EVENT, 8, None),
         (("Counter",), COUNTER, 8, None),
-        (("Counters", 5), COUNTERS, 40, None),
-        (("Counters", ["a", "b"]), COUNTERS, 16, ("a", "b")),
+        (("Counters", 5), COUNTERS, 40, (None, ())),
+        (("Counters", ["a", "b"]), COUNTERS, 16, (("a", "b"), ())),
         (("Value", "i", {}), VALUE, 8, None),
         (("Array", "h", [1, 2, 3]), ARRAY, 6, "h"),
     ]:
@@ -740,3 +741,17 @@ def test_the_memory_is_the_one_both_work_on(manager: ProbeManager) -> None:
 def test_an_anonymous_create_has_a_cell_too(peer: PassedPeer) -> None:
     reply = peer.ask(OP_CREATE, "Counter", (4,), None)
     assert peer.locate(reply.handle)[0] == COUNTER
+
+
+def test_an_arena_that_cannot_grow_goes_on_later() -> None:
+    arena, counters = _arena.Arena(), _numbers.Counters(3, [1, 2, 3])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        for _ in range(2):
+            assert not _arena.settle(counters, arena)
+            assert counters.incr(0) > 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert _arena.settle(counters, arena)
+    assert counters.snapshot() == [3, 2, 3]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import array
+import errno
 import json
+import math
 import os
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
-from support import DEADLINE, KEY, ProbeManager, connected
+from support import DEADLINE, KEY, ProbeManager, Script, connected, poll, say, stopped
 
 from fastmgr._arena import Arena
 from fastmgr._numbers import Array, Counter, Counters, Value
@@ -30,8 +34,10 @@ def manager(shared_manager: Any) -> Any:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "arena")
+def path(tmp_path: Path) -> Iterator[str]:
+    mask = os.umask(0o022)  # what others could write to is refused
+    yield str(tmp_path / "arena")
+    os.umask(mask)
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -62,11 +68,11 @@ def test_the_same_name_is_the_same_object(either: Any) -> None:
     assert [counter.incr(), other.Counter(100, name="c").incr(), counter.get()] == [4, 5, 5]
     counters = either.Counters(["a", "b"], name="cs")
     counters.incr("b")
-    assert other.Counters(9, name="cs").as_dict() == {"a": 0, "b": 1}
+    assert other.Counters(["b", "a"], name="cs").as_dict() == {"a": 0, "b": 1}
     either.Value("i", 2.5, name="v").set(True)
-    assert other.Value("d", 0, name="v").get() is True
+    assert other.Value("i", 0, name="v").get() is True
     either.Array("h", [1, 2], name="a")[1] = 7
-    assert other.Array("d", [], name="a")[:] == array.array("h", [1, 7])
+    assert other.Array("h", [0, 0], name="a")[:] == array.array("h", [1, 7])
     # Without a name each is its own.
     assert either.Counter(3).get() == 3
 
@@ -85,7 +91,7 @@ def test_a_name_has_one_kind(either: Any) -> None:
         lambda: either.Counters(2, name="n"), lambda: either.Value("i", 1, name="n"),
         lambda: either.Array("i", [1], name="n"),
     ):  # fmt: skip
-        with pytest.raises(TypeError, match="the name 'n' is in use by a Counter"):
+        with pytest.raises(TypeError, match=r"in use: Counter is kept .*manager.forget\('n'\)"):
             make()
     assert either.Counter(name="n").get() == 1
 
@@ -119,6 +125,132 @@ def test_only_a_server_keeps_names() -> None:
         shared.make_counter(name="n")
 
 
+# A definition that has changed
+
+
+def test_counters_are_added_to_those_of_a_name(either: Any) -> None:
+    old = either.Counters(["ok", "err"], name="http")
+    old.incr("ok", 5)
+    new = connected(either.address).Counters(["timeout", "ok", "err", "late"], name="http")
+    assert new.as_dict() == old.as_dict() == {"ok": 5, "err": 0, "timeout": 0, "late": 0}
+    assert [new.incr("timeout"), old.incr("timeout"), old.incr("ok"), new["ok"]] == [1, 2, 6, 6]
+    assert list(reversed(old)) == ["late", "timeout", "err", "ok"] and len(old) == 4
+    row = either.Counters(3, name="row")
+    row[2] = 7
+    longer = connected(either.address).Counters(5, name="row")
+    assert longer.incr(-1, 4) == row[-1] == row[4] == 4
+    assert row.snapshot() == longer.snapshot() == [0, 0, 7, 0, 4]
+    assert either.Counters(8, name="row").incr(7) == longer.incr(7) - 1 == 1
+    with pytest.raises(IndexError):
+        longer.incr(8)
+    with pytest.raises(KeyError):
+        old["none"]
+
+
+def test_counters_that_were_added_need_no_server(either: Any) -> None:
+    old = either.Counters(["a"], name="cs")
+    assert old.incr("a") == 1
+    either.Counters(["a", "b"], name="cs")
+    assert len(old) == 2
+    with stopped(either._process.pid):
+        assert [old.incr("b"), old.incr("a"), old.snapshot()] == [1, 2, [2, 1]]
+
+
+def test_counters_that_were_added_are_kept(path: str) -> None:
+    with started(path) as manager:
+        manager.Counters(["a"], name="cs").incr("a")
+        manager.Counters(["b", "a"], name="cs").incr("b", 2)
+        manager.Counters(2, name="row")[1] = 1
+        manager.Counters(200_000, name="row")[199_999] = 2
+        manager.Counters(["a", "b", "c"], name="cs").incr("c", 3)
+    for _ in range(2):
+        with started(path) as manager:
+            found = manager.Counters(["c", "b", "a"], name="cs")
+            assert found.as_dict() == {"a": 1, "b": 2, "c": 3}
+            row = manager.Counters(200_000, name="row")
+            assert (row[1], row[199_999], sum(row.snapshot())) == (1, 2, 3)
+
+
+def count_for_long(address: Any, name: str, rounds: int) -> int:
+    counters = connected(address).Counters(["a"], name=name)
+    say("ready")
+    for _ in range(rounds):
+        counters.incr("a")
+    return len(counters)
+
+
+def test_nothing_is_lost_while_counters_are_added(either: Any) -> None:
+    counters = either.Counters(["a"], name="busy")
+    with Script(count_for_long, either.address, "busy", 30_000) as script:
+        assert script.line() == "ready"
+        names = ["a"]
+        for number in range(50):
+            names.append(f"n{number}")
+            either.Counters(names, name="busy").incr(names[-1], number)
+        assert script.line() in range(1, 52)
+    assert counters["a"] == 30_000
+    assert counters.snapshot()[1:] == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("kept", "wanted", "error", "said"),
+    [
+        (("Counters", ["a", "b"]), ("Counters", ["a"]), ValueError, r"\['a', 'b'\]"),
+        (("Counters", ["a", "b"]), ("Counters", ["a", "c"]), ValueError, r"\['a', 'b'\]"),
+        (("Counters", ["a", "b"]), ("Counters", 2), ValueError, r"\['a', 'b'\]"),
+        (("Counters", 3), ("Counters", 2), ValueError, r"Counters\(3\)"),
+        (("Counters", 1), ("Counters", ["a"]), ValueError, r"Counters\(1\)"),
+        (("Array", "i", [1, 2]), ("Array", "d", [1, 2]), TypeError, r"Array\('i', ...\) of 2"),
+        (("Array", "i", [1, 2]), ("Array", "i", [1]), ValueError, r"Array\('i', ...\) of 2"),
+        (("Array", "i", [1, 2]), ("Array", "i", [1, 2, 3]), ValueError, r"of 2 items"),
+        (("Value", "i", 1), ("Value", "d", 1), TypeError, r"Value\('i'"),
+        (("Value", "i", 1), ("Counter",), TypeError, r"Value\('i'"),
+    ],
+)
+def test_another_definition_is_refused(
+    either: Any, kept: Any, wanted: Any, error: Any, said: str
+) -> None:
+    kind, *args = kept
+    first = getattr(either, kind)(*args, name="n")
+    with pytest.raises(error, match=said + r".*manager.forget\('n'\)"):
+        getattr(either, wanted[0])(*wanted[1:], name="n")
+    assert str(getattr(either, kind)(*args, name="n")) == str(first)
+    assert either.names() == ["n"]
+    assert either.forget("n") and not either.forget("n") and either.names() == []
+    assert str(getattr(either, wanted[0])(*wanted[1:], name="n"))
+    assert str(first)  # who holds it keeps it
+
+
+def test_what_was_forgotten_stays_forgotten(path: str) -> None:
+    with started(path) as manager:
+        counters = manager.Counters(["a"], name="cs")
+        manager.Counters(["a", "b"], name="cs").incr("b")
+        manager.Counter(5, name="other")
+        assert manager.forget("cs")
+        manager.Counters(["x"], name="cs").incr("x", 3)
+        assert counters.incr("b") == 2
+    with started(path) as manager:
+        assert manager.names() == ["cs", "other"]
+        assert manager.Counters(["x"], name="cs").as_dict() == {"x": 3}
+        assert manager.Counter(name="other").get() == 5
+
+
+def test_a_file_of_the_format_before_is_read(path: str) -> None:
+    write(
+        path, (1, b"c", b"null", struct.pack("<q", 5)),
+        (2, b"cs", b'["a"]', struct.pack("<q", 7)), magic=b"fmarena1",
+    )  # fmt: skip
+    for names in (["a", "b"], ["a", "b", "c"]):
+        with started(path) as manager:
+            counters = manager.Counters(names, name="cs")
+            assert counters["a"] == 7 and counters.incr(names[-1]) == 1
+            assert manager.Counter(name="c").get() == 5
+    assert Path(path).read_bytes().startswith(b"fmarena2")
+    write(path, magic=b"fmarena7")
+    with pytest.raises(ValueError, match="format '7', which another version"):
+        started(path).start()
+
+
 # In a file
 
 
@@ -147,10 +279,10 @@ def fill(manager: Any) -> list[Any]:
 
 def found_in(manager: Any) -> list[Any]:
     return [
-        manager.Counter(name="c").get(), manager.Counters(0, name="cs").as_dict(),
-        manager.Counters(1, name="plain").snapshot(), manager.Counters(1, name="none").snapshot(),
-        [repr(manager.Value("i", 9, name=f"v{number}").get()) for number in range(7)],
-        [manager.Array("d", [], name=code)[:].tobytes() for code in "bBhHiIlLqQfd"],
+        manager.Counter(name="c").get(), manager.Counters(["a", "\u20ac"], name="cs").as_dict(),
+        manager.Counters(3, name="plain").snapshot(), manager.Counters(0, name="none").snapshot(),
+        [repr(manager.Value("d", 9, name=f"v{number}").get()) for number in range(7)],
+        [manager.Array(code, [0, 0, 0], name=code)[:].tobytes() for code in "bBhHiIlLqQfd"],
     ]  # fmt: skip
 
 
@@ -214,10 +346,10 @@ def test_a_file_grows(path: str) -> None:
         size = os.path.getsize(path)
         assert size % EXTENT == 0 and size >= 5 * EXTENT
     with started(path) as manager:
-        large = manager.Array("d", [], name="large")
+        large = manager.Array("d", [0.0] * 300_000, name="large")
         assert (len(large), large[0], large[-1]) == (300_000, 1.5, 2.5)
         for number in range(15):
-            row = manager.Counters(1, name=f"row{number}")
+            row = manager.Counters(20_000, name=f"row{number}")
             assert (len(row), row[number], row[-1]) == (20_000, number, -number)
         assert [manager.Counter(name=f"c{number}").get() for number in range(5)] == [1, 2, 3, 4, 5]
         assert manager.Counter(6, name="late").get() == 6
@@ -244,7 +376,7 @@ def test_every_record_is_found_again(path: str, sizes: list[int]) -> None:
     closed(names)
 
 
-@pytest.mark.parametrize("item", ["text", {"a": 1}, 2**47, -(2**47) - 1, (), b"", -float("nan")])
+@pytest.mark.parametrize("item", ["text", {"a": 1}, 2**47, -(2**47) - 1, (), b""])
 def test_a_file_holds_no_objects(path: str, item: Any) -> None:
     with started(path) as manager:
         value = manager.Value("i", 1, name="v")
@@ -305,17 +437,145 @@ def test_files_that_cannot_be_had(tmp_path: Path) -> None:
     assert (tmp_path / "text").read_text() == "hello"
 
 
+@pytest.mark.parametrize("item", [-float("nan"), struct.unpack("<d", b"\xff" * 8)[0]])
+def test_a_file_holds_a_negative_nan(path: str, item: float) -> None:
+    with started(path) as manager:
+        manager.Value("d", item, name="made")
+        value = manager.Value("d", 1.0, name="set")
+        value.set(item)
+        assert math.isnan(value.get()) and math.copysign(1, value.get()) == -1
+    with started(path) as manager:
+        for name in ("made", "set"):
+            assert math.isnan(manager.Value("d", 0, name=name).get())
+
+
+# Files that fail
+
+
+def lock_is_held(path: str) -> bool:
+    code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    found = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert found.returncode == 0 or "BlockingIOError" in found.stderr
+    return found.returncode != 0
+
+
+def fails(*args: Any) -> None:
+    raise OSError(errno.ENOSPC, "it fails")
+
+
+@pytest.mark.parametrize(
+    ("step", "instead"),
+    [
+        ("posix_fallocate", fails),
+        ("dup", fails),
+        ("posix_fallocate", lambda *args: None),  # so that it cannot be mapped
+    ],
+)
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the file is made longer otherwise")
+def test_a_file_that_cannot_grow_goes_on_later(
+    path: str, monkeypatch: pytest.MonkeyPatch, step: str, instead: Any
+) -> None:
+    names = names_in(path)
+    names.get("c", Counter, (1,))
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, instead)
+            if instead is not fails:
+                patch.setattr(os, "ftruncate", instead)
+            with pytest.raises(OSError):
+                names.get("large", Array, ("q", [1] * 200_000))
+        assert "large" not in names.objects and lock_is_held(path)
+        names.get(f"c{len(names.objects)}", Counter, (1,))
+    names.get("large", Array, ("q", [7] * 200_000))
+    assert lock_is_held(path)
+    closed(names)
+    names = names_in(path)
+    assert sorted(names.objects) == ["c", "c1", "c2", "c3", "large"]
+    assert set(names.objects["large"].tolist()) == {7}
+    closed(names)
+
+
+def test_a_second_try_in_one_process_leaves_the_file_locked(path: str) -> None:
+    names = names_in(path)
+    with pytest.raises(BlockingIOError, match="another server"):
+        names_in(path)
+    assert lock_is_held(path)
+    closed(names)
+
+
+def test_a_file_with_holes_is_filled(path: str) -> None:
+    closed(names_in(path))
+    os.truncate(path, 8 * EXTENT)
+    if os.stat(path).st_blocks * 512 >= 8 * EXTENT or not hasattr(os, "posix_fallocate"):
+        pytest.skip("files have no holes here")
+    closed(names_in(path))
+    assert os.stat(path).st_blocks * 512 >= 8 * EXTENT
+
+
+def test_a_file_that_is_cut_is_an_error_and_no_signal(path: str) -> None:
+    with started(path) as manager:
+        counter, value = manager.Counter(name="c"), manager.Value("i", 1, name="v")
+        items, row = manager.Array("q", [1, 2], name="a"), manager.Counters(2, name="r")
+        free = manager.Counter()
+        assert counter.incr() == row.incr(1) == free.incr() == 1
+        os.truncate(path, 0)
+        for proxy, name, args in (
+            (counter, "get", ()), (value, "get", ()), (value, "set", (1,)), (row, "snapshot", ()),
+            (items, "__getitem__", (0,)), (items, "__setitem__", (0, 1)), (items, "incr", (0,)),
+        ):  # fmt: skip
+            with pytest.raises(OSError, match="cut"):
+                proxy._callmethod(name, args)
+        with pytest.raises(OSError, match="cut"):
+            manager.Counter(name="new")
+        poll(lambda: os.path.getsize(path) > 0, "the server has seen it")
+        for look in (counter.get, value.get, row.snapshot, lambda: items[0]):
+            with pytest.raises(OSError, match="cut"):
+                look()
+        assert free.incr() == 2
+        assert manager.Counter(3).incr() == 4
+    with pytest.raises(ValueError, match="cut while a server used it"):
+        started(path).start()
+
+
+def test_a_file_that_others_may_change_is_refused(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed(names_in(path))
+    for mode in (0o620, 0o602):
+        os.chmod(path, mode)
+        with pytest.raises(PermissionError, match=f"mode {mode:o}.*chmod go-w"):
+            started(path).start()
+    os.chmod(path, 0o600)
+    os.symlink(path, path + "-link")
+    with pytest.raises(OSError, match="symbolic link"):
+        started(path + "-link").start()
+    with monkeypatch.context() as patch:
+        me = os.geteuid()
+        patch.setattr(os, "geteuid", lambda: me + 1)
+        with pytest.raises(PermissionError, match=f"belongs to user {me}"):
+            names_in(path)
+    os.mkfifo(path + "-pipe")
+    with pytest.raises(PermissionError, match="regular file"):
+        names_in(path + "-pipe")
+    closed(names_in(path))
+
+
 # Damaged files
 
 
-def write(path: str, *records: tuple[int, bytes, bytes, bytes], end: int | None = None) -> None:
+def write(
+    path: str,
+    *records: tuple[int, bytes, bytes, bytes],
+    end: int | None = None,
+    magic: bytes = MAGIC,
+) -> None:
     """A file with these records."""
     body = bytearray()
     for kind, *parts in records:
         body += RECORD.pack(kind, *map(len, parts)) + bytes(LINE - RECORD.size)
         for part in parts:
             body += part + bytes(-len(part) % LINE)
-    head = HEADER.pack(MAGIC, LINE + len(body) if end is None else end)
+    head = HEADER.pack(magic, LINE + len(body) if end is None else end)
     data = head + bytes(LINE - len(head)) + body
     Path(path).write_bytes(data + bytes(-len(data) % EXTENT))
 
@@ -391,6 +651,7 @@ NONSENSE = {
     "long typecode": (4, b"n", b'"ii"', WORD),
     "number for a typecode": (4, b"n", b"5", WORD),
     "odd size": (4, b"n", b'"i"', WORD[:7]),
+    "more of nothing": (5, b"n", b"3", WORD * 3),
 }
 
 
@@ -491,8 +752,8 @@ def test_any_digit_of_a_file_is_survived(path: str, sound: bytes) -> None:
 
 
 def test_records_are_plain(sound: bytes) -> None:
-    """Format 1 stays what it is: files are older than the code that reads them."""
-    assert sound.startswith(b"fmarena1")
+    """Format 2 stays what it is: files are older than the code that reads them."""
+    assert sound.startswith(b"fmarena2")
     assert (LINE, EXTENT, HEADER.format, RECORD.format) == (64, 1 << 20, "<8sQ", "<QQQQ")
     assert RECORD.unpack_from(sound, 64) == (1, 7, 4, 8)
     assert sound[128:135] == b"counter"
