@@ -16,8 +16,8 @@ import fastmgr
 from fastmgr import _park, managers
 from fastmgr.managers import MakeProxyType, SyncManager, public_methods
 
-#: Attributes that say how a class was made, or (3.14) number its proxies to tell them apart.
-NOT_MEANT = {"__builtins__", "__weakref__", "_all_serials", "_next_serial"}
+#: Attributes that say how a class was made, or (3.15) number its proxies to tell them apart.
+NOT_MEANT = {"__builtins__", "__weakref__", "_all_serials", "_next_serial", "_serial"}
 
 DIFFERENT_SIGNATURES = {
     # Later versions have a parameter more.
@@ -104,6 +104,33 @@ def test_attributes_of_classes(name: str) -> None:
         if not hasattr(ours, attribute) and attribute not in NOT_MEANT
     ]
     assert missing == []
+
+
+MAKES = {
+    "Array": ("i", [1]), "Barrier": (1,), "BoundedSemaphore": (), "Condition": (), "Event": (),
+    "JoinableQueue": (), "Lock": (), "Namespace": (), "Pool": (1,), "Queue": (), "RLock": (),
+    "Semaphore": (), "Value": ("i", 1), "dict": (), "list": (),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_attributes_of_instances() -> None:
+    """Of the managers, their servers, and a proxy of each type."""
+    servers = [module.Server({}, None, b"key", "pickle") for module in (stock, managers)]
+    with stock.SyncManager() as theirs, managers.SyncManager() as ours:
+        pairs: list[tuple[Any, Any]] = [(theirs, ours), (servers[0], servers[1])]
+        for name, arguments in MAKES.items():
+            pairs.append((getattr(theirs, name)(*arguments), getattr(ours, name)(*arguments)))
+        missing = [
+            (type(their_own).__name__, attribute)
+            for their_own, our_own in pairs
+            for attribute in dir(their_own)
+            if not hasattr(our_own, attribute) and attribute not in NOT_MEANT
+        ]
+        assert missing == []
+        del pairs  # the proxies go before their managers
+    for server in servers:
+        server.listener.close()
 
 
 @pytest.mark.parametrize("name", CLASSES)
