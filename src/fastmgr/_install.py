@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copyreg
 import importlib
 import multiprocessing
+import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from types import FunctionType, ModuleType
 from typing import Any
 
-from fastmgr import managers
+from fastmgr import _wire, managers
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -32,8 +33,8 @@ def install() -> None:
     `multiprocessing.Manager` and every context's ``Manager`` follow, for they
     import the module when they are called.  Children that are forked inherit it;
     spawned ones have to call it themselves.  What was imported from the stock
-    module before stays what it is, and its proxies can still be pickled.  Calling it
-    twice does no more than once.
+    module before stays what it is, and can still be sent to other processes.  Calling
+    it twice does no more than once.
     """
     global _replaced
     if installed():
@@ -44,8 +45,9 @@ def install() -> None:
     )
     sys.modules[_NAME] = managers
     vars(multiprocessing)["managers"] = managers
-    for kind in _bases_of(_replaced[0]):
-        kind.__reduce_ex__ = _reduce_by_name
+    if _replaced[0] is not _ABSENT:
+        ForkingPickler.reducer_override = _pickle_by_name  # type: ignore[method-assign]
+        _wire.use_pickler(_Pickler)
 
 
 def uninstall() -> None:
@@ -55,8 +57,9 @@ def uninstall() -> None:
         return
     module, attribute = _replaced
     _replaced = None
-    for kind in _bases_of(module):
-        del kind.__reduce_ex__
+    if vars(ForkingPickler).get("reducer_override") is _pickle_by_name:
+        del ForkingPickler.reducer_override
+        _wire.use_pickler(pickle.Pickler)
     if isinstance(module, ModuleType):
         sys.modules[_NAME] = module
     else:
@@ -67,47 +70,29 @@ def uninstall() -> None:
         vars(multiprocessing)["managers"] = attribute
 
 
-# -- pickling what the replaced module's classes have made -----------------------------
+# -- pickling what the replaced module has made ----------------------------------------
 
 
-class _Named:
-    """Stands, in a pickle, for what has this name in the reader's `multiprocessing.managers`.
+class _ModuleOfTheReader:
+    """Stands, in a pickle, for the reader's `multiprocessing.managers`, whichever that is."""
 
-    The pickler itself insists that the name leads back to the object, which it does no more.
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return importlib.import_module, (_NAME,)
+
+
+def _pickle_by_name(self: pickle.Pickler, obj: Any) -> Any:
+    """``ForkingPickler.reducer_override``, for classes and functions of the replaced module.
+
+    The pickler insists that their names lead back to them, which they do no more.
     """
-
-    def __init__(self, name: str | None = None) -> None:
-        self.name = name
-
-    def __call__(self) -> None:
-        """Nobody calls it; but the pickler insists that what makes an object can be called."""
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        if self.name is None:
-            return importlib.import_module, (_NAME,)
-        return getattr, (_Named(), self.name)
+    if isinstance(obj, (type, FunctionType)) and obj.__module__ == _NAME and _replaced is not None:
+        name: str = obj.__name__
+        if vars(_replaced[0]).get(name) is obj:
+            return getattr, (_ModuleOfTheReader(), name)
+    return NotImplemented
 
 
-def _bases_of(module: object) -> Iterator[Any]:
-    """The classes of the replaced module, if one was loaded, that are not derived from others."""
-    for kind in list(vars(module).values()) if isinstance(module, ModuleType) else ():
-        if isinstance(kind, type) and _NAME == kind.__module__ != kind.__base__.__module__:
-            yield kind
+class _Pickler(pickle.Pickler):
+    """For what our own calls carry."""
 
-
-def _reduce_by_name(self: Any, protocol: int) -> Any:
-    """``__reduce_ex__`` of the replaced module's classes."""
-    made_by, *rest = tuple(object.__reduce_ex__(self, max(protocol, 2)))
-    if made_by is copyreg.__newobj__:  # type: ignore[attr-defined]
-        made_by = object.__new__  # the other has to have the class itself
-    return _by_name((made_by, *rest))
-
-
-def _by_name(value: Any) -> Any:
-    if type(value) is tuple:
-        return tuple(map(_by_name, value))
-    if isinstance(value, (type, FunctionType)) and value.__module__ == _NAME:
-        name: str = value.__name__
-        if _replaced is not None and vars(_replaced[0]).get(name) is value:
-            return _Named(name)
-    return value
+    reducer_override = _pickle_by_name

@@ -143,6 +143,7 @@ cdef tuple ERRORS = (
 )
 cdef int N_ERRORS = len(ERRORS)
 cdef dict _own_reducers = ForkingPickler._extra_reducers
+cdef object _pickler = Pickler
 cdef object _int_from_bytes = int.from_bytes
 
 
@@ -530,6 +531,12 @@ cdef class _Outside:
         return False
 
 
+def use_pickler(kind):
+    """Pickle by a class of that kind, a subclass of `pickle.Pickler`, from now on."""
+    global _pickler
+    _pickler = kind
+
+
 cdef int _put_pickle(Writer w, object value) except -1:
     """Pickle a value; 1 if it may be carried unread, 2 if not."""
     cdef _Outside outside = None
@@ -537,7 +544,7 @@ cdef int _put_pickle(Writer w, object value) except -1:
         outside = _Outside()
         outside.buffers = []
     file = BytesIO()
-    pickler = Pickler(file, 5, buffer_callback=outside)
+    pickler = _pickler(file, 5, buffer_callback=outside)
     # What ForkingPickler does, with a dict in place of its slower chain of dicts.
     pickler.dispatch_table = {**copyreg.dispatch_table, **_own_reducers}
     pickler.dump(value)

@@ -112,8 +112,8 @@ def rebuild_as_list(obj: Any) -> tuple[type[list[Any]], tuple[list[Any]]]:
 
 ForkingPickler.register(array.array, reduce_array)
 view_types: list[type] = [type({}.items()), type({}.keys()), type({}.values())]
-for _view_type in view_types:
-    ForkingPickler.register(_view_type, rebuild_as_list)
+for view_type in view_types:
+    ForkingPickler.register(view_type, rebuild_as_list)
 
 # -- managers -----------------------------------------------------------------------
 

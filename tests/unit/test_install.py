@@ -6,6 +6,7 @@ import importlib
 import multiprocessing
 import os
 import sys
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
@@ -127,7 +128,11 @@ def proxies_from_before(method: str) -> list[Any]:
         proxies = [old.list([1]), old.dict(a=1), old.Value("i", 2), old.Namespace(x=3)]
         proxies += [old.Queue(), old.list([old.list([4])])]
         proxies[4].put(5)
-        plain = [stock.Token("list", old.address, "1"), stock.Namespace(y=1)]
+        plain = [
+            stock.Token("list", old.address, "1"),
+            stock.Namespace(y=1),
+            (stock.AutoProxy, stock.DictProxy),
+        ]
         fastmgr.install()
         seen = []
         queue, (receiver, sender) = context.SimpleQueue(), context.Pipe(duplex=False)
@@ -138,6 +143,8 @@ def proxies_from_before(method: str) -> list[Any]:
                 seen.append([str(holder[i]) for i in range(4)])
                 holder[0].append(0)  # it is still that list
                 seen[-1] += [holder[4].qsize(), holder[5][0][0], holder[6].typeid, holder[7].y]
+            with stock.BaseManager(ctx=context) as another:
+                seen.append(another._number_of_objects())
             queue.put(proxies[0])
             seen.append(queue.get()[:])
             child = context.Process(target=tell_length, args=(sender, proxies[0]))
@@ -145,7 +152,7 @@ def proxies_from_before(method: str) -> list[Any]:
             seen.append(receiver.recv())
             child.join()
         fastmgr.uninstall()
-        seen.append("__reduce_ex__" in vars(stock.BaseProxy))
+        seen.append(hasattr(ForkingPickler, "reducer_override"))
         proxies[5].append(proxies[0])  # as before
         seen.append(proxies[5][1][:])
         return seen
@@ -156,8 +163,8 @@ def tell_length(sender: Any, proxy: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_proxies_made_before_it_can_still_be_put_elsewhere(method: str) -> None:
+def test_what_was_made_before_it_can_still_be_sent(method: str) -> None:
     old = ["{'a': 1}", "Value('i', 2)", "Namespace(x=3)", 1, 4, "list", 1]
     assert call_in_subprocess(proxies_from_before, method) == [
-        ["[1]", *old], ["[1, 0]", *old], [1, 0, 0], 3, False, [1, 0, 0],
+        ["[1]", *old], ["[1, 0]", *old], 0, [1, 0, 0], 3, False, [1, 0, 0],
     ]  # fmt: skip

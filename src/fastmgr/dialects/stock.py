@@ -175,7 +175,9 @@ class _StockPickler(ForkingPickler):
             name = obj.__name__  # type: ignore[attr-defined]
             # CPython up to 3.13 has no SetProxy; an AutoProxy with the same methods is one.
             return getattr, (_StockModule, "AutoProxy" if name == "SetProxy" else name)
-        return NotImplemented
+        # Where the stock module was replaced, that is how what it has made is pickled.
+        override = getattr(ForkingPickler, "reducer_override", None)
+        return override(self, obj) if override is not None else NotImplemented
 
 
 class _StockModule:
