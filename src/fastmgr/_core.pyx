@@ -71,6 +71,10 @@ cdef frozenset KNOWN_ERRORS = frozenset((
 cdef enum:
     STREAK = 64
 
+# Handles in a message that the loop sees to at once; on a worker others may run after as many.
+cdef enum:
+    HANDLES_AT_ONCE = 1024
+
 # Arguments that need no tuple of their own.
 cdef enum:
     FEW = 4
@@ -555,6 +559,7 @@ cdef class Engine(Loop):
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
                 self.flush_replies(conn, writer)
+                reader.segments = None
                 conn.receiving = True
                 status = conn.stream.receive(False, &spinner, self.may_spin)
                 conn.receiving = False
@@ -917,14 +922,18 @@ cdef class Engine(Loop):
         cdef uint64_t handle
         cdef size_t i
         cdef list missing = []
+        if on_loop and count > HANDLES_AT_ONCE:
+            return HAND_OFF
         for i in range(count):
             memcpy(&handle, conn.stream.body + i * sizeof(uint64_t), sizeof(uint64_t))
-            try:
-                self.table.retain(handle)
-            except KeyError:
+            if self.table.find(handle) is None:
                 missing.append(handle)
             else:
+                self.table.retain(handle)
                 self.table.session_retain(conn.session, handle)
+            if i % HANDLES_AT_ONCE == HANDLES_AT_ONCE - 1:
+                with nogil:
+                    pass
         return self.reply(conn, writer, OP_RETURN, 0, missing, on_loop)
 
     cdef int serve_locate(self, Conn conn, Writer writer, bint on_loop) except -1:
@@ -990,6 +999,8 @@ cdef class Engine(Loop):
         cdef size_t i
         cdef Entry entry
         if on_loop:
+            if count > HANDLES_AT_ONCE:
+                return HAND_OFF
             for i in range(count):
                 memcpy(pair, conn.stream.body + i * sizeof(pair), sizeof(pair))
                 entry = self.table.find(pair[0])
@@ -1003,6 +1014,9 @@ cdef class Engine(Loop):
                     self.table.session_release(conn.session, pair[0], <Py_ssize_t>pair[1])
                 except (KeyError, AssertionError):
                     util.debug("release of unknown handle %x", pair[0])
+                if i % HANDLES_AT_ONCE == HANDLES_AT_ONCE - 1:
+                    with nogil:
+                        pass
         finally:
             self.disposing -= 1
         return KEEP
@@ -1145,6 +1159,7 @@ cdef class Engine(Loop):
         return 0
 
     cdef int on_drained(self, Conn conn) except -1:
+        self.reader.segments = None
         if self.writer.size:
             self.send(conn, self.writer.data, self.writer.size, self.writer.segments or None)
             self.writer.reset()

@@ -50,6 +50,8 @@ cdef enum:
     KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
     WRITABLE_SHIFT = 63          # in a segment's size
     ADDRESS_BITS = 47            # no process has more memory
+    FEW_SEGMENTS = 16
+    BYTES_A_SEGMENT = 1024       # in the mean, where there are more: a true peer's have 64 KiB
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
 
@@ -151,6 +153,8 @@ cdef class Stream:
         left -= sizeof(Segments)
         if head.count == 0 or head.count > left // 8 or head.values > left - head.count * 8:
             return <size_t>-1
+        if head.count > FEW_SEGMENTS + left // BYTES_A_SEGMENT:
+            return <size_t>-1    # an object is made of each, however small it is
         return HEADER_SIZE + sizeof(Segments) + head.count * 8 + head.values
 
     cdef int _begin_segments(self, size_t head) except -9:

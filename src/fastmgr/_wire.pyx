@@ -498,10 +498,10 @@ cdef int _put_pickled(Writer w, object data, object buffers, Walk *walk) except 
     _put_head(w, TUPLE, len(buffers), 0)
     for buffer in buffers:
         writable = PyByteArray_CheckExact(buffer)
-        if w.segmented:
+        n = len(buffer)
+        if w.segmented and n >= LARGE:
             _put_segment(w, buffer, writable)
             continue
-        n = len(buffer)
         if walk is not NULL:
             walk.limit += <size_t>n
         _put_head(w, BYTEARRAY if writable else BYTES, n, n)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import struct
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import KEY, ProbeManager, stopped
-from test_server import HEADER, ONEWAY, OP_CALL, OP_FAILED, OP_RETURN, FastPeer, hooked
+from support import DEADLINE, KEY, ProbeManager, poll, rss_bytes, stopped
+from test_server import (
+    HEADER,
+    ONEWAY,
+    OP_CALL,
+    OP_FAILED,
+    OP_INCREF,
+    OP_RETURN,
+    FastPeer,
+    hooked,
+)
 
 from fastmgr import _core, _wire
 from fastmgr.managers import Server
 
+SEGMENTS = 16  # the flag
 GET_N = b"".join(map(_wire.dumps, ("get", ("n",), None)))
 
 
@@ -64,3 +77,53 @@ def test_only_the_failure_that_is_told_is_written_out(monkeypatch: pytest.Monkey
         assert peer.recv().op == OP_FAILED
         assert peer.recv().op == OP_RETURN
     assert len(written) == 1
+
+
+def test_a_million_empty_segments(manager: ProbeManager) -> None:
+    """An object is made of each, of whatever size: eight bytes had the server keep eighty."""
+    pid, count = manager._process.pid, 1_000_000
+    handle = int((kept := manager.dict())._id, 16)
+    memory = rss_bytes(pid)
+    with FastPeer(manager.address) as peer:
+        values = b"".join(map(_wire.dumps, ("get", (1,), None)))
+        table = struct.pack("<QQ", count, len(values)) + bytes(8 * count) + values
+        header = HEADER.pack(len(table), handle, 1, 0, OP_CALL, SEGMENTS)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            peer.sock.sendall(header + table)
+        assert peer.ended()
+        assert rss_bytes(pid) < memory + 16 * 2**20
+    assert len(kept) == 0
+
+
+def test_nothing_is_kept_of_what_a_call_has_carried(manager: ProbeManager) -> None:
+    pid, size = manager._process.pid, 64 * 2**20
+    held = manager.dict()
+    memory = rss_bytes(pid)
+    held["x"] = bytes(size)
+    assert rss_bytes(pid) > memory + size // 2
+    del held
+    poll(lambda: rss_bytes(pid) < memory + size // 2, "the memory is given back")
+
+
+def test_others_are_served_beside_a_message_of_junk_handles(manager: ProbeManager) -> None:
+    handle = int((shared := manager.dict(n=0))._id, 16)
+    with FastPeer(manager.address) as junk, FastPeer(manager.address) as other:
+        sent = threading.Event()
+
+        def send() -> None:
+            junk.send(OP_INCREF, bytes(8 * 1_000_000))
+            sent.set()
+            junk.recv()
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        sent.wait(DEADLINE)
+        begun, longest = time.monotonic(), 0.0
+        while thread.is_alive():
+            before = time.monotonic()
+            other.ask(OP_CALL, "get", ("n",), None, handle=handle)
+            longest = max(longest, time.monotonic() - before)
+        thread.join()
+        took = time.monotonic() - begun
+        assert longest < took / 2, f"a call took {longest:.3f} s of {took:.3f} s"
+    assert shared["n"] == 0
