@@ -77,7 +77,7 @@ cdef class Segment:
     cdef readonly size_t size
     cdef readonly size_t offset  # in a file
     cdef readonly bint is_file
-    cdef readonly bint is_cut    # somebody has shortened the file: what is here is not to be touched
+    cdef readonly bint is_cut    # somebody has shortened the file: nothing here is to be touched
     cdef size_t used             # by the server's allocator
     cdef list gaps               # between large cells: (offset, size), in order; None: no such
     cdef object __weakref__

@@ -20,12 +20,12 @@ def incr(obj, key=None, amount=1, default=MISSING):
         A dict's key, a list's index, a Namespace's attribute.
     amount : number
     default : number, optional
-        What a missing key counts as: 0 in a dict; in a Namespace it has to be given.
+        What a missing key or attribute counts as: 0 by default.
 
     Raises
     ------
-    AttributeError, IndexError
-        There is no such attribute or index.
+    IndexError
+        There is no such index.
     TypeError
         The value and the amount cannot be added, or `obj` is of another type.
     """
@@ -39,7 +39,7 @@ def incr(obj, key=None, amount=1, default=MISSING):
         obj[key] = new
         return new
     if kind is shared.Namespace:
-        new = (getattr(obj, key) if default is MISSING else getattr(obj, key, default)) + amount
+        new = getattr(obj, key, 0 if default is MISSING else default) + amount
         setattr(obj, key, new)
         return new
     raise TypeError(f"incr of {kind.__name__!r}: a dict, list or Namespace is needed")

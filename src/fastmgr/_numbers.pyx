@@ -296,6 +296,9 @@ cdef class Counters(Celled):
     def __iter__(self):
         return iter(self.keys())
 
+    def __reversed__(self):
+        return reversed(self.keys())
+
     def __repr__(self):
         return f"Counters({self.as_dict() if self.names is not None else self.snapshot()})"
 

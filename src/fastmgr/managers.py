@@ -266,6 +266,13 @@ class BaseManager(_StockManager):
         if self._state.value == State.STARTED:
             self.connect()
 
+    def __repr__(self) -> str:
+        state = {State.INITIAL: "not started", State.SHUTDOWN: "shut down"}.get(
+            self._state.value, "connected" if self._process is None else "started"
+        )
+        process = "" if self._process is None else f", process {self._process.pid}"
+        return f"<{type(self).__name__} at {self._address!r}, {state}{process}>"
+
     def _require_initial(self) -> None:
         if self._state.value == State.INITIAL:
             return

@@ -80,6 +80,12 @@ class Pipeline:
     def __len__(self) -> int:
         return len(self._calls) // 4
 
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} of {len(self)} calls to the manager at "
+            f"{self._session.address!r}>"
+        )
+
     def execute(self) -> list[Any]:
         """Make the calls recorded so far; return their results in order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import collections.abc
 import importlib
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
 from fastmgr import _core
 from fastmgr._cells import ArrayCore, CounterCore, CountersCore, EventCore, LockCore, ValueCore
 from fastmgr._proxy import ClientSession, ProxyCore, authkeys
+from fastmgr.asnumber import AsNumber, as_ndarray
 from fastmgr.dialects.stock import Token, stock_client, uses_raw_sockets
 from fastmgr.privates import Locals, OnDemand, privates_of, return_reference
 
@@ -548,7 +550,7 @@ class NamespaceProxy(BaseProxy, _Namespace):
         name : str
         amount : number
         default : number, optional
-            What a missing attribute counts as; without it that is an AttributeError.
+            What a missing attribute counts as; 0 by default, as with a dict.
         """
         return self._callmethod("incr", (name, amount), default)
 
@@ -571,7 +573,26 @@ class NamespaceProxy(BaseProxy, _Namespace):
         return callmethod("__delattr__", (key,))
 
 
-class ValueProxy(ValueCore[_T], BaseProxy):
+#: How much of what a proxy stands for its representation shows.
+SHOWN_TEXT, SHOWN_ITEMS = 200, 6
+
+
+class _Telling(BaseProxy):
+    """A proxy whose representation tells what it stands for, as far as that can be had."""
+
+    def _shown(self) -> str:
+        text: str = self._callmethod("__repr__")
+        return text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}..."
+
+    def __repr__(self) -> str:
+        try:
+            shown = self._shown()
+        except Exception as error:
+            shown = f"whose value is not to be had ({type(error).__name__})"
+        return f"<{type(self).__name__} {shown}, typeid {self._token.typeid!r}>"
+
+
+class ValueProxy(ValueCore[_T], _Telling):
     """A proxy of a `Value`."""
 
     _exposed_ = ("get", "set", "incr", "exchange", "compare_exchange")
@@ -680,50 +701,72 @@ class SetProxy(_BaseSetProxy[_T]):
 collections.abc.MutableSet.register(_BaseSetProxy)
 
 
-class ArrayProxy(ArrayCore[_T], BaseProxy):
+class ArrayProxy(ArrayCore[_T], _Telling):
     """A proxy of an array.
 
     Where the array is in memory that is shared with this process it is a buffer, too:
     ``memoryview(proxy)`` and ``numpy.asarray(proxy)`` are writable views of the items.
+    Elsewhere `numpy.asarray` makes a copy that cannot be written to.
     """
 
     _exposed_ = ("__len__", "__getitem__", "__setitem__", "incr")
 
+    def _shown(self) -> str:
+        text = repr(self[:SHOWN_ITEMS])
+        length = len(self)
+        return text if length <= SHOWN_ITEMS else f"{text[:-2]}, ...{text[-2:]} of {length}"
 
-class CounterProxy(CounterCore, BaseProxy):
-    """A proxy of a counter: an integer of 64 bits."""
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """For numpy, where there is no buffer: a copy, which cannot be written to."""
+        return as_ndarray(self[:], dtype, copy)
+
+
+class CounterProxy(CounterCore, AsNumber, _Telling):
+    """A proxy of a counter: an integer of 64 bits.
+
+    In an expression it is the number that the counter has at the moment.
+    """
 
     _exposed_ = ("incr", "decr", "get", "set", "exchange", "compare_exchange")
     _gains = ValueProxy._gains
 
-    def __int__(self) -> int:
-        return self.get()
-
-    def __iadd__(self, amount: int) -> Self:
+    def __iadd__(self, amount: int) -> Self:  # type: ignore[misc]  # the sum is an int
         self.incr(amount)
         return self
 
-    def __isub__(self, amount: int) -> Self:
+    def __isub__(self, amount: int) -> Self:  # type: ignore[misc]
         self.decr(amount)
         return self
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._shown()}, typeid {self._token.typeid!r}>"
-
-    def _shown(self) -> str:
+    def __str__(self) -> str:
+        """Return the number, or our representation where that cannot be had."""
         try:
             return str(self.get())
-        except Exception as error:
-            return f"whose value is not to be had ({type(error).__name__})"
+        except Exception:
+            return repr(self)
+
+    def _shown(self) -> str:
+        return str(self.get())
 
 
-class CountersProxy(CountersCore[_K], BaseProxy):
+class CountersProxy(CountersCore[_K], _Telling):
     """A proxy of counters in a row: integers of 64 bits, by name or by index."""
 
     _exposed_ = (
         "incr", "decr", "exchange", "compare_exchange", "keys", "snapshot", "as_dict",
         "__getitem__", "__setitem__", "__contains__", "__len__",
     )  # fmt: skip
+
+    def _shown(self) -> str:
+        keys = self.keys()
+        some = {key: self[key] for key in keys[:SHOWN_ITEMS]}
+        by_index = keys == list(range(len(keys)))
+        text = f"Counters({list(some.values()) if by_index else some})"
+        return text if len(keys) <= SHOWN_ITEMS else f"{text[:-2]}, ...{text[-2:]} of {len(keys)}"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """For numpy: the values of all, which cannot be written to."""
+        return as_ndarray(array.array("q", self.snapshot()), dtype, copy)
 
 
 if not TYPE_CHECKING:

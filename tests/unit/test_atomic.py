@@ -89,9 +89,8 @@ def test_namespace(manager: SyncManager) -> None:
     namespace = manager.Namespace(a=1)
     assert [namespace.incr("a"), namespace.incr("a", 3)] == [2, 5]
     assert namespace.incr("b", default=10) == 11
-    with pytest.raises(AttributeError):
-        namespace.incr("missing")
-    assert (namespace.a, namespace.b) == (5, 11)
+    assert [namespace.incr("missing"), manager.dict().incr("missing")] == [1, 1]
+    assert (namespace.a, namespace.b, namespace.missing) == (5, 11, 1)
 
 
 def test_values_of_other_types(manager: SyncManager) -> None:

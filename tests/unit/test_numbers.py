@@ -5,12 +5,16 @@ from __future__ import annotations
 import array
 import gc
 import json
+import math
+import operator
 import os
+import re
 import struct
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import pytest
@@ -248,10 +252,106 @@ def test_counter_proxy_looks_like_a_number(manager: ProbeManager) -> None:
     assert (counter.value, int(counter), counter._getvalue()) == (7, 7, 7)
     counter.value = 2
     assert "CounterProxy 2," in repr(counter)
-    assert str(counter) == "Counter(2)"
+    assert str(counter) == "2"
     holder = manager.dict(c=counter)
     assert holder["c"].incr() == 3
     del holder
+
+
+@pytest.mark.parametrize("place", ["shared_manager", "off_manager"])
+def test_a_counter_in_an_expression_is_its_number(
+    request: pytest.FixtureRequest, manager: ProbeManager, place: str
+) -> None:
+    counter: Any = request.getfixturevalue(place).Counter(5)
+    other: Any = manager.Counter(7)
+    for operation in (
+        operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod,
+        operator.pow, operator.lshift, operator.rshift, operator.and_, operator.or_, operator.xor,
+        divmod, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge,
+    ):  # fmt: skip
+        for left, right in ((5, 7), (5, 5), (7, 5)):
+            proxies = [counter if side == 5 else other for side in (left, right)]
+            assert operation(*proxies) == operation(left, right)
+            assert operation(proxies[0], right) == operation(left, proxies[1])
+            assert operation(proxies[0], right) == operation(left, right)
+    assert counter + 0.5 == 5.5 and Fraction(1, 2) * counter == Fraction(5, 2)
+    assert (counter == "5", counter != "5") == (False, True)
+    for alone in (
+        operator.neg, operator.pos, operator.inv, abs, round, int, float, bool, str, hex, range,
+        operator.index, complex, math.floor, math.ceil, math.trunc, math.sqrt,
+        "{:,}".format, "{}".format, "%d".__mod__, lambda n: round(n, -1), [0, 1, 2, 3, 4, 5].index,
+    ):  # fmt: skip
+        assert alone(counter) == alone(5), alone
+    assert bool(manager.Counter(0)) is False and sorted([other, counter, 6]) == [5, 6, 7]
+    with pytest.raises(TypeError, match="unhashable"):  # what it equals changes
+        hash(counter)
+    for name in ("imul", "ifloordiv", "ipow", "ior"):
+        with pytest.raises(TypeError, match="write to its `value`"):
+            getattr(operator, name)(counter, 2)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        counter + "1"
+
+
+def test_a_proxy_says_what_it_stands_for(manager: ProbeManager, off_manager: ProbeManager) -> None:
+    for source in (manager, off_manager):
+        said = {
+            "<CounterProxy 5, ": source.Counter(5),
+            "<ValueProxy Value('d', 0.5), ": source.Value("d", 0.5),
+            "<ArrayProxy array('i', [1, 2]), ": source.Array("i", [1, 2]),
+            "<ArrayProxy array('i', [0, 1, 2, 3, 4, 5, ...]) of 90, ": source.Array("i", range(90)),
+            "<CountersProxy Counters({'a': 0}), ": source.Counters(["a"]),
+            "<CountersProxy Counters([0, 0]), ": source.Counters(2),
+            "<CountersProxy Counters([0, 0, 0, 0, 0, 0, ...]) of 90, ": source.Counters(90),
+        }
+        for text, proxy in said.items():
+            assert repr(proxy) == f"{text}typeid {proxy._token.typeid!r}>"
+        assert len(repr(source.Value("i", "x" * 10_000))) < 300
+    own = ProbeManager(authkey=KEY)
+    assert repr(own) == "<ProbeManager at None, not started>"
+    with own:
+        counter = own.Counter()
+        assert re.fullmatch(r"<ProbeManager at '.+', started, process \d+>", repr(own))
+        pipe = own.pipeline()
+        pipe(counter).incr()
+        assert repr(pipe) == f"<Pipeline of 1 calls to the manager at {own.address!r}>"
+    assert "shut down" in repr(own) and "not to be had" in repr(counter) and str(counter)
+
+
+def test_counters_are_reversed(make: Make) -> None:
+    assert list(reversed(make("Counters", ["a", "b"]))) == ["b", "a"]
+    assert list(reversed(make("Counters", 3))) == [2, 1, 0]
+
+
+def test_counters_as_an_array_are_their_numbers(
+    manager: ProbeManager, off_manager: ProbeManager
+) -> None:
+    numpy = pytest.importorskip("numpy")
+    for source in (manager, off_manager):
+        counters = source.Counters(["a", "b"])
+        counters.incr("b", 3)
+        found = numpy.asarray(counters)
+        assert found.dtype == "int64" and found.tolist() == [0, 3]
+        assert not found.flags.writeable and numpy.array(counters).flags.writeable
+        assert numpy.asarray(source.Counter(5)) == 5
+
+
+def test_an_array_without_memory_is_no_writable_array(off_manager: ProbeManager) -> None:
+    """What is written to a copy would be lost."""
+    numpy = pytest.importorskip("numpy")
+    for code in CODES:
+        shared = off_manager.Array(code, [1, 2, 3])
+        found = numpy.asarray(shared)
+        assert found.dtype == numpy.asarray(array.array(code)).dtype and found.tolist() == [1, 2, 3]
+        with pytest.raises(ValueError, match="read-only"):
+            found[0] = 2
+        own = numpy.array(shared)
+        own[0] = 2
+        assert (own[0], shared[0]) == (2, 1)
+    with ProbeManager(authkey=KEY) as own_manager:
+        gone = own_manager.Array("i", [1]), own_manager.Counters(1)
+    for proxy in gone:
+        with pytest.raises((OSError, EOFError, RemoteError)):
+            numpy.asarray(proxy)
 
 
 def test_counter_is_set_where_only_that_is_exposed(manager: NumbersManager) -> None:
