@@ -1,8 +1,11 @@
 """The command line: ``python -m fastmgr demo`` and ``python -m fastmgr bench``."""
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from fastmgr import __version__, bench, demo
 
@@ -29,13 +32,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     demo.add_parser(commands)
     bench.add_parser(commands)
-    options = parser.parse_args(arguments)
     try:
-        status: int = options.run(options)
+        try:
+            options = parser.parse_args(arguments)
+            status: int = options.run(options)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    except BrokenPipeError:
+        if not _nobody_reads(sys.stdout):
+            raise
+        status = 1
     return status
+
+
+def _nobody_reads(stream: TextIO) -> bool:
+    """Whether the reader of what is printed has gone; then the rest of it goes nowhere."""
+    look = select.poll()
+    look.register(stream, 0)
+    if not look.poll(0):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    return True
 
 
 if __name__ == "__main__":
