@@ -43,6 +43,7 @@ cdef class ClientSession:
     cdef bint flush_asked            # the main thread is going to send what is due
     cdef list channels               # all that are open
     cdef Channel orphan              # no thread's, kept open to keep the session alive
+    cdef list inherited              # copies of its parent's channels, in the child of a fork
     cdef unsigned long hasty         # the thread whose next connection is not to take long, or 0
     cdef object farewell             # the exit finalizer of this process
     cdef public object private       # what `privates` shows of it, once asked for

@@ -33,6 +33,7 @@ from fastmgr._os cimport uint8_t, uint64_t
 from fastmgr._wire cimport Writer
 
 import os
+import sys
 import threading
 import weakref
 from multiprocessing import AuthenticationError, process, util
@@ -189,6 +190,7 @@ cdef class ClientSession:
         self.serializer = serializer
         self.authkey = authkey
         self.holdings = {}
+        self.inherited = []
         self.releases = []
         self.reset()
         sessions.add(self)
@@ -221,21 +223,28 @@ cdef class ClientSession:
         program that becomes a daemon), and with it the objects.
         """
         cdef Channel channel
-        cdef list inherited = [c for c in (*self.channels, self.orphan) if c is not None]
-        for channel in inherited:
+        self.inherited += [c for c in (*self.channels, self.orphan) if c is not None]
+        for channel in self.inherited:
             channel.renew_lock()
             channel.usable = False
         self.reset()
+        # A child of multiprocessing has neither its name nor its finalizers yet.
+        if not sys._getframe().f_globals.get("__name__", "").startswith("multiprocessing."):
+            self.introduce_child(not self.is_stock())   # which keeps what a dead client had
+
+    def introduce_child(self, bint known):
+        """In the child of a fork: make `known` what it holds, and close the parent's sockets."""
+        cdef Channel channel
         try:
-            if self.holdings and not self.retired and not self.is_stock():
-                self.hasty = PyThread_get_thread_ident()
+            if known and self.holdings and not self.retired:
                 self.channel()
         except Exception as error:
-            util.info("the manager does not know what this process holds: %s", error)
+            # They may be proxies of a manager that has been shut down.
+            util.info("incref failed: %s", error)
         finally:
-            self.hasty = 0
-            for channel in inherited:
+            for channel in self.inherited:
                 channel.abandon()
+            self.inherited = []
 
     def end_view(self):
         """What proxies know of the arena is not to be relied on any more."""
@@ -991,18 +1000,10 @@ def _say_goodbye(reference):
 
 
 def _introduce_child(session):
-    """In a child that multiprocessing forked, which has just forgotten all finalizers.
-
-    A stock server is told now what this process holds; ours knows that since the fork.
-    """
+    """In a child that multiprocessing forked, which has just forgotten all finalizers."""
     if (<ClientSession>session).farewell is not None:
         session.prepare_farewell()
-    if (<ClientSession>session).holdings:
-        try:
-            (<ClientSession>session).channel()
-        except Exception as error:
-            # They may be proxies of a manager that has been shut down.
-            util.info("incref failed: %s", error)
+    session.introduce_child(True)
 
 
 def _after_fork_in_child():
