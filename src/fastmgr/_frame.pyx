@@ -23,7 +23,8 @@ from fastmgr._mailbox cimport (
 )
 from fastmgr._os cimport (
     FM_SIGNALS_MS, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one,
-    fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, fm_unread, os_close,
+    fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, fm_unread,
+    os_close,
 )
 
 import os
