@@ -17,6 +17,7 @@ def failed_creation(
 def create(
     server: Any, typeid: str, args: tuple[Any, ...], kwds: dict[str, Any], known: bool = False
 ) -> Entry: ...
+def revive(server: Any, key: Any) -> Entry | None: ...
 
 @final
 class Engine(Loop):

@@ -46,6 +46,7 @@ from fastmgr.carried import BLIND as _blind
 from fastmgr.carried import KEPT_ARGUMENT as _kept_argument
 from fastmgr.carried import put_in_place, read_values
 from fastmgr.methods import METHODS as _methods
+from fastmgr.named import named_handle
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
 from fastmgr.dialects.intro import (
     answer_introduction, is_proved, parse_introduction, stock_is_refused,
@@ -81,6 +82,10 @@ cdef enum:
 
 cdef enum:
     NOT_CARRIED = -2
+
+# Exposed names, or handles that are no object's, that an error says something of.
+cdef enum:
+    MOST_NAMES = 30
 
 # Bytes of replies that the loop sends in one go.
 cdef enum:
@@ -189,7 +194,7 @@ def create(server, typeid, args, kwds, bint known=False):
     """
     if typeid not in server.registry:
         raise UnknownType(typeid, server)
-    function, exposed, method_to_typeid, _proxytype = server.registry[typeid]
+    function = server.registry[typeid][0]
     if function is None:
         if kwds or len(args) != 1:
             raise ValueError("Without callable, must have one non-keyword argument")
@@ -197,6 +202,17 @@ def create(server, typeid, args, kwds, bint known=False):
     else:
         obj = function(*args, **kwds) if kwds else function(*args)
         known = known and function in KNOWN_CALLABLES
+    handle = 0
+    if kwds and type(typeid) is str:
+        name = kwds.get("name")
+        if type(name) is str and server.names.objects.get(name) is obj:
+            handle = named_handle(typeid, name)
+    return share(server, typeid, obj, known, handle)
+
+
+cdef Entry share(server, typeid, obj, bint known, uint64_t handle):
+    """Share an object of a registered type; return its entry."""
+    _function, exposed, method_to_typeid, _proxytype = server.registry[typeid]
     if exposed is None:
         exposed = server.public_methods(obj)
     if method_to_typeid is not None:
@@ -205,7 +221,36 @@ def create(server, typeid, args, kwds, bint known=False):
                 f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)}, not dict"
             )
         exposed = list(exposed) + list(method_to_typeid)
-    return server.table.add(obj, exposed, method_to_typeid, known)
+    return server.table.add(obj, exposed, method_to_typeid, known, handle)
+
+
+cdef int note_carried(Entry entry) except -1:
+    """See whether the object may hold `Opaque` values, and whether it does."""
+    entry.carries = entry.known
+    if type(entry.obj) is shared.Value and entry.obj._other is not None:
+        # One with a name may have had a life before.
+        entry.opaque = type(entry.obj._other) is Opaque
+        entry.known = entry.known and entry.opaque
+    return 0
+
+
+def revive(server, key):
+    """Share a named object again for who has known it in another server, or before it was dropped.
+
+    Returns
+    -------
+    Entry or None
+        Without a reference counted; None where the key is of no named object.
+    """
+    cdef Entry entry
+    found = server.finder.find(key, server.names.objects, server.registry)
+    if found is None:
+        return None
+    typeid, obj = found
+    entry = share(server, typeid, obj, True, key)
+    entry.refcount -= 1
+    note_carried(entry)
+    return entry
 
 
 cdef object method_name(Conn conn, Reader reader):
@@ -780,7 +825,7 @@ cdef class Engine(Loop):
         handle[0] = 0
         try:
             if entry is None:
-                raise KeyError(ident)
+                raise self.table.missing(ident)
             obj = entry.obj
             if entry.opaque and shows_values(entry, name):
                 look_inside(entry)
@@ -879,11 +924,7 @@ cdef class Engine(Loop):
             args, kwds = call_arguments(reader)
             util.debug("%r requested by %s", typeid, conn.name)
             entry = create(self.server, typeid, args, kwds, not pickled)
-            entry.carries = entry.known
-            if type(entry.obj) is shared.Value and entry.obj._other is not None:
-                # One with a name may have had a life before.
-                entry.opaque = type(entry.obj._other) is Opaque
-                entry.known = entry.known and entry.opaque
+            note_carried(entry)
         except Exception as error:
             op, payload = failed_creation(self.server, typeid, kwds, error)
             return self.reply(conn, writer, op, 0, payload, on_loop)
@@ -921,13 +962,17 @@ cdef class Engine(Loop):
         cdef size_t count = conn.stream.size // sizeof(uint64_t)
         cdef uint64_t handle
         cdef size_t i
-        cdef list missing = []
+        cdef dict missing = {}      # handle -> why, of the first
         if on_loop and count > HANDLES_AT_ONCE:
             return HAND_OFF
         for i in range(count):
             memcpy(&handle, conn.stream.body + i * sizeof(uint64_t), sizeof(uint64_t))
-            if self.table.find(handle) is None:
-                missing.append(handle)
+            if self.table.find(handle) is None and (
+                not handle >> 62 or self.table.revive is None
+                or self.table.revive(handle) is None
+            ):
+                missing[handle] = (
+                    self.table.missing(handle).args[0] if len(missing) < MOST_NAMES else None)
             else:
                 self.table.retain(handle)
                 self.table.session_retain(conn.session, handle)

@@ -23,7 +23,7 @@ cpdef enum Op:
     OP_CALL = 1       # handle, method; body: name, args, kwds
     OP_CREATE = 2     # body: typeid, args, kwds
     OP_CONTROL = 3    # body: function name, args, kwds
-    OP_INCREF = 4     # body: handles; the reply lists those that are gone
+    OP_INCREF = 4     # body: handles; the reply: those that are gone, and why
     OP_RELEASE = 5    # body: (handle, count) pairs; no reply
     OP_GOODBYE = 6    # the connection ends in order, with handle 1 the process; no reply
     OP_LOCATE = 7     # handle; the reply: where its cell is, None if it has none, False: no arena

@@ -493,10 +493,10 @@ cdef class ClientSession:
         for holding in list(self.holdings.values()):
             holding.owed = 0
             handles.append(holding.handle)
-        missing = set(channel.request(OP_INCREF, 0, 0, None, handles, None, None)[1])
+        missing = channel.request(OP_INCREF, 0, 0, None, handles, None, None)[1]
         for holding in list(self.holdings.values()):
             if holding.handle in missing:
-                util.info("object %x is gone from the manager", holding.handle)
+                util.info("%s", missing[holding.handle])
             else:
                 holding.owed += 1
         return 0
@@ -590,10 +590,7 @@ cdef class ClientSession:
             return 0
         _op, missing = self.perform(OP_INCREF, 0, ident, handle, None, (handle,), None)
         if missing:
-            raise RemoteError(
-                f"KeyError: {ident!r}: the manager at {self.address!r} "
-                "shares no such object (any more)\n"
-            )
+            raise RemoteError(f"KeyError: {missing[handle]!r} (by {self.address!r})\n")
         return 0
 
     # -- releases -----------------------------------------------------------

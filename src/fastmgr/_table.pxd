@@ -44,7 +44,9 @@ cdef class Table:
     cdef readonly object local            # key -> Entry, weak: what proxies in here hold
     cdef object by_object                 # id(obj) -> Entry, weak: one object, one ident
     cdef dict sessions                    # session id -> Session
+    cdef uint64_t epoch                   # in the handles of this server's objects
     cdef uint64_t next_handle
+    cdef public object revive             # key -> Entry or None: a named object that is not shared
     cdef uint64_t sessions_made
     cdef Recent recent[RECENT_ENTRIES]    # by the low bits of the handle
 
@@ -52,7 +54,10 @@ cdef class Table:
     cdef Entry at(self, uint64_t handle)
     cdef void forget_recent(self) noexcept
     cpdef Entry lookup(self, object ident)
-    cpdef object add(self, object obj, object exposed, object method_to_typeid, bint known)
+    cpdef object missing(self, object ident)
+    cpdef object add(
+        self, object obj, object exposed, object method_to_typeid, bint known, uint64_t handle=*
+    )
     cpdef int retain(self, object key, Py_ssize_t count=*) except -1
     cpdef object release(self, object key, Py_ssize_t count=*)
     cdef Session join(self, bytes session_id)

@@ -103,9 +103,9 @@ cdef class Table:
         self.local = WeakValueDictionary()
         self.by_object = WeakValueDictionary()
         self.sessions = {}
-        # 31 bits: the handle stays positive as a signed 64-bit integer.
-        epoch = int.from_bytes(os.urandom(4), "little") & 0x7fffffff
-        self.next_handle = (epoch << 32) + 1
+        # 30 bits: above them is the bit of named objects (see `named`).
+        self.epoch = <uint64_t>int.from_bytes(os.urandom(4), "little") & 0x3fffffff
+        self.next_handle = (self.epoch << 32) + 1
 
     # -- objects ----------------------------------------------------------
 
@@ -143,17 +143,36 @@ cdef class Table:
         """
         cdef Entry entry = self.find(key_of(ident))
         if entry is None:
-            raise KeyError(ident)
+            raise self.missing(ident)
         return entry
 
-    cpdef object add(self, object obj, object exposed, object method_to_typeid, bint known):
+    cpdef object missing(self, object ident):
+        """The KeyError for an ident that no object has here, with the reason."""
+        cdef object key = key_of(ident)
+        if isinstance(key, int):
+            ident = "%x" % key
+            if key >> 62:
+                reason = "the server keeps no object of its name (any more)"
+            elif key >> 32 == self.epoch:
+                reason = "its last reference was returned"
+            else:
+                reason = "another server shared it: the one at this address was restarted"
+            return KeyError(f"{ident}: no such object: {reason}")
+        return KeyError(ident)
+
+    cpdef object add(
+        self, object obj, object exposed, object method_to_typeid, bint known, uint64_t handle=0
+    ):
         """Share `obj` and return its entry, with one reference counted.
 
         An object that is shared already keeps its entry, so that one object has
         one ident and one count; what is exposed is then replaced, as in the
-        stdlib.  `known` says that no user's code made or filled the object.
+        stdlib.  `known` says that no user's code made or filled the object; `handle` is
+        the one that a named object has in every server.
         """
-        cdef Entry fresh = Entry(obj, exposed, method_to_typeid, self.next_handle, known)
+        cdef bint its_own = handle and self.find(handle) is None
+        cdef Entry fresh = Entry(
+            obj, exposed, method_to_typeid, handle if its_own else self.next_handle, known)
         cdef Entry entry = self.by_object.get(id(obj))
         if entry is not None:
             entry.names = fresh.names
@@ -161,7 +180,7 @@ cdef class Table:
             entry.known = entry.known and known
         else:
             entry = fresh
-            self.next_handle += 1
+            self.next_handle += not its_own
             self.by_object[id(obj)] = entry
         entry.refcount += 1
         self.forget_recent()        # one that took its place may be there
@@ -200,8 +219,10 @@ cdef class Table:
             No such object is shared (any more).
         """
         cdef Entry entry = self.find(key_of(key))
+        if entry is None and self.revive is not None:
+            entry = self.revive(key_of(key))
         if entry is None:
-            raise KeyError(key)
+            raise self.missing(key)
         entry.refcount += count
         if entry.refcount == count and entry.key not in self.entries:
             # Only a proxy in here held it; a client does again.

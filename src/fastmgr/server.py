@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, MutableMapping
 from multiprocessing import connection, parent_process as get_parent_process, process, util
 from multiprocessing.reduction import ForkingPickler
@@ -22,6 +24,7 @@ from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.intro import stock_is_refused
 from fastmgr.dialects.stock import listener_and_client, uses_raw_sockets
 from fastmgr.dialects.transport import Listener, cannot_bind, hang_up, knock, take_over
+from fastmgr.named import Finder
 from fastmgr.names import ArenaFile, Names
 from fastmgr.shared import is_locked
 from fastmgr.workers import Workers, leave_if_copied
@@ -219,6 +222,8 @@ class Server(_StockServer):
         self.stop_event = threading.Event()
         self.arena: Arena | None = Arena()
         self.names = Names()
+        self.finder = Finder()
+        self.table.revive = functools.partial(_revive, weakref.ref(self))
         self._workers = Workers()
         self._engine: Any = None
         #: What the loop does once a second.
@@ -619,6 +624,12 @@ def _travels(error: Exception) -> bool:
         return type(ForkingPickler.loads(ForkingPickler.dumps(error))) is type(error)
     except Exception:
         return False
+
+
+def _revive(server: weakref.ref[Server], key: Any) -> Entry | None:
+    """Share a named object again that a client knows from before (see `_core.revive`)."""
+    known = server()
+    return None if known is None else _core.revive(known, key)
 
 
 def run_server(

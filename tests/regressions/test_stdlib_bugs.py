@@ -17,6 +17,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import connection
@@ -285,6 +286,65 @@ def test_gh78947_a_server_restarts_at_its_address(
         assert again._number_of_objects() == 1
         assert new["from"] == "the new server"
         script.finish()
+
+
+def serve_names(address: Address, arena: str | bool) -> None:
+    """Serve until a line is read, then be killed."""
+    server = ProbeManager(address, KEY, arena=arena).get_server()
+
+    def end() -> None:
+        sys.stdin.readline()
+        kill(os.getpid())
+
+    threading.Thread(target=end, daemon=True).start()
+    say(server.address)
+    server.serve_forever()
+
+
+def make_named(manager: ProbeManager) -> list[Any]:
+    return [
+        manager.Counter(3, name="hits"),
+        manager.Counters(["a", "b"], name="words"),
+        manager.Value("d", 0.5, name="value"),
+        manager.Array("q", [1, 2], name="items"),
+    ]
+
+
+def make_named_again(address: Address) -> None:
+    make_named(connected(address))
+
+
+@pytest.mark.parametrize("kept", ["file", "memory"])
+def test_proxies_of_named_objects_find_them_in_a_restarted_server(
+    kept: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Those of others say why theirs are gone."""
+    folder = tmp_path_factory.mktemp("at")
+    address, arena = str(folder / "here"), str(folder / "arena") if kept == "file" else True
+    with Script(serve_names, address, arena) as script:
+        script.line()
+        manager = connected(address)
+        hits, words, value, items = named = make_named(manager)
+        others = [manager.list([1]), manager.Counter()]
+        assert words["a"] + value.value + items[1] + others[1].incr() == 3.5
+        pickled = [pickle.dumps(proxy) for proxy in (*named, *others)]
+        script.tell()
+        script.process.wait(DEADLINE)
+    with Script(serve_names, address, arena) as script:
+        script.line()
+        if kept == "memory":
+            call_in_subprocess(make_named_again, address)
+        for i in range(2):
+            assert hits.incr() == 4 + i
+            assert words["a"] + value.value + items[1] == 2.5
+        assert pickle.loads(pickled[0]).get() == hits.get() == 5
+        assert in_thread(pickle.loads(pickled[3]).__getitem__, 0) == 1
+        while others:
+            with pytest.raises(managers.RemoteError, match="at this address was restarted"):
+                others.pop()._callmethod("__repr__")
+        with pytest.raises(managers.RemoteError, match="at this address was restarted"):
+            pickle.loads(pickled[-1])
+    managers.retire_sessions(address)
 
 
 # Keys

@@ -225,7 +225,7 @@ def test_number_of_a_method_that_is_not_exposed(peer: NumberingPeer) -> None:
     assert "method 'popitem' of <class 'list'> object is not in" in reply.payload
     reply = peer.numbered(5, number_of("popitem"))
     assert reply.op == OP_TRACEBACK
-    assert "KeyError: '5'" in reply.payload
+    assert "KeyError: '5: no such object" in reply.payload
 
 
 @pytest.mark.parametrize("number", [0, 1])

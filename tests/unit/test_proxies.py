@@ -293,9 +293,9 @@ def test_object_that_is_gone(manager: UnitManager) -> None:
     del shared
     gc.collect()
     settle(manager, 0)
-    with pytest.raises(RemoteError, match=f"KeyError: '{ident}'"):
+    with pytest.raises(RemoteError, match=f"KeyError: '{ident}: no such object"):
         keep.append(1)
-    with pytest.raises(RemoteError, match=f"KeyError: '{ident}'"):
+    with pytest.raises(RemoteError, match=f"KeyError: '{ident}: no such object"):
         ListProxy(keep._token, "pickle", manager=manager)
 
 

@@ -618,7 +618,7 @@ def test_arguments_that_are_none(peer: FastPeer, args: Any) -> None:
 def test_unknown_handles(peer: FastPeer, handle: int) -> None:
     reply = peer.method(handle, "append", 1)
     assert reply.op == OP_TRACEBACK
-    assert f"KeyError: '{handle:x}'" in reply.payload
+    assert f"KeyError: '{handle:x}: no such object" in reply.payload
 
 
 def test_result_that_cannot_be_pickled(peer: FastPeer) -> None:

@@ -372,7 +372,7 @@ def release(peer: FastPeer, handle: int) -> None:
 def assert_gone(peer: FastPeer, handle: int) -> None:
     reply = peer.method(handle, "__len__")
     assert reply.op == OP_TRACEBACK
-    assert f"KeyError: '{handle:x}'" in reply.payload
+    assert f"KeyError: '{handle:x}: no such object" in reply.payload
 
 
 def told(peer: FastPeer, name: str, *args: Any) -> None:
@@ -416,7 +416,7 @@ def test_created_and_dropped_again_and_again(table_manager: TableManager) -> Non
         seen.add(ident)
         stale = managers.BaseProxy(shared._token, "pickle", authkey=KEY, incref=False)
         del shared
-        with pytest.raises(managers.RemoteError, match=f"KeyError: '{ident}'"):
+        with pytest.raises(managers.RemoteError, match=f"KeyError: '{ident}: no such object"):
             stale._callmethod("__len__")
     assert table_manager._number_of_objects() == 0
 
