@@ -172,7 +172,7 @@ cpdef tuple failed_creation(server, typeid, kwds, error):
     if isinstance(error, UnknownType):
         return <int>OP_TRACEBACK, error.text
     registered = server.registry.get(typeid) if type(typeid) is str else None
-    if registered is not None and (
+    if registered is not None and isinstance(error, Exception) and (
         registered[0] in OURS or registered[0] in OURS_IF_NAMED and kwds and "name" in kwds
     ):
         error.__traceback__ = None
@@ -200,7 +200,12 @@ def create(server, typeid, args, kwds, bint known=False):
             raise ValueError("Without callable, must have one non-keyword argument")
         obj = args[0]
     else:
-        obj = function(*args, **kwds) if kwds else function(*args)
+        try:
+            obj = function(*args, **kwds) if kwds else function(*args)
+        except Exception:
+            raise
+        except BaseException as error:      # it is not to end the thread that serves the client
+            raise RuntimeError(f"{typeid!r}: what makes it raised {error!r}") from error
         known = known and function in KNOWN_CALLABLES
     handle = 0
     if kwds and type(typeid) is str:
@@ -310,6 +315,15 @@ cdef inline bint is_oneway(Conn conn) noexcept:
 cdef bint is_hard_to_drop(Entry entry) except -1:
     """Whether dropping it is not for the loop: its destructor may be a user's, or take long."""
     return not entry.known or isinstance(entry.obj, Celled) and (<Celled>entry.obj).is_heavy(True)
+
+
+cdef str some_names(names):
+    """The names that are exposed, in an order that does not change, and not too many of them."""
+    shown = sorted(map(repr, names))
+    more = len(shown) - MOST_NAMES
+    if more > 0:
+        shown[MOST_NAMES:] = [f"... and {more} more"]
+    return f"{{{', '.join(shown)}}}"
 
 
 cdef object told(Conn conn):
@@ -757,7 +771,7 @@ cdef class Engine(Loop):
             args, kwds = call_arguments(reader)
             if carried and not keeps(entry, name, args):
                 return NOT_CARRIED
-        except Exception:
+        except BaseException:
             return self.reply(conn, writer, OP_TRACEBACK, 0, told(conn), on_loop)
         if entry is not None:
             if carried:
@@ -837,9 +851,13 @@ cdef class Engine(Loop):
                 elif type(obj) is list:
                     unbound = LIST_METHODS.get(name)
                 if unbound is None:
-                    function = getattr(obj, name, MISSING)
-                    if function is MISSING:
+                    try:
+                        function = getattr(obj, name)
+                    except AttributeError:
+                        # It may be a user's, raised by a property or by `__getattr__`.
                         unbound = VERBS.get((type(obj), name))
+                        if unbound is None and name not in self.server.fallback_mapping:
+                            raise
                 if unbound is not None or function is not MISSING:
                     try:
                         if unbound is not None:
@@ -859,10 +877,13 @@ cdef class Engine(Loop):
             if fallback is None:
                 raise AttributeError(
                     f"method {name!r} of {type(obj)!r} object is not in "
-                    f"exposed={{{', '.join(map(repr, entry.names))}}}"
+                    f"exposed={some_names(entry.names)}"
                 )
             return fallback(self.server, c, entry.ident, obj, *args, **(kwds or {}))
-        except Exception:
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # The client is told, and goes on: what it stands for was to end something here.
+                util.info("%r raised %r", name, error)
             op[0] = OP_TRACEBACK
             return told(conn)
 
@@ -925,7 +946,7 @@ cdef class Engine(Loop):
             util.debug("%r requested by %s", typeid, conn.name)
             entry = create(self.server, typeid, args, kwds, not pickled)
             note_carried(entry)
-        except Exception as error:
+        except BaseException as error:
             op, payload = failed_creation(self.server, typeid, kwds, error)
             return self.reply(conn, writer, op, 0, payload, on_loop)
         if not self.give(conn, entry, anonymous):
@@ -942,7 +963,7 @@ cdef class Engine(Loop):
             function = self.server.public_function(name)
             self.flush_replies(conn, writer)    # before its own, if it replies by itself
             result = function(conn, *args, **(kwds or {}))
-        except Exception:
+        except BaseException:
             if conn.answered:
                 return CLOSE    # a second reply would be taken for that to the next request
             return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), False)
@@ -1102,7 +1123,7 @@ cdef class Engine(Loop):
         else:
             try:
                 pickled = self.put_any(conn, writer, payload)
-            except Exception:
+            except BaseException:
                 op = OP_UNSERIALIZABLE
                 writer.size = start
                 writer.segments = writer.writable = None
@@ -1180,7 +1201,7 @@ cdef class Engine(Loop):
             start_of_error = writer.size
             try:
                 self.put_any(conn, writer, failure)
-            except Exception:
+            except BaseException:
                 writer.size = start_of_error
                 writer.put((<int>OP_UNSERIALIZABLE, format_exc()))
         memset(&header, 0, HEADER_SIZE)
