@@ -575,6 +575,11 @@ cdef class EventCore(CellCore):
         return self._callmethod("is_set")
 
 
+cdef bint is_plain_timeout(timeout) except -1:
+    """Whether nobody can object to it; the server knows who objects to what."""
+    return (type(timeout) is int or type(timeout) is float) and 0 <= timeout <= TIMEOUT_MAX
+
+
 cdef class LockCore(CellCore):
     """The compiled part of `AcquirerProxy`.
 
@@ -661,7 +666,10 @@ cdef class LockCore(CellCore):
         timeout : float, optional
             How long to wait, in seconds.
         """
-        if (timeout is None or (blocking and 0 <= timeout <= TIMEOUT_MAX)) and self.at_hand():
+        if (
+            type(blocking) is bool
+            and (timeout is None or blocking and is_plain_timeout(timeout)) and self.at_hand()
+        ):
             if self.take():
                 self._session().took()
                 return True
@@ -673,8 +681,13 @@ cdef class LockCore(CellCore):
             self._session().took()
         return taken
 
-    def release(self):
-        """Give it back."""
+    def release(self, n=None):
+        """Give it back; of a semaphore `n` permits, if that is given."""
+        if n is not None:
+            self._callmethod("release", (n,))
+            for _ in range(min(n, self._session().taken)):
+                self._session().gave()
+            return
         if not (self.at_hand() and self.free()):
             self._callmethod("release")
         self._session().gave()

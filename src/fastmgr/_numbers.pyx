@@ -439,9 +439,10 @@ cdef class Value(Celled):
         if self.keeper is not None and type(value) is float:
             return MINUS_NAN    # without its payload, which Python does not show
         if self.keeper is not None:
+            shown = spelled(value) if isinstance(value, int) else repr(value)
             raise TypeError(
                 f"the value {self.keeper!r} is kept in a file, which holds None, bool, float and "
-                f"int of 48 bits; {value!r} is none of them"
+                f"int of 48 bits; {shown} is none of them"
             )
         self.asked += 1
         return ASK | (self.asked & ~TAG)

@@ -137,7 +137,14 @@ cdef class Primitive(Celled):
 
     cdef object begin(self, Waiter waiter, object name, object args, object kwds):
         """Start a blocking method; the waiter is finished, or queued."""
-        return getattr(self, "_" + name)(waiter, *args, **kwds)
+        try:
+            return getattr(self, "_" + name)(waiter, *args, **kwds)
+        except TypeError as error:
+            # Ours takes an argument more, under another name.
+            if not str(error).startswith(f"_{name}() "):
+                raise
+        given = ", ".join([*(type(arg).__name__ for arg in args), *(f"{key}=" for key in kwds)])
+        raise TypeError(f"{type(self).__name__}.{name}() cannot be called with ({given})")
 
     cdef int expire(self, Waiter waiter) except -1:
         """The waiter's deadline has passed."""
@@ -165,9 +172,9 @@ cdef class Primitive(Celled):
 
     cdef int park(self, Waiter waiter, object timeout) except -1:
         """Queue a waiter; no timeout, or None, waits for ever."""
+        cdef double deadline = FOREVER if timeout is None else deadline_of(timeout)
         waiter.at = self
-        if timeout is not None:
-            waiter.deadline = <double>monotonic() + <double>timeout
+        waiter.deadline = deadline
         self.waiting.append(waiter)
         return 0
 
@@ -240,19 +247,23 @@ cdef class Primitive(Celled):
         return waiter.value
 
 
+cdef double deadline_of(object timeout) except? -1:
+    """When a wait of so many seconds that begins now is over."""
+    cdef double seconds = timeout
+    if seconds != seconds:
+        raise ValueError("timeout=nan: no number of seconds")
+    return <double>monotonic() + seconds
+
+
 cdef object lock_timeout(object blocking, object timeout):
     """Check what `threading.Lock.acquire` takes; None to wait for ever, 0 not to wait."""
+    if type(blocking) is not bool or type(timeout) is not int or timeout != -1:
+        # Whatever this interpreter says of the arguments.
+        threading.Lock().acquire(blocking, timeout)
     if not blocking:
-        if timeout != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
         return 0
-    if timeout == -1:
-        return None
-    if timeout < 0:
-        raise ValueError("timeout value must be a non-negative number")
-    if timeout > TIMEOUT_MAX:
-        raise OverflowError("timeout value is too large")
-    return timeout
+    timeout = <double>timeout
+    return None if timeout == -1 else timeout
 
 
 cdef class Slots(Primitive):
@@ -553,7 +564,7 @@ cdef class Condition(RLock):
         if self.holder() != waiter.owner.number:
             raise RuntimeError("cannot wait on un-acquired lock")
         if timeout is not None:
-            waiter.deadline = <double>monotonic() + <double>timeout
+            waiter.deadline = deadline_of(timeout)
         waiter.at = self
         waiter.depth = <Py_ssize_t>fm_load(self.depth())
         self.sleeping.append(waiter)
@@ -732,11 +743,12 @@ cdef class Semaphore(Slots):
     def _acquire(self, Waiter waiter, blocking=True, timeout=None):
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
-        waits = blocking and (timeout is None or not timeout <= 0)
-        if self.take(waiter.owner.number, waits):
+        if self.take(waiter.owner.number, False):
             waiter.done(True)
-        elif not waits:
+        elif not blocking or (timeout is not None and <double>timeout <= 0):
             waiter.done(False)
+        elif self.take(waiter.owner.number, True):
+            waiter.done(True)
         else:
             self.park(waiter, timeout)
 
@@ -783,7 +795,7 @@ cdef class BoundedSemaphore(Semaphore):
     def release(self, n=1):
         if n < 1:
             raise ValueError("n must be one or more")
-        if self.value() + self.unreturned(n) > self.bound:
+        if n > self.bound or self.value() + self.unreturned(n) > self.bound:
             raise ValueError("Semaphore released too many times")
         Semaphore.release(self, n)
 
@@ -915,7 +927,8 @@ cdef class _BaseQueue(Primitive):
     cdef readonly bint is_shutdown
 
     def __init__(self, maxsize=0):
-        self.maxsize = maxsize
+        # So many are as good as any number.
+        self.maxsize = max(-PY_SSIZE_T_MAX, min(maxsize, PY_SSIZE_T_MAX))
         self.items = deque()
         self.putting = deque()
         self.joining = []
@@ -986,7 +999,7 @@ cdef class _BaseQueue(Primitive):
             waiter.fail(queue.Full())
         else:
             if timeout is not None:
-                waiter.deadline = <double>monotonic() + <double>timeout
+                waiter.deadline = deadline_of(timeout)
             waiter.at = self
             waiter.item = item
             waiter.puts = True

@@ -454,6 +454,78 @@ def test_errors_cross(
     assert outcome(getattr(ours, name), *given_to) == expected
 
 
+HUGE = 10**5000
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Condition"])
+@pytest.mark.parametrize(
+    "args",
+    [("no",), (None,), (1.5,), (HUGE,), (True, NAN), (True, "1"), (True, None), (True, HUGE)],
+    ids=lambda args: "-".join(type(arg).__name__ for arg in args),
+)
+def test_what_this_interpreter_says_of_arguments(place: Place, kind: str, args: Any) -> None:
+    """The stdlib's own proxies leave out a timeout of None, as ours do."""
+    ours, theirs = getattr(place, kind)(), getattr(threading, kind)()
+    expected = outcome(theirs.acquire, *args[: 1 if args[-1] is None and len(args) > 1 else 2])
+    if type(place) is Place and args == (True, None):
+        expected = outcome(theirs.acquire, *args)
+    assert outcome(ours.acquire, *args) == expected
+    if expected[0] == "returned":
+        ours.release()
+
+
+@pytest.mark.parametrize(
+    "kind, args, name, given_to",
+    [
+        ("Semaphore", (0,), "acquire", (True, NAN)),
+        ("Condition", (), "wait", (NAN,)),
+        ("Event", (), "wait", (NAN,)),
+        ("Barrier", (2,), "wait", (NAN,)),
+        ("Queue", (), "get", (True, NAN)),
+    ],
+)
+def test_nobody_waits_for_no_number_of_seconds(
+    place: Place, kind: str, args: Any, name: str, given_to: Any
+) -> None:
+    """With the stdlib some of these turn in circles for ever."""
+    obj = getattr(place, kind)(*args)
+    if kind == "Condition":
+        obj.acquire()
+    with pytest.raises(ValueError, match="nan"):
+        getattr(obj, name)(*given_to)
+    if kind == "Condition":
+        obj.release()
+
+
+def test_several_permits_are_released_at_once(place: Place) -> None:
+    if isinstance(place, Stock):
+        return  # whose proxies have no such argument
+    semaphore, bounded = place.Semaphore(0), place.BoundedSemaphore(2)
+    semaphore.release(2)
+    assert permits(semaphore) == 2
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="one or more"):
+            semaphore.release(n)
+    for n in (1.5, "2"):
+        with pytest.raises(TypeError):
+            semaphore.release(n)
+    with pytest.raises(OverflowError):
+        semaphore.release(HUGE)
+    for n in (1, HUGE):
+        with pytest.raises(ValueError, match="too many times"):
+            bounded.release(n)
+    assert permits(semaphore) == permits(bounded) == 2
+
+
+def test_a_queue_may_have_any_size(place: Place) -> None:
+    q = place.Queue(HUGE)
+    q.put(1)
+    assert not q.full()
+    with pytest.raises(TypeError, match=r"(?<!_)(join|get)\(\)"):
+        q.join(1) if type(place) is not Place else q.get(1, 2, 3)
+
+
 def test_a_full_queue_says_so(place: Place) -> None:
     q = place.Queue(1)
     q.put_nowait(1)

@@ -27,6 +27,8 @@ DIFFERENT_SIGNATURES = {
     # A file, or none, for what is shared by memory.
     "BaseManager.__init__",
     "BaseManager._run_server",
+    # Of a semaphore several permits are given back at once, as with `threading`.
+    "AcquirerProxy.release",
     # Special methods of compiled classes do not show their parameters' names.
     "ArrayProxy.__getitem__",
     "ArrayProxy.__len__",
