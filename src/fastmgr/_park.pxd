@@ -35,6 +35,7 @@ cdef class Primitive(Celled):
 
     cdef object begin(self, Waiter waiter, object name, object args, object kwds)
     cdef bint blocks(self, object name)
+    cdef str state(self)
     cdef int park(self, Waiter waiter, object timeout) except -1
     cdef Waiter next_waiter(self)
     cdef int pass_over(self, Waiter waiter) except -1

@@ -170,6 +170,13 @@ cdef class Primitive(Celled):
 
     # -- for the primitives ---------------------------------------------------
 
+    cdef str state(self):
+        """What there is to see of it from outside."""
+        raise NotImplementedError
+
+    def __repr__(self):
+        return f"<{type(self).__module__}.{type(self).__name__} at {id(self):#x}: {self.state()}>"
+
     cdef int park(self, Waiter waiter, object timeout) except -1:
         """Queue a waiter; no timeout, or None, waits for ever."""
         cdef double deadline = FOREVER if timeout is None else deadline_of(timeout)
@@ -419,6 +426,13 @@ cdef class Lock(Slots):
         return f"<{state} {type(self).__module__}.{type(self).__name__} object at {id(self):#x}>"
 
 
+cdef str shown_owner(uint64_t owner):
+    """The number of a client's process and that of its thread; of who has none its own; or 0."""
+    if session_of(owner):
+        return f"{session_of(owner)}.{owner & ((<uint64_t>1 << THREAD_BITS) - 1)}"
+    return f"{owner & ~LOCAL}"
+
+
 cdef class RLock(Lock):
     """As `threading.RLock`: its owner may take it again, and nobody else may release it."""
 
@@ -442,6 +456,14 @@ cdef class RLock(Lock):
     cdef int prepare(self, Waiter waiter) except -1:
         fm_store(self.depth(), <uint64_t>waiter.depth if waiter.again else 1)
         return 0
+
+    def __repr__(self):
+        cdef uint64_t owner = self.holder()
+        state, count = ("locked", fm_load(self.depth())) if owner else ("unlocked", 0)
+        return (
+            f"<{state} {type(self).__module__}.RLock object owner={shown_owner(owner)} "
+            f"count={count} at {id(self):#x}>"
+        )
 
     def release(self):
         if self.holder() != current_owner().number:
@@ -570,6 +592,11 @@ cdef class Condition(RLock):
         self.sleeping.append(waiter)
         self.free()
 
+    def __repr__(self):
+        cdef Waiter waiter
+        there = sum(not waiter.finished for waiter in self.sleeping)
+        return f"<{type(self).__name__}({RLock.__repr__(self)}, {there})>"
+
     def wait(self, timeout=None):
         return self.block("wait", (timeout,))
 
@@ -625,6 +652,9 @@ cdef class Semaphore(Slots):
         for i in range(self.slots):
             free += fm_load(self.slot(i)) & OWNER == 0
         return free
+
+    cdef str state(self):
+        return f"value={self.value()}"
 
     cdef bint take(self, uint64_t owner, bint wanted) except -1:
         if self.take_slot(owner, wanted and self.spare == 0):
@@ -792,6 +822,9 @@ cdef class BoundedSemaphore(Semaphore):
         Semaphore.__init__(self, value)
         self.bound = value
 
+    cdef str state(self):
+        return f"value={self.value()}/{self.bound}"
+
     def release(self, n=1):
         if n < 1:
             raise ValueError("n must be one or more")
@@ -813,6 +846,9 @@ cdef class Event(Primitive):
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_EVENT
         self.cell = Cell(sizeof(uint64_t))
+
+    cdef str state(self):
+        return "set" if self.flag else "unset"
 
     cdef bint blocks(self, object name):
         return name == "wait"
@@ -858,6 +894,9 @@ cdef class Barrier(Primitive):
             raise ValueError("parties must be > 0")
         self.parties = parties
         self.timeout = timeout
+
+    cdef str state(self):
+        return "broken" if self.broken else f"waiters={self.n_waiting}/{self.parties}"
 
     @property
     def n_waiting(self):
@@ -932,6 +971,10 @@ cdef class _BaseQueue(Primitive):
         self.items = deque()
         self.putting = deque()
         self.joining = []
+
+    cdef str state(self):
+        bound = f"/{self.maxsize}" if self.maxsize > 0 else ""
+        return f"size={len(self.items)}{bound}" + ", shut down" * self.is_shutdown
 
     cdef bint blocks(self, object name):
         return name == "get" or name == "put" or name == "join"

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -452,6 +453,58 @@ def test_errors_cross(
     expected = outcome(getattr(theirs, name), *given_to)
     assert expected[0] != "returned"
     assert outcome(getattr(ours, name), *given_to) == expected
+
+
+@pytest.mark.parametrize(
+    "kind, args",
+    [
+        ("Lock", ()),
+        ("RLock", ()),
+        ("Condition", ()),
+        ("Semaphore", (70,)),
+        ("BoundedSemaphore", (3,)),
+        ("Event", ()),
+        ("Barrier", (2,)),
+    ],
+)
+def test_str_says_what_that_of_threading_says(
+    place: Place, kind: str, args: tuple[Any, ...]
+) -> None:
+    def shown(obj: Any) -> str:
+        text = re.sub(r"0x\w+", "0x", str(obj)).replace("fastmgr._park.", "threading.")
+        return re.sub(r"owner=[1-9][\d.]*", "owner=1", text.replace("_thread.", "threading."))
+
+    ours = getattr(place, kind)(*args)
+    theirs = getattr(threading, kind)(*args)
+    steps = {"Event": ("set", "clear"), "Barrier": ("abort", "reset")}
+    for name in ("", *steps.get(kind, ("acquire", "release"))):
+        for obj in (ours, theirs) if name else ():
+            getattr(obj, name)()
+        if kind == "Lock" or sys.version_info >= (3, 11):
+            assert shown(ours).lower() == shown(theirs).lower()
+
+
+def test_str_counts_who_waits(place: Place) -> None:
+    condition, barrier, q = place.Condition(), place.Barrier(3), place.Queue(5)
+
+    def sleep() -> None:
+        with condition:
+            condition.wait()
+
+    sleeper = place.park(sleep)
+    party = place.park(barrier.wait)
+    assert str(condition).endswith(", 1)>")
+    assert str(barrier).endswith(": waiters=1/3>")
+    q.put(Opaque(1))
+    assert str(q).endswith(": size=1/5>")
+    assert str(place.Queue()).endswith(": size=0>")
+    with condition:
+        condition.notify()
+    barrier.abort()
+    with pytest.raises(threading.BrokenBarrierError):
+        party.result()
+    sleeper.result()
+    assert str(condition).endswith(", 0)>")
 
 
 HUGE = 10**5000
