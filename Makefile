@@ -48,9 +48,11 @@ demo: build  ## see it work
 test: build  ## the test suite
 	$(PY) -m pytest $(ARGS)
 
-soak: build  ## a thousand kills, and a minute of everything at once
+soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) of a flat line of memory
 	FASTMGR_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest --timeout=1800 $(ARGS) \
 	    tests/faults/test_faults_arena.py tests/faults/test_faults_mixed.py
+	FASTMGR_MEMORY_SECONDS=$(if $(filter file,$(origin SECONDS)),600,$(SECONDS)) \
+	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_faults_memory.py
 
 test-all: build  ## CPython's own manager tests, with every interpreter found
 	$(PY) tests/conformance/runner.py --all

@@ -52,7 +52,7 @@ cdef enum:
     WRITABLE_SHIFT = 63          # in a segment's size
     ADDRESS_BITS = 47            # no process has more memory
     FEW_SEGMENTS = 16
-    BYTES_A_SEGMENT = 1024       # in the mean, where there are more: a true peer's have 64 KiB
+    BYTES_A_SEGMENT = 1024       # in the mean, where there are more; true peers have 64 KiB
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
 

@@ -16,7 +16,7 @@ from fastmgr._mailbox cimport (
 )
 from fastmgr._os cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_acknowledge, fm_event, fm_now_ns, fm_poller_close,
-    fm_poller_forget, fm_poller_open, fm_poller_set, fm_shutdown, int64_t, os_close,
+    fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, fm_shutdown, int64_t, os_close,
 )
 from fastmgr._park cimport Owner, Waiter
 
@@ -546,6 +546,16 @@ cdef class Loop:
 
     cdef int on_hand_off(self, Conn conn) except -1:
         return 0
+
+
+def share_heap():
+    """In a process that is a server's alone: let its threads allocate from one heap.
+
+    They take turns with the interpreter's lock anyway. `MALLOC_ARENA_MAX` in the environment
+    prevails.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        fm_share_heap()
 
 
 def _nonblocking_pipe():

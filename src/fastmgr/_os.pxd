@@ -27,6 +27,7 @@ cdef extern from "_os.h" nogil:
         pass
 
     int64_t fm_now_ns()
+    void fm_share_heap()
     ssize_t fm_recv_soon(int fd, void *into, size_t room, fm_spinner *spinner, int spare)
 
     int FM_READ

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from fastmgr import _core
 from fastmgr._arena import Arena
 from fastmgr._frame import KINDS
+from fastmgr._loop import share_heap
 from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.intro import stock_is_refused
 from fastmgr.dialects.stock import listener_and_client, uses_raw_sockets
@@ -649,6 +650,7 @@ def run_server(
     """
     # Ctrl-C is for the program; it ends the manager when it is done with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    share_heap()
     if initializer is not None:
         initializer(*initargs)
     try:
