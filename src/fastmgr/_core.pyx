@@ -406,8 +406,10 @@ cdef class Engine(Loop):
         self.proxytypes = {}
         self.timers = []
         self.doomed = []
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(
-            os, "sched_getaffinity") else os.cpu_count() or 1
+        try:
+            self.cores = len(os.sched_getaffinity(0))
+        except (AttributeError, OSError):       # not on this system, or not in this sandbox
+            self.cores = os.cpu_count() or 1
 
     # -- driver one: the loop -----------------------------------------------
 
@@ -1052,12 +1054,14 @@ cdef class Engine(Loop):
         header.call = conn.stream.header.call
         header.op = OP_RETURN
         seal(writer, start, &header)
-        whole = conn.stream.send_passing(writer.data, writer.size, segment.fd)
+        outcome = conn.stream.send_passing(writer.data, writer.size, segment.fd)
         writer.reset()
+        if outcome == FRAME_PARTIAL:
+            return self.reply(conn, writer, OP_RETURN, 0, None, on_loop)
         if number == MAILBOX:
             segment.forget_fd()
             conn.stream.share(segment, True)
-        return KEEP if whole else CLOSE
+        return KEEP if outcome == FRAME_READY else CLOSE
 
     cdef int serve_release(self, Conn conn, bint on_loop) except -1:
         cdef size_t count = conn.stream.size // (2 * sizeof(uint64_t))

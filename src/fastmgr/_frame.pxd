@@ -121,5 +121,5 @@ cdef class Stream:
     cdef int _wait_for_room(self) except -1
     cdef int _set_timeout(self, long milliseconds) except -1
     cdef int send_all(self, const char *source, size_t size, list segments) except -1
-    cdef bint send_passing(self, const char *source, size_t size, int passed) noexcept
+    cdef int send_passing(self, const char *source, size_t size, int passed) noexcept
     cdef void close_fd(self) noexcept

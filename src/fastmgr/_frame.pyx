@@ -23,8 +23,8 @@ from fastmgr._mailbox cimport (
 )
 from fastmgr._os cimport (
     FM_SIGNALS_MS, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one,
-    fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, fm_unread,
-    os_close,
+    fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, fm_refused,
+    fm_unread, os_close,
 )
 
 import os
@@ -387,6 +387,8 @@ cdef class Stream:
         while True:
             with nogil:
                 n = fm_recv_fd(self.fd, self.into, self.room, passed)
+                if n < 0 and fm_refused(-n):
+                    n = fm_recv(self.fd, self.into, self.room, 0)
             if n > 0:
                 self._received(<size_t>n)
                 return FRAME_READY
@@ -396,9 +398,16 @@ cdef class Stream:
                 raise OSError(-n, os.strerror(-n))
             PyErr_CheckSignals()
 
-    cdef bint send_passing(self, const char *source, size_t size, int passed) noexcept:
-        """Send a small frame with a descriptor to who waits for it: False where that fails."""
-        return fm_send_fd(self.fd, source, size, passed, MSG_DONTWAIT) == <ssize_t>size
+    cdef int send_passing(self, const char *source, size_t size, int passed) noexcept:
+        """Send a small frame with a descriptor to who waits for it.
+
+        FRAME_PARTIAL says that a sandbox lets no descriptors through and nothing was sent;
+        FRAME_EOF that it failed otherwise.
+        """
+        cdef ssize_t n = fm_send_fd(self.fd, source, size, passed, MSG_DONTWAIT)
+        if n == <ssize_t>size:
+            return FRAME_READY
+        return FRAME_PARTIAL if n < 0 and fm_refused(<int>-n) else FRAME_EOF
 
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9:
         """Wait for a whole frame; where a spinner is given, not by sleeping at once.

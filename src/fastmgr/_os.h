@@ -33,6 +33,9 @@
 #define MSG_NOSIGNAL 0 /* macOS: SO_NOSIGPIPE, and Python ignores SIGPIPE */
 #endif
 
+/* Whether an error says that a sandbox refuses the system call. */
+static inline int fm_refused(int error) { return error == ENOSYS || error == EPERM || error == EACCES; }
+
 static inline ssize_t fm_recv(int fd, void *into, size_t room, int flags) {
     ssize_t n = recv(fd, into, room, flags);
     return n < 0 ? -(ssize_t)errno : n;
@@ -54,6 +57,9 @@ static inline ssize_t fm_send_two(
     message.msg_iov = parts;
     message.msg_iovlen = 2;
     ssize_t n = sendmsg(fd, &message, flags | MSG_NOSIGNAL);
+    if (n < 0 && fm_refused(errno))
+        return first_size ? fm_send(fd, first, first_size, flags)
+                          : fm_send(fd, second, second_size, flags);
     return n < 0 ? -(ssize_t)errno : n;
 }
 
@@ -255,10 +261,9 @@ static inline int fm_poller_open(fm_poller *p, int use_poll) {
     memset(p, 0, sizeof *p);
     p->epoll = -1;
 #ifdef __linux__
-    if (!use_poll) {
+    /* A sandbox may refuse it, or descriptors may have run out: poll(2) needs none. */
+    if (!use_poll)
         p->epoll = epoll_create1(EPOLL_CLOEXEC);
-        return p->epoll < 0 ? -errno : 0;
-    }
 #else
     (void)use_poll;
 #endif

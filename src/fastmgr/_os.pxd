@@ -16,6 +16,7 @@ cdef extern from "_os.h" nogil:
         int fd, const void *first, size_t first_size, const void *second, size_t second_size,
         int flags
     )
+    int fm_refused(int error)
     size_t fm_unread(int fd)
     void fm_shutdown(int fd)
     int fm_hung_up(int fd)
