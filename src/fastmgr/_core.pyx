@@ -500,8 +500,9 @@ cdef class Engine(Loop):
             self.arena.leave(session.place)
         if session.broken and not session.clean:
             # What a killed client held goes on; after a clean exit it stays held, as in the stdlib.
-            for entry in [*self.table.entries.values(), *self.table.local.values()]:
-                if entry.parks:
+            for key in list(session.parked):
+                entry = self.table.find(key)
+                if entry is not None and entry.parks:
                     (<Primitive>entry.obj).abandon(session.number)
         self.dispose(self.table.forsake(session))
         return 0
@@ -796,6 +797,8 @@ cdef class Engine(Loop):
                     return CLOSE
                 here.owner = conn
                 if blocks:
+                    if entry.key not in conn.session.parked:
+                        self.table.note_parked(conn.session, entry)
                     if not conn.pinned:
                         return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
         payload = self.run(
@@ -1025,6 +1028,8 @@ cdef class Engine(Loop):
             ):
                 payload = (
                     obj.kind, obj.cell.segment.number, obj.cell.offset, obj.cell.size, obj.about())
+                if entry.parks:
+                    self.table.note_parked(conn.session, entry)
         return self.reply(conn, writer, OP_RETURN, 0, payload, on_loop)
 
     cdef int serve_attach(self, Conn conn, Writer writer, bint on_loop) except -1:

@@ -31,6 +31,7 @@ cdef class Session:
     cdef size_t place                     # of its number in the arena; 0: it has none
     cdef bint ended                       # nothing is held for it any more
     cdef dict held                        # key -> count
+    cdef readonly set parked                       # keys of the primitives where it may have something
 
 cdef enum:
     RECENT_ENTRIES = 64
@@ -63,5 +64,6 @@ cdef class Table:
     cdef Session join(self, bytes session_id)
     cdef int leave(self, Session session) except -1
     cdef list forsake(self, Session session)
+    cdef int note_parked(self, Session session, Entry entry) except -1
     cdef object session_retain(self, Session session, object key)
     cdef object session_release(self, Session session, object key, Py_ssize_t count)

@@ -81,6 +81,7 @@ cdef class Session:
         self.id = session_id
         self.connections = 0
         self.held = {}
+        self.parked = set()
 
 
 cpdef object key_of(object ident):
@@ -284,6 +285,13 @@ cdef class Table:
         session.ended = True
         self.sessions.pop(session.id, None)
         return 1
+
+    cdef int note_parked(self, Session session, Entry entry) except -1:
+        """The session may take or wait for something here from now on, and hold it until it ends."""
+        if len(session.parked) >= 2 * len(self.entries) + 1000:     # most of them are gone
+            session.parked = {key for key in session.parked if self.find(key) is not None}
+        session.parked.add(entry.key)
+        return 0
 
     cdef list forsake(self, Session session):
         """Return every reference of a session that has ended; the entries to drop."""

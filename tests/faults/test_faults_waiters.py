@@ -53,6 +53,14 @@ class Census:
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
         return sum(conn.parked is not None for conn in list(server._engine.conns.values()))
 
+    def looked_at(self, name: str) -> int:
+        """How many objects the server will look at when that client dies."""
+        server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
+        for conn in list(server._engine.conns.values()):
+            if conn.name == name:
+                return len(conn.session.parked)
+        raise LookupError(name)
+
     def connections(self) -> int:
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
         return len(server._engine.conns)
@@ -463,6 +471,19 @@ def test_what_a_killed_client_held_is_handed_on(
         if "Semaphore" not in kind:
             break
     assert in_thread(lock.acquire, False) is False
+
+
+def test_a_death_costs_what_the_client_had_to_do_with(
+    manager: WaiterManager, census: Any, start: Start
+) -> None:
+    """And not what there is: the loop would stand still where many die."""
+    objects = [manager.Lock() for _ in range(50)] + [manager.Condition() for _ in range(50)]
+    for kind in (objects[0], objects[-1]):
+        doomed = start("doomed", take, kind, 1, parks=False)
+        assert doomed.said() == [True]
+        assert in_thread(census.looked_at, "doomed") == 1
+        doomed.kill()
+        assert in_thread(kind.acquire, True, DEADLINE) is True
 
 
 def permits(semaphore: Any) -> int:
