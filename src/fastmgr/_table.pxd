@@ -31,7 +31,7 @@ cdef class Session:
     cdef size_t place                     # of its number in the arena; 0: it has none
     cdef bint ended                       # nothing is held for it any more
     cdef dict held                        # key -> count
-    cdef readonly set parked                       # keys of the primitives where it may have something
+    cdef readonly set parked              # keys of the primitives where it may have something
 
 cdef enum:
     RECENT_ENTRIES = 64

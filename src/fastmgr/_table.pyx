@@ -287,7 +287,7 @@ cdef class Table:
         return 1
 
     cdef int note_parked(self, Session session, Entry entry) except -1:
-        """The session may take or wait for something here from now on, and hold it until it ends."""
+        """The session may take or wait for something here from now on, and hold it to its end."""
         if len(session.parked) >= 2 * len(self.entries) + 1000:     # most of them are gone
             session.parked = {key for key in session.parked if self.find(key) is not None}
         session.parked.add(entry.key)
