@@ -61,12 +61,15 @@ if [ ${#wanted[@]} -gt 0 ]; then
     inside apt-get install -qq -y "${wanted[@]}"
 fi
 
-# What was built there before stays; the rest is this tree's.
+# Another run with this folder would take the tree away from under this one.
+exec 9>"$folder/root/.lock"
+flock 9
+# The environments stay, all else is this tree's, and new: builds go by the time of files.
 mkdir -p "$folder/root/fastmgr"
-rm -rf "$folder/root/fastmgr/tests" "$folder/root/fastmgr/benchmarks"
+find "$folder/root/fastmgr" \( -name ".venv*" -o -name "*.egg-info" \) -prune -o -type f -exec rm {} +
 git -C "$tree" ls-files -z --cached --others --exclude-standard |
     tar -C "$tree" -cf - --null --files-from - |
-    tar -C "$folder/root/fastmgr" -xf - --no-same-owner
+    tar -C "$folder/root/fastmgr" -xf - --no-same-owner --touch
 
 for version in $VERSIONS; do newest=python$version; done
 [ $# -gt 0 ] || set -- "$newest" tests/conformance/runner.py --all
