@@ -174,7 +174,8 @@ def test_initializer_has_to_be_callable(wrong: Any) -> None:
 
 
 def test_initializer_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    manager = Empty()
+    # A fork server would write to the standard error that there was when it was started.
+    manager = Empty(ctx=multiprocessing.get_context("fork"))
     with pytest.raises(EOFError, match=r"exit code 1.*stderr"):
         manager.start(fail, ("on purpose",))
     manager.join(10)

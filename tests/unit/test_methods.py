@@ -80,7 +80,9 @@ def test_every_method_of_the_stdlibs_proxies_has_a_number() -> None:
     found = exposed_of(stdlib, stdlib.BaseProxy)
     assert len(found) > 10
     assert {name: names - set(METHODS) for name, names in found.items()} == {
-        name: set() for name in found
+        # What CPython 3.14 exposes of sets, too, nobody calls.
+        name: {"__class_getitem__"} & names
+        for name, names in found.items()
     }
     assert set(stdlib.public_methods(__import__("queue").Queue())) <= set(METHODS)
     assert set(stdlib.Server.fallback_mapping) <= set(METHODS)

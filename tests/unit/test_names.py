@@ -655,6 +655,7 @@ NONSENSE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The 'u' type code:DeprecationWarning")
 @pytest.mark.parametrize("what", NONSENSE)
 def test_nonsense_is_refused(path: str, what: str) -> None:
     write(path, NONSENSE[what])

@@ -181,7 +181,7 @@ def test_connections_are_not_inherited(manager: PrivatesManager) -> None:
     if pid == 0:
         status = 1
         try:
-            if not hasattr(shared._tls, "connection") and len(shared) == 1:
+            if len(shared) == 1 and shared._tls.connection is not conn:
                 status = dispatch(shared._tls.connection, shared._id, "__len__") - 1
         finally:
             os._exit(status)

@@ -17,7 +17,10 @@ from fastmgr import _park, managers
 from fastmgr.managers import MakeProxyType, SyncManager, public_methods
 
 #: Attributes that say how a class was made, or (3.15) number its proxies to tell them apart.
-NOT_MEANT = {"__builtins__", "__weakref__", "_all_serials", "_next_serial", "_serial"}
+NOT_MEANT = {
+    "__builtins__", "__firstlineno__", "__static_attributes__", "__weakref__", "_all_serials",
+    "_next_serial", "_serial",
+}  # fmt: skip
 
 DIFFERENT_SIGNATURES = {
     # Later versions have a parameter more.
