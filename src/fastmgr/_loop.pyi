@@ -4,6 +4,8 @@ from typing import Any, final
 from fastmgr._frame import Stream
 from fastmgr._park import Owner
 
+def has_few_descriptors() -> bool: ...
+
 @final
 class Conn(Owner):
     stream: Stream

@@ -22,6 +22,7 @@ from fastmgr._park cimport Owner, Waiter
 
 import errno
 import os
+import resource
 from multiprocessing import AuthenticationError, util
 from threading import get_ident
 from time import monotonic
@@ -39,6 +40,15 @@ cdef int MOST_UNPROVEN = 1024
 cdef double FOREVER = float("inf")
 # Seconds without accepting when descriptors have run out.
 cdef double ACCEPT_PAUSE = 0.1
+
+
+# With fewer descriptors than these a server makes do without those that only make it faster.
+cdef int MANY_DESCRIPTORS = 32
+
+
+def has_few_descriptors():
+    """Whether this process may open so few files that its clients need all of them."""
+    return 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < MANY_DESCRIPTORS
 
 
 @cython.final
@@ -74,7 +84,8 @@ cdef class Loop:
     """
 
     def __cinit__(self, *args):
-        cdef int status = fm_poller_open(&self.poller, os.environ.get("FASTMGR_POLLER") == "poll")
+        cdef int status = fm_poller_open(
+            &self.poller, os.environ.get("FASTMGR_POLLER") == "poll" or has_few_descriptors())
         if status < 0:
             raise OSError(-status, os.strerror(-status))
         self.wake_read = self.wake_write = -1

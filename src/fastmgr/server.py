@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from fastmgr import _core
 from fastmgr._arena import Arena
 from fastmgr._frame import KINDS
-from fastmgr._loop import share_heap
+from fastmgr._loop import has_few_descriptors, share_heap
 from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.intro import stock_is_refused
 from fastmgr.dialects.stock import listener_and_client, uses_raw_sockets
@@ -276,21 +276,28 @@ class Server(_StockServer):
 
     # -- life -----------------------------------------------------------------
 
+    def _prepare(self) -> Any:
+        """Take what serving needs: if it cannot be had, that shows before a client comes."""
+        if self._engine is None:
+            listener = self.listener if self._accepts_raw() else None
+            arena = self.arena
+            if has_few_descriptors() and self.names.file is None:
+                arena = None
+            engine = _core.Engine(self, listener, self._workers, self._offers_fast(), arena)
+            if self._watches_parent:
+                self._watch_parent(engine)
+            if self.names.file is not None:
+                self._each_second(engine, self.names.file.check)
+            self._engine = engine
+        return self._engine
+
     def serve_forever(self) -> NoReturn:
         """Serve until a client calls ``shutdown``, then leave by `SystemExit`."""
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
-        raw = self._accepts_raw()
-        engine = _core.Engine(
-            self, self.listener if raw else None, self._workers, self._offers_fast(), self.arena
-        )
-        self._engine = engine
+        engine = self._prepare()
         _running.add(self)
-        if self._watches_parent:
-            self._watch_parent(engine)
-        if self.names.file is not None:
-            self._each_second(engine, self.names.file.check)
         threads = [threading.Thread(target=engine.run, name="loop", daemon=True)]
-        if not raw:
+        if not self._accepts_raw():
             threads.append(threading.Thread(target=self.accepter, name="accepter", daemon=True))
         try:
             for thread in threads:
@@ -369,7 +376,7 @@ class Server(_StockServer):
 
         # All that were forked by the parent have the sentinel's other end, until they close it.
         engine.watch(parent.sentinel, family_gone)
-        if hasattr(os, "pidfd_open"):
+        if hasattr(os, "pidfd_open") and not has_few_descriptors():
             try:
                 engine.watch(os.pidfd_open(parent.pid), gone)
                 return
@@ -657,12 +664,13 @@ def run_server(
         server = server_class(registry, address, authkey, serializer)
         if arena is not True:
             server.use_arena(arena)
+        server._watches_parent = True
+        server._prepare()
     except Exception as error:
         if not _travels(error):
             raise
         writer.send(error)
         sys.exit(1)
-    server._watches_parent = True
     writer.send(server.address)
     writer.close()
     util.info("manager serving at %r", server.address)

@@ -1,21 +1,19 @@
-"""System calls that a sandbox refuses: what can do without them goes on."""
+"""System calls that a sandbox refuses, and few descriptors: what can do without goes on."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
+import resource
 import struct
 import sys
+import time
 from typing import Any
 
 import pytest
 from support import KEY, ProbeManager, call_in_subprocess, in_thread
-
-pytestmark = pytest.mark.skipif(
-    not (sys.platform == "linux" and platform.machine() == "x86_64"),
-    reason="the filter knows the system calls' numbers of Linux on x86-64",
-)
 
 NUMBERS = {
     "sched_getaffinity": 204,
@@ -59,6 +57,10 @@ def work_in_a_sandbox(names: list[str], error: int) -> Any:
         return [counter.get(), d["a"], large, len(kept[0]), manager.Sleeper().echo("user's")]
 
 
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and platform.machine() == "x86_64"),
+    reason="the filter knows the system calls' numbers of Linux on x86-64",
+)
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM], ids=errno.errorcode.get)
 @pytest.mark.parametrize(
     "names",
@@ -70,3 +72,26 @@ def test_system_calls_that_a_sandbox_refuses(names: list[str], error: int) -> No
     if result is None:
         pytest.skip("no filter can be set here")
     assert result == [101, 101, 300_000, 200_000, "user's"]
+
+
+def work_with_few_descriptors(limit: int) -> Any:
+    os.closerange(3, 64)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    begun = time.monotonic()
+    try:
+        with ProbeManager(authkey=KEY) as manager:
+            d, lock = manager.dict(a=1), manager.Lock()
+            with lock:
+                d["a"] += 1
+            result: Any = d["a"]
+    except (OSError, EOFError) as error:
+        result = f"{type(error).__name__}: {error}"
+    return [result, time.monotonic() - begun]
+
+
+@pytest.mark.parametrize("limit", [9, 10, 11, 12, 14, 20])
+def test_few_descriptors_are_enough_or_the_error_names_them(limit: int) -> None:
+    """As few as a server of the stdlib needs, and no client waits for what cannot come."""
+    result, seconds = call_in_subprocess(work_with_few_descriptors, limit)
+    assert result == 2 or (limit < 12 and "open files" in result), result
+    assert seconds < 25

@@ -347,7 +347,9 @@ def named(error: Any, address: Address) -> Any:
     server = f"the manager's server at {address!r}"
     if isinstance(error, TimeoutError):
         return TimeoutError(
-            errno.ETIMEDOUT, f"{server} did not answer in time: it is stopped, or is none"
+            errno.ETIMEDOUT,
+            f"{server} did not answer in time: it is stopped, is none, or has no descriptors left "
+            "for another client (ulimit -n)",
         )
     if isinstance(error, OSError) and error.errno is not None:
         hint = _HINTS.get(error.errno)
