@@ -204,6 +204,7 @@ cdef class CountersCore(CellCore):
     cdef Py_ssize_t length          # of all
     cdef Py_ssize_t own             # of those in `cell`; the others are in
     cdef list parts
+    cdef Py_ssize_t located         # how often: a restarted server may have other names
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         cdef ClientSession session = self._session()
@@ -230,6 +231,7 @@ cdef class CountersCore(CellCore):
         self.names, self.indices, self.parts = names, indices, parts
         self.own = own
         self.length = length
+        self.located += 1
         return True
 
     cdef inline uint64_t *word(self, Py_ssize_t i) noexcept:
@@ -265,13 +267,15 @@ cdef class CountersCore(CellCore):
 
     cdef uint64_t *at(self, key) except? NULL:
         """The word of a counter; NULL where the server is to be asked, also if there is one."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, known
         if self.length == 0 and not self.at_hand():
             return NULL     # its names are not known
+        known = self.located
         i = self.place(key)
         if i < 0 and self.whole_at_hand():
+            known = self.located
             i = self.place(key)
-        if i >= 0 and self.at_hand() and i < self.length:
+        if i >= 0 and self.at_hand() and known == self.located:
             return self.word(i)
         return NULL
 

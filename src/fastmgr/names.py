@@ -373,7 +373,8 @@ class Names:
     ) -> Any:
         """Return the object of that name; it is made if there is none.
 
-        Rows of counters become longer if more are asked for.
+        Rows of counters become longer if more are asked for.  Who asks for no counters, or for no
+        items, gets as many as are kept.
 
         Raises
         ------
@@ -396,6 +397,8 @@ class Names:
             same = type(kept) is kind and _typecode(kept) == _typecode(wanted)
             if not same:
                 raise TypeError(_refusal(name, kept, wanted))
+            if kind in (Counters, Array) and len(wanted) == 0:
+                return kept
             if kind is Counters:
                 more = _missing(name, kept, wanted)
                 if more is not None:

@@ -221,6 +221,16 @@ def test_another_definition_is_refused(
     assert str(first)  # who holds it keeps it
 
 
+def test_who_asks_for_none_gets_what_is_kept(either: Any) -> None:
+    either.Counters(["a", "b"], name="cs").incr("b")
+    either.Array("i", [1, 2], name="a")
+    assert either.Counters(0, name="cs").as_dict() == {"a": 0, "b": 1}
+    assert either.Counters([], name="cs").keys() == ["a", "b"]
+    assert either.Array("i", (), name="a")[:].tolist() == [1, 2]
+    with pytest.raises(TypeError, match=r"Array\('i'"):
+        either.Array("d", (), name="a")
+
+
 def test_what_was_forgotten_stays_forgotten(path: str) -> None:
     with started(path) as manager:
         counters = manager.Counters(["a"], name="cs")
