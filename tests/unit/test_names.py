@@ -261,6 +261,22 @@ def test_a_file_of_the_format_before_is_read(path: str) -> None:
         started(path).start()
 
 
+def test_counters_of_a_restarted_server_are_found_by_its_names(tmp_path: Path) -> None:
+    address = str(tmp_path / "socket")
+    first = ProbeManager(address, KEY)
+    first.start()
+    other = connected(address)
+    old = other.Counters(["a", "b"], name="cs")
+    assert old.incr("b") == 1
+    first._process.kill()
+    first._process.join(DEADLINE)
+    with ProbeManager(address, KEY) as again:
+        new = again.Counters(["b", "c", "a"], name="cs")
+        assert [old.incr("b", 5), old.incr("b"), new["b"]] == [5, 6, 6]
+        assert old.as_dict() == {"b": 6, "c": 0, "a": 0}
+    first.shutdown()
+
+
 # In a file
 
 
