@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Iterator
 from multiprocessing import managers as stock
 from pathlib import Path
@@ -39,6 +40,10 @@ DIFFERENT_SIGNATURES = {
     "Value.__init__",
     "Value.__repr__",
 }
+
+if sys.version_info < (3, 11):
+    # It has no time limit there.
+    DIFFERENT_SIGNATURES.add("BaseManager._finalize_manager")
 
 
 def module_names() -> list[str]:
