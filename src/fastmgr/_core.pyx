@@ -797,8 +797,9 @@ cdef class Engine(Loop):
                     return CLOSE
                 here.owner = conn
                 if blocks:
-                    if entry.key not in conn.session.parked:
+                    if conn.noted != conn.stream.header.handle:
                         self.table.note_parked(conn.session, entry)
+                        conn.noted = conn.stream.header.handle
                     if not conn.pinned:
                         return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
         payload = self.run(

@@ -2,7 +2,7 @@
 
 from fastmgr._frame cimport Stream
 from fastmgr._mailbox cimport fm_mailroom
-from fastmgr._os cimport fm_poller, fm_spinner
+from fastmgr._os cimport fm_poller, fm_spinner, uint64_t
 from fastmgr._park cimport Owner, Waiter
 from fastmgr._table cimport Session
 
@@ -26,6 +26,7 @@ cdef class Conn(Owner):
     cdef bint on_worker
     cdef bint pinned              # the worker is this connection's for life
     cdef int streak               # calls in a row that the loop could have served
+    cdef uint64_t noted           # handle of the primitive that it noted last for its session
     cdef bint left                # it counts no more in its session
     cdef bint clean               # the peer closed it in order
     cdef bint receiving           # its worker waits for, or is about to see, what comes next
