@@ -26,6 +26,7 @@ cdef class Engine(Loop):
     cdef readonly int disposing   # workers that are dropping objects this moment
     cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
 
+    cdef int end_wait(self, Conn conn) except -1
     cdef int note_request(self, Conn conn, bint on_loop) noexcept
     cdef int introduce(self, Conn conn, object handshake) except -1
     cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1

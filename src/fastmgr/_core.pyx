@@ -423,6 +423,8 @@ cdef class Engine(Loop):
         return 0
 
     cdef int on_end(self) except -1:
+        for conn in self.conns.values():
+            self.end_wait(conn)     # nobody would hear what it is given
         if self.arena is not None:
             self.arena.close()
         return 0
@@ -477,17 +479,10 @@ cdef class Engine(Loop):
         cdef Session session = conn.session
         cdef Entry entry
         cdef Header last
-        cdef Waiter waiter = conn.parked
         if session is not None and not conn.clean and conn.stream.ends_with(OP_GOODBYE, &last):
             # It lies behind a call that is not done, or behind what nobody will serve.
             self.part(conn, last.handle)
-        if waiter is not None and waiter.at is not None:
-            conn.finished = True    # its worker makes none of the calls that were to come after it
-            if waiter.finished:
-                waiter.at.interrupted(waiter)    # it was given something this moment
-            waiter.at.cancel(waiter)
-            conn.parked = None
-            self.discard(waiter)
+        self.end_wait(conn)
         if conn.failure is not None:
             failure, conn.failure = conn.failure, None
             self.drop_elsewhere(failure)
@@ -506,6 +501,18 @@ cdef class Engine(Loop):
                     (<Primitive>entry.obj).abandon(session.number)
         self.dispose(self.table.forsake(session))
         return 0
+
+    cdef int end_wait(self, Conn conn) except -1:
+        """End the wait of a connection whose client does not wait any more, if there is one."""
+        cdef Waiter waiter = conn.parked
+        if waiter is None or waiter.at is None:
+            return 0
+        conn.finished = True    # its worker makes none of the calls that were to come after it
+        if waiter.finished:
+            waiter.at.interrupted(waiter)    # it was given something this moment
+        waiter.at.cancel(waiter)
+        conn.parked = None
+        return self.discard(waiter)
 
     cdef int on_due(self, Conn conn) except -1:
         cdef Waiter waiter = conn.parked
