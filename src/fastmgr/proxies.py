@@ -633,7 +633,7 @@ collections.abc.MutableSequence.register(BaseListProxy)
 
 if not TYPE_CHECKING:
     _BaseDictProxy = MakeProxyType(
-        "DictProxy",
+        "_BaseDictProxy",
         (
             "__contains__", "__delitem__", "__getitem__", "__ior__", "__iter__", "__len__",
             "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "compare_exchange",

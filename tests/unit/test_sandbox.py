@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import multiprocessing
 import os
 import platform
 import resource
@@ -45,7 +46,8 @@ def work_in_a_sandbox(names: list[str], error: int) -> Any:
         refuse(names, error)
     except OSError:
         return None
-    with ProbeManager(authkey=KEY) as manager:
+    # A forkserver, the default of later versions, needs `sendmsg` itself.
+    with ProbeManager(authkey=KEY, ctx=multiprocessing.get_context("fork")) as manager:
         kept = manager.list([b"x" * 200_000])
         counter, lock, d = manager.Counter(), manager.Lock(), manager.dict(a=1)
         for _ in range(100):  # after some of them a connection asks for a mailbox
@@ -79,7 +81,7 @@ def work_with_few_descriptors(limit: int) -> Any:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     begun = time.monotonic()
     try:
-        with ProbeManager(authkey=KEY) as manager:
+        with ProbeManager(authkey=KEY, ctx=multiprocessing.get_context("fork")) as manager:
             d, lock = manager.dict(a=1), manager.Lock()
             with lock:
                 d["a"] += 1
