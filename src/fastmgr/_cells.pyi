@@ -19,6 +19,7 @@ _K = TypeVar("_K")
 
 class CellCore(ProxyCore):
     _has_cell: bool
+    def _seen(self) -> str | None: ...
 
 class CounterCore(CellCore):
     _recorder_: CounterRecorder

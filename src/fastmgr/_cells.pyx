@@ -39,6 +39,9 @@ cdef extern from "Python.h":
 
 cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
 
+cdef enum:
+    SHOWN_ITEMS = 6         # in the representation of a row
+
 
 cdef class CellCore(ProxyCore):
     """What a proxy knows of its object's cell."""
@@ -113,6 +116,14 @@ cdef class CellCore(ProxyCore):
         """Whether this is the kind of cell the proxy can work on."""
         return False
 
+    def _seen(self):
+        """What the cell holds, for the eye; None where that would take a call of the server."""
+        return self.spelled() if posting_channels == 0 and self.ready() else None
+
+    cdef object spelled(self):
+        """What the cell, which is at hand, holds; None where the server has it."""
+        return None
+
     def _close(self):
         self.cell = NULL
         self.view = None
@@ -121,11 +132,20 @@ cdef class CellCore(ProxyCore):
         ProxyCore._close(self)
 
 
+cdef str shortened(str text, length):
+    """The representation of the first items of a row, which ends with two brackets."""
+    cdef Py_ssize_t end = len(text) - 2
+    return f"{text[:end]}, ...{text[end:]} of {length}"
+
+
 cdef class CounterCore(CellCore):
     """The compiled part of `CounterProxy`."""
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         return kind == KIND_COUNTER
+
+    cdef object spelled(self):
+        return str(counter_get(<uint64_t *>self.cell))
 
     def incr(self, amount=1):
         """Add to the counter in one step and return the sum.
@@ -233,6 +253,19 @@ cdef class CountersCore(CellCore):
         self.length = length
         self.located += 1
         return True
+
+    cdef object spelled(self):
+        cdef uint64_t words[SHOWN_ITEMS]
+        cdef Py_ssize_t i, length = self.length
+        cdef Py_ssize_t count = min(length, <Py_ssize_t>SHOWN_ITEMS)
+        cdef tuple names = self.names
+        if self.growths != fm_growths(self.view.alive):
+            return None     # there may be more by now
+        for i in range(count):
+            words[i] = fm_load(self.word(i))
+        values = [counter_get(&words[i]) for i in range(count)]
+        text = f"Counters({values if names is None else dict(zip(names, values))})"
+        return text if length == count else shortened(text, length)
 
     cdef inline uint64_t *word(self, Py_ssize_t i) noexcept:
         cdef Part part
@@ -383,6 +416,10 @@ cdef class ValueCore(CellCore):
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         return kind == KIND_VALUE
 
+    cdef object spelled(self):
+        cdef uint64_t word = fm_load(<uint64_t *>self.cell)
+        return None if is_asked(word) else repr(value_of(word))
+
     def get(self):
         """Return the value."""
         cdef uint64_t word
@@ -449,6 +486,7 @@ cdef class ArrayCore(CellCore):
     __class_getitem__ = classmethod(types.GenericAlias)
 
     cdef object typecode
+    cdef size_t itemsize
     cdef object items           # memoryview of the cell
     cdef object items_of        # the View it is of
 
@@ -456,7 +494,15 @@ cdef class ArrayCore(CellCore):
         if kind != KIND_ARRAY or type(about) is not str or not is_plain_code(about):
             return False
         self.typecode = about
+        self.itemsize = array.array(about).itemsize
         return True
+
+    cdef object spelled(self):
+        cdef size_t length = self.size // self.itemsize
+        cdef size_t count = min(length, <size_t>SHOWN_ITEMS)
+        cdef bytes some = self.cell[:count * self.itemsize]
+        text = repr(array.array(self.typecode, some))
+        return text if length == count else shortened(text, length)
 
     cdef object mapped(self):
         """The items, or None; who has them holds the memory, and the reference to the array."""

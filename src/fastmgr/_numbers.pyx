@@ -165,6 +165,9 @@ cdef class Counter(Celled):
     def __repr__(self):
         return f"Counter({self.get()})"
 
+    def __str__(self):
+        return str(self.get())
+
     def __reduce__(self):
         return int, (self.get(),)       # a copy of it is a number
 

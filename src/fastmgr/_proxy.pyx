@@ -50,6 +50,10 @@ from fastmgr.dialects.transport import HANDSHAKE_TIMEOUT, connect, named, settle
 # Seconds for a connection that is made while an exception is on its way to who waits for it.
 HASTE = 2.0
 
+# Methods whose callers catch whatever they raise, as debuggers and logs do: what one-way calls
+# have to tell is left for the next call of another.
+cdef frozenset FOR_THE_EYE = frozenset(("__repr__", "__str__"))
+
 # Keys by the address that they have opened: a proxy that comes without its key (nested in a
 # container, or from a queue) finds it here.
 authkeys = {}
@@ -783,7 +787,10 @@ cdef class ClientSession:
             if self.has_due():
                 self.flush()
             if channel.failed and op == OP_CALL and reply is not None:
-                return channel.with_failure(reply)
+                if name not in FOR_THE_EYE:
+                    return channel.with_failure(reply)
+                if isinstance(channel, FastChannel):
+                    (<FastChannel>channel).set_posted(True)     # the fast paths must not pass it
             return reply
 
     def pipeline(self, list calls):

@@ -14,7 +14,15 @@ from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
 
 from fastmgr import _core
-from fastmgr._cells import ArrayCore, CounterCore, CountersCore, EventCore, LockCore, ValueCore
+from fastmgr._cells import (
+    ArrayCore,
+    CellCore,
+    CounterCore,
+    CountersCore,
+    EventCore,
+    LockCore,
+    ValueCore,
+)
 from fastmgr._proxy import ClientSession, ProxyCore, authkeys
 from fastmgr.asnumber import AsNumber, as_ndarray
 from fastmgr.dialects.stock import Token, stock_client, uses_raw_sockets
@@ -573,23 +581,14 @@ class NamespaceProxy(BaseProxy, _Namespace):
         return callmethod("__delattr__", (key,))
 
 
-#: How much of what a proxy stands for its representation shows.
-SHOWN_TEXT, SHOWN_ITEMS = 200, 6
-
-
-class _Telling(BaseProxy):
-    """A proxy whose representation tells what it stands for, as far as that can be had."""
-
-    def _shown(self) -> str:
-        text: str = self._callmethod("__repr__")
-        return text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]}..."
+class _Telling(CellCore, BaseProxy):
+    """A proxy whose representation tells what its cell holds, where that takes no call."""
 
     def __repr__(self) -> str:
-        try:
-            shown = self._shown()
-        except Exception as error:
-            shown = f"whose value is not to be had ({type(error).__name__})"
-        return f"<{type(self).__name__} {shown}, typeid {self._token.typeid!r}>"
+        seen = self._seen()
+        if seen is None:
+            return super().__repr__()
+        return f"<{type(self).__name__} {seen}, typeid {self._token.typeid!r}>"
 
 
 class ValueProxy(ValueCore[_T], _Telling):
@@ -711,11 +710,6 @@ class ArrayProxy(ArrayCore[_T], _Telling):
 
     _exposed_ = ("__len__", "__getitem__", "__setitem__", "incr")
 
-    def _shown(self) -> str:
-        text = repr(self[:SHOWN_ITEMS])
-        length = len(self)
-        return text if length <= SHOWN_ITEMS else f"{text[:-2]}, ...{text[-2:]} of {length}"
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """For numpy, where there is no buffer: a copy, which cannot be written to."""
         return as_ndarray(self[:], dtype, copy)
@@ -740,13 +734,13 @@ class CounterProxy(CounterCore, AsNumber, _Telling):
 
     def __str__(self) -> str:
         """Return the number, or our representation where that cannot be had."""
+        seen = self._seen()
+        if seen is not None:
+            return seen
         try:
-            return str(self.get())
+            return self._callmethod("__str__")
         except Exception:
             return repr(self)
-
-    def _shown(self) -> str:
-        return str(self.get())
 
 
 class CountersProxy(CountersCore[_K], _Telling):
@@ -756,13 +750,6 @@ class CountersProxy(CountersCore[_K], _Telling):
         "incr", "decr", "exchange", "compare_exchange", "keys", "snapshot", "as_dict",
         "__getitem__", "__setitem__", "__contains__", "__len__",
     )  # fmt: skip
-
-    def _shown(self) -> str:
-        keys = self.keys()
-        some = {key: self[key] for key in keys[:SHOWN_ITEMS]}
-        by_index = keys == list(range(len(keys)))
-        text = f"Counters({list(some.values()) if by_index else some})"
-        return text if len(keys) <= SHOWN_ITEMS else f"{text[:-2]}, ...{text[-2:]} of {len(keys)}"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """For numpy: the values of all, which cannot be written to."""

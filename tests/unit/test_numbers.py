@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
-from support import DEADLINE, KEY, ProbeManager, Script, say, settle
+from support import DEADLINE, KEY, ProbeManager, Script, in_thread, say, settle, stopped
 from test_arena import locally, manager_without_arena
 
 from fastmgr import _numbers, managers, oneway
@@ -292,20 +292,40 @@ def test_a_counter_in_an_expression_is_its_number(
         counter + "1"
 
 
-def test_a_proxy_says_what_it_stands_for(manager: ProbeManager, off_manager: ProbeManager) -> None:
-    for source in (manager, off_manager):
-        said = {
-            "<CounterProxy 5, ": source.Counter(5),
-            "<ValueProxy Value('d', 0.5), ": source.Value("d", 0.5),
-            "<ArrayProxy array('i', [1, 2]), ": source.Array("i", [1, 2]),
-            "<ArrayProxy array('i', [0, 1, 2, 3, 4, 5, ...]) of 90, ": source.Array("i", range(90)),
-            "<CountersProxy Counters({'a': 0}), ": source.Counters(["a"]),
-            "<CountersProxy Counters([0, 0]), ": source.Counters(2),
-            "<CountersProxy Counters([0, 0, 0, 0, 0, 0, ...]) of 90, ": source.Counters(90),
-        }
-        for text, proxy in said.items():
-            assert repr(proxy) == f"{text}typeid {proxy._token.typeid!r}>"
-        assert len(repr(source.Value("i", "x" * 10_000))) < 300
+def test_a_proxy_says_what_its_cell_holds(manager: ProbeManager, off_manager: ProbeManager) -> None:
+    """Where there is no cell, or none that is known yet, it says what it is: that takes no call."""
+    said: list[tuple[str, str, Any, Callable[[Any], Any]]] = [
+        ("5", "Counter", (5,), int),
+        ("0.5", "Value", ("d", 0.5), lambda proxy: proxy.value),
+        ("array('i', [1, 2])", "Array", ("i", [1, 2]), len),
+        ("array('i', [0, 1, 2, 3, 4, 5, ...]) of 90", "Array", ("i", range(90)), len),
+        ("Counters({'a': 0})", "Counters", (["a"],), len),
+        ("Counters([0, 0])", "Counters", (2,), len),
+        ("Counters([0, 0, 0, 0, 0, 0, ...]) of 90", "Counters", (90,), len),
+    ]
+    for text, typeid, arguments, use in said:
+        for source in (manager, off_manager):
+            proxy = getattr(source, typeid)(*arguments)
+            plain = f"<{typeid}Proxy object, typeid {typeid!r} at {id(proxy):#x}>"
+            assert repr(proxy) == plain
+            use(proxy)
+            cell = f"<{typeid}Proxy {text}, typeid {typeid!r}>"
+            assert repr(proxy) == (cell if source is manager else plain)
+    text = manager.Value("i", "only the server has it")
+    assert text.get() and repr(text).startswith("<ValueProxy object, typeid 'Value' at ")
+
+
+def test_a_representation_waits_for_no_server() -> None:
+    with ProbeManager(authkey=KEY) as own:
+        known, unknown, rest = own.Counter(5), own.Counter(), own.Value("i", "of the server")
+        assert (known.get(), rest.get()) == (5, "of the server")
+        with stopped(own._process.pid):
+            assert "CounterProxy 5," in in_thread(repr, known)
+            assert "CounterProxy object," in in_thread(repr, unknown)
+            assert "ValueProxy object," in in_thread(repr, rest)
+
+
+def test_representations_of_managers_and_pipelines() -> None:
     own = ProbeManager(authkey=KEY)
     assert repr(own) == "<ProbeManager at None, not started>"
     with own:
@@ -314,7 +334,7 @@ def test_a_proxy_says_what_it_stands_for(manager: ProbeManager, off_manager: Pro
         pipe = own.pipeline()
         pipe(counter).incr()
         assert repr(pipe) == f"<Pipeline of 1 calls to the manager at {own.address!r}>"
-    assert "shut down" in repr(own) and "not to be had" in repr(counter) and str(counter)
+    assert "shut down" in repr(own) and str(counter) == repr(counter)
 
 
 def test_counters_are_reversed(make: Make) -> None:

@@ -1027,3 +1027,23 @@ def test_recorder_has_items(any_manager: OnewayManager) -> None:
     del oneway(items)[5]
     oneway(items)[5] = 5
     assert failure_of(len, items).failed == 3
+
+
+def test_a_representation_leaves_what_failed_to_be_told(any_manager: OnewayManager) -> None:
+    """It said that it could not be had, and nobody ever heard of the failure."""
+    items = any_manager.list()
+    for shown in (items, any_manager.Value("i", 5)):
+        oneway(items).pop()
+        assert "Proxy object, typeid" in repr(shown)
+        assert str(shown) in ("[]", "Value('i', 5)")
+        assert isinstance(cause_of(failure_of(items.count, 1)), IndexError)
+    assert len(items) == 0
+
+
+def test_a_counters_text_leaves_what_failed_to_be_told(shared_manager: OnewayManager) -> None:
+    items, counter = shared_manager.list(), shared_manager.Counter(5)
+    for _ in range(2):
+        oneway(items).pop()
+        assert (str(counter), str(counter)) == ("5", "5")
+        assert isinstance(cause_of(failure_of(counter.get)), IndexError)
+        assert counter.get() == 5  # from here on it is at hand
