@@ -276,6 +276,7 @@ def test_a_counter_in_an_expression_is_its_number(
             assert operation(proxies[0], right) == operation(left, right)
     assert counter + 0.5 == 5.5 and Fraction(1, 2) * counter == Fraction(5, 2)
     assert (counter == "5", counter != "5") == (False, True)
+    assert pow(counter, 2, 3) == 1
     for alone in (
         operator.neg, operator.pos, operator.inv, abs, round, int, float, bool, str, hex, range,
         operator.index, complex, math.floor, math.ceil, math.trunc, math.sqrt,
