@@ -373,15 +373,16 @@ class Names:
     ) -> Any:
         """Return the object of that name; it is made if there is none.
 
-        Rows of counters become longer if more are asked for.  Who asks for no counters, or for no
-        items, gets as many as are kept.
+        Rows of counters become longer if more are asked for.  Who asks for some of them, as a program
+        does that is older than the last ones, gets all.  Who asks for no items gets what is kept.
 
         Raises
         ------
         TypeError
             The name is no string, or is an object's of another kind or typecode.
         ValueError
-            It is that of an array of another length, or of counters that are not all asked for.
+            It is that of an array of another length, or of counters of which some are not asked for
+            while others are.
         """
         if type(name) is not str:
             raise TypeError(f"name={name!r}: a name is a string")
@@ -434,12 +435,10 @@ def _missing(name: str, kept: Counters, wanted: Counters) -> Counters | None:
     if (kept.names is None) != (wanted.names is None):
         raise ValueError(_refusal(name, kept, wanted))
     if kept.names is None or wanted.names is None:
-        if len(wanted) < len(kept):
-            raise ValueError(_refusal(name, kept, wanted))
         return Counters(len(wanted) - len(kept)) if len(wanted) > len(kept) else None
-    if not all(key in wanted for key in kept.names):
-        raise ValueError(_refusal(name, kept, wanted))
     new = [key for key in wanted.names if key not in kept]
+    if new and not all(key in wanted for key in kept.names):
+        raise ValueError(_refusal(name, kept, wanted))  # it is another row, or one was renamed
     return Counters(new) if new else None
 
 
