@@ -10,6 +10,7 @@ import gc
 import hashlib
 import hmac
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -461,6 +462,10 @@ class Probe:
 
     def tcp_options(self, address: Address) -> list[tuple[bool, bool]]:
         return tcp_options(address)
+
+    def sessions(self) -> int:
+        server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
+        return server.table.session_count  # type: ignore[no-any-return]
 
 
 class Sleeper:

@@ -18,6 +18,7 @@ class Op(IntEnum):
     OP_FAILED = 21
 
 KINDS: dict[int, str]
+SIGNALS_INTERVAL: float
 OPS: dict[str, int]
 
 @final

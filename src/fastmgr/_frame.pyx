@@ -38,6 +38,9 @@ cdef extern from *:
     #endif
     """
 
+# Seconds that whoever may have to run the handler of a signal sleeps at most.
+SIGNALS_INTERVAL = FM_SIGNALS_MS / 1000.0
+
 # What the stdlib calls the operations of replies.
 KINDS = {
     <int>OP_RETURN: "#RETURN", <int>OP_ERROR: "#ERROR", <int>OP_TRACEBACK: "#TRACEBACK",

@@ -39,6 +39,12 @@ class AsNumber:
     def __round__(self, ndigits: int | None = None) -> int:
         return round(self.get(), ndigits) if ndigits is not None else self.get()
 
+    def __pow__(self, other: Any, modulus: Any = None, /) -> Any:
+        return pow(self.get(), other, modulus)
+
+    def __rpow__(self, other: Any, modulus: Any = None, /) -> Any:
+        return pow(other, self.get(), modulus)
+
     def __format__(self, spec: str) -> str:
         return format(self.get(), spec)
 
@@ -75,8 +81,6 @@ class AsNumber:
         def __rmod__(self, other: Any, /) -> Any: ...
         def __divmod__(self, other: Any, /) -> Any: ...
         def __rdivmod__(self, other: Any, /) -> Any: ...
-        def __pow__(self, other: Any, modulus: Any = None, /) -> Any: ...
-        def __rpow__(self, other: Any, modulus: Any = None, /) -> Any: ...
         def __lshift__(self, other: Any, /) -> Any: ...
         def __rlshift__(self, other: Any, /) -> Any: ...
         def __rshift__(self, other: Any, /) -> Any: ...
@@ -96,16 +100,16 @@ def _of_one(name: str, function: Callable[[int], Any]) -> Callable[..., Any]:
     return _called(method, name)
 
 
-def _of_two(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: AsNumber, other: Any, /, *modulus: Any) -> Any:
-        return function(self.get(), other, *modulus)
+def _of_two(name: str, function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def method(self: AsNumber, other: Any, /) -> Any:
+        return function(self.get(), other)
 
     return _called(method, name)
 
 
-def _reflected(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: AsNumber, other: Any, /, *modulus: Any) -> Any:
-        return function(other, self.get(), *modulus)
+def _reflected(name: str, function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def method(self: AsNumber, other: Any, /) -> Any:
+        return function(other, self.get())
 
     return _called(method, name)
 
@@ -134,17 +138,16 @@ _TWO = {
     "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**",
     "lshift": "<<", "rshift": ">>", "and": "&", "or": "|", "xor": "^",
 }  # fmt: skip
-# The operator module's `pow` takes no modulus.
-_BUILT_IN: dict[str, Callable[..., Any]] = {"divmod": divmod, "pow": pow}
 
 for _name, _function in _ONE.items():
     setattr(AsNumber, f"__{_name}__", _of_one(f"__{_name}__", _function))
 for _name in _COMPARED:
     setattr(AsNumber, f"__{_name}__", _of_two(f"__{_name}__", getattr(operator, _name)))
 for _name, _sign in (*_TWO.items(), ("divmod", "")):
-    _operation = _BUILT_IN.get(_name) or getattr(operator, f"__{_name}__")
-    setattr(AsNumber, f"__{_name}__", _of_two(f"__{_name}__", _operation))
-    setattr(AsNumber, f"__r{_name}__", _reflected(f"__r{_name}__", _operation))
+    if _name != "pow":  # which takes a modulus, too
+        _operation = divmod if _name == "divmod" else getattr(operator, f"__{_name}__")
+        setattr(AsNumber, f"__{_name}__", _of_two(f"__{_name}__", _operation))
+        setattr(AsNumber, f"__r{_name}__", _reflected(f"__r{_name}__", _operation))
     if _sign and _sign not in "+-":
         setattr(AsNumber, f"__i{_name}__", _refused(f"__i{_name}__", _sign))
 AsNumber.__hash__ = None

@@ -24,6 +24,7 @@ from traceback import format_exc as format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fastmgr import _park, shared
+from fastmgr._frame import SIGNALS_INTERVAL
 from fastmgr._proxy import authkeys
 from fastmgr.dialects.stock import (
     RemoteError as RemoteError,
@@ -67,7 +68,6 @@ from fastmgr.proxies import (
     session_with,
 )
 from fastmgr.server import (
-    SIGNALS_INTERVAL,
     Server as Server,
     all_methods as all_methods,
     public_methods as public_methods,

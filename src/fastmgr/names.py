@@ -373,8 +373,9 @@ class Names:
     ) -> Any:
         """Return the object of that name; it is made if there is none.
 
-        Rows of counters become longer if more are asked for.  Who asks for some of them, as a program
-        does that is older than the last ones, gets all.  Who asks for no items gets what is kept.
+        Rows of counters become longer if more are asked for.  Who asks for some of them, as a
+        program does that is older than the last ones, gets all.  Who asks for no items gets what
+        is kept.
 
         Raises
         ------

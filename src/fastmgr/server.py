@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastmgr import _core
 from fastmgr._arena import Arena
-from fastmgr._frame import KINDS
+from fastmgr._frame import KINDS, SIGNALS_INTERVAL
 from fastmgr._loop import has_few_descriptors, share_heap
 from fastmgr._table import Entry, Table, key_of
 from fastmgr.dialects.intro import stock_is_refused
@@ -39,10 +39,6 @@ __all__ = ["Server", "all_methods", "public_methods"]
 
 #: Seconds that destructors which are running have at the end.
 DISPOSAL_TIMEOUT = 1.0
-
-
-#: Seconds between two looks for signals, as in the stdlib.
-SIGNALS_INTERVAL = 1.0
 
 
 def all_methods(obj: object) -> list[str]:

@@ -175,8 +175,9 @@ def test_what_the_child_of_a_fork_has_outlives_the_parent() -> None:
     with ProbeManager(authkey=KEY) as manager, Script(fork_and_end, manager.address) as script:
         assert script.line() == "forked"
         assert script.process.wait(DEADLINE) == 0
-        for _ in range(20):  # time enough for the server to take back what the parent had
-            manager.list().append(1)
+        probe = manager.Probe()  # type: ignore[attr-defined]
+        # This process's and the child's: the server has taken back what the parent had.
+        poll(lambda: probe.sessions() == 2, "the parent's session has ended")
         script.tell()
         assert script.line() == ["parent", "child"]
 

@@ -11,7 +11,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import managers as stdlib
@@ -32,6 +31,7 @@ from support import (
     stopped,
     together,
 )
+from test_pipeline import Interrupt, signals_when
 
 from fastmgr import SyncManager, managers, oneway
 from fastmgr.managers import dispatch
@@ -504,22 +504,27 @@ def test_exceptions_of_handlers_while_proxies_are_dropped(kind: str, count: int)
 
 
 class Slow:
-    """Takes its time to be made."""
+    """Is made, or makes something, once it is told to."""
 
-    made = 0
+    begun = made = 0
+    gate = threading.Event()
 
     def __init__(self) -> None:
-        time.sleep(0.3)
+        Slow.begun += 1
+        assert Slow.gate.wait(DEADLINE)
         Slow.made += 1
 
     def child(self) -> Tracked:
-        time.sleep(0.3)
-        Slow.made += 1
+        Slow.__init__(self)
         return Tracked()
 
     @staticmethod
-    def count() -> int:
-        return Slow.made
+    def counts() -> tuple[int, int]:
+        return Slow.begun, Slow.made
+
+    @staticmethod
+    def go_on(go: bool) -> None:
+        (Slow.gate.set if go else Slow.gate.clear)()
 
 
 def the_class() -> type[Slow]:
@@ -527,21 +532,28 @@ def the_class() -> type[Slow]:
 
 
 ProbeManager.register("Slow", Slow, method_to_typeid={"child": "Tracked"})
-ProbeManager.register("made", the_class, exposed=("count",))
+ProbeManager.register("made", the_class, exposed=("counts", "go_on"))
 
 
 @pytest.mark.parametrize("what", ["create", "result of a method"])
 def test_object_that_was_made_for_an_interrupted_call(manager: ProbeManager, what: str) -> None:
     """Nobody knows of it, so nobody keeps it."""
+    slow: Any = manager.made()  # type: ignore[attr-defined]
+    slow.go_on(True)
     keep: Any = manager.Slow()  # type: ignore[attr-defined]
-    made: Any = manager.made()  # type: ignore[attr-defined]
-    before = made.count()
-    with pytest.raises(KeyboardInterrupt), interrupting():
+    slow.go_on(False)
+    begun, made = slow.counts()
+
+    def interrupt() -> None:
+        raise Interrupt
+
+    with pytest.raises(Interrupt), signals_when(lambda: slow.counts()[0] > begun, 1, interrupt):
         if what == "create":
             manager.Slow()  # type: ignore[attr-defined]
         else:
             keep.child()
-    poll(lambda: made.count() > before, "it is made")
+    slow.go_on(True)
+    poll(lambda: slow.counts()[1] > made, "it is made")
     settle(manager, 2)
 
 

@@ -15,7 +15,7 @@ from multiprocessing import AuthenticationError, connection, util
 from time import monotonic, sleep
 from typing import Any
 
-from fastmgr._frame import Stream
+from fastmgr._frame import SIGNALS_INTERVAL, Stream
 from fastmgr.dialects.handshake import HANDSHAKE_LIMIT, Responder
 
 __all__ = [
@@ -40,9 +40,6 @@ KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 #: Seconds for connecting and the handshake, on a client's side.
 HANDSHAKE_TIMEOUT = 30.0
-
-#: Seconds between two looks for signals while a connection is made.
-LOOK_INTERVAL = 0.5
 
 _NOBODY = "no manager's server is there: it has ended, or has not been started"
 _HINTS = {errno.ENOENT: _NOBODY, errno.ECONNREFUSED: _NOBODY}
@@ -292,7 +289,7 @@ def _await_connection(sock: socket.socket, deadline: float) -> int:
     """Wait for a TCP connection; the error's number, 0 for none."""
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
-    while not poller.poll(LOOK_INTERVAL * 1000):
+    while not poller.poll(SIGNALS_INTERVAL * 1000):
         if monotonic() >= deadline:
             return errno.ETIMEDOUT
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -301,7 +298,7 @@ def _await_connection(sock: socket.socket, deadline: float) -> int:
 def _await_backlog(sock: socket.socket, address: Address, deadline: float) -> int:
     """Wait for room among a Unix socket's connections that are yet to be accepted."""
     sock.setblocking(True)
-    interval = struct.pack("@ll", 0, int(LOOK_INTERVAL * 1e6))
+    interval = struct.pack("@ll", 0, int(SIGNALS_INTERVAL * 1e6))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
     while True:
         code = sock.connect_ex(address)
