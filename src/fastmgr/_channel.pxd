@@ -31,6 +31,7 @@ cdef class Channel:
     cdef int hold(self) except -1
     cdef bint hold_now(self) noexcept
     cdef void let_go(self) noexcept
+    cdef int end(self, error) except -1
     cdef tuple with_failure(self, tuple reply)
 
 cdef class FastChannel(Channel):

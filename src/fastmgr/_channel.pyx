@@ -35,7 +35,8 @@ from multiprocessing import util
 
 from fastmgr._arena import map_segment
 from fastmgr._frame import OPS
-from fastmgr.dialects.stock import convert_to_error
+from fastmgr.dialects.stock import StockConnection, convert_to_error
+from fastmgr.dialects.transport import is_loss
 from fastmgr.methods import METHODS
 
 cdef extern from "Python.h" nogil:
@@ -149,6 +150,12 @@ cdef class Channel:
     cdef void let_go(self) noexcept:
         self.holder = 0
         PyThread_release_lock(self.lock)
+
+    cdef int end(self, error) except -1:
+        """The channel is out of step, never to be used again: lost, or interrupted in a call."""
+        self.usable = False
+        self.interrupted = not isinstance(error, StaleConnection) and not is_loss(error)
+        return 0
 
     cdef tuple with_failure(self, tuple reply):
         """`reply` as `ProxyCore._settle` takes it where one-way calls before it failed."""
@@ -325,24 +332,21 @@ cdef class FastChannel(Channel):
                 if not mailed:
                     stream.send_all(writer.data, writer.size, writer.segments or None)
             except OSError as error:
-                raise StaleConnection(error) from None
+                if is_loss(error):
+                    raise StaleConnection(error) from None
+                raise
             try:
                 self.receive(expected)
-            except (OSError, EOFError):
-                if mailed and stream.has_mail():
+            except (OSError, EOFError) as error:
+                if mailed and stream.has_mail() and is_loss(error):
                     raise stale() from None
                 raise
             op = stream.header.op
             handle = stream.header.handle
             payload = self.payload()
             stream.tidy()
-        except (OSError, EOFError, StaleConnection):
-            self.usable = False
-            raise
-        except BaseException:
-            # Between request and reply: out of step, never to be used again.
-            self.usable = False
-            self.interrupted = True
+        except BaseException as error:
+            self.end(error)
             raise
         finally:
             self.let_go()
@@ -401,12 +405,10 @@ cdef class FastChannel(Channel):
                 raise stale()
             self.ahead = True
             self.stream.send_all(writer.data, writer.size, writer.segments or None)
-        except OSError as error:
-            self.usable = False
-            raise StaleConnection(error) from None
         except BaseException as error:
-            self.usable = False
-            self.interrupted = not isinstance(error, StaleConnection)
+            self.end(error)
+            if is_loss(error):
+                raise StaleConnection(error) from None
             raise
         finally:
             self.let_go()
@@ -480,8 +482,7 @@ cdef class FastChannel(Channel):
                 self.take_reply(replies, others)
             stream.tidy()
         except BaseException as error:
-            self.usable = False
-            self.interrupted = not isinstance(error, (OSError, EOFError, StaleConnection))
+            self.end(error)
             raise
         finally:
             self.let_go()
@@ -554,8 +555,7 @@ cdef class FastChannel(Channel):
             where = self.payload()
             self.stream.tidy()
         except BaseException as error:
-            self.usable = False
-            self.interrupted = not isinstance(error, (OSError, EOFError))
+            self.end(error)
             if passed >= 0:
                 os.close(passed)
             raise
@@ -650,19 +650,27 @@ cdef class StockChannel(Channel):
         """Send a request and receive its reply."""
         try:
             self.conn.send(request)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            self.usable = False
-            raise StaleConnection(error) from None
+        except BaseException as error:
+            lost = self.is_lost(error)
+            if lost and isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                self.usable = False
+                raise StaleConnection(error) from None
+            if isinstance(self.conn, StockConnection) and self.conn.sends:
+                self.end(error)
+            raise
         try:
             return self.conn.recv()
-        except (OSError, EOFError):
-            self.usable = False
-            raise
-        except BaseException:
+        except BaseException as error:
             # Also where the reply could not be decoded: nobody knows how far it was read.
             self.usable = False
-            self.interrupted = True
+            self.interrupted = not self.is_lost(error)
             raise
+
+    cdef bint is_lost(self, error) except -1:
+        """`is_loss`, which cannot tell where the connection itself is the user's code."""
+        if isinstance(self.conn, StockConnection):
+            return is_loss(error)
+        return isinstance(error, (OSError, EOFError))
 
     cpdef object close(self):
         self.usable = False

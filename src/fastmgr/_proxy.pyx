@@ -45,7 +45,7 @@ from fastmgr.dialects.intro import SESSION_ID_SIZE, Introducer
 from fastmgr.dialects.stock import (
     RemoteError, StockConnection, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
-from fastmgr.dialects.transport import HANDSHAKE_TIMEOUT, connect, named, settle
+from fastmgr.dialects.transport import HANDSHAKE_TIMEOUT, connect, is_loss, named, settle
 
 # Seconds for a connection that is made while an exception is on its way to who waits for it.
 HASTE = 2.0
@@ -337,7 +337,7 @@ cdef class ClientSession:
         except BaseException as error:
             if not channel.usable:
                 self.lose(channel, channel.interrupted)
-            if not isinstance(error, (OSError, EOFError, MemoryError)):
+            if not isinstance(error, MemoryError) and not is_loss(error):
                 raise
             util.info("the manager's memory cannot be mapped: %s", error)
 
@@ -414,7 +414,7 @@ cdef class ClientSession:
             if channel is None:
                 channel = self.open_stock(name)
         except OSError as error:
-            if self.retired and error.errno is not None:
+            if self.retired and error.errno is not None and self.is_lost(error):
                 raise OSError(
                     error.errno, f"the manager at {self.address!r} has been shut down") from None
             raise
@@ -434,7 +434,9 @@ cdef class ClientSession:
         try:
             answer = introducer.read_answer(stream.recv_bytes())
         except (OSError, EOFError) as error:
-            raise named(error, self.address) from None
+            if is_loss(error):
+                raise named(error, self.address) from None
+            raise
         settle(stream, receives_in_time=self.timeout is not None)
         if answer is None:
             stream.close_fd()
@@ -732,6 +734,12 @@ cdef class ClientSession:
         """Whether the server is known to speak only the stdlib's dialect."""
         return self.stock or self.serializer != "pickle" or not uses_raw_sockets("pickle")
 
+    cdef bint is_lost(self, error) except -1:
+        """`is_loss`, which cannot tell where the connections themselves are the user's code."""
+        if uses_raw_sockets(self.serializer):
+            return is_loss(error)
+        return isinstance(error, (OSError, EOFError))
+
     # -- requests -----------------------------------------------------------
 
     cdef tuple perform(
@@ -747,7 +755,7 @@ cdef class ClientSession:
             try:
                 channel = self.channel()
             except OSError as error:
-                if again:
+                if again and self.is_lost(error):
                     raise dead from error
                 raise
             if flags & FLAG_GAINS and channel.failed:
@@ -773,7 +781,7 @@ cdef class ClientSession:
                         self.replace_orphan()
                     if self.has_due():
                         self.flush()
-                    if isinstance(error, (OSError, EOFError)):
+                    if self.is_lost(error):
                         raise named(error, self.address) from None
                     raise
                 if due:
@@ -853,7 +861,7 @@ cdef class ClientSession:
                     self.replace_orphan()
             if isinstance(raised, StaleConnection):
                 raised = raised.args[0]
-            if not channel.usable and isinstance(raised, (OSError, EOFError)):
+            if not channel.usable and is_loss(raised):
                 raise named(raised, self.address) from None
             raise
         for i, other in enumerate(others):
@@ -942,7 +950,9 @@ cdef class ClientSession:
         try:
             return dispatch(conn, None, name, tuple(args), kwds)
         except EOFError as error:
-            raise named(error, self.address) from None
+            if self.is_lost(error):
+                raise named(error, self.address) from None
+            raise
         finally:
             conn.close()
 

@@ -364,14 +364,15 @@ class BaseManager(_StockManager):
         writer.close()
         try:
             while not reader.poll(SIGNALS_INTERVAL):
-                pass
-            answer = reader.recv()
-        except EOFError:
-            _join(self._process)
-            raise EOFError(
-                f"the manager's process ended before it could serve at {self._address!r} "
-                f"(exit code {self._process.exitcode}); what it said is on stderr"
-            ) from None
+                pass  # a signal's handler may raise here what it likes
+            try:
+                answer = reader.recv()
+            except EOFError:
+                _join(self._process)
+                raise EOFError(
+                    f"the manager's process ended before it could serve at {self._address!r} "
+                    f"(exit code {self._process.exitcode}); what it said is on stderr"
+                ) from None
         finally:
             reader.close()
         if isinstance(answer, Exception):

@@ -24,7 +24,7 @@ from support import (
     stopped,
 )
 
-from fastmgr import SyncManager, managers
+from fastmgr import SyncManager, managers, oneway
 from fastmgr.dialects import transport
 
 LIMIT = 20.0  # by when who has heard of no signal is woken in another way
@@ -45,17 +45,20 @@ def main_thread_sleeps() -> bool:
 
 
 @contextlib.contextmanager
-def taken_by_another_thread(wake: Callable[[], object] = int) -> Iterator[None]:
+def taken_by_another_thread(
+    wake: Callable[[], object] = int, error: BaseException | None = None
+) -> Iterator[None]:
     """Expect that a handler runs in the block, though another thread takes the signal.
 
-    `wake` is called, much later, to end the wait in which no handler ran.
+    Where it raises `error`, that comes out of the block as it is.  `wake` is called, much later, to
+    end the wait in which no handler ran.
     """
     over = threading.Event()
     handled = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         handled.append(not over.is_set())
-        raise Handled
+        raise error or Handled
 
     def take() -> None:
         poll(lambda: over.is_set() or main_thread_sleeps(), "the main thread waits")
@@ -68,14 +71,120 @@ def taken_by_another_thread(wake: Callable[[], object] = int) -> Iterator[None]:
     before = signal.signal(signal.SIGUSR1, handle)
     thread = threading.Thread(target=take)
     try:
-        with contextlib.suppress(Handled):
-            thread.start()
-            yield
+        if error is None:
+            with contextlib.suppress(Handled):
+                thread.start()
+                yield
+        else:
+            with pytest.raises(type(error)) as raised:
+                thread.start()
+                yield
+            assert raised.value is error
         assert handled == [True]
     finally:
         over.set()
         thread.join(DEADLINE)
         signal.signal(signal.SIGUSR1, before)
+
+
+class Overdue(TimeoutError):
+    """As programs raise it in their alarms' handlers."""
+
+    def __init__(self, what: str, code: int) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+def overdue() -> Overdue:
+    return Overdue("mine", 3)
+
+
+@pytest.fixture
+def alone() -> Iterator[ProbeManager]:
+    """A manager whose objects are held by the main thread's one connection."""
+    with ProbeManager() as manager:
+        yield manager
+
+
+@pytest.mark.parametrize("mailed", [False, True])
+@pytest.mark.parametrize("error", [OSError("a"), TimeoutError("b"), EOFError("c"), overdue()])
+def test_a_handlers_error_is_not_the_connections(
+    alone: ProbeManager, error: BaseException, mailed: bool
+) -> None:
+    kept, items = alone.dict(a=1), alone.Queue()
+    for _ in range(100 if mailed else 1):
+        kept["a"] += 1
+    with taken_by_another_thread(lambda: items.put(0), error):
+        items.get()
+    assert kept["a"] > 1
+    items.put(1)
+    assert items.get(timeout=DEADLINE) == 1
+
+
+@pytest.mark.parametrize("serializer", ["pickle", "xmlrpclib"])
+def test_a_handlers_error_is_no_lost_connection_of_the_stdlibs_dialect(
+    serializer: str,
+) -> None:
+    with ProbeManager(serializer=serializer) as manager:
+        kept, items = manager.list([1]), manager.Queue()
+        with taken_by_another_thread(lambda: items.put(0), overdue()):
+            items.get()
+        with stopped(manager._process.pid), taken_by_another_thread(error=overdue()):
+            kept.append("x" * 10_000_000)
+        assert len(kept) in (1, 2)
+
+
+def test_a_handlers_error_in_a_pipeline(alone: ProbeManager) -> None:
+    kept, items = alone.list([1]), alone.Queue()
+    pipe = alone.pipeline()
+    pipe(items).get()
+    with taken_by_another_thread(lambda: items.put(0), overdue()):
+        pipe.execute()
+    with stopped(alone._process.pid), taken_by_another_thread(error=overdue()):
+        for _ in range(100):
+            pipe(kept).append("x" * 50_000)
+        pipe.execute()
+    assert kept[0] == 1
+
+
+@pytest.mark.parametrize("one_way", [False, True])
+def test_a_handlers_error_while_a_request_is_sent(alone: ProbeManager, one_way: bool) -> None:
+    kept = alone.list([1])
+    target = oneway(kept) if one_way else kept
+    with stopped(alone._process.pid), taken_by_another_thread(error=overdue()):
+        target.append(b"x" * 10_000_000)
+    assert kept[:] == [1]
+
+
+def test_a_handlers_error_while_memory_is_mapped(alone: ProbeManager) -> None:
+    counter = alone.Counter(1)
+    with stopped(alone._process.pid), taken_by_another_thread(error=overdue()):
+        counter.incr()
+    assert counter.get() == 1
+
+
+def test_a_handlers_error_while_a_thread_connects() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = silent.getsockname()
+        with taken_by_another_thread(error=overdue()):
+            SyncManager(address, KEY).connect()
+        accepted, _ = silent.accept()
+        with accepted:
+            accepted.sendall(b"HT")
+            with taken_by_another_thread(error=overdue()):
+                SyncManager(address, KEY).connect()
+
+
+def test_a_handlers_error_while_a_server_starts(tmp_path: Any) -> None:
+    note = tmp_path / "note"
+    note.touch()
+    manager = SyncManager()
+    try:
+        with taken_by_another_thread(note.unlink, EOFError("mine")):
+            manager.start(wait_for_the_end, (str(note),))
+    finally:
+        manager._process.kill()
+        manager.join()
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "xmlrpclib"])

@@ -240,6 +240,8 @@ class StockConnection:
         self.stream = stream
         self.timeout = timeout
         self._dumps, self._loads = SERIALIZERS[serializer]
+        #: Whether something has been sent in part, or is about to be.
+        self.sends = False
         #: Whether `recv_request` gives up when nothing comes.
         self.may_idle = False
         #: What the last reply carried and its reader has yet to take a reference to.
@@ -247,7 +249,10 @@ class StockConnection:
 
     def send(self, obj: object) -> None:
         """Send a picklable object; nothing is sent where it cannot be encoded."""
-        self.stream.send_bytes(self._dumps(obj))
+        data = self._dumps(obj)
+        self.sends = True
+        self.stream.send_bytes(data)
+        self.sends = False
 
     def recv(self) -> Any:
         """Receive an object; EOFError where the peer has closed."""

@@ -24,6 +24,7 @@ __all__ = [
     "cannot_bind",
     "connect",
     "hang_up",
+    "is_loss",
     "knock",
     "named",
     "settle",
@@ -249,7 +250,7 @@ def connect(
     except BaseException as error:
         if stream is not None:
             stream.close()
-        if isinstance(error, (OSError, EOFError, AuthenticationError)):
+        if isinstance(error, AuthenticationError) or is_loss(error):
             raise named(error, address) from None
         raise
     return stream
@@ -314,11 +315,9 @@ def _prove(stream: Stream, authkey: bytes, introduce: Introduce | None) -> None:
     responder = Responder(authkey)
     try:
         challenge = stream.recv_bytes()
-    except TimeoutError:
-        raise
-    except OSError:
+    except OSError as error:
         said = stream.pending()
-        if said:
+        if said and not isinstance(error, TimeoutError) and is_loss(error):
             raise OSError(f"bad message length: {_who_says(said)}") from None
         raise
     stream.send_bytes(*responder.answer(challenge))
@@ -335,6 +334,23 @@ def _who_says(said: bytes) -> str:
         if said.startswith(beginning):
             return f"{what} is there (it sent {said!r})"
     return f"what is there sent {said!r}"
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that a connection failed.
+
+    A signal's handler that ran meanwhile may have raised one of the same kind: that has passed
+    through the user's code.
+    """
+    if not isinstance(error, (OSError, EOFError)):
+        return False
+    trace = error.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        if module.partition(".")[0] not in ("fastmgr", "socket"):
+            return False
+        trace = trace.tb_next
+    return True
 
 
 def named(error: Any, address: Address) -> Any:
