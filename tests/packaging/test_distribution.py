@@ -219,3 +219,20 @@ def test_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
     assert "it works" in run(python, "-W", "error", script, cwd=tmp_path)
     said = run(python, "-m", "fastmgr", "--version", cwd=tmp_path)
     assert said == f"fastmgr {fastmgr.__version__}\n"
+
+
+def test_the_layout_names_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    layout = text[text.index("## Layout") : text.index("## The way of a call")]
+    named = {
+        PurePosixPath(name).stem
+        for row in layout.splitlines() if row.startswith("|")
+        for name in re.findall(r"`([^`]+)`", row.split("|")[1])
+    }  # fmt: skip
+    modules = {
+        path.name.split(".")[0]
+        for path in PACKAGE.rglob("*")
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", ".h"}
+        and path.parent.name != "__pycache__"
+    }
+    assert modules <= named
