@@ -12,7 +12,7 @@ cdef class Holding:
     cdef Py_ssize_t local       # `Ref`s of this process
     cdef Py_ssize_t owed        # references the server counts for this process
     cdef bint is_due            # it is to be returned, as long as there is no `Ref` again
-    cdef PyObject *next_due     # borrowed from `holdings`, as the first
+    cdef PyObject *next_due     # owned, as the first: it may be struck from `holdings` meanwhile
 
 cdef class Ref:
     cdef ClientSession session
@@ -34,12 +34,13 @@ cdef class ClientSession:
     cdef object instance             # which server process answered last
     cdef View view                   # of the server's arena, once there is a connection
     cdef uint64_t threads            # of this process that have had a channel
-    cdef readonly bint stock         # the server speaks only the stdlib's dialect
+    cdef readonly bint stock         # only the stdlib's dialect is spoken, as is known by now
     cdef readonly bint retired                # its server is known to be gone
     cdef dict holdings               # ident -> Holding
     cdef Py_ssize_t taken            # locks and permits: while there are any it keeps itself alive
     cdef PyObject *first_due         # a chain of `Holding`s that are to be returned
     cdef list releases               # (handle or ident, count): taken from it, and not sent
+    cdef bint some_due               # there may be something in one of the two
     cdef bint flush_asked            # the main thread is going to send what is due
     cdef list channels               # all that are open
     cdef Channel orphan              # no thread's, kept open to keep the session alive
@@ -65,13 +66,14 @@ cdef class ClientSession:
     cdef void drop(self, Holding holding) noexcept
     cdef bint send_release(self, Holding holding) noexcept
     cdef bint is_fast(self) noexcept
-    cdef bint has_due(self) noexcept
+    cdef void strike(self, Holding holding) noexcept
     cdef bint ask_for_flush(self) noexcept
     cdef list take_due(self)
+    cdef int put_back(self, list due) except -1
     cdef int forget_due(self) except -1
     cdef int flush(self) except -1
+    cdef void flush_fast(self) noexcept
     cdef int flush_stock(self) except -1
-    cdef bint is_stock(self)
     cdef bint is_lost(self, error) except -1
     cdef tuple perform(
         self, uint8_t op, uint8_t flags, object ident, uint64_t handle, object name, object args,

@@ -192,6 +192,7 @@ cdef class ClientSession:
         self.address = address
         self.timeout = timeout
         self.serializer = serializer
+        self.stock = serializer != "pickle"
         self.authkey = authkey
         self.holdings = {}
         self.inherited = []
@@ -199,6 +200,13 @@ cdef class ClientSession:
         self.reset()
         sessions.add(self)
         util.register_after_fork(self, _introduce_child)
+
+    def __dealloc__(self):
+        cdef Holding holding
+        while self.first_due is not NULL:
+            holding = <Holding>self.first_due
+            self.first_due = holding.next_due
+            Py_DECREF(holding)
 
     def reset(self):
         """Begin anew, with no connection: at first, and in the child of a fork.
@@ -234,7 +242,7 @@ cdef class ClientSession:
         self.reset()
         # A child of multiprocessing has neither its name nor its finalizers yet.
         if not sys._getframe().f_globals.get("__name__", "").startswith("multiprocessing."):
-            self.introduce_child(not self.is_stock())   # which keeps what a dead client had
+            self.introduce_child(not self.stock)   # which keeps what a dead client had
 
     def introduce_child(self, bint known):
         """In the child of a fork: make `known` what it holds, and close the parent's sockets."""
@@ -299,7 +307,7 @@ cdef class ClientSession:
         """
         cdef View view
         cdef Segment segment
-        if self.is_stock() or not isinstance(self.channel(), FastChannel):
+        if self.stock or not isinstance(self.channel(), FastChannel):
             return None
         view = self.view
         if view.none:
@@ -409,9 +417,10 @@ cdef class ClientSession:
         name = thread_name()
         util.debug("connecting to the manager at %r", self.address)
         try:
-            if self.serializer == "pickle" and uses_raw_sockets("pickle") and not self.stock:
+            if not self.stock and uses_raw_sockets("pickle"):
                 channel = self.open_fast(name)
             if channel is None:
+                self.stock = True
                 channel = self.open_stock(name)
         except OSError as error:
             if self.retired and error.errno is not None and self.is_lost(error):
@@ -445,7 +454,6 @@ cdef class ClientSession:
                     f"the server at {self.address!r} proves less than it did before: "
                     "another may answer in its place"
                 )
-            self.stock = True
             return None
         stream.fast = True
         self.instance, resumed, number, place = answer
@@ -612,13 +620,12 @@ cdef class ClientSession:
         if self.retired or holding.owed == 0 or self.send_release(holding):
             holding.owed = 0
             if PyUnicode_CheckExact(holding.ident):     # else comparing it may run any code
-                found = PyDict_GetItem(self.holdings, holding.ident)
-                if found is <PyObject *>holding:
-                    PyDict_DelItem(self.holdings, holding.ident)
+                self.strike(holding)
                 return
-        holding.is_due = True
+        holding.is_due = self.some_due = True
         holding.next_due = self.first_due
         self.first_due = <PyObject *>holding
+        Py_INCREF(holding)
         if not self.is_fast():
             # That takes Python code. In the main thread a signal's handler may raise in it: there
             # it runs between two steps of the program. Elsewhere it runs now, as a `__del__` does.
@@ -628,6 +635,11 @@ cdef class ClientSession:
                     PyErr_WriteUnraisable(self)
                 else:
                     Py_DECREF(<object>found)
+
+    cdef void strike(self, Holding holding) noexcept:
+        """Take what nothing is held of out of the books."""
+        if PyDict_GetItem(self.holdings, holding.ident) is <PyObject *>holding:
+            PyDict_DelItem(self.holdings, holding.ident)
 
     cdef bint ask_for_flush(self) noexcept:
         """Have the main thread send what is due as soon as it can; the session lives till then."""
@@ -661,47 +673,61 @@ cdef class ClientSession:
                 return True
         return type(self.orphan) is FastChannel
 
-    cdef inline bint has_due(self) noexcept:
-        return self.first_due is not NULL or self.releases
-
     cdef list take_due(self):
         """What is to be returned: (handle, or ident for a stock server, and count) of each."""
-        cdef list due
+        cdef list due, none = []
         cdef Holding holding
-        cdef bint stock = self.is_stock()
-        due, self.releases = self.releases, []
+        cdef Py_ssize_t owed
+        self.some_due = False
+        due = self.releases
+        self.releases = none
         while self.first_due is not NULL:
             holding = <Holding>self.first_due
             self.first_due = holding.next_due
+            Py_DECREF(holding)
             holding.is_due = False
             if holding.local == 0:      # else another proxy has taken it meanwhile
-                if holding.owed:
-                    due.append((holding.ident if stock else holding.handle, holding.owed))
-                    holding.owed = 0
-                self.holdings.pop(holding.ident, None)
+                # Out of the books before anything is allocated: a finalizer that runs there may
+                # want the object again.
+                owed = holding.owed
+                holding.owed = 0
+                self.strike(holding)
+                if owed:
+                    due.append((holding.ident if self.stock else holding.handle, owed))
         return due
+
+    cdef int put_back(self, list due) except -1:
+        """What was taken has not been sent."""
+        self.releases.extend(due)
+        self.some_due = True
+        return 0
 
     cdef int forget_due(self) except -1:
         """The server counts nothing for us any more."""
         self.take_due()
-        self.releases = []
         return 0
 
     cdef int flush(self) except -1:
         """Send the releases that are due, unless a call under way will."""
-        cdef Channel channel
-        cdef list due
-        if self.is_stock():
+        if self.stock:
             return self.flush_stock()
-        if not self.channels and self.orphan is None:
-            return self.forget_due()    # the server has ended the session
-        due = self.take_due()
-        if due:
-            for channel in [*self.channels, self.orphan]:
-                if type(channel) is FastChannel and (<FastChannel>channel).send_alone(due):
-                    return 0
-            self.releases = due + self.releases
+        self.flush_fast()
         return 0
+
+    cdef void flush_fast(self) noexcept:
+        """Send the releases that are due to a server of ours, where a channel is free.
+
+        There is no Python code in it, so it may run while a result that must not get lost waits
+        to be returned: no handler of a signal can raise here.
+        """
+        cdef Channel channel
+        cdef list due = self.take_due()
+        if not due or not self.channels and self.orphan is None:
+            return      # without a connection the server has ended the session
+        for channel in [*self.channels, self.orphan]:
+            if type(channel) is FastChannel and (<FastChannel>channel).send_alone(due):
+                return
+        self.put_back(due)
 
     def flush_now(self):
         """Send the releases that are due."""
@@ -709,7 +735,8 @@ cdef class ClientSession:
 
     cdef int flush_stock(self) except -1:
         """Return references to a stock server: over a connection each, as the stdlib does."""
-        self.releases = [(ident, 1) for ident, count in self.take_due() for _ in range(count)]
+        cdef list due = self.take_due()
+        self.put_back([(ident, 1) for ident, count in due for _ in range(count)])
         while self.releases:
             conn = None
             try:
@@ -729,10 +756,6 @@ cdef class ClientSession:
             # A stock server keeps the last object of a connection that stays open.
             self.disconnect()
         return 0
-
-    cdef bint is_stock(self):
-        """Whether the server is known to speak only the stdlib's dialect."""
-        return self.stock or self.serializer != "pickle" or not uses_raw_sockets("pickle")
 
     cdef bint is_lost(self, error) except -1:
         """`is_loss`, which cannot tell where the connections themselves are the user's code."""
@@ -764,7 +787,7 @@ cdef class ClientSession:
                 if isinstance(channel, FastChannel):
                     if (<FastChannel>channel).wants_mailbox():
                         self.have_mailbox(channel)
-                    if self.has_due():
+                    if self.some_due:
                         due = self.take_due()
                     reply = (<FastChannel>channel).request(op, flags, handle, name, args, kwds, due)
                 else:
@@ -773,27 +796,27 @@ cdef class ClientSession:
                 if channel.usable:
                     # It failed before anything was sent, or after all was received.
                     if due and not (<FastChannel>channel).send_alone(due):
-                        self.releases = due + self.releases
+                        self.put_back(due)
                     raise
                 self.lose(channel, channel.interrupted)
                 if not isinstance(error, StaleConnection):
                     if self.orphan is channel:
                         self.replace_orphan()
-                    if self.has_due():
-                        self.flush()
+                    if self.some_due and not self.stock:
+                        self.flush_fast()
                     if self.is_lost(error):
                         raise named(error, self.address) from None
                     raise
                 if due:
-                    self.releases = due + self.releases
+                    self.put_back(due)
                     due = None
                 dead = named(error.args[0], self.address)
                 if again:
                     raise dead from None
                 again = True
                 continue
-            if self.has_due():
-                self.flush()
+            if self.some_due and not self.stock:     # to a stock server they go by themselves
+                self.flush_fast()
             if channel.failed and op == OP_CALL and reply is not None:
                 if name not in FOR_THE_EYE:
                     return channel.with_failure(reply)
@@ -854,7 +877,7 @@ cdef class ClientSession:
             replies = (<FastChannel>channel).pipeline(frames, count, others)
         except BaseException as raised:
             if channel.usable or isinstance(raised, StaleConnection):
-                self.releases = due + self.releases     # nothing was sent
+                self.put_back(due)      # nothing was sent
             if not channel.usable:
                 self.lose(channel, channel.interrupted)
                 if self.orphan is channel:
@@ -878,8 +901,8 @@ cdef class ClientSession:
         for i, other in enumerate(others):
             if other[1] == OP_PROXY:
                 others[i] = other[0], other[1], (*other[2], self.given(other[2][0]))
-        if self.has_due():
-            self.flush()
+        if self.some_due:
+            self.flush_fast()
         return replies, others
 
     def post(self, proxy, name, args, kwds):
@@ -962,11 +985,13 @@ cdef class ClientSession:
         """Return everything in order and close; a later call would begin anew."""
         cdef Channel channel
         cdef Holding holding
-        if self.is_stock():
+        cdef Py_ssize_t owed
+        if self.stock:
             for holding in list(self.holdings.values()):
                 if holding.owed and not holding.is_due:
-                    self.releases.append((holding.ident, holding.owed))
+                    owed = holding.owed
                     holding.owed = 0
+                    self.releases.append((holding.ident, owed))
             if not self.retired:
                 self.flush()
         else:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import managers as stdlib
+from multiprocessing.connection import Client
 from types import FrameType
 from typing import Any
 
@@ -34,7 +35,7 @@ from support import (
 from test_pipeline import Interrupt, signals_when
 
 from fastmgr import SyncManager, managers, oneway
-from fastmgr.managers import dispatch
+from fastmgr.managers import RemoteError, dispatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
@@ -573,6 +574,84 @@ def test_interrupt_as_a_connection_gets_its_mailbox(manager: ProbeManager, calls
             shared.count(1)
         resume.join()
     assert shared[:] == [1]
+
+
+def get_while_dropping(
+    queue: Any, dropped: list[Any], get: Callable[[], object], after: Callable[[], object]
+) -> None:
+    """A handler empties `dropped` while the call waits; then the item comes, and `after` runs.
+
+    The item comes over a connection that is none of the session's: all of those are in use.
+    """
+    conn = Client(queue._token.address, authkey=queue._authkey)
+    dispatch(conn, None, "accept_connection", ("by hand",))
+
+    def handle() -> None:
+        dropped.clear()
+        dispatch(conn, queue._id, "put", ("an item",))
+        after()
+
+    with conn, alarmed(handle):
+        assert get() == "an item"
+
+
+@pytest.mark.parametrize("how", ["call", "pipeline"])
+def test_no_python_code_between_a_reply_and_its_return(manager: ProbeManager, how: str) -> None:
+    """A handler that raises there would lose an item for good."""
+    queue: Any = manager.Queue()
+    session = queue._session_of()
+    ran: list[str] = []
+
+    def get() -> Any:
+        if how == "call":
+            return queue._callmethod("get")
+        return session.pipeline([queue, "get", (), None])[0][0]
+
+    def note(frame: FrameType, what: str, _: object) -> None:
+        if what == "call":
+            ran.append(frame.f_code.co_name)
+
+    def get_and_stop() -> Any:
+        got = get()
+        sys.setprofile(None)
+        return got
+
+    get_while_dropping(queue, [manager.list()], get_and_stop, lambda: sys.setprofile(note))
+    assert ran == []
+    settle(manager, 1)
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_object_that_is_wanted_again_while_it_is_given_back(
+    manager: ProbeManager, moment: int
+) -> None:
+    """By a finalizer, which runs when the books change."""
+    queue = manager.Queue()
+    dropped = [manager.list(["kept"])]
+    copy = pickle.dumps(dropped[0])
+    again: list[Any] = []
+    left = moment
+
+    def collecting(phase: str, _info: object) -> None:
+        nonlocal left
+        if phase == "start" and threading.current_thread() is threading.main_thread():
+            left -= 1
+            if left == -1:
+                with contextlib.suppress(RemoteError):  # it is gone
+                    again.append(pickle.loads(copy))
+
+    def begin() -> None:
+        gc.callbacks.append(collecting)
+        gc.set_threshold(1)
+
+    thresholds = gc.get_threshold()
+    try:
+        get_while_dropping(queue, dropped, lambda: queue._callmethod("get"), begin)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(collecting)
+    assert [proxy[:] for proxy in again] in ([], [["kept"]])
+    settle(manager, 1 + len(again))
 
 
 # Fork
