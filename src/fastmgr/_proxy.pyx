@@ -817,11 +817,11 @@ cdef class ClientSession:
                 continue
             if self.some_due and not self.stock:     # to a stock server they go by themselves
                 self.flush_fast()
-            if channel.failed and op == OP_CALL and reply is not None:
-                if name not in FOR_THE_EYE:
+            if channel.failed:
+                if op == OP_CALL and reply is not None and name not in FOR_THE_EYE:
                     return channel.with_failure(reply)
                 if isinstance(channel, FastChannel):
-                    (<FastChannel>channel).set_posted(True)     # the fast paths must not pass it
+                    (<FastChannel>channel).set_posted(True)     # no fast path may pass it over
             return reply
 
     def pipeline(self, list calls):

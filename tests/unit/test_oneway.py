@@ -1040,6 +1040,19 @@ def test_a_representation_leaves_what_failed_to_be_told(any_manager: OnewayManag
     assert len(items) == 0
 
 
+def test_what_failed_is_told_by_what_needs_no_call_otherwise(
+    shared_manager: OnewayManager,
+) -> None:
+    """Making an object brought the failure, and steps on shared memory passed it over."""
+    items, counter = shared_manager.list(), shared_manager.Counter(5)
+    assert counter.get() == 5
+    for between in (shared_manager.dict, shared_manager._number_of_objects, items.__str__):
+        oneway(items).pop()
+        between()
+        assert isinstance(cause_of(failure_of(counter.get)), IndexError)
+        assert counter.get() == 5
+
+
 def test_a_counters_text_leaves_what_failed_to_be_told(shared_manager: OnewayManager) -> None:
     items, counter = shared_manager.list(), shared_manager.Counter(5)
     for _ in range(2):
