@@ -18,8 +18,8 @@ from posix.unistd cimport getpid
 
 from fastmgr._arena cimport Segment
 from fastmgr._frame cimport (
-    FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, HEADER_SIZE,
-    OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE,
+    FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
+    HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE,
     OP_PROXY, OP_RELEASE, OP_RETURN, Header, Stream,
 )
 from fastmgr._message cimport begin_message, seal
@@ -384,6 +384,8 @@ cdef class FastChannel(Channel):
         cdef Header *header = &self.stream.header
         if status == FRAME_EOF:
             raise EOFError
+        if status == FRAME_TIMEOUT:
+            raise TimeoutError("the server did not answer in time")
         if status != FRAME_READY or header.call != expected:
             raise OSError("bad message from the server")
         if header.op == OP_FAILED:

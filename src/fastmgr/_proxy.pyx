@@ -442,8 +442,8 @@ cdef class ClientSession:
         cdef FastChannel channel
         try:
             answer = introducer.read_answer(stream.recv_bytes())
-        except (OSError, EOFError) as error:
-            if is_loss(error):
+        except (OSError, EOFError, AuthenticationError) as error:
+            if isinstance(error, AuthenticationError) or is_loss(error):
                 raise named(error, self.address) from None
             raise
         settle(stream, receives_in_time=self.timeout is not None)

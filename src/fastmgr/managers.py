@@ -167,9 +167,17 @@ def _also_eof(error: Exception) -> Exception:
     """Return why a server cannot start as an `EOFError` too, which is all that the stdlib says."""
     kind = type(error)
     try:
-        names = {"__module__": kind.__module__, "__reduce__": lambda self: (kind, self.args)}
-        both = type(kind.__name__, (kind, EOFError), names)(*error.args)
-    except TypeError:  # made in another way than other exceptions
+        reduced: Any = error.__reduce__()
+        made_by, args = reduced[:2]  # `error.args` has no name of a file
+        if made_by is not kind:
+            return error
+        names = {
+            "__module__": kind.__module__,
+            "__reduce__": lambda self: (kind, *kind.__reduce__(self)[1:]),
+        }
+        both = type(kind.__name__, (kind, EOFError), names)(*args)
+        both.__dict__.update(error.__dict__)
+    except Exception:  # made in another way than other exceptions
         return error
     return both
 

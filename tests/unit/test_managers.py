@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, poll, process_gone, settle
+from support import DEADLINE, KEY, ProbeManager, poll, process_gone, settle, stopped
 
 import fastmgr
 from fastmgr import managers
+from fastmgr._proxy import ClientSession
+from fastmgr.dialects.intro import Introducer
 from fastmgr.managers import (
     BaseManager,
     ListProxy,
@@ -216,6 +218,38 @@ def test_address_that_cannot_be_bound(
     assert type(pickle.loads(pickle.dumps(raised.value))) in (error, socket.gaierror)
     assert "Traceback" not in capfd.readouterr().err
     assert manager._state.value == managers.State.INITIAL
+
+
+def test_a_server_that_cannot_start_names_the_file(tmp_path: Path) -> None:
+    arena = str(tmp_path / "arena")
+    with SyncManager(arena=arena), pytest.raises(OSError, match="arena") as raised:
+        SyncManager(arena=arena).start()
+    for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):
+        assert error.filename == arena
+
+
+def test_a_server_that_does_not_prove_its_key_is_named(
+    manager: SyncManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    introduce = Introducer.introduce
+
+    def expect_more(self: Any, prove: Any) -> bytes:
+        said = introduce(self, prove)
+        self._prove = lambda role, said: b"another proof"
+        return said
+
+    monkeypatch.setattr(Introducer, "introduce", expect_more)
+    with pytest.raises(AuthenticationError, match="did not prove") as raised:
+        ClientSession(manager.address, "pickle", manager._authkey).control("dummy")
+    assert repr(manager.address) in str(raised.value)
+
+
+def test_an_answer_that_does_not_come_in_time() -> None:
+    with SyncManager(authkey=KEY) as manager:
+        session = ClientSession(manager.address, "pickle", KEY, 1.0)
+        session.connect()
+        with stopped(manager._process.pid), pytest.raises(TimeoutError, match="in time"):
+            session.control("dummy")
 
 
 @pytest.mark.parametrize("kind", [SyncManager, HookedManager])

@@ -19,7 +19,7 @@ import pytest
 from support import DEADLINE, KEY, poll
 
 from fastmgr._frame import Stream
-from fastmgr.dialects.transport import KEEPALIVE, Listener, connect, settle, tune
+from fastmgr.dialects.transport import KEEPALIVE, Listener, connect, named, settle, tune
 
 LOCALHOST = ("127.0.0.1", 0)
 Serve = Callable[[Stream], object]
@@ -189,6 +189,19 @@ def test_address_in_use_is_named(tmp_path: Path) -> None:
             assert caught.value.errno == errno.EADDRINUSE
             assert repr(address) in str(caught.value)
         assert os.path.exists(path)
+
+
+def test_an_error_of_a_users_connection_stays_as_it_is() -> None:
+    class Refused(OSError):
+        def __init__(self, url: str, code: int, message: str) -> None:
+            super().__init__(code, message)
+            self.url = url
+
+    class Ended(EOFError):
+        pass
+
+    for error in (Refused("http://a", 5, "no"), Ended(1, 2)):
+        assert named(error, "/the/servers") is error
 
 
 def test_file_of_a_dead_server_is_taken_over(tmp_path: Path) -> None:

@@ -357,6 +357,8 @@ def named(error: Any, address: Address) -> Any:
     """Return an error of the same kind that says which server it is about, and what to do."""
     if repr(address) in str(error):
         return error
+    if type(error).__module__.partition(".")[0] not in ("builtins", "socket", "multiprocessing"):
+        return error  # of a user's connection, and perhaps made in another way than ours
     server = f"the manager's server at {address!r}"
     if isinstance(error, TimeoutError):
         return TimeoutError(
