@@ -82,11 +82,10 @@ cdef class Stream:
     cdef Header header         # of the last frame
     cdef const char *body      # of the last frame: borrowed, valid until the next receive
     cdef size_t size
-    cdef list segments         # of the last frame: bytes and bytearrays; None for none
+    cdef list segments         # of the last frame, those made: bytes, bytearrays; None for none
     cdef size_t rewind         # where the last frame began, for putting it back
     cdef bint in_segments      # the frame at `start` has its values; its segments are received
-    cdef Py_ssize_t segment    # which of them comes next
-    cdef size_t segment_at     # bytes of it that are there
+    cdef size_t segment_at     # bytes of the last of them that are there
     cdef char *into            # where the next receive goes
     cdef size_t room           # and how much it may bring
     cdef list unsent           # what the peer was too slow to take; None for nothing
@@ -112,8 +111,10 @@ cdef class Stream:
     cdef void tidy(self) noexcept
     cdef size_t _want(self) noexcept
     cdef size_t _want_segmented(self, const Header *header, size_t have) noexcept
-    cdef int _begin_segments(self, size_t head) except -9
-    cdef void _skip_full(self) noexcept
+    cdef size_t _segment_size(self, size_t i) noexcept
+    cdef bint _segments_add_up(self, size_t head) noexcept
+    cdef bint _fill_segments(self, size_t head) except -1
+    cdef int _grow_segment(self, size_t size) except -1
     cdef int _room(self) except -1
     cdef void _received(self, size_t n) noexcept
     cdef int send_now(self, const char *source, size_t size, list segments) except -9

@@ -8,10 +8,14 @@ module never looks into a body.
 cimport cython
 from cpython.bytearray cimport (
     PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_FromStringAndSize,
-    PyByteArray_GET_SIZE,
+    PyByteArray_GET_SIZE, PyByteArray_Resize,
 )
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    _PyBytes_Resize, PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+)
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
@@ -55,7 +59,7 @@ cdef enum:
     WRITABLE_SHIFT = 63          # in a segment's size
     ADDRESS_BITS = 47            # no process has more memory
     FEW_SEGMENTS = 16
-    BYTES_A_SEGMENT = 1024       # in the mean, where there are more; true peers have 64 KiB
+    BYTES_A_SEGMENT = 64 * 1024  # in the mean, where there are more: `_wire` makes none smaller
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
 
@@ -161,71 +165,96 @@ cdef class Stream:
             return <size_t>-1    # an object is made of each, however small it is
         return HEADER_SIZE + sizeof(Segments) + head.count * 8 + head.values
 
-    cdef int _begin_segments(self, size_t head) except -9:
-        """The frame at `start` has its first `head` bytes: make the segments of the others.
+    cdef size_t _segment_size(self, size_t i) noexcept:
+        """The announced size of a segment of the frame at `start`."""
+        cdef uint64_t size
+        memcpy(&size, self.data + self.start + HEADER_SIZE + sizeof(Segments) + 8 * i, 8)
+        return size & ~(<uint64_t>1 << WRITABLE_SHIFT)
 
-        Returns
-        -------
-        int
-            FRAME_TOO_LARGE where the sizes do not add up.
+    cdef bint _segments_add_up(self, size_t head) noexcept:
+        """Whether what follows the first `head` bytes of the frame is its segments."""
+        cdef const Header *header = <const Header *>(self.data + self.start)
+        cdef size_t left = header.size - (head - HEADER_SIZE)
+        cdef size_t size, i
+        for i in range((<const Segments *>(header + 1)).count):
+            size = self._segment_size(i)
+            if size > left or size >> ADDRESS_BITS:
+                return False
+            left -= size
+        return left == 0
+
+    cdef bint _fill_segments(self, size_t head) except -1:
+        """Fill the segments with what `data` has of them; whether all are whole.
+
+        Where not, the last of `segments` has room to receive into.  Each is made when the one
+        before it is whole, and a long one grows as it arrives: what a peer has only announced
+        costs no memory.
 
         Raises
         ------
         MemoryError
-            There is no memory for them.
+            There is no memory for one of them.
         """
-        cdef const Header *header = <const Header *>(self.data + self.start)
-        cdef const Segments *table = <const Segments *>(header + 1)
-        cdef const char *sizes = <const char *>(table + 1)
-        cdef size_t left = header.size - (head - HEADER_SIZE)
-        cdef size_t size, i, at = self.start + head, n
+        cdef size_t count = (<const Segments *>(self.data + self.start + HEADER_SIZE)).count
+        cdef size_t at = self.start + head, made = len(self.segments)
+        cdef size_t whole = self._segment_size(made - 1) if made else 0
+        cdef size_t n
         cdef uint64_t size_and_kind
-        cdef list segments = []
-        for i in range(table.count):
-            memcpy(&size_and_kind, sizes + 8 * i, 8)
-            size = size_and_kind & ~(<uint64_t>1 << WRITABLE_SHIFT)
-            if size > left or size >> ADDRESS_BITS:
-                return FRAME_TOO_LARGE
-            left -= size
-        if left:
-            return FRAME_TOO_LARGE
-        for i in range(table.count):
-            memcpy(&size_and_kind, sizes + 8 * i, 8)
-            size = size_and_kind & ~(<uint64_t>1 << WRITABLE_SHIFT)
-            if size_and_kind >> WRITABLE_SHIFT:
-                segments.append(PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>size))
-            else:
-                segments.append(PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size))
-        self.segments = segments
-        self.in_segments = True
-        self.segment = 0
-        self.segment_at = 0
-        self._skip_full()
-        while self.segment < len(segments) and at < self.end:
-            n = min(size_of(segments[self.segment]) - self.segment_at, self.end - at)
-            memcpy(data_of(segments[self.segment]) + self.segment_at, self.data + at, n)
+        while True:
+            if self.segment_at == whole:
+                if made == count:
+                    break
+                memcpy(
+                    &size_and_kind,
+                    self.data + self.start + HEADER_SIZE + sizeof(Segments) + 8 * made, 8)
+                whole = self._segment_size(made)
+                n = min(whole, <size_t>TRUSTED_STEP)
+                if size_and_kind >> WRITABLE_SHIFT:
+                    segment = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>n)
+                else:
+                    segment = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>n)
+                self.segments.append(segment)
+                self.segment_at = 0
+                made += 1
+            elif self.segment_at == size_of(self.segments[made - 1]):
+                n = self.segment_at + max(self.segment_at, <size_t>TRUSTED_STEP)
+                self._grow_segment(min(whole, n))
+            segment = self.segments[made - 1]
+            n = min(size_of(segment) - self.segment_at, self.end - at)
+            memcpy(data_of(segment) + self.segment_at, self.data + at, n)
             at += n
             self.segment_at += n
-            self._skip_full()
-        # What is behind the segments belongs to the next frame.
-        memmove(self.data + self.start + head, self.data + at, self.end - at)
-        self.end -= at - (self.start + head)
-        return FRAME_READY
+            if self.segment_at < size_of(segment):
+                break
+        if at > self.start + head:
+            # What is behind the segments belongs to the next frame.
+            memmove(self.data + self.start + head, self.data + at, self.end - at)
+            self.end -= at - (self.start + head)
+        return made == count and self.segment_at == whole
 
-    cdef void _skip_full(self) noexcept:
-        while (
-            self.segment < len(self.segments)
-            and self.segment_at == size_of(self.segments[self.segment])
-        ):
-            self.segment += 1
-            self.segment_at = 0
+    cdef int _grow_segment(self, size_t size) except -1:
+        """Let the last segment have that size; without memory for it the frame is lost."""
+        cdef PyObject *only
+        self.in_segments = False
+        segment = self.segments.pop()
+        if PyByteArray_CheckExact(segment):
+            PyByteArray_Resize(segment, <Py_ssize_t>size)
+        else:
+            only = <PyObject *>segment      # bytes are resized by their only owner
+            Py_INCREF(segment)
+            segment = None
+            _PyBytes_Resize(&only, <Py_ssize_t>size)
+            segment = <object>only
+            Py_DECREF(segment)
+        self.segments.append(segment)
+        self.in_segments = True
+        return 0
 
     cdef int take(self) except -9:
         """Cut the next frame off the buffer, if it is whole."""
         cdef size_t have = self.end - self.start
         cdef size_t want
         cdef size_t prefix
-        cdef int status
         if have == 0:
             return FRAME_PARTIAL
         if not self.in_segments:
@@ -246,10 +275,12 @@ cdef class Stream:
         if self.fast and (<Header *>(self.data + self.start)).flags & FLAG_SEGMENTS:
             prefix = want - <size_t>(<Segments *>(self.data + self.start + HEADER_SIZE)).values
             if not self.in_segments:
-                status = self._begin_segments(want)
-                if status != FRAME_READY:
-                    return status
-            if self.segment < len(self.segments):
+                if not self._segments_add_up(want):
+                    return FRAME_TOO_LARGE
+                self.segments = []
+                self.segment_at = 0
+                self.in_segments = True
+            if not self._fill_segments(want):
                 return FRAME_PARTIAL
             self.in_segments = False
         self.rewind = self.start
@@ -273,11 +304,14 @@ cdef class Stream:
         """
         cdef size_t at = 0, have = 0, unread = fm_unread(self.fd)
         cdef char *data
-        cdef Py_ssize_t i
+        cdef size_t i
         cdef bint found = False
         if self.in_segments:        # what `data` holds is received but for the segments
-            for i in range(self.segment, len(self.segments)):
-                at += size_of(self.segments[i])
+            for i in range(
+                max(len(self.segments), 1) - 1,
+                (<const Segments *>(self.data + self.start + HEADER_SIZE)).count,
+            ):
+                at += self._segment_size(i)
             at -= self.segment_at
         else:
             have = self.end - self.start
@@ -307,8 +341,9 @@ cdef class Stream:
         cdef size_t capacity
         cdef char *grown
         if self.in_segments:
-            self.into = data_of(self.segments[self.segment]) + self.segment_at
-            self.room = size_of(self.segments[self.segment]) - self.segment_at
+            segment = self.segments[len(self.segments) - 1]
+            self.into = data_of(segment) + self.segment_at
+            self.room = size_of(segment) - self.segment_at
             return 0
         if have == 0:
             self.start = self.end = 0
@@ -336,7 +371,6 @@ cdef class Stream:
     cdef void _received(self, size_t n) noexcept:
         if self.in_segments:
             self.segment_at += n
-            self._skip_full()
         else:
             self.end += n
             self.filled = self.end == self.capacity

@@ -82,7 +82,7 @@ class Model:
         count, values = TABLE.unpack_from(self.wire, at)
         at += TABLE.size
         body = at + 8 * count
-        if count == 0 or body + values > end or count > 16 + (size - TABLE.size) // 1024:
+        if count == 0 or body + values > end or count > 16 + (size - TABLE.size) // 65_536:
             return Taken(Status.TOO_LARGE)
         if body + values > self.sent:
             return Taken(Status.PARTIAL, largest=8 * count + values)

@@ -79,20 +79,32 @@ def test_only_the_failure_that_is_told_is_written_out(monkeypatch: pytest.Monkey
     assert len(written) == 1
 
 
-def test_a_million_empty_segments(manager: ProbeManager) -> None:
-    """An object is made of each, of whatever size: eight bytes had the server keep eighty."""
-    pid, count = manager._process.pid, 1_000_000
+@pytest.mark.parametrize(("count", "size"), [(1_000_000, 0), (200_000, 1_025)])
+def test_segments_that_are_only_announced(manager: ProbeManager, count: int, size: int) -> None:
+    """An object is made of each: eight bytes had the server keep eighty, or a thousand."""
+    pid = manager._process.pid
     handle = int((kept := manager.dict())._id, 16)
     memory = rss_bytes(pid)
     with FastPeer(manager.address) as peer:
         values = b"".join(map(_wire.dumps, ("get", (1,), None)))
-        table = struct.pack("<QQ", count, len(values)) + bytes(8 * count) + values
-        header = HEADER.pack(len(table), handle, 1, 0, OP_CALL, SEGMENTS)
+        table = struct.pack("<QQ", count, len(values)) + struct.pack("<Q", size) * count + values
+        header = HEADER.pack(len(table) + count * size, handle, 1, 0, OP_CALL, SEGMENTS)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             peer.sock.sendall(header + table)
         assert peer.ended()
         assert rss_bytes(pid) < memory + 16 * 2**20
     assert len(kept) == 0
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_segment_that_grows_as_it_arrives(
+    manager: ProbeManager, kind: type[bytes | bytearray]
+) -> None:
+    held, sent = manager.dict(), kind(range(251)) * 540_000
+    held.update(x=sent, y=b"y" * 70_000, z=kind(3))
+    assert held["x"] == sent
+    assert held["y"] == b"y" * 70_000
+    assert held["z"] == kind(3)
 
 
 def test_nothing_is_kept_of_what_a_call_has_carried(manager: ProbeManager) -> None:
