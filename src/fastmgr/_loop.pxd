@@ -79,6 +79,8 @@ cdef class Loop:
     cdef int disregard(self, Conn conn, int interest) except -1
     cdef int entrust(self, Conn conn) except -1
     cdef int give_back(self, Conn conn) except -1
+    cdef int give_up(self, Conn conn) except -1
+    cdef int take_back(self, Conn conn) except -1
     cdef int drop(self, Conn conn) except -1
     cdef int wake(self) noexcept
     cdef int timeout_ms(self) except -2

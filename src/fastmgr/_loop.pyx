@@ -174,17 +174,20 @@ cdef class Loop:
                 try:
                     self.dispatch_event(events[i].fd, events[i].ready)
                 except Exception:
-                    # One connection's trouble must not end the others' service.
-                    util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
-                    conn = self.conns.get(events[i].fd)
-                    if conn is not None:
-                        self.drop(conn)
+                    self.give_up(self.conns.get(events[i].fd))
             try:
                 self.housekeeping()
                 self.on_turn()
             except Exception:
                 self.on_dropped()
                 util.sub_warning("internal error in the loop:\n%s", format_exc())
+        return 0
+
+    cdef int give_up(self, Conn conn) except -1:
+        """In an `except`: one connection's trouble must not end the others' service."""
+        util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
+        if conn is not None:
+            self.drop(conn)
         return 0
 
     cdef int timeout_ms(self) except -2:
@@ -219,18 +222,17 @@ cdef class Loop:
             waiting, self.backlog = self.backlog, []
             for conn in waiting:
                 conn.waits = False
-                self.drain(conn)
+                try:
+                    self.drain(conn)
+                except Exception:
+                    self.give_up(conn)
         if self.inbox:
             returned, self.inbox = self.inbox, []
             for conn in returned:
-                conn.on_worker = False
-                if conn.finished or conn.left:
-                    self.drop(conn)
-                elif conn.parked is None:
-                    self.attend(conn)
-                    self.drain(conn)
-                elif conn.parked.finished:
-                    self.answer(conn)
+                try:
+                    self.take_back(conn)
+                except Exception:
+                    self.give_up(conn)
         if self.next_timer != FOREVER and self.next_timer <= <double>monotonic():
             self.on_timer(monotonic())
         while self.due:
@@ -239,7 +241,10 @@ cdef class Loop:
                 conn = (<Waiter>waiter).owner
                 # One that a worker still has comes by the inbox.
                 if conn.parked is waiter and not conn.on_worker and not conn.closed:
-                    self.answer(conn)
+                    try:
+                        self.answer(conn)
+                    except Exception:
+                        self.give_up(conn)
         if self.unproven or not self.accepting or self.tick is not None:
             now = monotonic()
             while self.unproven:
@@ -253,6 +258,18 @@ cdef class Loop:
             if self.tick is not None and now >= self.next_tick:
                 self.next_tick = now + 1.0
                 self.tick()
+        return 0
+
+    cdef int take_back(self, Conn conn) except -1:
+        """Own a connection again that a worker has given back."""
+        conn.on_worker = False
+        if conn.finished or conn.left:
+            return self.drop(conn)
+        if conn.parked is None:
+            self.attend(conn)
+            return self.drain(conn)
+        if conn.parked.finished:
+            return self.answer(conn)
         return 0
 
     cdef int dispatch_event(self, int fd, int ready) except -1:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, poll, rss_bytes, stopped
+from support import DEADLINE, KEY, ProbeManager, RawPeer, poll, rss_bytes, stopped
 from test_server import (
     HEADER,
     ONEWAY,
@@ -22,7 +22,8 @@ from test_server import (
     hooked,
 )
 
-from fastmgr import _core, _wire
+from fastmgr import _core, _loop, _wire
+from fastmgr.dialects.handshake import Challenger
 from fastmgr.managers import Server
 
 SEGMENTS = 16  # the flag
@@ -60,6 +61,37 @@ def test_flood_of_calls_lets_others_through(manager: ProbeManager) -> None:
         assert made < len(flood) // len(turn) // 4, f"{made} calls came first"
         all_made = flooding.ask(OP_CALL, "get", ("n",), None, handle=handle).payload
         assert all_made == len(flood) // len(turn)
+
+
+def test_one_of_those_that_had_their_share_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are served in their next turn all the same."""
+    held, go = threading.Event(), threading.Event()
+
+    class Slow(Challenger):
+        def feed(self, frame: bytes) -> list[bytes]:
+            if frame == b"hold":
+                held.set()
+                assert go.wait(DEADLINE)
+            elif frame == b"slow":
+                time.sleep(0.001)
+            elif frame == b"fail":
+                raise RuntimeError("on purpose")
+            else:
+                return super().feed(frame)
+            return []
+
+    monkeypatch.setattr(_loop, "Challenger", Slow)
+    with hooked(Server) as manager, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(RawPeer(manager.address)) for _ in range(4)]
+        peers[0].send_frame(b"hold")
+        assert held.wait(DEADLINE)
+        for peer in peers[1:]:      # all of them come in one turn, and have more for the next
+            for _ in range(40):
+                peer.send_frame(b"slow")
+        peers[2].send_frame(b"fail")
+        go.set()
+        assert peers[1].answer() == b"#WELCOME#"
+        assert peers[3].answer() == b"#WELCOME#"
 
 
 def test_only_the_failure_that_is_told_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
