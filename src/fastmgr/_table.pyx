@@ -289,7 +289,10 @@ cdef class Table:
     cdef int note_parked(self, Session session, Entry entry) except -1:
         """The session may take or wait for something here from now on, and hold it to its end."""
         if len(session.parked) >= 2 * len(self.entries) + 1000:     # most of them are gone
-            session.parked = {key for key in session.parked if self.find(key) is not None}
+            # In place: other threads may note more while `find` looks.
+            for key in list(session.parked):
+                if self.find(key) is None:
+                    session.parked.discard(key)
         session.parked.add(entry.key)
         return 0
 

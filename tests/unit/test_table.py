@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import random
 import threading
 import weakref
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
-from support import KEY, ProbeManager, poll
-from test_server import OP_RELEASE, OP_RETURN, OP_TRACEBACK, FastPeer
+from support import DEADLINE, KEY, ProbeManager, poll
+from test_server import OP_INCREF, OP_RELEASE, OP_RETURN, OP_TRACEBACK, FastPeer, hooked
 
 from fastmgr import managers
 from fastmgr._table import Entry, Table, key_of
+from fastmgr.dialects.intro import SESSION_ID_SIZE
 from fastmgr.server import Server
 
 
@@ -535,3 +537,32 @@ def test_with_many_threads(table_manager: TableManager) -> None:
         thread.join()
     assert wrong == []
     assert table_manager._number_of_objects() == 0
+
+
+def test_lock_taken_while_the_dead_ones_are_sorted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a client's other thread takes meanwhile is handed on when the client is killed."""
+    session = os.urandom(SESSION_ID_SIZE)
+    dead, asked, taken = set[int](), list[int](), list[bool]()
+    get = weakref.WeakValueDictionary.get
+    with hooked(Server) as manager, FastPeer(manager.address) as heir:
+        lock = heir.create("Lock")
+        with FastPeer(manager.address, session) as one, FastPeer(manager.address, session) as other:
+            other.handles(OP_INCREF, lock)
+            other.recv()
+
+            def take_meanwhile(local: Any, key: Any, default: Any = None) -> Any:
+                if key in dead and not asked:
+                    asked.append(key)
+                    taken.append(other.method(lock, "acquire").payload)
+                return get(local, key, default)
+
+            monkeypatch.setattr(weakref.WeakValueDictionary, "get", take_meanwhile)
+            one.method(one.create("Sleeper"), "echo", 0)    # from now on it has a thread
+            while not taken:
+                handle = one.create("Lock")
+                assert one.method(handle, "acquire").payload is True
+                dead.add(handle)
+                one.handles(OP_RELEASE, handle, 1)
+                assert len(dead) < 2000
+        assert taken == [True]
+        assert heir.method(lock, "acquire", True, DEADLINE).payload is True
