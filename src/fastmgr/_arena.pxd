@@ -79,7 +79,7 @@ cdef class Segment:
     cdef readonly bint is_file
     cdef readonly bint is_cut    # somebody has shortened the file: nothing here is to be touched
     cdef size_t used             # by the server's allocator
-    cdef list gaps               # between large cells: (offset, size), in order; None: no such
+    cdef list gaps               # between large cells: [offset, size], in order; None: no such
     cdef object __weakref__
 
     cdef int check_file(self) except -1

@@ -265,11 +265,18 @@ cdef class Arena:
         many cells: each segment has a descriptor.
         """
         cdef Segment segment
-        cdef size_t room, total = 0
+        cdef list gap
+        cdef size_t offset, room, total = 0
         for segment in self.spacious:
-            for i, (offset, room) in enumerate(segment.gaps):
+            for i, gap in enumerate(segment.gaps):
+                offset, room = gap[0], gap[1]
                 if room >= size:
-                    segment.gaps[i:i + 1] = [(offset + size, room - size)] if room > size else []
+                    # Changed where it is: to make a new one may collect garbage, and give back
+                    # other cells here meanwhile.
+                    if room == size:
+                        del segment.gaps[i]
+                    else:
+                        gap[0], gap[1] = offset + size, room - size
                     return segment, offset
             total += segment.size
         room = max(size, <size_t>SPACIOUS, total // 2 // PAGE * PAGE)
@@ -278,24 +285,26 @@ cdef class Arena:
         except (OSError, MemoryError):
             room = size
             segment = self.new(room)
-        segment.gaps = [(size, room - size)] if room > size else []
+        segment.gaps = [[size, room - size]] if room > size else []
         self.spacious.append(segment)
         return segment, 0
 
     cdef int give_back_pages(self, Segment segment, size_t offset, size_t size) except -1:
         cdef Py_ssize_t i = 0
+        cdef list gaps = segment.gaps
+        cdef list gap = [None, None]    # now: making it later may collect garbage, and change `gaps`
         with nogil:         # nobody knows the cell any more
             fm_clear(segment.at + offset, size)
-        gaps = segment.gaps
         while i < len(gaps) and gaps[i][0] < offset:
             i += 1
         if i < len(gaps) and gaps[i][0] == offset + size:
             size += gaps.pop(i)[1]
         if i and gaps[i - 1][0] + gaps[i - 1][1] == offset:
             i -= 1
-            offset, before = gaps.pop(i)
-            size += before
-        gaps.insert(i, (offset, size))
+            offset = gaps[i][0]
+            size += gaps.pop(i)[1]
+        gap[0], gap[1] = offset, size
+        gaps.insert(i, gap)
         if size == segment.size and len(self.spacious) > 1:
             self.spacious.remove(segment)
         return 0
