@@ -248,7 +248,7 @@ def revive(server, key):
         Without a reference counted; None where the key is of no named object.
     """
     cdef Entry entry
-    found = server.finder.find(key, server.names.objects, server.registry)
+    found = server.finder.find(key, server.names, server.registry)
     if found is None:
         return None
     typeid, obj = found

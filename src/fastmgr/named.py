@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmgr import _numbers, shared
+
+if TYPE_CHECKING:
+    from fastmgr.names import Names
 
 __all__ = ["NAMED", "Finder", "named_handle"]
 
@@ -45,17 +48,17 @@ class Finder:
     """Which of a server's named objects a handle means."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, type] = {}
+        self._version = 0
         self._found: dict[int, tuple[str, str, type]] = {}
 
     def find(
-        self, handle: object, objects: dict[str, Any], registry: dict[str, Any]
+        self, handle: object, names: Names, registry: dict[str, Any]
     ) -> tuple[str, Any] | None:
-        """Return the type's id and the object; None if the handle means none of `objects`."""
+        """Return the type's id and the object; None if the handle means none of `names`."""
         if not isinstance(handle, int) or not handle & NAMED:
             return None
-        return self._look(handle, objects) or (
-            self._look(handle, objects) if self._learn(objects, registry) else None
+        return self._look(handle, names.objects) or (
+            self._look(handle, names.objects) if self._learn(names, registry) else None
         )
 
     def _look(self, handle: int, objects: dict[str, Any]) -> tuple[str, Any] | None:
@@ -63,12 +66,12 @@ class Finder:
         obj = objects.get(name)
         return (typeid, obj) if type(obj) is kind else None
 
-    def _learn(self, objects: dict[str, Any], registry: dict[str, Any]) -> bool:
+    def _learn(self, names: Names, registry: dict[str, Any]) -> bool:
         """Compute the handles anew if there is anything else than before."""
-        kinds = {name: type(obj) for name, obj in list(objects.items())}
-        if kinds == self._kinds:
+        if names.version == self._version:
             return False
-        self._kinds = kinds
+        self._version = names.version  # before a look at them: more may come meanwhile
+        kinds = {name: type(obj) for name, obj in list(names.objects.items())}
         self._found = {
             named_handle(typeid, name): (typeid, name, kind)
             for typeid, (maker, *_) in registry.items()

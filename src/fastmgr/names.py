@@ -366,6 +366,8 @@ class Names:
     def __init__(self, file: ArenaFile | None = None) -> None:
         self.file = file
         self.objects: dict[str, Any] = {} if file is None else file.objects
+        #: Another whenever a name has come or gone.
+        self.version = 1
         self.lock = threading.Lock()
 
     def get(
@@ -395,6 +397,7 @@ class Names:
                     self.file.add(name, wanted)
                 else:
                     self.objects[name] = wanted
+                self.version += 1
                 return wanted
             same = type(kept) is kind and _typecode(kept) == _typecode(wanted)
             if not same:
@@ -422,6 +425,7 @@ class Names:
                 self.file.forget(name)
             else:
                 del self.objects[name]
+            self.version += 1
             return True
 
 

@@ -22,7 +22,9 @@ from support import DEADLINE, KEY, ProbeManager, Script, connected, poll, say, s
 from fastmgr._arena import Arena
 from fastmgr._numbers import Array, Counter, Counters, Value
 from fastmgr.managers import retire_sessions
+from fastmgr.named import Finder, named_handle
 from fastmgr.names import EXTENT, HEADER, LINE, MAGIC, RECORD, ArenaFile, Names
+from fastmgr.shared import make_counter
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -793,3 +795,24 @@ def test_records_are_plain(sound: bytes) -> None:
     assert sound[128:135] == b"counter"
     assert json.loads(sound[192:196]) is None
     assert struct.unpack_from("<q", sound, 256) == (5,)
+
+
+def test_handles_that_are_unknown_cost_no_look_at_all_names() -> None:
+    looks = []
+
+    class Watched(dict[str, Any]):
+        def items(self) -> Any:
+            looks.append(1)
+            return super().items()
+
+    names, finder, registry = Names(), Finder(), {"Counter": (make_counter,)}
+    names.objects = Watched()
+    handle = named_handle("Counter", "late")
+    for _ in range(10):
+        assert finder.find(handle, names, registry) is None
+    assert len(looks) == 1
+    counter = names.get("late", Counter, ())
+    assert finder.find(handle, names, registry) == ("Counter", counter)
+    assert names.forget("late")
+    assert finder.find(handle, names, registry) is None
+    assert len(looks) == 3
