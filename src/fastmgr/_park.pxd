@@ -21,7 +21,8 @@ cdef class Waiter:
     cdef object item                 # what a put brings
     cdef object method               # of a thread that waits: the method it is in
     cdef Py_ssize_t depth            # what a Condition's waiter takes the lock back to
-    cdef bint again                  # it was notified, and waits for the lock
+    cdef bint again                  # its sleep is over, and it waits for the lock
+    cdef bint notified               # that is why; another is to be told where it does not go on
     cdef bint puts                   # it waits for room in a queue
 
     cdef bint is_there(self)

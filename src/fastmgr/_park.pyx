@@ -491,7 +491,7 @@ cdef class Condition(RLock):
     cdef int rise(self, Waiter waiter, bint notified) except -1:
         """The waiter's sleep is over; it goes on when it has the lock again."""
         waiter.again = True
-        waiter.value = notified
+        waiter.value = waiter.notified = notified
         waiter.deadline = FOREVER
         self.waiting.append(waiter)
         return 0
@@ -537,14 +537,14 @@ cdef class Condition(RLock):
             if session_of(waiter.owner.number):
                 # Its thread may have been interrupted, and come by another connection.
                 self.owed[waiter.owner.number] = waiter.depth
-            if waiter.again and waiter.value is True:
+            if waiter.notified:
                 self.wake()     # another is to have its notification
         return waiter.abandon()
 
     cdef int interrupted(self, Waiter waiter) except -1:
         if waiter.depth == 0:
             return Lock.interrupted(self, waiter)
-        if waiter.value is True:
+        if waiter.notified:
             self.wake()
         return 0        # the lock is its owner's
 

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings, strategies as st
 from support import DEADLINE, KEY, Probe, ProbeManager, Tracked, call_in_subprocess, in_thread, poll
+from test_server import OP_CALL, OP_INCREF, FastPeer
 
 import fastmgr
-from fastmgr import _park, shared
+from fastmgr import _park, _wire, shared
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -1497,3 +1498,26 @@ def test_a_strange_timeout_harms_nobody_else(park_manager: ParkManager) -> None:
     lock.release()
     assert strange.result()[0] in ("returned", ValueError)
     place.observer.shutdown()
+
+
+def test_who_asks_for_the_lock_again_and_dies_passes_no_notification_on() -> None:
+    """Nobody has notified: who sleeps goes on sleeping."""
+    with (
+        ProbeManager(authkey=KEY) as manager,
+        FastPeer(manager.address) as sleeper,
+        FastPeer(manager.address) as holder,
+    ):
+        condition = holder.create("Condition")
+        with FastPeer(manager.address) as dying:
+            for peer in (sleeper, dying):
+                peer.handles(OP_INCREF, condition)
+                peer.recv()
+            assert sleeper.method(condition, "acquire").payload is True
+            sleeper.send(OP_CALL, b"".join(map(_wire.dumps, ("wait", (2.0,), None))), condition)
+            assert holder.method(condition, "acquire").payload is True
+            again = ("acquire", (True, -1, True), None)
+            dying.send(OP_CALL, b"".join(map(_wire.dumps, again)), condition)
+            holder.control("dummy")
+        holder.control("dummy")
+        holder.method(condition, "release")
+        assert sleeper.recv().payload is False
