@@ -645,8 +645,8 @@ cdef class LockCore(CellCore):
         cdef uint64_t *slot
         cdef uint64_t word, owner
         cdef size_t i
-        owner = self.this_thread() if self.kind == KIND_RLOCK else self.view.owner
-        if not self.ready():
+        owner = self.owner_here()
+        if owner == 0:
             return False
         slot = <uint64_t *>self.cell
         if self.kind == KIND_SEMAPHORE:
@@ -672,8 +672,8 @@ cdef class LockCore(CellCore):
         cdef uint64_t *slot
         cdef uint64_t word, owner
         cdef size_t i
-        owner = self.this_thread() if self.kind == KIND_RLOCK else self.view.owner
-        if not self.ready():
+        owner = self.owner_here()
+        if owner == 0:
             return False
         slot = <uint64_t *>self.cell
         if self.kind == KIND_SEMAPHORE:
@@ -694,9 +694,22 @@ cdef class LockCore(CellCore):
             if fm_load(slot + 1) > 1:
                 fm_store(slot + 1, fm_load(slot + 1) - 1)
                 return True
-        elif (word & OWNER) >> THREAD_BITS != self.view.owner >> THREAD_BITS:
+        elif (word & OWNER) >> THREAD_BITS != owner >> THREAD_BITS:
             return False    # another's, or one's whose death has given it back before
         return not word & CONTENDED and fm_replace(slot, &word, word & OWNER_DIED)
+
+    cdef inline uint64_t owner_here(self) except? 0:
+        """Who takes and gives back; 0 where the cell is not here any more."""
+        cdef View view
+        cdef uint64_t owner
+        while True:
+            view = self.view
+            owner = self.this_thread() if self.kind == KIND_RLOCK else view.owner
+            if not self.ready():
+                return 0
+            if self.view is view:
+                return owner
+            # A thread has met a new server meanwhile: there we have another name.
 
     cdef uint64_t this_thread(self) except 0:
         cdef View view = self.view      # another may take its place meanwhile
