@@ -660,20 +660,19 @@ cdef class Array(Celled):
     cdef readonly object typecode
     cdef object items           # array.array; None once the items are in the cell
     cdef Py_ssize_t writes      # to `items` so far
-    cdef Py_ssize_t copied      # how many the cell that is to have them has seen; -1: it has none
     cdef object mapped          # memoryview of them there
 
     def __init__(self, typecode, sequence, lock=True):
         self.items = array.array(typecode, sequence)
         self.typecode = self.items.typecode
         self.kind = KIND_ARRAY if is_plain_code(self.typecode) else KIND_NONE
-        self.copied = -1
 
     cdef object about(self):
         return self.typecode
 
     cdef bint settle(self, Arena arena) except -1:
         cdef Cell cell
+        cdef Py_ssize_t seen = -1
         if self.items is None:
             return True
         if len(self.items) == 0:
@@ -682,10 +681,10 @@ cdef class Array(Celled):
         if not cell.settle(arena):
             return False
         if self.is_heavy(False):
-            self.copy_to(cell, self.items)
+            seen = self.copy_to(cell, self.items)
         # Another thread may have been here meanwhile.
         if self.items is not None and self.state_size() == cell.size:
-            self.lie_in(cell, True)
+            self.move_to(cell, True, seen)
         return self.items is None
 
     cdef bint is_heavy(self, bint at_rest) except -1:
@@ -693,8 +692,8 @@ cdef class Array(Celled):
             return Celled.is_heavy(self, at_rest)
         return self.kind != KIND_NONE and self.state_size() >= HEAVY
 
-    cdef int copy_to(self, Cell cell, object items) except -1:
-        """Copy the items while others go on; who writes to them meanwhile is to be seen."""
+    cdef Py_ssize_t copy_to(self, Cell cell, object items) except? -1:
+        """Copy the items while others go on; how many writes the cell has seen, -1 without a copy."""
         cdef Py_ssize_t writes = self.writes
         cdef Py_buffer *buffer
         with memoryview(items) as view:     # the length stays
@@ -702,8 +701,8 @@ cdef class Array(Celled):
             if <size_t>buffer.len == cell.size:
                 with nogil:
                     memcpy(cell.at, buffer.buf, cell.size)
-                self.copied = writes
-        return 0
+                return writes
+        return -1
 
     cdef size_t state_size(self) except? 0:
         if self.kind == KIND_NONE:
@@ -714,12 +713,16 @@ cdef class Array(Celled):
         return size % <size_t>ITEM_SIZES[self.typecode] == 0
 
     cdef int lie_in(self, Cell cell, bint fresh) except -1:
+        return self.move_to(cell, fresh, -1)
+
+    cdef int move_to(self, Cell cell, bint fresh, Py_ssize_t seen) except -1:
+        """Lie in a cell that has seen so many of the writes; -1 where it has no items yet."""
         mapped = memoryview(window_on(cell.at, cell.size, self.typecode, cell))
         with memoryview(self.items) as items:
             if fresh:
                 if <size_t>PyMemoryView_GET_BUFFER(items).len != cell.size:
                     raise BufferError("the array has changed its length meanwhile")
-                if self.copied != self.writes:
+                if seen != self.writes:
                     memcpy(cell.at, PyMemoryView_GET_BUFFER(items).buf, cell.size)
             self.cell = cell
             self.mapped = mapped

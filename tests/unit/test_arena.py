@@ -510,10 +510,13 @@ def write_while_arrays_move() -> list[int]:
 
         thread = threading.Thread(target=write)
         thread.start()
+        other = threading.Thread(target=_arena.settle, args=(array, arena))
         begun.wait()
+        other.start()
         assert _arena.settle(array, arena)
         moved.set()
         thread.join()
+        other.join()
         lost.append(written[0] - array.count(1))
     arena.close()
     return lost
@@ -540,6 +543,37 @@ def drop_in_a_forked_child() -> list[int]:
     left = [row[0] for row in rows]
     arena.close()
     return left
+
+
+def collect_while_room_is_found() -> list[int]:
+    """For a fresh interpreter: what two new cells that are written to have of each other."""
+    arena, size = _arena.Arena(), LARGE // 8
+    arena.open()
+    gc.disable()
+    found = []
+    for soon in range(1, 40):
+        # Room for two lies behind room for one, and garbage has room for one before that.
+        rows = [_numbers.Counters(size) for _ in range(7)]
+        gc.collect()
+        garbage: list[Any] = [rows[0]]
+        garbage.append(garbage)
+        rows[0] = rows[2] = rows[4] = rows[5] = garbage = None  # type: ignore[assignment]
+        gc.set_threshold(soon)
+        gc.enable()
+        one = _numbers.Counters(2 * size)
+        gc.disable()
+        other = _numbers.Counters(2 * size)
+        one[0], one[size] = 1, 1
+        found += [other[0], other[size]]
+        del one, other
+        rows.clear()
+    arena.close()
+    return found
+
+
+def test_garbage_that_is_collected_while_room_is_found() -> None:
+    """The cells in it are given back in between: what is found then is nobody else's."""
+    assert call_in_subprocess(collect_while_room_is_found) == [0] * 78
 
 
 def test_forked_copy_of_a_server_leaves_its_cells_alone() -> None:

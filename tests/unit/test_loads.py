@@ -85,7 +85,7 @@ def test_one_of_those_that_had_their_share_fails(monkeypatch: pytest.MonkeyPatch
         peers = [stack.enter_context(RawPeer(manager.address)) for _ in range(4)]
         peers[0].send_frame(b"hold")
         assert held.wait(DEADLINE)
-        for peer in peers[1:]:      # all of them come in one turn, and have more for the next
+        for peer in peers[1:]:  # all of them come in one turn, and have more for the next
             for _ in range(40):
                 peer.send_frame(b"slow")
         peers[2].send_frame(b"fail")

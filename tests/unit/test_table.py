@@ -557,7 +557,7 @@ def test_lock_taken_while_the_dead_ones_are_sorted_out(monkeypatch: pytest.Monke
                 return get(local, key, default)
 
             monkeypatch.setattr(weakref.WeakValueDictionary, "get", take_meanwhile)
-            one.method(one.create("Sleeper"), "echo", 0)    # from now on it has a thread
+            one.method(one.create("Sleeper"), "echo", 0)  # from now on it has a thread
             while not taken:
                 handle = one.create("Lock")
                 assert one.method(handle, "acquire").payload is True
