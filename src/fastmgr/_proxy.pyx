@@ -228,32 +228,31 @@ cdef class ClientSession:
             holding.owed = 0
 
     def after_fork_in_child(self):
-        """Drop the inherited connections: they are the parent's.
-
-        What this process holds is made known at once, and before that: as long as a copy of its
-        connections is open the parent's session lives, though the parent may end this moment (a
-        program that becomes a daemon), and with it the objects.
-        """
+        """Use the inherited connections no more: they are the parent's."""
         cdef Channel channel
         self.inherited += [c for c in (*self.channels, self.orphan) if c is not None]
         for channel in self.inherited:
             channel.renew_lock()
             channel.usable = False
         self.reset()
-        # A child of multiprocessing has neither its name nor its finalizers yet.
-        if not sys._getframe().f_globals.get("__name__", "").startswith("multiprocessing."):
-            self.introduce_child(not self.stock)   # which keeps what a dead client had
 
-    def introduce_child(self, bint known):
-        """In the child of a fork: make `known` what it holds, and close the parent's sockets."""
+    def introduce_child(self, bint known, bint hasty):
+        """In the child of a fork: make `known` what it holds, and close the parent's sockets.
+
+        In this order: as long as a copy of its connections is open the parent's session lives,
+        though the parent may end this moment (a program that becomes a daemon), and with it the
+        objects.  What is not made known in time is with the child's first call.
+        """
         cdef Channel channel
         try:
             if known and self.holdings and not self.retired:
+                self.hasty = PyThread_get_thread_ident() if hasty else 0
                 self.channel()
         except Exception as error:
             # They may be proxies of a manager that has been shut down.
             util.info("incref failed: %s", error)
         finally:
+            self.hasty = 0
             for channel in self.inherited:
                 channel.abandon()
             self.inherited = []
@@ -446,7 +445,6 @@ cdef class ClientSession:
             if isinstance(error, AuthenticationError) or is_loss(error):
                 raise named(error, self.address) from None
             raise
-        settle(stream, receives_in_time=self.timeout is not None)
         if answer is None:
             stream.close_fd()
             if self.instance is not None:
@@ -458,13 +456,22 @@ cdef class ClientSession:
         stream.fast = True
         self.instance, resumed, number, place = answer
         channel = FastChannel(stream)
-        channel.limit = self.timeout or 0.0
         if not resumed or self.view is None or not self.view.usable:
             self.end_view()
             self.view = View(<uint64_t>number << THREAD_BITS, place, self.instance, self.view)
         self.adopt(channel)
         if not resumed and self.holdings:
-            self.reclaim(channel)
+            try:
+                self.reclaim(channel)
+            except BaseException as error:
+                self.lose(channel, channel.interrupted)
+                if isinstance(error, StaleConnection):
+                    raise named(error.args[0], self.address) from None
+                if is_loss(error):
+                    raise named(error, self.address) from None
+                raise
+        settle(stream, receives_in_time=self.timeout is not None)
+        channel.limit = self.timeout or 0.0
         return channel
 
     cdef Channel open_stock(self, object name):
@@ -502,17 +509,20 @@ cdef class ClientSession:
     cdef int reclaim(self, FastChannel channel) except -1:
         """Tell a server that does not know this session what it holds."""
         cdef Holding holding
-        cdef list handles = []
+        cdef list asked, handles = []
         self.forget_due()
-        for holding in list(self.holdings.values()):
+        asked = list(self.holdings.values())
+        for holding in asked:
             holding.owed = 0
             handles.append(holding.handle)
         missing = channel.request(OP_INCREF, 0, 0, None, handles, None, None)[1]
-        for holding in list(self.holdings.values()):
+        for holding in asked:
             if holding.handle in missing:
                 util.info("%s", missing[holding.handle])
             else:
                 holding.owed += 1
+                if holding.local == 0:      # dropped meanwhile
+                    self.drop(holding)
         return 0
 
     cdef int replace_orphan(self) except -1:
@@ -1042,14 +1052,24 @@ def _introduce_child(session):
     """In a child that multiprocessing forked, which has just forgotten all finalizers."""
     if (<ClientSession>session).farewell is not None:
         session.prepare_farewell()
-    session.introduce_child(True)
+    session.introduce_child(True, False)
 
 
 def _after_fork_in_child():
     global main_thread
     main_thread = PyThread_get_thread_ident()
-    for session in list(sessions):
+    inherited = list(sessions)
+    # All of them before one dials: what runs meanwhile may use another.
+    for session in inherited:
         session.after_fork_in_child()
+    # A child of multiprocessing has neither its name nor its finalizers yet.
+    if sys._getframe().f_globals.get("__name__", "").startswith("multiprocessing."):
+        return
+    for session in inherited:
+        try:
+            session.introduce_child(not session.stock, True)    # which keeps what a dead client had
+        except BaseException:
+            PyErr_WriteUnraisable(session)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

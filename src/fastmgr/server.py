@@ -330,7 +330,8 @@ class Server(_StockServer):
             hang_up(conn)
 
     def _each_second(self, engine: _core.Engine, check: Callable[[], object]) -> None:
-        self._checks.append(check)
+        if check not in self._checks:
+            self._checks.append(check)
         engine.set_tick(lambda: [check() for check in self._checks])
 
     def _watch_parent(self, engine: _core.Engine) -> None:

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import managers as stdlib
@@ -35,6 +36,7 @@ from support import (
 from test_pipeline import Interrupt, signals_when
 
 from fastmgr import SyncManager, managers, oneway
+from fastmgr.dialects import transport
 from fastmgr.managers import RemoteError, dispatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -748,6 +750,16 @@ def test_child_holds_what_it_inherited(manager: ProbeManager) -> None:
         for fd in (to_child_read, from_child_read, from_child_write):
             os.close(fd)
     settle(manager, 0)
+
+
+def test_child_of_a_client_whose_server_stands_still(manager: ProbeManager) -> None:
+    """It begins soon, and is known to the server later."""
+    shared = manager.list([1])
+    with stopped(manager._process.pid):
+        begun = time.monotonic()
+        assert in_child(lambda: len(shared._session_of().held())) == (0, "1")
+        assert time.monotonic() - begun < transport.HANDSHAKE_TIMEOUT / 2
+    assert in_child(lambda: shared[:]) == (0, "[1]")
 
 
 def test_child_forked_in_a_thread(manager: ProbeManager) -> None:
