@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,17 @@ class Work:
             self.shared["dict"].copy()
         self.manager.dict(x=bytes(self.chance.choice([100, 70_000, 1_000_000])))["x"]
 
-    def run(self) -> None:
+    def run(self, over: threading.Event) -> None:
+        """Work until it is over; what fails before that fails the process."""
         deeds = [self.containers, self.numbers, self.waits, self.users, self.bulk]
-        while True:
-            self.chance.choice(deeds)()
+        try:
+            while True:
+                self.chance.choice(deeds)()
+                self.shared["deeds"].incr()
+        except BaseException:
+            if not over.is_set():
+                traceback.print_exc()
+                os._exit(3)
 
 
 def be_client(address: Any, shared: dict[str, Any], seed: str) -> None:
@@ -118,10 +126,12 @@ def be_client(address: Any, shared: dict[str, Any], seed: str) -> None:
     chance = random.Random(seed)
     life = 0.02 + chance.random() / 3
     manager = connected(address)
+    over = threading.Event()
     for number in range(2):
         work = Work(manager, shared, random.Random(f"{seed}/{number}"))
-        threading.Thread(target=work.run, daemon=True).start()
+        threading.Thread(target=work.run, args=(over,), daemon=True).start()
     time.sleep(life)
+    over.set()
     if chance.random() < KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -168,6 +178,7 @@ def test_memory_stays_while_clients_are_killed() -> None:
             "namespace": manager.Namespace(),
             "event": manager.Event(),
             "dict": manager.dict(),
+            "deeds": manager.Counter(),
         }
         samples: list[tuple[int, int]] = []
         begun = time.monotonic()
@@ -188,6 +199,7 @@ def test_memory_stays_while_clients_are_killed() -> None:
             if len(samples) % 20 == 0:
                 blocks, memory = samples[-1]
                 print(f"{now:7.1f} s {blocks} blocks {memory / 1e6:.2f} MB", flush=True)
+        assert shared["deeds"].incr() > len(samples)
         third = len(samples) // 3
         for what, slack, one in (
             ("blocks", BLOCKS, [blocks for blocks, _ in samples]),
