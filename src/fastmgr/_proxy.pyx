@@ -383,9 +383,9 @@ cdef class ClientSession:
                 outer.spare = tenancy
         return tenancy.channel
 
-    def thread_channel(self):
-        """What the calling thread's next call goes over."""
-        return self.channel()
+    def lost_channel(self):
+        """What the calling thread's last request that failed for its connection went over."""
+        return getattr(self.local, "lost", None)
 
     def connect(self):
         """Open a connection for the calling thread, in place of the one it has."""
@@ -808,6 +808,7 @@ cdef class ClientSession:
                     if due and not (<FastChannel>channel).send_alone(due):
                         self.put_back(due)
                     raise
+                self.local.lost = channel
                 self.lose(channel, channel.interrupted)
                 if not isinstance(error, StaleConnection):
                     if self.orphan is channel:

@@ -464,11 +464,13 @@ class ConditionProxy(AcquirerProxy, _Condition):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a notification; however it ends, the lock is the thread's again."""
-        channel = self._session_of().thread_channel()
+        session = self._session_of()
+        before = session.lost_channel()
         try:
             return self._callmethod("wait", (timeout,))
         except BaseException as error:
-            if channel.interrupted or (not channel.usable and isinstance(error, _BROKEN)):
+            lost = session.lost_channel()
+            if lost not in (None, before) and (lost.interrupted or isinstance(error, _BROKEN)):
                 self._own_again()
             raise
 

@@ -20,6 +20,7 @@ from support import (
     ProbeManager,
     Script,
     poll,
+    sockets_to,
     state_of,
     stopped,
 )
@@ -132,6 +133,33 @@ def test_a_handlers_error_is_no_lost_connection_of_the_stdlibs_dialect(
         with stopped(manager._process.pid), taken_by_another_thread(error=overdue()):
             kept.append("x" * 10_000_000)
         assert len(kept) in (1, 2)
+
+
+def test_a_condition_interrupted_over_a_second_connection_has_its_lock_again(
+    alone: ProbeManager,
+) -> None:
+    condition, called, over = alone.Condition(), threading.Event(), threading.Event()
+    condition.acquire()
+    with contextlib.ExitStack() as stack:
+        mine = [stack.enter_context(sock.dup()) for sock in sockets_to(alone.address)]
+
+        def keep_the_session() -> None:
+            condition.locked()
+            called.set()
+            over.wait(DEADLINE)
+
+        other = threading.Thread(target=keep_the_session)
+        other.start()
+        assert called.wait(DEADLINE)
+        for sock in mine:
+            sock.shutdown(socket.SHUT_RDWR)
+    try:
+        with taken_by_another_thread(error=overdue()):
+            condition.wait(LIMIT)
+        condition.release()
+    finally:
+        over.set()
+        other.join(DEADLINE)
 
 
 def test_a_handlers_error_in_a_pipeline(alone: ProbeManager) -> None:
