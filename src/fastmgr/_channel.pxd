@@ -65,6 +65,7 @@ cdef class FastChannel(Channel):
     cdef bint wants_mailbox(self) noexcept
     cdef object payload(self)
     cdef int receive(self, uint32_t expected) except -1
+    cdef int begin_limit(self) except -1
     cdef int post(self, Writer writer) except -1
     cdef void set_posted(self, bint posted) noexcept
     cdef int lend(self, object key, object value) except -1

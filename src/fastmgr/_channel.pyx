@@ -322,7 +322,8 @@ cdef class FastChannel(Channel):
         cdef uint32_t expected = self.calls
         cdef uint8_t op
         cdef uint64_t handle
-        self.hold()
+        if not self.hold_now():     # in line: a call seldom has to wait for it
+            self.hold()
         try:
             if not self.usable:
                 raise stale()
@@ -372,11 +373,16 @@ cdef class FastChannel(Channel):
     cdef int receive(self, uint32_t expected) except -1:
         """Wait for the reply to a call; what is said before of failures is kept."""
         if self.limit != 0.0:
-            self.stream.set_deadline(self.limit)
+            self.begin_limit()
         while not self.check(
             self.stream.receive(True, &self.spinner, self.may_spin), expected
         ):
             pass
+        return 0
+
+    cdef int begin_limit(self) except -1:
+        """What it takes is kept out of the path of a call that has no limit."""
+        self.stream.set_deadline(self.limit)
         return 0
 
     cdef bint check(self, int status, uint32_t expected) except -1:
