@@ -551,13 +551,15 @@ def collect_while_room_is_found() -> list[int]:
     arena.open()
     gc.disable()
     found = []
-    for soon in range(1, 40):
+    for soon in range(95, 125):
         # Room for two lies behind room for one, and garbage has room for one before that.
-        rows = [_numbers.Counters(size) for _ in range(7)]
+        rows: list[Any] = [_numbers.Counters(size) for _ in range(7)]
         gc.collect()
         garbage: list[Any] = [rows[0]]
         garbage.append(garbage)
-        rows[0] = rows[2] = rows[4] = rows[5] = garbage = None  # type: ignore[assignment]
+        rows[0] = rows[2] = rows[4] = rows[5] = None
+        del garbage
+        spare = [[soon] for _ in range(100)]  # the interpreter keeps no list for the next
         gc.set_threshold(soon)
         gc.enable()
         one = _numbers.Counters(2 * size)
@@ -565,7 +567,7 @@ def collect_while_room_is_found() -> list[int]:
         other = _numbers.Counters(2 * size)
         one[0], one[size] = 1, 1
         found += [other[0], other[size]]
-        del one, other
+        del one, other, spare
         rows.clear()
     arena.close()
     return found
@@ -573,7 +575,7 @@ def collect_while_room_is_found() -> list[int]:
 
 def test_garbage_that_is_collected_while_room_is_found() -> None:
     """The cells in it are given back in between: what is found then is nobody else's."""
-    assert call_in_subprocess(collect_while_room_is_found) == [0] * 78
+    assert call_in_subprocess(collect_while_room_is_found) == [0] * 60
 
 
 def test_forked_copy_of_a_server_leaves_its_cells_alone() -> None:
