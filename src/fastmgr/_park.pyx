@@ -30,6 +30,7 @@ cdef extern from "Python.h":
 import queue
 import threading
 from collections import deque
+from math import ceil
 from time import monotonic
 
 # A semaphore's permits that clients take and give back by themselves.
@@ -273,6 +274,13 @@ cdef object lock_timeout(object blocking, object timeout):
     return None if timeout == -1 else timeout
 
 
+cdef object counted(object number):
+    """A number of permits or parties; `threading` takes a float, too."""
+    if number != int(number):
+        raise ValueError(f"{number!r}: a whole number is needed")
+    return int(number)
+
+
 cdef class Slots(Primitive):
     """What can be held: in the cell a slot for each that may hold it at once.
 
@@ -371,6 +379,10 @@ cdef class Lock(Slots):
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_LOCK
 
+    def __init__(self, *args, **kwds):
+        if args or kwds:
+            threading.Lock(*args, **kwds)   # whatever this interpreter says of them
+
     cdef inline uint64_t holder(self) noexcept:
         """Who holds it, or 0."""
         return fm_load(self.slot(0)) & OWNER
@@ -439,6 +451,10 @@ cdef class RLock(Lock):
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_RLOCK
         self.cell = Cell(2 * sizeof(uint64_t))
+
+    def __init__(self, *args, **kwds):
+        if args or kwds:
+            threading.RLock(*args, **kwds)  # some interpreters take any
 
     cdef inline uint64_t *depth(self) noexcept:
         """How often its owner has taken it: changed by the owner, or for it, alone."""
@@ -640,6 +656,7 @@ cdef class Semaphore(Slots):
     def __init__(self, value=1):
         if value < 0:
             raise ValueError("semaphore initial value must be >= 0")
+        value = counted(value)
         self.make_slots(value if value < MOST_SLOTS else MOST_SLOTS)
         self.kind = KIND_SEMAPHORE if self.slots else KIND_NONE
         self.spare = value - <Py_ssize_t>self.slots
@@ -820,7 +837,7 @@ cdef class BoundedSemaphore(Semaphore):
 
     def __init__(self, value=1):
         Semaphore.__init__(self, value)
-        self.bound = value
+        self.bound = int(value)
 
     cdef str state(self):
         return f"value={self.value()}/{self.bound}"
@@ -846,6 +863,9 @@ cdef class Event(Primitive):
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_EVENT
         self.cell = Cell(sizeof(uint64_t))
+
+    def __init__(self):
+        """Take no arguments: without this any would do."""
 
     cdef str state(self):
         return "set" if self.flag else "unset"
@@ -892,7 +912,7 @@ cdef class Barrier(Primitive):
     def __init__(self, parties, timeout=None):
         if parties < 1:
             raise ValueError("parties must be > 0")
-        self.parties = parties
+        self.parties = counted(parties)
         self.timeout = timeout
 
     cdef str state(self):
@@ -966,8 +986,8 @@ cdef class _BaseQueue(Primitive):
     cdef readonly bint is_shutdown
 
     def __init__(self, maxsize=0):
-        # So many are as good as any number.
-        self.maxsize = max(-PY_SSIZE_T_MAX, min(maxsize, PY_SSIZE_T_MAX))
+        # So many are as good as any number. A queue is as full at 2.5 as at 3.
+        self.maxsize = ceil(max(-PY_SSIZE_T_MAX, min(maxsize, PY_SSIZE_T_MAX)))
         self.items = deque()
         self.putting = deque()
         self.joining = []

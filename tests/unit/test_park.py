@@ -530,6 +530,47 @@ def test_what_this_interpreter_says_of_arguments(place: Place, kind: str, args: 
 
 
 @pytest.mark.parametrize(
+    "kind, args, kwds",
+    [
+        ("Lock", (1,), {}),
+        ("Lock", ("spam",), {"x": 2}),
+        ("Lock", (), {"name": "hits"}),
+        ("RLock", (1,), {}),  # newer interpreters refuse it
+        ("Event", (1,), {}),
+        ("Event", (), {"name": "hits"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_arguments_that_make_no_primitive(
+    manager: ProbeManager, kind: str, args: Any, kwds: Any
+) -> None:
+    try:
+        getattr(threading, kind)(*args, **kwds)
+    except TypeError:
+        with pytest.raises(fastmgr.managers.RemoteError, match="TypeError"):
+            getattr(manager, kind)(*args, **kwds)
+    else:
+        getattr(manager, kind)(*args, **kwds)
+
+
+@pytest.mark.parametrize("maxsize", [2.5, 2.0, 0.5, -0.5, float("inf"), NAN])
+def test_size_of_a_queue_that_is_no_integer(maxsize: float) -> None:
+    ours, theirs = _park.Queue(maxsize), queue.Queue(maxsize)  # type: ignore[arg-type]
+    for _ in range(4):
+        assert outcome(ours.put, None, False)[0] == outcome(theirs.put, None, False)[0]
+        assert ours.full() == theirs.full()
+
+
+@pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
+def test_permits_as_a_float(kind: str) -> None:
+    semaphore = getattr(_park, kind)(2.0)
+    assert [semaphore.acquire(False) for _ in range(3)] == [True, True, False]
+    with pytest.raises(ValueError, match=r"1\.5: a whole number"):
+        getattr(_park, kind)(1.5)
+    assert _park.Barrier(2.0).parties == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     "kind, args, name, given_to",
     [
         ("Semaphore", (0,), "acquire", (True, NAN)),
