@@ -16,7 +16,7 @@ from fastmgr._arena cimport (
 from libc.string cimport memcpy
 
 import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -177,8 +177,9 @@ cdef class Counters(Celled):
 
     Parameters
     ----------
-    names : iterable of str, or int
-        What they are called, or how many there are.
+    names : iterable of str, mapping, or int
+        What they are called, which of a mapping are the keys and its values theirs; or how many
+        there are.
     values : iterable of int, optional
         Their values; zeros if there are none.
     """
@@ -192,6 +193,8 @@ cdef class Counters(Celled):
     def __init__(self, names, values=None):
         cdef Py_ssize_t i
         self.kind = KIND_COUNTERS
+        if values is None and isinstance(names, Mapping):
+            names, values = tuple(names), tuple(names.values())
         if isinstance(names, Iterable):
             self.names = tuple(names)
             self.indices = {name: i for i, name in enumerate(self.names)}

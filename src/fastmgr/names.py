@@ -444,7 +444,7 @@ def _missing(name: str, kept: Counters, wanted: Counters) -> Counters | None:
     new = [key for key in wanted.names if key not in kept]
     if new and not all(key in wanted for key in kept.names):
         raise ValueError(_refusal(name, kept, wanted))  # it is another row, or one was renamed
-    return Counters(new) if new else None
+    return Counters({key: wanted[key] for key in new}) if new else None
 
 
 def _refusal(name: str, kept: Any, wanted: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import collections
 import errno
 import json
 import math
@@ -120,6 +121,11 @@ def test_an_object_that_cannot_be_made_leaves_its_name_free(either: Any) -> None
     assert either.Counter(4, name="n").get() == 4
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(ValueError, match="arena=''"):
+        started("")
+
+
 def test_only_a_server_keeps_names() -> None:
     from fastmgr import shared
 
@@ -128,6 +134,16 @@ def test_only_a_server_keeps_names() -> None:
 
 
 # A definition that has changed
+
+
+def test_counters_begin_with_the_values_of_a_mapping(either: Any) -> None:
+    assert either.Counters({"a": 3, "b": -1}).as_dict() == {"a": 3, "b": -1}
+    assert either.Counters(collections.Counter("abca")).as_dict() == {"a": 2, "b": 1, "c": 1}
+    either.Counters({"a": 3}, name="cs").incr("a")
+    more = either.Counters({"a": 0, "b": 7}, name="cs")  # what is kept stays as it is
+    assert more.as_dict() == {"a": 4, "b": 7}
+    with pytest.raises(TypeError):
+        either.Counters({"a": "x"})
 
 
 def test_counters_are_added_to_those_of_a_name(either: Any) -> None:
