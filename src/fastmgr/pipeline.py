@@ -19,6 +19,12 @@ _P = TypeVar("_P")
 _R = TypeVar("_R")
 
 
+def _require_proxy(proxy: Any) -> None:
+    if not isinstance(proxy, BaseProxy):
+        shown = repr(proxy) if isinstance(proxy, Recorder) else f"a {type(proxy).__name__}"
+        raise TypeError(f"a manager's proxy is needed, not {shown}")
+
+
 class Pipeline:
     """Collects calls of any proxies of one manager, and makes them together.
 
@@ -67,9 +73,12 @@ class Pipeline:
 
         Raises
         ------
+        TypeError
+            It is no proxy.
         ValueError
             It is a proxy of another manager.
         """
+        _require_proxy(proxy)
         if proxy._session_of() is not self._session:
             raise ValueError(
                 f"{proxy!r} belongs to the manager at {proxy._token.address!r}, "
@@ -137,9 +146,12 @@ def oneway(proxy: Any) -> Any:
 
     Raises
     ------
+    TypeError
+        It is no proxy.
     OSError, EOFError
         By the methods: the connection failed.
     """
+    _require_proxy(proxy)
     return Recorder(proxy, partial(Posting, proxy))
 
 

@@ -124,6 +124,18 @@ def test_bad_arguments(manager: Any) -> None:
             manager.pipeline()(theirs)
 
 
+def test_what_is_no_proxy_has_no_recorder(manager: Any) -> None:
+    recorder = fastmgr.oneway(manager.dict())
+    for record in (fastmgr.oneway, manager.pipeline()):
+        for other, shown in (
+            ({}, "a dict"),
+            (None, "a NoneType"),
+            (recorder, "<Recorder of <Dict"),
+        ):
+            with pytest.raises(TypeError, match=f"proxy is needed, not {shown}"):
+                record(other)
+
+
 def test_an_argument_that_cannot_be_pickled_makes_no_call(manager: Any) -> None:
     d = manager.dict()
     pipe = manager.pipeline()
