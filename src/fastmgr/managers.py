@@ -224,6 +224,8 @@ class BaseManager(_StockManager):
     ) -> None:
         if authkey is None:
             authkey = process.current_process().authkey
+        if arena == "":  # as a path it would be the current folder
+            raise ValueError(f"arena={arena!r}: the path of a file is needed, or True or False")
         self._address = address
         self._authkey = as_authkey(authkey)
         self._state = State()
@@ -377,8 +379,9 @@ class BaseManager(_StockManager):
                 answer = reader.recv()
             except EOFError:
                 _join(self._process)
+                where = "" if self._address is None else f" at {self._address!r}"
                 raise EOFError(
-                    f"the manager's process ended before it could serve at {self._address!r} "
+                    f"the manager's process ended before it could serve{where} "
                     f"(exit code {self._process.exitcode}); what it said is on stderr"
                 ) from None
         finally:
@@ -565,7 +568,10 @@ class BaseManager(_StockManager):
                     raise AssertionError(f"{name!r} is not a string")
         cls._registry[typeid] = (callable, exposed, method_to_typeid, proxytype)
         if create_method:
-            setattr(cls, typeid, _create_method(typeid, proxytype))
+            method = _create_method(typeid, proxytype)
+            if isinstance(callable, (type, types.FunctionType)):
+                method.__doc__ = callable.__doc__
+            setattr(cls, typeid, method)
 
 
 def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., Any]:

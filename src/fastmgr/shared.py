@@ -97,22 +97,94 @@ def _named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
 
 
 def make_counter(initial: int = 0, *, name: str | None = None) -> Any:
-    """Return a counter, the one of that name if there is one."""
+    """Return a counter, an integer of 64 bits that changes in one step.
+
+    Parameters
+    ----------
+    initial : int
+        What it begins with.
+    name : str, optional
+        What it is kept under until ``manager.forget``, in an arena's file beyond the server's life.
+        Who asks for a name that is kept gets what is kept there, with its value.
+
+    Raises
+    ------
+    TypeError
+        It is no integer, or something of another kind has the name.
+    """
     return _named(name, _numbers.Counter, (initial,))
 
 
 def make_counters(names: Any, *, name: str | None = None) -> Any:
-    """Return counters, those of that name if there are any."""
+    """Return counters in a row.
+
+    Parameters
+    ----------
+    names : iterable of str, mapping of str to int, or int
+        What they are called; by a mapping, what each begins with, too; or how many there are, which
+        then have indices.
+    name : str, optional
+        What they are kept under until ``manager.forget``, in an arena's file beyond the server's
+        life.  Who asks for a name that is kept gets what is kept there, with its counts;
+        those that are not among them are added.
+
+    Raises
+    ------
+    TypeError
+        A count is no integer, or something of another kind has the name.
+    ValueError
+        The name has counters of which some are not asked for while others are, or a counter's name
+        occurs twice.
+    """
     return _named(name, _numbers.Counters, (names,))
 
 
 def make_value(typecode: str, value: Any, lock: bool = True, *, name: str | None = None) -> Any:
-    """Return a value, the one of that name if there is one."""
+    """Return a value.
+
+    Parameters
+    ----------
+    typecode : str
+        Kept for the representation.
+    value : object
+        What it begins with; in an arena's file None, a bool, a float or an int of 48 bits.
+    lock : bool
+        Ignored, as in the stdlib.
+    name : str, optional
+        What it is kept under until ``manager.forget``, in an arena's file beyond the server's life.
+        Who asks for a name that is kept gets what is kept there, with its value.
+
+    Raises
+    ------
+    TypeError
+        Something of another kind or typecode has the name.
+    """
     return _named(name, _numbers.Value, (typecode, value))
 
 
 def make_array(
     typecode: str, sequence: Iterable[Any], lock: bool = True, *, name: str | None = None
 ) -> Any:
-    """Return an array, the one of that name if there is one."""
+    """Return an array of numbers.
+
+    Parameters
+    ----------
+    typecode : str
+        As for `array.array`.
+    sequence : iterable
+        The items that it begins with.
+    lock : bool
+        Ignored, as in the stdlib.
+    name : str, optional
+        What it is kept under until ``manager.forget``, in an arena's file beyond the server's life.
+        Who asks for a name that is kept gets what is kept there, with its items.
+        An empty sequence asks for however many there are.
+
+    Raises
+    ------
+    TypeError
+        Something of another kind or typecode has the name.
+    ValueError
+        The array of that name has another length.
+    """
     return _named(name, _numbers.Array, (typecode, sequence))

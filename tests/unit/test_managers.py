@@ -273,6 +273,28 @@ def test_address_of_a_killed_server_is_free(kind: Any, tmp_path: Path) -> None:
     first.shutdown()
 
 
+def test_a_server_that_ended_before_it_had_an_address() -> None:
+    with pytest.raises(EOFError, match=r"could serve \(exit code 3\)"):
+        SyncManager().start(os._exit, (3,))
+
+
+def test_the_first_call_to_a_killed_server_says_that_it_has_ended() -> None:
+    manager = SyncManager()
+    manager.start()
+    shared = manager.dict()
+    manager._process.kill()
+    manager._process.join()
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match="has ended"):
+            shared.get(1)
+    manager.shutdown()
+
+
+def test_help_of_create_methods_says_what_they_take() -> None:
+    for name in ("Counter", "Counters", "Value", "Array"):
+        assert "name : str, optional" in getattr(SyncManager, name).__doc__
+
+
 @pytest.mark.parametrize("key", ["text", 1.5, 7])
 def test_keys_are_bytes(key: Any) -> None:
     with pytest.raises(TypeError, match=f"bytes, not {type(key).__name__}") as raised:

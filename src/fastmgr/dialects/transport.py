@@ -43,7 +43,13 @@ KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 HANDSHAKE_TIMEOUT = 30.0
 
 _NOBODY = "no manager's server is there: it has ended, or has not been started"
-_HINTS = {errno.ENOENT: _NOBODY, errno.ECONNREFUSED: _NOBODY}
+_GONE = "the manager's server there has ended, or has closed the connection"
+_HINTS = {
+    errno.ENOENT: _NOBODY,
+    errno.ECONNREFUSED: _NOBODY,
+    errno.EPIPE: _GONE,
+    errno.ECONNRESET: _GONE,
+}
 
 #: What others than managers begin with.
 _OTHERS = {b"HTTP/": "an HTTP server", b"SSH-": "an SSH server", b"\x15\x03": "a TLS server"}
