@@ -759,6 +759,10 @@ cdef class ClientSession:
                 finally:
                     conn.close()
             except Exception as error:
+                if not self.is_lost(error) and not isinstance(
+                    error, (AuthenticationError, RemoteError)
+                ):
+                    raise       # a signal's handler did; the rest is still due
                 util.debug("a release failed: %s", error)
                 if conn is None:
                     self.releases = []      # there is no such server any more
