@@ -292,7 +292,7 @@ cdef class Arena:
     cdef int give_back_pages(self, Segment segment, size_t offset, size_t size) except -1:
         cdef Py_ssize_t i = 0
         cdef list gaps = segment.gaps
-        cdef list gap = [None, None]    # now: making it later may collect garbage, and change `gaps`
+        cdef list gap = [None, None]    # made first: that may collect garbage, and change `gaps`
         with nogil:         # nobody knows the cell any more
             fm_clear(segment.at + offset, size)
         while i < len(gaps) and gaps[i][0] < offset:

@@ -19,8 +19,8 @@ from posix.unistd cimport getpid
 from fastmgr._arena cimport Segment
 from fastmgr._frame cimport (
     FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
-    HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE,
-    OP_PROXY, OP_RELEASE, OP_RETURN, Header, Stream,
+    HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF,
+    OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN, Header, Stream,
 )
 from fastmgr._message cimport begin_message, seal
 from fastmgr._os cimport (

@@ -696,7 +696,7 @@ cdef class Array(Celled):
         return self.kind != KIND_NONE and self.state_size() >= HEAVY
 
     cdef Py_ssize_t copy_to(self, Cell cell, object items) except? -1:
-        """Copy the items while others go on; how many writes the cell has seen, -1 without a copy."""
+        """Copy the items while others go on; how many writes it has seen, -1 without a copy."""
         cdef Py_ssize_t writes = self.writes
         cdef Py_buffer *buffer
         with memoryview(items) as view:     # the length stays
