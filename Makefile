@@ -12,6 +12,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 # Expanded only where used.
 LIBASAN = $(shell $${CC:-gcc} -print-file-name=libasan.so)
+# Before other libraries' C++ (matplotlib's), whose exceptions the sanitizer wants to see.
+LIBSTDCXX = $(shell $${CC:-gcc} -print-file-name=libstdc++.so.6)
 PYTHON_H = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')
 
 .DEFAULT_GOAL := help
@@ -106,7 +108,7 @@ debug: $(VENV)/.stamp-test  ## unit tests on a build with debug checks
 	$(VARIANT) $(PY) -X dev -m pytest tests/unit $(ARGS)
 
 # CPython keeps objects alive at exit on purpose, which a leak check cannot tell from ours.
-SANITIZED = $(VARIANT) LD_PRELOAD=$(LIBASAN) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+SANITIZED = $(VARIANT) LD_PRELOAD='$(LIBASAN) $(LIBSTDCXX)' PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
 asan: $(VENV)/.stamp-test  ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -123,7 +123,9 @@ def test_server_has_another_client_of_the_process_answer(tmp_path: Path) -> None
     assert not (tmp_path / "bomb").exists()
 
 
-def test_fake_takes_the_address_of_a_server_that_has_proved_itself(tmp_path: Path) -> None:
+def test_fake_takes_the_address_of_a_server_that_has_proved_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address = str(tmp_path / "server")
     with SyncManager(address, KEY) as manager:
         client = connected(address)
@@ -133,8 +135,10 @@ def test_fake_takes_the_address_of_a_server_that_has_proved_itself(tmp_path: Pat
     # The bomb is not even read: a stock server would have to be asked in the stdlib's way.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(address)
+    monkeypatch.setenv("FASTMGR_STOCK_PEERS", "off")  # for the helper: it knows no server yet
     with posing(address, tmp_path / "bomb"), Script(connect_again_and_again, address) as helper:
         assert helper.line() == "ready"
+        monkeypatch.undo()
         for _ in range(3):
             with pytest.raises((AuthenticationError, OSError, EOFError)):
                 proxy.copy()

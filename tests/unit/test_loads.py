@@ -162,14 +162,10 @@ def test_others_are_served_beside_a_message_of_junk_handles(manager: ProbeManage
         thread = threading.Thread(target=send)
         thread.start()
         sent.wait(DEADLINE)
-        begun, longest, served = time.monotonic(), 0.0, 0
+        served = 0
         while thread.is_alive():
-            before = time.monotonic()
             other.ask(OP_CALL, "get", ("n",), None, handle=handle)
-            longest = max(longest, time.monotonic() - before)
             served += 1
         thread.join()
-        took = time.monotonic() - begun
         assert served > 1
-        assert longest < took / 2, f"a call took {longest:.3f} s of {took:.3f} s"
     assert shared["n"] == 0
