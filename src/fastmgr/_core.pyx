@@ -1122,7 +1122,7 @@ cdef class Engine(Loop):
             if on_loop:
                 self.drop_elsewhere(payload)
             return KEEP
-        if conn.failed and self.report_failure(conn, writer, on_loop):
+        if conn.failure is not None and self.report_failure(conn, writer, on_loop):
             conn.undelivered = (op, handle, payload)
             return HAND_OFF
         start = begin_message(writer)
@@ -1203,10 +1203,13 @@ cdef class Engine(Loop):
     cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1:
         """Say that calls without a reply have failed; 1 if that takes a worker."""
         cdef Header header
-        cdef size_t start = begin_message(writer)
-        cdef size_t start_of_error
+        cdef size_t start, start_of_error
         cdef int pickled
-        call, failure = conn.failure
+        cdef object first = conn.failure
+        if first is None:
+            return 0        # the loop has seen the peer leave, and dropped it
+        call, failure = first
+        start = begin_message(writer)
         writer.pickles = 0
         writer.segmented = False
         writer.put_compact(call)        # by itself: it is read also where the error cannot be

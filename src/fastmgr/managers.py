@@ -163,6 +163,32 @@ def _join(started: Any, timeout: float | None = None) -> None:
         started.join(min(left, SIGNALS_INTERVAL))
 
 
+def _end_server(
+    started: Any, address: Any, authkey: bytes, client: Callable[..., Any], timeout: float
+) -> None:
+    """End a server's process: ask, then terminate, then kill."""
+    if not started.is_alive():
+        return
+    util.info("sending shutdown message to manager")
+    try:
+        conn = client(address, authkey=authkey)
+        try:  # not every serializer's connection is a context manager
+            dispatch(conn, None, "shutdown")
+        finally:
+            conn.close()
+    except Exception as error:
+        util.debug("shutdown message failed: %s", error)
+    _join(started, timeout)
+    if started.is_alive():
+        util.info("manager still alive; terminating it")
+        started.terminate()
+        _join(started, timeout)
+        if started.is_alive():
+            util.info("manager still alive after terminate; killing it")
+            started.kill()
+            _join(started)
+
+
 def _also_eof(error: Exception) -> Exception:
     """Return why a server cannot start as an `EOFError` too, which is all that the stdlib says."""
     kind = type(error)
@@ -370,27 +396,36 @@ class BaseManager(_StockManager):
         )
         ident = ":".join(str(i) for i in self._process._identity)
         self._process.name = f"{type(self).__name__}-{ident}"
-        self._process.start()
-        writer.close()
         try:
-            while not reader.poll(SIGNALS_INTERVAL):
-                pass  # a signal's handler may raise here what it likes
-            try:
-                answer = reader.recv()
-            except EOFError:
-                _join(self._process)
-                where = "" if self._address is None else f" at {self._address!r}"
-                raise EOFError(
-                    f"the manager's process ended before it could serve{where} "
-                    f"(exit code {self._process.exitcode}); what it said is on stderr"
-                ) from None
+            self._process.start()
+            writer.close()
+            self._await_server(reader)
+        except BaseException:
+            # Else the end of the program waits for a server that nobody can shut down: a signal's
+            # handler may raise in any of these lines.
+            if self._process.pid is not None:
+                self._process.kill()
+            raise
         finally:
             reader.close()
+
+    def _await_server(self, reader: Any) -> None:
+        """Wait until the process that was started serves, or says why it cannot."""
+        while not reader.poll(SIGNALS_INTERVAL):
+            pass  # a signal's handler may raise here what it likes
+        try:
+            answer = reader.recv()
+        except EOFError:
+            _join(self._process)
+            where = "" if self._address is None else f" at {self._address!r}"
+            raise EOFError(
+                f"the manager's process ended before it could serve{where} "
+                f"(exit code {self._process.exitcode}); what it said is on stderr"
+            ) from None
         if isinstance(answer, Exception):
             _join(self._process)
             raise _also_eof(answer)
         self._address = answer
-        self._state.value = State.STARTED
         authkeys[self._address] = self._authkey
         self.shutdown = util.Finalize(
             self,
@@ -405,6 +440,7 @@ class BaseManager(_StockManager):
             ),
             exitpriority=0,
         )
+        self._state.value = State.STARTED
 
     @classmethod
     def _run_server(
@@ -497,28 +533,16 @@ class BaseManager(_StockManager):
         _Client: Callable[..., Any],
         shutdown_timeout: float,
     ) -> None:
-        """End the server's process: ask, then terminate, then kill."""
-        if process.is_alive():
-            util.info("sending shutdown message to manager")
-            try:
-                conn = _Client(address, authkey=authkey)
-                try:  # not every serializer's connection is a context manager
-                    dispatch(conn, None, "shutdown")
-                finally:
-                    conn.close()
-            except Exception as error:
-                util.debug("shutdown message failed: %s", error)
-            _join(process, shutdown_timeout)
-            if process.is_alive():
-                util.info("manager still alive; terminating it")
-                process.terminate()
-                _join(process, shutdown_timeout)
-                if process.is_alive():
-                    util.info("manager still alive after terminate; killing it")
-                    process.kill()
-                    _join(process)
-        state.value = State.SHUTDOWN
-        retire_sessions(address)
+        """End the server's process."""
+        try:
+            _end_server(process, address, authkey, _Client, shutdown_timeout)
+        except BaseException:
+            # Nobody calls this again, and the end of the program waits for the process.
+            process.terminate()
+            raise
+        finally:
+            state.value = State.SHUTDOWN
+            retire_sessions(address)
 
     @property
     def address(self) -> Any:

@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
-from support import DEADLINE, KEY, Script, in_thread, poll
+from support import DEADLINE, KEY, Script, in_thread, poll, settle
 from test_oneway import Journal, OnewayManager, cause_of, failure_of, stock_manager
 from test_pipeline import Interrupt, signals_when
-from test_server import FastPeer
+from test_server import HEADER, ONEWAY, OP_CALL, FastPeer
 from test_table import TableServer, told
 
-from fastmgr import OnewayError, managers, oneway
+from fastmgr import OnewayError, _wire, managers, oneway
 from fastmgr.methods import METHODS
 
 __all__ = ["stock_manager"]
@@ -381,3 +381,26 @@ def test_every_method_of_our_proxies_has_a_number() -> None:
     kinds = [kind for kind in vars(managers).values() if isinstance(kind, type)]
     exposed = {name for kind in kinds for name in getattr(kind, "_exposed_", ())}
     assert exposed - set(METHODS) == {"__class_getitem__"}
+
+
+def test_failures_of_a_peer_that_has_left(manager: OnewayManager) -> None:
+    """A thread serves what the peer had sent, and nobody is left to be told of a failure."""
+    journal, gate = manager.Journal(), manager.Gate()
+    gate.shut()
+    with FastPeer(manager.address) as peer:
+        peer.create("list")
+        objects = manager._number_of_objects()
+        calls = b""
+        for name, args, flags in [
+            ("await_gate", (), 0),
+            ("fail", ("on purpose",), ONEWAY),
+            ("note", ("first",), 0),
+            ("note", ("last",), 0),
+        ]:
+            body = b"".join(map(_wire.dumps, (name, args, None)))
+            handle = int(journal._token.id, 16)
+            calls += HEADER.pack(len(body), handle, 9, 0, OP_CALL, flags) + body
+        peer.sock.sendall(calls)  # at once: replies to a peer that has left cannot be sent
+    settle(manager, objects - 1)
+    gate.open()
+    poll(lambda: journal.all() == ["first", "last"], "its calls are served")

@@ -20,6 +20,7 @@ from support import (
     ProbeManager,
     Script,
     poll,
+    process_gone,
     sockets_to,
     state_of,
     stopped,
@@ -310,6 +311,33 @@ def test_shutting_down_a_server_that_is_stopped(monkeypatch: pytest.MonkeyPatch)
         server.join()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(manager.address)
+
+
+def interrupt(what: str) -> int | None:
+    """Have a handler raise while the main thread starts or shuts down a manager."""
+    manager = SyncManager()
+    if what == "start":
+        with taken_by_another_thread():
+            manager.start(stand_still)
+    else:
+        manager.start()
+        with stopped(manager._process.pid), taken_by_another_thread():
+            manager.shutdown()
+    pid: int | None = manager._process.pid
+    return pid
+
+
+def stand_still() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("what", ["start", "shutdown"])
+def test_interrupted_program_leaves_no_server_and_ends(what: str) -> None:
+    """Its end waits for its processes, and a server that nobody shuts down does not end."""
+    with Script(interrupt, what) as script:
+        server = script.line()
+        script.finish()
+        poll(lambda: process_gone(server), "the server has ended")
 
 
 def serve() -> str:
