@@ -132,19 +132,25 @@ class _ControlConnection:
         return "#RETURN", self._result
 
     def close(self) -> None:
-        self._session.retire()
+        if self._session is not _sessions.get((self._session.address, self._session.serializer)):
+            self._session.retire()  # it was for this alone
 
 
 def control_client(serializer: str, timeout: float) -> Callable[..., Any]:
     """Return what connects for a call of a server's own function: ``client(address, authkey=key)``.
 
     In the fast dialect if the server has it; no answer may take longer than `timeout` seconds.
+    What the calling thread calls over anyway is used for it: the server may have no descriptor
+    left for another connection.
     """
     if serializer != "pickle" or not uses_raw_sockets(serializer):
         return stock_client(serializer, timeout)
 
     def client(address: Any, *, authkey: bytes) -> _ControlConnection:
-        return _ControlConnection(ClientSession(address, serializer, authkey, timeout))
+        session = _sessions.get((address, serializer))
+        if session is None or session.retired or not session.hurry(timeout):
+            session = ClientSession(address, serializer, authkey, timeout)
+        return _ControlConnection(session)
 
     return client
 

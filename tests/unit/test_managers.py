@@ -673,13 +673,17 @@ def test_server_that_will_not_end_is_killed() -> None:
     assert server.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("serializer", ["pickle", "xmlrpclib"])
+@pytest.mark.parametrize(
+    ("serializer", "calls"), [("pickle", 0), ("pickle", 1), ("pickle", 100), ("xmlrpclib", 1)]
+)
 def test_server_that_does_not_answer_is_killed(
-    serializer: str, monkeypatch: pytest.MonkeyPatch
+    serializer: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(managers, "ANSWER_TIMEOUT", 0.1)
     manager = SyncManager(serializer=serializer, shutdown_timeout=0.1)
     manager.start()
+    for _ in range(calls):
+        manager._number_of_objects()
     server, address = manager._process, manager.address
     os.kill(server.pid, signal.SIGSTOP)
     manager.shutdown()

@@ -14,7 +14,9 @@ import time
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, SANITIZED, ProbeManager, call_in_subprocess, in_thread
+from support import KEY, SANITIZED, ProbeManager, call_in_subprocess, in_thread
+
+from fastmgr.managers import ANSWER_TIMEOUT
 
 NUMBERS = {
     "sched_getaffinity": 204,
@@ -98,4 +100,4 @@ def test_few_descriptors_are_enough_or_the_error_names_them(limit: int) -> None:
     """As few as a server of the stdlib needs, and no client waits for what cannot come."""
     result, seconds = call_in_subprocess(work_with_few_descriptors, limit)
     assert result == 2 or (limit < 12 and "open files" in result), result
-    assert seconds < 2 * DEADLINE
+    assert seconds < ANSWER_TIMEOUT / 2
