@@ -74,7 +74,7 @@ cdef class ClientSession:
     cdef int flush(self) except -1
     cdef void flush_fast(self) noexcept
     cdef int flush_stock(self) except -1
-    cdef bint is_lost(self, error) except -1
+    cpdef bint is_lost(self, error) except -1
     cdef tuple perform(
         self, uint8_t op, uint8_t flags, object ident, uint64_t handle, object name, object args,
         object kwds

@@ -788,7 +788,7 @@ cdef class ClientSession:
             self.disconnect()
         return 0
 
-    cdef bint is_lost(self, error) except -1:
+    cpdef bint is_lost(self, error) except -1:
         """`is_loss`, which cannot tell where the connections themselves are the user's code."""
         if uses_raw_sockets(self.serializer):
             return is_loss(error)

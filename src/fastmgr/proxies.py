@@ -26,6 +26,7 @@ from fastmgr._cells import (
 from fastmgr._proxy import ClientSession, ProxyCore, authkeys
 from fastmgr.asnumber import AsNumber, as_ndarray
 from fastmgr.dialects.stock import Token, stock_client, uses_raw_sockets
+from fastmgr.dialects.transport import is_ours
 from fastmgr.privates import Locals, OnDemand, privates_of, return_reference
 
 if TYPE_CHECKING:
@@ -483,9 +484,13 @@ class ConditionProxy(AcquirerProxy, _Condition):
     def _own_again(self) -> None:
         try:
             self._callmethod("acquire", (), {"restoring": True})
-        except TypeError:
+        except TypeError as error:
+            if not is_ours(error):
+                raise  # it is of a handler of a signal
             self._callmethod("acquire")  # of a server, or over a lock, that cannot do that
         except _BROKEN as error:
+            if not self._session_of().is_lost(error):
+                raise
             util.info("the manager is gone, and its lock with it: %s", error)
 
     def notify(self, n: int = 1) -> None:

@@ -163,6 +163,29 @@ def test_a_condition_interrupted_over_a_second_connection_has_its_lock_again(
         other.join(DEADLINE)
 
 
+@pytest.mark.parametrize("error", [overdue(), EOFError("mine"), TypeError("mine")])
+def test_a_handlers_error_while_a_condition_takes_its_lock_again(
+    alone: ProbeManager, error: BaseException
+) -> None:
+    condition, taken, over = alone.Condition(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with condition:
+            taken.set()
+            over.wait(DEADLINE)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    try:
+        assert taken.wait(DEADLINE)
+        with taken_by_another_thread(over.set, error):
+            condition._own_again()
+    finally:
+        over.set()
+        other.join(DEADLINE)
+    assert not condition.locked()
+
+
 def test_a_handlers_error_in_a_pipeline(alone: ProbeManager) -> None:
     kept, items = alone.list([1]), alone.Queue()
     pipe = alone.pipeline()

@@ -25,6 +25,7 @@ __all__ = [
     "connect",
     "hang_up",
     "is_loss",
+    "is_ours",
     "knock",
     "named",
     "settle",
@@ -348,8 +349,11 @@ def is_loss(error: BaseException) -> bool:
     A signal's handler that ran meanwhile may have raised one of the same kind: that has passed
     through the user's code.
     """
-    if not isinstance(error, (OSError, EOFError)):
-        return False
+    return isinstance(error, (OSError, EOFError)) and is_ours(error)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether no code of the user's, as a signal's handler, has raised an error."""
     trace = error.__traceback__
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__"))
