@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import collections as collections
+import functools
 import os
 import queue as queue
 import signal as signal
@@ -189,19 +190,25 @@ def _end_server(
             _join(started)
 
 
+@functools.cache
+def _and_eof(kind: type[Exception]) -> type[Exception]:
+    """Return a type that is `kind` and `EOFError`; what it is pickled as is a `kind`."""
+    names = {
+        "__module__": kind.__module__,
+        "__reduce__": lambda self: (kind, *kind.__reduce__(self)[1:]),
+    }
+    return type(kind.__name__, (kind, EOFError), names)
+
+
 def _also_eof(error: Exception) -> Exception:
     """Return why a server cannot start as an `EOFError` too, which is all that the stdlib says."""
     kind = type(error)
     try:
         reduced: Any = error.__reduce__()
         made_by, args = reduced[:2]  # `error.args` has no name of a file
-        if made_by is not kind:
+        if made_by is not kind or isinstance(error, EOFError):
             return error
-        names = {
-            "__module__": kind.__module__,
-            "__reduce__": lambda self: (kind, *kind.__reduce__(self)[1:]),
-        }
-        both = type(kind.__name__, (kind, EOFError), names)(*args)
+        both = _and_eof(kind)(*args)
         both.__dict__.update(error.__dict__)
     except Exception:  # made in another way than other exceptions
         return error
@@ -303,11 +310,18 @@ class BaseManager(_StockManager):
             self.connect()
 
     def __repr__(self) -> str:
-        state = {State.INITIAL: "not started", State.SHUTDOWN: "shut down"}.get(
-            self._state.value, "connected" if self._process is None else "started"
-        )
-        process = "" if self._process is None else f", process {self._process.pid}"
-        return f"<{type(self).__name__} at {self._address!r}, {state}{process}>"
+        process, code = self._process, None
+        state = {State.INITIAL: "not started", State.SHUTDOWN: "shut down"}.get(self._state.value)
+        if process is not None:
+            if process._parent_pid == getpid():  # others cannot tell
+                code = process.exitcode
+            state = f"{state or 'started'}, process {process.pid}"
+            if code is not None:
+                state += f", which has ended (exit code {code})"
+        elif state is None:
+            # Whoever has joined the process has forgotten it.
+            state = "ended" if "shutdown" in self.__dict__ else "connected"
+        return f"<{type(self).__name__} at {self._address!r}, {state}>"
 
     def _require_initial(self) -> None:
         if self._state.value == State.INITIAL:

@@ -216,6 +216,9 @@ def test_address_that_cannot_be_bound(
     assert repr(address) in str(raised.value)
     assert isinstance(raised.value, EOFError)  # as programs written for the stdlib expect
     assert type(pickle.loads(pickle.dumps(raised.value))) in (error, socket.gaierror)
+    with pytest.raises(error) as again:
+        kind(address).start()
+    assert type(again.value) is type(raised.value)
     assert "Traceback" not in capfd.readouterr().err
     assert manager._state.value == managers.State.INITIAL
 
@@ -689,6 +692,23 @@ def test_server_that_does_not_answer_is_killed(
     manager.shutdown()
     assert server.exitcode == -signal.SIGKILL
     os.unlink(address)
+
+
+def test_representation_says_whether_the_server_lives() -> None:
+    manager = SyncManager()
+    assert "not started>" in repr(manager)
+    manager.start()
+    server = manager._process
+    try:
+        assert f"started, process {server.pid}>" in repr(manager)
+        server.kill()
+        server.join()
+        assert f"process {server.pid}, which has ended (exit code -9)>" in repr(manager)
+        manager.join()
+        assert "ended>" in repr(manager)
+    finally:
+        manager.shutdown()
+    assert "shut down" in repr(manager)
 
 
 def test_server_that_is_gone_already() -> None:
