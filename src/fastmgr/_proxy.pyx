@@ -249,6 +249,8 @@ cdef class ClientSession:
                 self.hasty = PyThread_get_thread_ident() if hasty else 0
                 self.channel()
         except Exception as error:
+            if not self.is_lost(error) and not isinstance(error, AuthenticationError):
+                raise
             # They may be proxies of a manager that has been shut down.
             util.info("incref failed: %s", error)
         finally:
@@ -1077,6 +1079,11 @@ def _introduce_child(session):
     session.introduce_child(True, False)
 
 
+cdef void introduce_hastily(ClientSession session) noexcept:
+    """What is raised is shown, and the other sessions have their turn."""
+    session.introduce_child(not session.stock, True)    # a stock server keeps what a dead client had
+
+
 def _after_fork_in_child():
     global main_thread
     main_thread = PyThread_get_thread_ident()
@@ -1088,10 +1095,7 @@ def _after_fork_in_child():
     if sys._getframe().f_globals.get("__name__", "").startswith("multiprocessing."):
         return
     for session in inherited:
-        try:
-            session.introduce_child(not session.stock, True)    # which keeps what a dead client had
-        except BaseException:
-            PyErr_WriteUnraisable(session)
+        introduce_hastily(session)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import collections as collections
-import functools
 import os
 import queue as queue
 import signal as signal
@@ -190,14 +189,8 @@ def _end_server(
             _join(started)
 
 
-@functools.cache
-def _and_eof(kind: type[Exception]) -> type[Exception]:
-    """Return a type that is `kind` and `EOFError`; what it is pickled as is a `kind`."""
-    names = {
-        "__module__": kind.__module__,
-        "__reduce__": lambda self: (kind, *kind.__reduce__(self)[1:]),
-    }
-    return type(kind.__name__, (kind, EOFError), names)
+#: The types that are EOFErrors, too, by what they are else.
+_and_eof: dict[type[Exception], type[Exception]] = {}
 
 
 def _also_eof(error: Exception) -> Exception:
@@ -208,7 +201,13 @@ def _also_eof(error: Exception) -> Exception:
         made_by, args = reduced[:2]  # `error.args` has no name of a file
         if made_by is not kind or isinstance(error, EOFError):
             return error
-        both = _and_eof(kind)(*args)
+        if kind not in _and_eof:
+            names = {
+                "__module__": kind.__module__,
+                "__reduce__": lambda self: (kind, *kind.__reduce__(self)[1:]),
+            }
+            _and_eof[kind] = type(kind.__name__, (kind, EOFError), names)
+        both = _and_eof[kind](*args)
         both.__dict__.update(error.__dict__)
     except Exception:  # made in another way than other exceptions
         return error

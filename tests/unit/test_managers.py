@@ -368,6 +368,8 @@ def test_connect_to_nobody(tmp_path: Path) -> None:
         address = unused.getsockname()
     with pytest.raises(ConnectionRefusedError):
         SyncManager(address, KEY).connect()
+    with pytest.raises(FileNotFoundError, match=r"\('localhost', 5000\)"):
+        SyncManager("localhost:5000", KEY).connect()
     with pytest.raises(ValueError, match="None"):
         SyncManager().connect()
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import managers as stdlib
 from multiprocessing.connection import Client
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import pytest
@@ -36,7 +36,7 @@ from support import (
 )
 from test_pipeline import Interrupt, signals_when
 
-from fastmgr import SyncManager, managers, oneway
+from fastmgr import SyncManager, _proxy, managers, oneway
 from fastmgr.dialects import transport
 from fastmgr.managers import RemoteError, dispatch
 
@@ -765,6 +765,24 @@ def test_child_of_a_client_whose_server_stands_still(manager: ProbeManager) -> N
         assert in_child(lambda: len(shared._session_of().held())) == (0, "1")
         assert time.monotonic() - begun < transport.HANDSHAKE_TIMEOUT / 2
     assert in_child(lambda: shared[:]) == (0, "[1]")
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), OSError("lost")])
+def test_child_that_fails_otherwise_than_by_its_connection_says_so(
+    manager: ProbeManager, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    shared = manager.list([1])
+    said: list[object] = []
+
+    def fail(*args: object) -> object:
+        raise error
+
+    # As if it were in the module.
+    fail = FunctionType(fail.__code__, vars(transport), closure=fail.__closure__)
+    monkeypatch.setattr(_proxy, "connect", fail)
+    monkeypatch.setattr(sys, "unraisablehook", lambda about: said.append(about.exc_value))
+    assert in_child(lambda: said) == (0, repr([error] * (type(error) is TypeError)))
+    assert shared[:] == [1]
 
 
 def test_child_forked_in_a_thread(manager: ProbeManager) -> None:

@@ -378,6 +378,10 @@ def named(error: Any, address: Address) -> Any:
         )
     if isinstance(error, OSError) and error.errno is not None:
         hint = _HINTS.get(error.errno)
+        if error.errno == errno.ENOENT and isinstance(address, str):
+            host, colon, port = address.rpartition(":")
+            if colon and "/" not in host and port.isdecimal():
+                hint = f"it is a file's name: over TCP the address is {(host, int(port))}"
         text = f"{error.strerror}: {address!r}" + (f" ({hint})" if hint else "")
         return type(error)(error.errno, text)
     if isinstance(error, EOFError):
