@@ -1,4 +1,5 @@
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
 from multiprocessing import managers as stock
 from types import GenericAlias
@@ -65,12 +66,13 @@ class ArrayCore(CellCore, Sequence[_T]):
     def __len__(self) -> int: ...
     @overload
     def __getitem__(self, key: SupportsIndex, /) -> _T: ...
+    # Of numbers, as is `_T` by what is made: only of such can there be an array.
     @overload
-    def __getitem__(self, key: slice, /) -> Any: ...
+    def __getitem__(self, key: slice, /) -> array[_T]: ...  # type: ignore[type-var]
     @overload
     def __setitem__(self, key: SupportsIndex, value: _T, /) -> None: ...
     @overload
-    def __setitem__(self, key: slice, value: Any, /) -> None: ...
+    def __setitem__(self, key: slice, value: array[_T], /) -> None: ...  # type: ignore[type-var]
     def incr(self, key: int, amount: int = 1) -> int: ...
 
 class EventCore(CellCore, threading.Event):

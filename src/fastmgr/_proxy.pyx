@@ -1081,7 +1081,7 @@ def _introduce_child(session):
 
 cdef void introduce_hastily(ClientSession session) noexcept:
     """What is raised is shown, and the other sessions have their turn."""
-    session.introduce_child(not session.stock, True)    # a stock server keeps what a dead client had
+    session.introduce_child(not session.stock, True)    # a stock one keeps what a dead client had
 
 
 def _after_fork_in_child():

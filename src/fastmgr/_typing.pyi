@@ -7,6 +7,7 @@ import builtins
 import queue
 import sys
 import threading
+from array import array
 from collections.abc import (
     Callable,
     Iterable,
@@ -325,7 +326,7 @@ class ArrayRecorder(Generic[_T]):
     @overload
     def __setitem__(self, key: SupportsIndex, value: _T, /) -> None: ...
     @overload
-    def __setitem__(self, key: slice, value: Iterable[_T], /) -> None: ...
+    def __setitem__(self, key: slice, value: array[_T], /) -> None: ...  # type: ignore[type-var]
     def incr(self, key: int, amount: int = 1) -> None: ...
 
 class LockRecorder:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from array import array
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import assert_type
 
@@ -41,8 +41,11 @@ class JournalProxy(BaseProxy):
 
 
 class Manager(SyncManager):
-    Journal: type[Journal]
-    Own: Callable[[str], JournalProxy]
+    Journal: ClassVar[type[Journal]]
+
+    if TYPE_CHECKING:
+
+        def Own(self, title: str) -> JournalProxy: ...
 
 
 Manager.register("Journal", Journal)
@@ -124,6 +127,9 @@ def numbers(m: Manager) -> None:
     samples[0] = 0.5
     assert_type(samples[0], float)
     assert_type(list(samples), list[float])
+    assert_type(samples[:], array[float])
+    samples[:1] = samples[1:]
+    samples[:1] = [0.5]  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     counter = m.Counter()
     counter += 1
     assert_type(counter, CounterProxy)
