@@ -536,14 +536,23 @@ cdef class Engine(Loop):
             self.wake()
 
     cdef int set_timer(self, Waiter waiter) except -1:
+        cdef tuple timer
+        cdef list kept
         if not waiter.deadline < FOREVER:
             return 0            # nor for a timeout that is not a number
+        # All that is allocated comes first: it may have the collector run finalizers, while which
+        # other threads set timers of theirs.
+        self.timers_set += 1
+        timer = waiter.deadline, self.timers_set, waiter
         if len(self.timers) > 64 and len(self.timers) > 4 * len(self.conns):
             # A connection waits for one thing at a time: most of these are over.
-            self.timers = [timer for timer in self.timers if not (<Waiter>timer[2]).finished]
-            heapify(self.timers)
-        self.timers_set += 1
-        heappush(self.timers, (waiter.deadline, self.timers_set, waiter))
+            kept = []
+            for old in self.timers:
+                if not (<Waiter>old[2]).finished:
+                    kept.append(old)
+            heapify(kept)
+            self.timers = kept
+        heappush(self.timers, timer)
         if waiter.deadline < self.next_timer:
             self.next_timer = waiter.deadline
             if threading.get_ident() != self.ident:

@@ -186,7 +186,7 @@ cdef class Loop:
     cdef int give_up(self, Conn conn) except -1:
         """In an `except`: one connection's trouble must not end the others' service."""
         util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
-        if conn is not None:
+        if conn is not None and not conn.on_worker:     # which gives it back
             self.drop(conn)
         return 0
 
@@ -492,9 +492,13 @@ cdef class Loop:
             return 0
         if conn.undelivered is None:
             conn.stream.put_back()
-        conn.on_worker = True
         self.disregard(conn, FM_HANGUP)
-        return self.on_hand_off(conn)
+        conn.on_worker = True
+        try:
+            return self.on_hand_off(conn)
+        except BaseException:
+            conn.on_worker = False      # it is the loop's to drop
+            raise
 
     cdef int drop(self, Conn conn) except -1:
         """Close a connection that the loop owns; dropping twice does nothing."""
@@ -504,15 +508,17 @@ cdef class Loop:
         self.on_dropped()
         self.unproven.pop(conn, None)
         self.shut(conn)
-        if not conn.left:
-            conn.left = True
-            self.on_left(conn)
-        # Before close: a forked child's copy would keep the registration.
-        fm_poller_forget(&self.poller, conn.stream.fd)
-        del self.conns[conn.stream.fd]
-        conn.stream.close_fd()
-        conn.stream.unshare()   # a queue may know a dead waiter, and with it `conn`, for long
-        conn.in_transit = None
+        try:
+            if not conn.left:
+                conn.left = True
+                self.on_left(conn)
+        finally:
+            # Before close: a forked child's copy would keep the registration.
+            fm_poller_forget(&self.poller, conn.stream.fd)
+            del self.conns[conn.stream.fd]
+            conn.stream.close_fd()
+            conn.stream.unshare()   # a queue may know a dead waiter, and with it `conn`, for long
+            conn.in_transit = None
         return 0
 
     def occupied(self):

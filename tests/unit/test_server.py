@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, Address, ProbeManager, RawPeer, connected, poll
 
 from fastmgr import _wire, managers
+from fastmgr._proxy import ClientSession
 from fastmgr.dialects.intro import SESSION_ID_SIZE
 from fastmgr.managers import Server, Token, listener_client
+from fastmgr.workers import Workers
 
 HEADER = struct.Struct("<QQIHBB")
 PICKLED, ANONYMOUS, CARRIED, ONEWAY = 1, 2, 8, 32
@@ -36,6 +38,31 @@ def server() -> Iterator[Server]:
     server = Server(ProbeManager._registry, None, KEY, "pickle")
     yield server
     server.listener.close()
+
+
+def start_no_thread_for_disposals() -> None:
+    submit = Workers.submit
+
+    def refuse(self: Workers, function: Any, name: str, *args: Any) -> None:
+        if name == "disposal":
+            raise RuntimeError("can't start new thread")
+        submit(self, function, name, *args)
+
+    Workers.submit = refuse  # type: ignore[method-assign]
+
+
+def test_a_connection_whose_end_fails_is_closed_all_the_same() -> None:
+    manager = ProbeManager(authkey=KEY)
+    manager.start(start_no_thread_for_disposals)
+    with manager:
+        probe = manager.Probe()
+        before = probe.descriptors()
+        session = ClientSession(manager.address, "pickle", KEY)
+        held = session.create("Tracked", (), {}, False)
+        assert probe.descriptors() > before
+        session.goodbye()
+        poll(lambda: probe.descriptors() == before, "it is closed")
+        del held
 
 
 def test_public_functions(server: Server) -> None:
