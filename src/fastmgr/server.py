@@ -459,6 +459,8 @@ class Server(_StockServer):
             _ident, funcname, args, kwds = request
             function = self.public_function(funcname)
             result = function(c, *args, **kwds)
+            if funcname == "accept_connection":
+                return  # a reply now would be taken for that of a call nobody has served
             if funcname == "shutdown" and self.stop_event.is_set():
                 return  # it has replied itself, before the process may end
             message: tuple[str, Any] = ("#RETURN", result)

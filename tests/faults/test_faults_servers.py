@@ -212,6 +212,25 @@ def served_here(kind: Any) -> Iterator[tuple[Any, Callable[[], None]]]:
         retire_sessions(server.address)
 
 
+class Leaving(Server):
+    """It does what a server does that is stopped before a client's first call."""
+
+    def serve_client(self, conn: Any) -> None:
+        pass
+
+
+class LeavingManager(ProbeManager):
+    _Server = Leaving
+
+
+def test_a_call_that_nobody_serves_returns_nothing() -> None:
+    """The server answered the acceptance a second time, and `get` returned None."""
+    with LeavingManager(authkey=KEY) as manager:
+        queue = manager.Queue()
+        with pytest.raises((OSError, EOFError)):
+            queue.get()
+
+
 def waits_in_a_call() -> bool:
     return any(type(o) is _park.Waiter and not o.finished for o in gc.get_objects())
 
