@@ -7,6 +7,7 @@ server.  One that does not know a handle of that kind looks whether it keeps the
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,8 @@ class Finder:
     """Which of a server's named objects a handle means."""
 
     def __init__(self) -> None:
-        self._version = 0
         self._found: dict[int, tuple[str, str, type]] = {}
+        self._lock = threading.Lock()
 
     def find(
         self, handle: object, names: Names, registry: dict[str, Any]
@@ -57,26 +58,36 @@ class Finder:
         """Return the type's id and the object; None if the handle means none of `names`."""
         if not isinstance(handle, int) or not handle & NAMED:
             return None
-        return self._look(handle, names.objects) or (
-            self._look(handle, names.objects) if self._learn(names, registry) else None
-        )
+        found = self._look(handle, names.objects)
+        if found is None:
+            with self._lock:
+                self._learn(names, registry)
+            found = self._look(handle, names.objects)
+        return found
 
     def _look(self, handle: int, objects: dict[str, Any]) -> tuple[str, Any] | None:
         typeid, name, kind = self._found.get(handle, ("", "", None))
         obj = objects.get(name)
         return (typeid, obj) if type(obj) is kind else None
 
-    def _learn(self, names: Names, registry: dict[str, Any]) -> bool:
-        """Compute the handles anew if there is anything else than before."""
-        if names.version == self._version:
-            return False
-        self._version = names.version  # before a look at them: more may come meanwhile
-        kinds = {name: type(obj) for name, obj in list(names.objects.items())}
-        self._found = {
-            named_handle(typeid, name): (typeid, name, kind)
+    def _learn(self, names: Names, registry: dict[str, Any]) -> None:
+        """Compute the handles of the names that have come."""
+        if not names.fresh:
+            return
+        if len(self._found) > 64 + 4 * len(names.objects):  # most of these names have gone
+            self._found = {}
+            names.fresh.update(list(names.objects))
+        makers = [
+            (typeid, MAKERS[maker])
             for typeid, (maker, *_) in registry.items()
             if isinstance(maker, FunctionType) and maker in MAKERS
-            for name, kind in kinds.items()
-            if kind is MAKERS[maker]
-        }
-        return True
+        ]
+        while names.fresh:
+            try:
+                name = names.fresh.pop()
+            except KeyError:  # it has just been forgotten
+                break
+            obj = names.objects.get(name)
+            for typeid, kind in makers:
+                if type(obj) is kind:
+                    self._found[named_handle(typeid, name)] = (typeid, name, kind)

@@ -366,8 +366,8 @@ class Names:
     def __init__(self, file: ArenaFile | None = None) -> None:
         self.file = file
         self.objects: dict[str, Any] = {} if file is None else file.objects
-        #: Another whenever a name has come or gone.
-        self.version = 1
+        #: Names that have come since the `Finder` looked.
+        self.fresh = set(self.objects)
         self.lock = threading.Lock()
 
     def get(
@@ -397,7 +397,7 @@ class Names:
                     self.file.add(name, wanted)
                 else:
                     self.objects[name] = wanted
-                self.version += 1
+                self.fresh.add(name)
                 return wanted
             same = type(kept) is kind and _typecode(kept) == _typecode(wanted)
             if not same:
@@ -425,7 +425,7 @@ class Names:
                 self.file.forget(name)
             else:
                 del self.objects[name]
-            self.version += 1
+            self.fresh.discard(name)
             return True
 
 

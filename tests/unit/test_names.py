@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, ProbeManager, Script, connected, poll, say, stopped
 
+from fastmgr import named
 from fastmgr._arena import Arena
 from fastmgr._numbers import Array, Counter, Counters, Value
 from fastmgr.managers import retire_sessions
@@ -813,22 +814,28 @@ def test_records_are_plain(sound: bytes) -> None:
     assert struct.unpack_from("<q", sound, 256) == (5,)
 
 
-def test_handles_that_are_unknown_cost_no_look_at_all_names() -> None:
-    looks = []
+def test_neither_unknown_handles_nor_new_names_cost_a_look_at_all_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed = []
 
-    class Watched(dict[str, Any]):
-        def items(self) -> Any:
-            looks.append(1)
-            return super().items()
+    def compute(typeid: str, name: str) -> int:
+        computed.append(name)
+        return named_handle(typeid, name)
 
+    monkeypatch.setattr(named, "named_handle", compute)
     names, finder, registry = Names(), Finder(), {"Counter": (make_counter,)}
-    names.objects = Watched()
-    handle = named_handle("Counter", "late")
-    for _ in range(10):
+    for number in range(100):
+        handle = named_handle("Counter", name := f"name {number}")
         assert finder.find(handle, names, registry) is None
-    assert len(looks) == 1
-    counter = names.get("late", Counter, ())
-    assert finder.find(handle, names, registry) == ("Counter", counter)
-    assert names.forget("late")
-    assert finder.find(handle, names, registry) is None
-    assert len(looks) == 3
+        counter = names.get(name, Counter, ())
+        assert finder.find(handle, names, registry) == ("Counter", counter)
+    assert len(computed) == 100
+    for number in range(100):
+        assert names.forget(f"name {number}")
+        assert finder.find(named_handle("Counter", f"name {number}"), names, registry) is None
+    names.get("name 5", Counters, (1,))
+    again = names.get("again", Counter, ())
+    assert finder.find(named_handle("Counter", "again"), names, registry) == ("Counter", again)
+    assert finder.find(named_handle("Counter", "name 5"), names, registry) is None
+    assert len(finder._found) == 1
