@@ -109,6 +109,25 @@ def together(count: int, work: Callable[[int], Any], timeout: float = DEADLINE) 
     return results
 
 
+def count_behind_an_acquire(lock: Any, counts: Any, way: str) -> None:
+    """Send an `acquire` and, without waiting for it, what is to be done with the lock.
+
+    Parameters
+    ----------
+    way : str
+        By a ``"pipeline"``, or by calls that are one-way.
+    """
+    if way == "pipeline":
+        with fastmgr.Pipeline(lock._session_of()) as pipe:
+            pipe(lock).acquire()
+            pipe(counts).incr("n")
+            pipe(lock).release()
+    else:
+        fastmgr.oneway(lock).acquire()
+        fastmgr.oneway(counts).incr("n")
+        lock.release()
+
+
 # Processes
 
 

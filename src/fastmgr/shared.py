@@ -124,9 +124,7 @@ def make_counters(names: Any, *, name: str | None = None) -> Any:
         What they are called; by a mapping, what each begins with, too; or how many there are, which
         then have indices.
     name : str, optional
-        What they are kept under until ``manager.forget``, in an arena's file beyond the server's
-        life.  Who asks for a name that is kept gets what is kept there, with its counts;
-        those that are not among them are added.
+        As for a Counter; those that are not among the kept ones are added to them.
 
     Raises
     ------
@@ -151,8 +149,7 @@ def make_value(typecode: str, value: Any, lock: bool = True, *, name: str | None
     lock : bool
         Ignored, as in the stdlib.
     name : str, optional
-        What it is kept under until ``manager.forget``, in an arena's file beyond the server's life.
-        Who asks for a name that is kept gets what is kept there, with its value.
+        As for a Counter.
 
     Raises
     ------
@@ -176,9 +173,7 @@ def make_array(
     lock : bool
         Ignored, as in the stdlib.
     name : str, optional
-        What it is kept under until ``manager.forget``, in an arena's file beyond the server's life.
-        Who asks for a name that is kept gets what is kept there, with its items.
-        An empty sequence asks for however many there are.
+        As for a Counter.  An empty sequence asks for however many there are.
 
     Raises
     ------

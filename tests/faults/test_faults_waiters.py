@@ -25,12 +25,12 @@ from support import (
     ProbeManager,
     Script,
     at_rest,
+    count_behind_an_acquire,
     in_thread,
     poll,
     say,
 )
 
-import fastmgr
 from fastmgr._frame import Op
 from fastmgr.pipeline import Pipeline
 
@@ -303,15 +303,7 @@ def test_a_sleeper_killed_after_it_was_notified_leaves_the_lock(
 
 def take_and_count(lock: Any, d: Any, sleeper: Any, way: str) -> None:
     sleeper.echo(1)  # so that a thread of the server serves what follows
-    if way == "pipeline":
-        with fastmgr.Pipeline(lock._session_of()) as pipe:
-            pipe(lock).acquire()
-            pipe(d).incr("n")
-            pipe(lock).release()
-    else:
-        fastmgr.oneway(lock).acquire()
-        fastmgr.oneway(d).incr("n")
-        lock.release()
+    count_behind_an_acquire(lock, d, way)
 
 
 @pytest.mark.parametrize("way", ["pipeline", "one-way"])

@@ -20,7 +20,17 @@ from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from support import DEADLINE, KEY, Probe, ProbeManager, Tracked, call_in_subprocess, in_thread, poll
+from support import (
+    DEADLINE,
+    KEY,
+    Probe,
+    ProbeManager,
+    Tracked,
+    call_in_subprocess,
+    count_behind_an_acquire,
+    in_thread,
+    poll,
+)
 from test_server import OP_CALL, OP_INCREF, FastPeer
 
 import fastmgr
@@ -1203,15 +1213,7 @@ def test_calls_behind_an_interrupted_acquire_are_not_made(interruptible: Place, 
     lock, d = place.Lock(), place.dict()
     lock.acquire()
     with interrupted(place):
-        if way == "pipeline":
-            with place.manager.pipeline() as pipe:
-                pipe(lock).acquire()
-                pipe(d).incr("n")
-                pipe(lock).release()
-        else:
-            fastmgr.oneway(lock).acquire()
-            fastmgr.oneway(d).incr("n")
-            lock.release()
+        count_behind_an_acquire(lock, d, way)
     assert d.copy() == {}
     assert lock.acquire(False) is False
 
