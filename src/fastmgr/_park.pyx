@@ -373,8 +373,12 @@ cdef class Slots(Primitive):
             fm_clear_bits(self.slot(i), OWNER_DIED)
 
 
+@cython.embedsignature(False)
 cdef class Lock(Slots):
-    """As `threading.Lock`: anybody may release it."""
+    """Lock()
+--
+
+    As `threading.Lock`: anybody may release it."""
 
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_LOCK
@@ -639,8 +643,12 @@ cdef class Condition(RLock):
         self.notify(len(self.sleeping))
 
 
+@cython.embedsignature(False)
 cdef class Semaphore(Slots):
-    """As `threading.Semaphore`.
+    """Semaphore(value=1)
+--
+
+    As `threading.Semaphore`.
 
     Each of its first permits is a slot; those beyond `MOST_SLOTS`, and those that it was never
     given but had released to it, are the server's alone.
@@ -855,8 +863,12 @@ cdef class BoundedSemaphore(Semaphore):
         return Semaphore.give_spare(self)
 
 
+@cython.embedsignature(False)
 cdef class Event(Primitive):
-    """As `threading.Event`."""
+    """Event()
+--
+
+    As `threading.Event`."""
 
     cdef bint flag          # the cell has a copy, for clients to read
 
@@ -975,8 +987,12 @@ cdef class Barrier(Primitive):
 cdef object ShutDown = getattr(queue, "ShutDown", None)
 
 
+@cython.embedsignature(False)
 cdef class _BaseQueue(Primitive):
-    """As `queue.Queue`; `waiting` are those who get."""
+    """_BaseQueue(maxsize=0)
+--
+
+    As `queue.Queue`; `waiting` are those who get."""
 
     cdef readonly Py_ssize_t maxsize
     cdef object items

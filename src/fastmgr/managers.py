@@ -605,10 +605,32 @@ class BaseManager(_StockManager):
                     raise AssertionError(f"{name!r} is not a string")
         cls._registry[typeid] = (callable, exposed, method_to_typeid, proxytype)
         if create_method:
-            method = _create_method(typeid, proxytype)
+            method: Any = _create_method(typeid, proxytype)
+            method.__annotations__ = {}
             if isinstance(callable, (type, types.FunctionType)):
                 method.__doc__ = callable.__doc__
+                method.__wrapped__ = _Parameters(callable)
             setattr(cls, typeid, method)
+
+
+class _Parameters:
+    """What `help` and `inspect.signature` find behind a create method: what it has to be given.
+
+    Only when they ask: to import `inspect` takes half as long as to import all of fastmgr.
+    """
+
+    def __init__(self, maker: Callable[..., Any]) -> None:
+        self.__wrapped__ = maker
+
+    @property
+    def __signature__(self) -> Any:
+        from inspect import Parameter, Signature, signature
+
+        kept = Parameter("self", Parameter.POSITIONAL_ONLY)
+        try:
+            return Signature([kept, *signature(self.__wrapped__).parameters.values()])
+        except ValueError:  # as of `dict`
+            return signature(lambda self, /, *args, **kwds: None)
 
 
 def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., Any]:
