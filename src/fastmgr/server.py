@@ -290,6 +290,7 @@ class Server(_StockServer):
     def serve_forever(self) -> NoReturn:
         """Serve until a client calls ``shutdown``, then leave by `SystemExit`."""
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
+        pid = os.getpid()  # a signal's handler may fork from here on
         engine = self._prepare()
         _running.add(self)
         threads = [threading.Thread(target=engine.run, name="loop", daemon=True)]
@@ -298,7 +299,6 @@ class Server(_StockServer):
         try:
             for thread in threads:
                 thread.start()
-            pid = os.getpid()
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
                 # Another thread may have taken a signal: only who wakes runs its handler.
                 while not self.stop_event.wait(SIGNALS_INTERVAL):

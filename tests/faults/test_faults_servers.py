@@ -293,9 +293,15 @@ def test_a_copy_that_a_method_forks_is_no_server(kind: Any, method: str) -> None
     assert not os.path.exists(manager.address)
 
 
-def serve_and_fork() -> None:
+def serve_and_fork(early: bool) -> None:
     """A signal's handler forks the server in its main thread."""
     copies: list[int] = []
+    start = threading.Thread.start
+
+    def start_and_fork(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "loop":
+            signal.raise_signal(signal.SIGUSR1)
 
     def fork(number: int, frame: FrameType | None) -> None:
         pid = os.fork()
@@ -306,17 +312,21 @@ def serve_and_fork() -> None:
     signal.signal(signal.SIGUSR1, fork)
     server = Manager(authkey=KEY).get_server()
     say(server.address)
+    if early:
+        threading.Thread.start = start_and_fork  # type: ignore[method-assign]
     with contextlib.suppress(SystemExit):
         server.serve_forever()
     os.waitpid(copies[0], 0)
     say("ended")
 
 
-def test_a_copy_of_a_servers_main_thread_serves_nobody() -> None:
-    with Script(serve_and_fork) as script:
+@pytest.mark.parametrize("early", [False, True])
+def test_a_copy_of_a_servers_main_thread_serves_nobody(early: bool) -> None:
+    with Script(serve_and_fork, early) as script:
         manager = connected(script.line())
         values = manager.list([1])
-        os.kill(script.pid, signal.SIGUSR1)
+        if not early:
+            os.kill(script.pid, signal.SIGUSR1)
         copy = script.line()
         poll(lambda: process_gone(copy), "the copy has ended")
         assert values[0] == 1
