@@ -449,8 +449,12 @@ cdef str shown_owner(uint64_t owner):
     return f"{owner & ~LOCAL}"
 
 
+@cython.embedsignature(False)
 cdef class RLock(Lock):
-    """As `threading.RLock`: its owner may take it again, and nobody else may release it."""
+    """RLock()
+--
+
+    As `threading.RLock`: its owner may take it again, and nobody else may release it."""
 
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_RLOCK

@@ -139,7 +139,7 @@ def test_a_segment_that_grows_as_it_arrives(
     assert held["z"] == kind(3)
 
 
-@pytest.mark.skipif(SANITIZED, reason="the sanitizer keeps what is freed")
+@pytest.mark.skipif(SANITIZED, reason="it keeps 256 MB of what is freed (quarantine_size_mb)")
 def test_nothing_is_kept_of_what_a_call_has_carried(manager: ProbeManager) -> None:
     pid, size = manager._process.pid, 64 * 2**20
     held = manager.dict()
