@@ -10,12 +10,22 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
-from multiprocessing import AuthenticationError, connection, process
+from multiprocessing import AuthenticationError, connection
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
-from support import DEADLINE, KEY, Address, ProbeManager, RawPeer, connected, poll, settle
+from support import (
+    DEADLINE,
+    KEY,
+    Address,
+    ProbeManager,
+    RawPeer,
+    connected,
+    hide_server,
+    poll,
+    settle,
+)
 
 from fastmgr import _wire, managers
 from fastmgr._proxy import ClientSession
@@ -355,9 +365,7 @@ def hooked(server_class: type[Server]) -> Iterator[ProbeManager]:
     thread.start()
     manager = Manager(server.address, KEY)
     streams = sys.stdout, sys.stderr  # which a server that ends resets
-    # Within this process, proxies would take the server for theirs.
-    poll(lambda: hasattr(process.current_process(), "_manager_server"), "the server serves")
-    process.current_process()._manager_server = None  # type: ignore[attr-defined]
+    hide_server(server)
     try:
         manager.connect()
         yield manager
