@@ -198,11 +198,13 @@ cdef class FastChannel(Channel):
 
     cpdef object close(self):
         self.usable = False
+        self.set_posted(False)
         self.say_goodbye(False)
         self.stream.close_fd()
 
     cpdef object abandon(self):
         self.usable = False
+        self.set_posted(False)
         self.stream.close_fd()
 
     cdef void say_goodbye(self, bint whole) noexcept:

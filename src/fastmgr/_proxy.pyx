@@ -287,7 +287,14 @@ cdef class ClientSession:
 
     cdef bint has_posted(self) except -1:
         """Whether the calling thread has made one-way calls that may not have been served."""
-        cdef Channel channel = self.channel()
+        cdef Channel channel
+        cdef Tenancy tenancy = getattr(self.local, "connection", None)
+        cdef unsigned long me = PyThread_get_thread_ident()
+        while tenancy is not None and tenancy.channel.holder == me:
+            tenancy = tenancy.spare
+        if tenancy is None or not tenancy.channel.usable:
+            return False    # nobody connects to find out
+        channel = tenancy.channel
         return channel.failed or isinstance(channel, FastChannel) and (<FastChannel>channel).posted
 
     cdef uint64_t thread_number(self) except 0:
