@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from stat import S_ISSOCK
 from typing import Any
 
 import fastmgr
@@ -200,13 +201,6 @@ def mapped(pid: int | str = "self") -> list[str]:
         if "memfd:fastmgr" in line and end - start > 4096:  # a page is a connection's mailbox
             found.append(line)
     return found
-
-
-def hide_server(server: Any) -> None:
-    """Wait until `server` serves in a thread, and let this process not pass for a server's."""
-    here: Any = multiprocessing.current_process()
-    poll(lambda: getattr(here, "_manager_server", None) is server, "the server serves")
-    here._manager_server = None  # proxies would take the server for theirs
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
@@ -439,8 +433,10 @@ def sockets_to(address: Address) -> Iterator[socket.socket]:
     wanted = address if isinstance(address, str) else tuple(address)
     for name in os.listdir("/dev/fd"):
         try:
+            if not S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
             sock = socket.socket(fileno=os.dup(int(name)))
-        except OSError:  # not a socket, or the descriptor of the listing itself
+        except OSError:  # the descriptor of the listing itself
             continue
         with sock:
             try:

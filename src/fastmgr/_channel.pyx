@@ -24,8 +24,8 @@ from fastmgr._frame cimport (
 )
 from fastmgr._message cimport begin_message, seal
 from fastmgr._os cimport (
-    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_poll_one, fm_send, uint8_t, uint16_t,
-    uint32_t, uint64_t,
+    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_await_end, fm_poll_one, fm_send, uint8_t,
+    uint16_t, uint32_t, uint64_t,
 )
 from fastmgr._wire cimport Reader, Writer, is_scalar
 
@@ -61,6 +61,7 @@ cdef packed struct Release:
 cdef enum:
     PORTION = 32 * 1024     # bytes that a pipeline sends before it looks for replies
     MAIL_AFTER = 64         # calls, after which a channel has a mailbox
+    TAKE_BACK_MS = 2000     # that an interrupted call waits for what it was given to be taken back
 
 
 @cython.final
@@ -197,18 +198,23 @@ cdef class FastChannel(Channel):
         self.say_goodbye(False)
 
     cpdef object close(self):
+        cdef int fd = self.stream.fd
         self.usable = False
-        self.set_posted(False)
         self.say_goodbye(False)
+        if self.interrupted and fd >= 0 and self.pid == getpid():
+            # No handler of a signal runs here: the exception of one is on its way.
+            with nogil:
+                fm_await_end(fd, TAKE_BACK_MS)
         self.stream.close_fd()
 
     cpdef object abandon(self):
         self.usable = False
-        self.set_posted(False)
         self.stream.close_fd()
 
     cdef void say_goodbye(self, bint whole) noexcept:
         """Tell the server that this is no crash: of the connection, or of the process.
+
+        If a call was interrupted the server takes back what its reply gave, or would give.
 
         Behind a request that was sent in part it says nothing, and does no harm.
         In a forked child other threads' channels are dropped before any of our
@@ -219,6 +225,7 @@ cdef class FastChannel(Channel):
             memset(&header, 0, HEADER_SIZE)
             header.op = OP_GOODBYE
             header.handle = whole
+            header.call = self.untaken
             fm_send(self.stream.fd, &header, HEADER_SIZE, MSG_DONTWAIT)
 
     cdef bint wants_mailbox(self) noexcept:
@@ -349,6 +356,7 @@ cdef class FastChannel(Channel):
             payload = self.payload()
             stream.tidy()
         except BaseException as error:
+            self.untaken = expected
             self.end(error)
             raise
         finally:
@@ -469,7 +477,7 @@ cdef class FastChannel(Channel):
         cdef Stream stream = self.stream
         cdef list replies = []
         cdef size_t at = 0
-        cdef uint32_t first
+        cdef uint32_t first = 0
         self.hold()
         try:
             if not self.usable:
@@ -492,6 +500,7 @@ cdef class FastChannel(Channel):
                 self.take_reply(replies, others)
             stream.tidy()
         except BaseException as error:
+            self.untaken = first    # nobody gets those that were read
             self.end(error)
             raise
         finally:

@@ -1,6 +1,7 @@
 """The server's hot path."""
 
 from fastmgr._arena cimport Arena
+from fastmgr._frame cimport Header
 from fastmgr._loop cimport Conn, Loop
 from fastmgr._os cimport uint8_t, uint32_t, uint64_t
 from fastmgr._park cimport Waiter
@@ -9,6 +10,15 @@ from fastmgr._wire cimport Reader, Writer
 
 cdef enum:
     RECENT = 16
+
+cdef class Gift:
+    cdef uint32_t call
+    cdef list keys                # of the entries a reference of which came with it; None for none
+    cdef bint anonymous           # which the session does not hold
+    cdef uint64_t handle          # of the primitive that it took from
+    cdef Waiter waiter            # None: it took from none
+    cdef object value             # which it was given
+    cdef bint is_hard             # to drop on the loop: it may be a user's
 
 cdef class Engine(Loop):
     cdef readonly Table table
@@ -57,7 +67,14 @@ cdef class Engine(Loop):
     cdef int drop_elsewhere(self, object payload) except -1
     cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1
     cdef int flush_replies(self, Conn conn, Writer writer) except -1
-    cdef int part(self, Conn conn, uint64_t whole) except -1
+    cdef int part(self, Conn conn, const Header *goodbye) except -1
+    cdef Gift note_gift(self, Conn conn)
+    cdef int reply_taking(
+        self, Conn conn, Writer writer, Waiter waiter, object value, bint on_loop
+    ) except -1
+    cdef int forget_gifts(self, Conn conn, bint on_loop) except -1
+    cdef int forget_taking(self, Conn conn, bint all_of_it) except -1
+    cdef int take_back_gifts(self, Conn conn) except -1
     cdef int dispose(self, list dead) except -1
     cdef object run(
         self, object c, Conn conn, Entry entry, object ident, object name, object args,

@@ -8,6 +8,7 @@ dialect's ``serve_client`` runs the same `Engine.run`.
 
 cimport cython
 from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
+from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
 from fastmgr._arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix, new_segment
@@ -378,6 +379,12 @@ cdef bint shows_values(Entry entry, object name) except -1:
 
 
 @cython.final
+@cython.freelist(8)
+cdef class Gift:
+    """What the reply to a call gave, until the peer is known to have taken it."""
+
+
+@cython.final
 cdef class Engine(Loop):
     """The loop of a server, with what it does with requests.
 
@@ -467,12 +474,92 @@ cdef class Engine(Loop):
         conn.stream.fast = True
         return 1
 
-    cdef int part(self, Conn conn, uint64_t whole) except -1:
-        """The peer has closed this connection in order, or (`whole`) ends as a process."""
+    cdef int part(self, Conn conn, const Header *goodbye) except -1:
+        """The peer has closed this connection in order, or ends as a process."""
         conn.clean = True
-        if whole:
+        conn.untaken = goodbye.call     # read by `on_left`, which comes next
+        if goodbye.handle:
             conn.session.clean = True
         return 0
+
+    cdef Gift note_gift(self, Conn conn):
+        """The reply to the current call gives something that an interrupted peer is not to keep."""
+        cdef Gift gift = Gift()
+        gift.call = conn.stream.header.call
+        if conn.in_transit is None:
+            conn.in_transit = [gift]
+        else:
+            conn.in_transit.append(gift)
+        return gift
+
+    cdef int reply_taking(self, Conn conn, Writer writer, Waiter waiter, object value,
+                          bint on_loop) except -1:
+        """Reply to a call of a primitive with `value`, which it may have got from it."""
+        cdef Gift gift
+        cdef int verdict
+        if waiter.method == "put" or is_oneway(conn):
+            return self.reply(conn, writer, OP_RETURN, 0, value, on_loop)
+        gift = self.note_gift(conn)
+        gift.handle = conn.stream.header.handle
+        gift.waiter = waiter
+        gift.value = value
+        if conn.left:       # this moment: `on_left` has not seen the gift
+            conn.untaken = gift.call
+            self.take_back_gifts(conn)
+            return CLOSE
+        verdict = self.reply(conn, writer, OP_RETURN, 0, value, on_loop)
+        gift.is_hard = (verdict == HAND_OFF or not on_loop) and type(value) not in PLAIN
+        return verdict
+
+    cdef int forget_gifts(self, Conn conn, bint on_loop) except -1:
+        """The peer has taken what it was given, or shall have it."""
+        cdef list given = conn.in_transit
+        conn.in_transit = None
+        if on_loop:
+            for thing in given:
+                if type(thing) is Gift and (<Gift>thing).is_hard:
+                    self.drop_elsewhere((<Gift>thing).value)
+        return 0
+
+    cdef int forget_taking(self, Conn conn, bint all_of_it) except -1:
+        """The current call gives back what one before it in its pipeline took, or all of them."""
+        cdef Py_ssize_t i
+        for i in range(len(conn.in_transit) - 1, -1, -1):
+            thing = conn.in_transit[i]
+            if type(thing) is not Gift or (<Gift>thing).handle != conn.stream.header.handle:
+                continue
+            if (<Gift>thing).waiter.depth == 0:     # not a condition's `wait`
+                (<Gift>thing).waiter = None
+                (<Gift>thing).handle = 0
+                if not all_of_it:
+                    break
+        return 0
+
+    cdef int take_back_gifts(self, Conn conn) except -1:
+        """Undo what the replies gave that the peer, which was interrupted, has not taken.
+
+        The last comes first, so that the items of a queue are in their order again.
+        """
+        cdef list dead = []
+        cdef Entry entry
+        cdef Gift gift
+        for thing in reversed(conn.in_transit):
+            if type(thing) is not Gift or <int32_t>((<Gift>thing).call - conn.untaken) < 0:
+                continue
+            gift = thing
+            if gift.waiter is not None:
+                entry = self.table.find(gift.handle)
+                if entry is not None and entry.parks:
+                    entry.opaque = entry.opaque or type(gift.value) is Opaque
+                    gift.waiter.value, gift.value = gift.value, None
+                    (<Primitive>entry.obj).interrupted(gift.waiter)
+                    gift.waiter.value = None    # timers may keep the waiter
+            for key in gift.keys or ():
+                with suppress(KeyError, AssertionError):
+                    dead.append(
+                        self.table.release(key) if gift.anonymous
+                        else self.table.session_release(conn.session, key, 1))
+        return self.dispose([entry for entry in dead if entry is not None])
 
     cdef int on_left(self, Conn conn) except -1:
         """The peer is gone; with its session's last connection go its references."""
@@ -481,8 +568,12 @@ cdef class Engine(Loop):
         cdef Header last
         if session is not None and not conn.clean and conn.stream.ends_with(OP_GOODBYE, &last):
             # It lies behind a call that is not done, or behind what nobody will serve.
-            self.part(conn, last.handle)
+            self.part(conn, &last)
         self.end_wait(conn)
+        if conn.in_transit is not None:
+            if conn.untaken:
+                self.take_back_gifts(conn)
+            self.forget_gifts(conn, True)
         if conn.failure is not None:
             failure, conn.failure = conn.failure, None
             self.drop_elsewhere(failure)
@@ -509,7 +600,9 @@ cdef class Engine(Loop):
             return 0
         conn.finished = True    # its worker makes none of the calls that were to come after it
         if waiter.finished:
-            waiter.at.interrupted(waiter)    # it was given something this moment
+            if not waiter.failed:
+                waiter.at.interrupted(waiter)    # it was given something this moment
+            waiter.failed, waiter.value = True, None
         waiter.at.cancel(waiter)
         conn.parked = None
         return self.discard(waiter)
@@ -520,9 +613,9 @@ cdef class Engine(Loop):
         # A waiter may stay among the timers until its deadline: not with what it was given.
         value, waiter.value = waiter.value, None
         self.discard(waiter)
-        return self.reply(
-            conn, self.writer, OP_ERROR if waiter.failed else OP_RETURN, 0, value, True
-        )
+        if waiter.failed:
+            return self.reply(conn, self.writer, OP_ERROR, 0, value, True)
+        return self.reply_taking(conn, self.writer, waiter, value, True)
 
     cdef int discard(self, Waiter waiter) except -1:
         """Drop what a call brought that came to nothing, on a worker: it may be a user's."""
@@ -733,15 +826,16 @@ cdef class Engine(Loop):
             return self.serve_locate(conn, writer, on_loop)
         if op == OP_ATTACH:
             return self.serve_attach(conn, writer, on_loop)
-        conn.in_transit = None
+        if op == OP_GOODBYE:
+            self.part(conn, &conn.stream.header)
+            return CLOSE
+        if conn.in_transit is not None:
+            self.forget_gifts(conn, on_loop)
         if op == OP_CREATE:
             return self.serve_create(conn, reader, writer, on_loop)
         if op == OP_CONTROL:
             return HAND_OFF if on_loop else self.serve_control(conn, reader, writer)
-        if op == OP_GOODBYE:
-            self.part(conn, conn.stream.header.handle)
-        else:
-            util.info("connection dropped: unknown operation %d", op)
+        util.info("connection dropped: unknown operation %d", op)
         return CLOSE
 
     cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
@@ -779,8 +873,8 @@ cdef class Engine(Loop):
             conn.streak = 0
         else:
             conn.streak += 1
-        if not conn.stream.header.flags & FLAG_FOLLOWS:
-            conn.in_transit = None
+        if conn.in_transit is not None and not conn.stream.header.flags & FLAG_FOLLOWS:
+            self.forget_gifts(conn, on_loop)
         reader.feed(
             conn.stream.body, conn.stream.size, conn.stream.segments, pickled and not on_loop
         )
@@ -816,8 +910,9 @@ cdef class Engine(Loop):
                     if conn.noted != conn.stream.header.handle:
                         self.table.note_parked(conn.session, entry)
                         conn.noted = conn.stream.header.handle
-                    if not conn.pinned:
-                        return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
+                    return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
+                if conn.in_transit is not None and (name == "release" or name == "task_done"):
+                    self.forget_taking(conn, bool(args or kwds))
         payload = self.run(
             conn, conn, entry, "%x" % handle if entry is None else None, name, args, kwds, &op,
             &handle,
@@ -830,23 +925,29 @@ cdef class Engine(Loop):
         self, Conn conn, Entry entry, Writer writer, object name, object args, object kwds,
         bint on_loop
     ) except -1:
-        """A call that may have to wait: it is answered now, or parked."""
-        cdef Waiter waiter = Waiter(conn, self.finished, conn.stream.fd)
-        cdef uint8_t op
-        # Before it is queued, for it may be finished by another thread at once.
-        conn.parked = waiter
+        """A call that may have to wait: it is answered now, or parked, or a pinned worker waits."""
+        cdef Waiter waiter
         try:
-            waiter.method = name
-            (<Primitive>entry.obj).begin(waiter, name, args, kwds or {})
+            if conn.pinned:
+                waiter = Waiter(conn)
+                (<Primitive>entry.obj).wait_here(waiter, name, args, kwds or {})
+            else:
+                waiter = Waiter(conn, self.finished, conn.stream.fd)
+                # Before it is queued, for it may be finished by another thread at once.
+                conn.parked = waiter
+                waiter.method = name
+                (<Primitive>entry.obj).begin(waiter, name, args, kwds or {})
         except Exception as error:
             conn.parked = None
             return self.reply(conn, writer, OP_ERROR, 0, error, on_loop)
-        if waiter.at is not None:
+        if waiter.at is not None and not conn.pinned:
             self.set_timer(waiter)
             return PARK
         conn.parked = None
-        op = OP_ERROR if waiter.failed else OP_RETURN
-        return self.reply(conn, writer, op, 0, waiter.value, on_loop)
+        if waiter.failed:
+            return self.reply(conn, writer, OP_ERROR, 0, waiter.value, on_loop)
+        value, waiter.value = waiter.value, None
+        return self.reply_taking(conn, writer, waiter, value, on_loop)
 
     cdef object run(
         self, object c, Conn conn, Entry entry, object ident, object name, object args,
@@ -928,10 +1029,16 @@ cdef class Engine(Loop):
 
     cdef bint give(self, Conn conn, Entry entry, bint anonymous) except -1:
         """Book the reference that comes with a reply; False where nobody is left to read that."""
+        cdef list keys = [entry.key]
+        cdef Gift gift = self.note_gift(conn)
         if conn.left:
             self.table.release(entry.key)       # the process may live, which was interrupted
             return False
-        return anonymous or self.table.session_retain(conn.session, entry.key) is None
+        if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
+            return False
+        gift.keys = keys
+        gift.anonymous = anonymous
+        return True
 
     def call(self, c, ident, name, args, kwds):
         """Call a method for a stock peer; return the ``(kind, payload)`` it is sent."""
@@ -1006,6 +1113,7 @@ cdef class Engine(Loop):
         cdef uint64_t handle
         cdef size_t i
         cdef dict missing = {}      # handle -> why, of the first
+        cdef list retained = []
         if on_loop and count > HANDLES_AT_ONCE:
             return HAND_OFF
         for i in range(count):
@@ -1019,9 +1127,17 @@ cdef class Engine(Loop):
             else:
                 self.table.retain(handle)
                 self.table.session_retain(conn.session, handle)
+                retained.append(handle)
             if i % HANDLES_AT_ONCE == HANDLES_AT_ONCE - 1:
                 with nogil:
                     pass
+        if conn.in_transit is not None:
+            # A proxy's reference may be asked for where another in the same reply is still to be
+            # read; what else was given has been taken.
+            in_transit = [thing for thing in conn.in_transit if type(thing) is not Gift]
+            self.forget_gifts(conn, on_loop)
+            conn.in_transit = in_transit or None
+        self.note_gift(conn).keys = retained
         return self.reply(conn, writer, OP_RETURN, 0, missing, on_loop)
 
     cdef int serve_locate(self, Conn conn, Writer writer, bint on_loop) except -1:

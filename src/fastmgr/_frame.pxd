@@ -25,7 +25,9 @@ cpdef enum Op:
     OP_CONTROL = 3    # body: function name, args, kwds
     OP_INCREF = 4     # body: handles; the reply: those that are gone, and why
     OP_RELEASE = 5    # body: (handle, count) pairs; no reply
-    OP_GOODBYE = 6    # the connection ends in order, with handle 1 the process; no reply
+    # The connection ends in order, with handle 1 the process; no reply. The call, if any, is the
+    # first whose reply was not taken: what that and later ones gave is to be taken back.
+    OP_GOODBYE = 6
     OP_LOCATE = 7     # handle; the reply: where its cell is, None if it has none, False: no arena
     OP_ATTACH = 8     # handle: a segment's number, or MAILBOX; the reply comes with its descriptor
     # Replies

@@ -2,7 +2,7 @@
 
 from fastmgr._frame cimport Stream
 from fastmgr._mailbox cimport fm_mailroom
-from fastmgr._os cimport fm_poller, fm_spinner, uint64_t
+from fastmgr._os cimport fm_poller, fm_spinner, uint32_t, uint64_t
 from fastmgr._park cimport Owner, Waiter
 from fastmgr._table cimport Session
 
@@ -36,7 +36,9 @@ cdef class Conn(Owner):
     cdef bint closed
     cdef bint timed               # the socket has its receive timeout
     cdef bint answered            # a hook has replied to the current request itself
-    cdef list in_transit          # entries whose proxies the peer is about to read
+    # What the peer is about to read: entries whose proxies are in a reply, and each `Gift`.
+    cdef list in_transit
+    cdef uint32_t untaken         # the first call whose reply the peer has not taken; 0: none
     cdef Py_ssize_t failed        # calls without a reply since the last reply
     cdef tuple failure            # of the first of them: in words, and (operation, payload)
     cdef tuple undelivered        # operation, handle and payload of what a worker must encode

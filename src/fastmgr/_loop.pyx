@@ -573,7 +573,9 @@ cdef class Loop:
     cdef int on_hang_up(self, Conn conn) except -1:
         """The peer is gone while a worker is busy with its call."""
         conn.left = True
-        return self.on_left(conn)
+        self.on_left(conn)
+        fm_shutdown(conn.stream.fd)     # a peer that was interrupted waits for it
+        return 0
 
     cdef int on_left(self, Conn conn) except -1:
         return 0

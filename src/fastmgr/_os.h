@@ -162,6 +162,23 @@ static inline int64_t fm_now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* Say that nothing more comes, and wait, so long at most, until the peer has closed; what it still
+   sends is nobody's. */
+static inline void fm_await_end(int fd, int timeout_ms) {
+    char waste[4096];
+    int64_t end = fm_now_ns() + timeout_ms * INT64_C(1000000);
+    if (shutdown(fd, SHUT_WR) < 0)
+        return;
+    for (;;) {
+        ssize_t n = recv(fd, waste, sizeof(waste), MSG_DONTWAIT);
+        int64_t left = (end - fm_now_ns()) / 1000000;
+        if (n == 0 || left <= 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+            return;
+        if (n < 0)
+            fm_poll_one(fd, POLLIN, (int)left);
+    }
+}
+
 /* Begin a wait; 0 when it is better to sleep at once. */
 static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
     look->spinner = s;

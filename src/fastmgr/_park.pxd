@@ -46,3 +46,4 @@ cdef class Primitive(Celled):
     cdef int interrupted(self, Waiter waiter) except -1
     cdef int give_up(self, Waiter waiter) except -1
     cdef object block(self, object name, tuple args)
+    cdef object wait_here(self, Waiter waiter, object name, object args, object kwds)

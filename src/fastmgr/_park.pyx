@@ -166,7 +166,7 @@ cdef class Primitive(Celled):
         return 0
 
     cdef int interrupted(self, Waiter waiter) except -1:
-        """A thread was interrupted when it had been given something: nobody will take it."""
+        """Take back what the waiter was given: its thread was interrupted, and has not got it."""
         return 0
 
     # -- for the primitives ---------------------------------------------------
@@ -214,12 +214,15 @@ cdef class Primitive(Celled):
 
     cdef object block(self, object name, tuple args):
         """Do a blocking method on the calling thread, for it or for whom it serves."""
-        cdef Waiter waiter = Waiter(current_owner())
+        return self.wait_here(Waiter(current_owner()), name, args, {})
+
+    cdef object wait_here(self, Waiter waiter, object name, object args, object kwds):
+        """Do a blocking method on the calling thread, for the waiter's owner."""
         cdef bint serves = type(waiter.owner) is not Owner
         waiter.method = name
         waiter.gate = threading.Lock()
         waiter.gate.acquire()
-        self.begin(waiter, name, args, {})
+        self.begin(waiter, name, args, kwds)
         if not waiter.finished:
             if serves:
                 waiter.fd = waiter.owner.stream.fileno()
@@ -481,6 +484,19 @@ cdef class RLock(Lock):
         fm_store(self.depth(), <uint64_t>waiter.depth if waiter.again else 1)
         return 0
 
+    cdef int interrupted(self, Waiter waiter) except -1:
+        if waiter.value is True and waiter.depth == 0 and self.holder() == waiter.owner.number:
+            self.step_down()
+        return 0
+
+    cdef int step_down(self) except -1:
+        """Its owner has taken it once less."""
+        if fm_load(self.depth()) > 1:
+            fm_store(self.depth(), fm_load(self.depth()) - 1)
+        else:
+            self.free()
+        return 0
+
     def __repr__(self):
         cdef uint64_t owner = self.holder()
         state, count = ("locked", fm_load(self.depth())) if owner else ("unlocked", 0)
@@ -492,10 +508,7 @@ cdef class RLock(Lock):
     def release(self):
         if self.holder() != current_owner().number:
             raise RuntimeError("cannot release un-acquired lock")
-        if fm_load(self.depth()) > 1:
-            fm_store(self.depth(), fm_load(self.depth()) - 1)
-        else:
-            self.free()
+        self.step_down()
 
 
 cdef class Condition(RLock):
@@ -567,7 +580,7 @@ cdef class Condition(RLock):
 
     cdef int interrupted(self, Waiter waiter) except -1:
         if waiter.depth == 0:
-            return Lock.interrupted(self, waiter)
+            return RLock.interrupted(self, waiter)
         if waiter.notified:
             self.wake()
         return 0        # the lock is its owner's
@@ -589,6 +602,7 @@ cdef class Condition(RLock):
         if not restoring:
             return Lock._acquire(self, waiter, blocking, timeout)
         if self.holder() == owner:
+            waiter.depth = 1    # it is the owner's, whatever becomes of this call
             waiter.done(True)
             return
         for other in [*self.sleeping, *self.waiting]:
@@ -1017,7 +1031,7 @@ cdef class _BaseQueue(Primitive):
         return f"size={len(self.items)}{bound}" + ", shut down" * self.is_shutdown
 
     cdef bint blocks(self, object name):
-        return name == "get" or name == "put" or name == "join"
+        return name == "get" or name == "put" or name == "join" or name == "get_nowait"
 
     cdef int add(self, object item) except -1:
         cdef Waiter waiter = self.next_waiter()
@@ -1029,9 +1043,12 @@ cdef class _BaseQueue(Primitive):
         return 0
 
     cdef int admit(self) except -1:
-        """There is room for one more: let the first who waits to put do it."""
+        """An item was taken: let the first who waits to put do it, if there is room.
+
+        There is none where an item has been put back.
+        """
         cdef Waiter waiter
-        while self.putting:
+        while self.putting and len(self.items) < self.maxsize:
             waiter = self.putting.popleft()
             item, waiter.item = waiter.item, None
             waiter.done(None)
@@ -1062,7 +1079,7 @@ cdef class _BaseQueue(Primitive):
 
     cdef int interrupted(self, Waiter waiter) except -1:
         cdef Waiter other
-        if waiter.method == "get" and not waiter.failed:
+        if (waiter.method == "get" or waiter.method == "get_nowait") and not waiter.failed:
             other = self.next_waiter()
             if other is None:
                 self.items.appendleft(waiter.value)
@@ -1104,6 +1121,9 @@ cdef class _BaseQueue(Primitive):
         else:
             self.park(waiter, timeout)
 
+    def _get_nowait(self, Waiter waiter):
+        self._get(waiter, False)
+
     def _join(self, Waiter waiter):
         if self.unfinished == 0:
             waiter.done(None)
@@ -1128,7 +1148,7 @@ cdef class _BaseQueue(Primitive):
         return self.block("put", (item, False))
 
     def get_nowait(self):
-        return self.block("get", (False,))
+        return self.block("get_nowait", ())
 
     def join(self):
         return self.block("join", ())

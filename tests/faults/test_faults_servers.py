@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import shared_memory
+from multiprocessing import process, shared_memory
 from types import FrameType
 from typing import Any
 
@@ -22,7 +22,6 @@ from support import (
     Script,
     call_in_subprocess,
     connected,
-    hide_server,
     in_thread,
     poll,
     process_gone,
@@ -203,7 +202,8 @@ def served_here(kind: Any) -> Iterator[tuple[Any, Callable[[], None]]]:
     streams = sys.stdout, sys.stderr  # which a server that ends resets
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    hide_server(server)
+    poll(lambda: hasattr(process.current_process(), "_manager_server"), "the server serves")
+    process.current_process()._manager_server = None  # type: ignore[attr-defined]
     try:
         yield server, stop
     finally:

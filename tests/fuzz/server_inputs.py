@@ -43,6 +43,8 @@ class Record(NamedTuple):
     def frame(self, call: int, base: int) -> bytes:
         """The request's bytes, with handles counted from `base`."""
         body, handle = self.body, self.handle
+        if self.op == GOODBYE:
+            call = self.method  # the first whose reply was not taken
         if self.op == RAW:
             return body
         if self.op in (CALL, LOCATE):  # an ATTACH has the number of a segment
@@ -100,8 +102,10 @@ def request(
     return bytes([OPS.index(op) + 128 * second, flags, number, handle, len(body)]) + body
 
 
-def other(op: int, body: bytes = b"", flags: int = 0, handle: int = FIRST) -> bytes:
-    return bytes([OPS.index(op), flags, 0, handle, len(body)]) + body
+def other(
+    op: int, body: bytes = b"", flags: int = 0, handle: int = FIRST, method: int = 0
+) -> bytes:
+    return bytes([OPS.index(op), flags, method, handle, len(body)]) + body
 
 
 def seeds() -> Iterator[bytes]:
@@ -113,6 +117,8 @@ def seeds() -> Iterator[bytes]:
         others = b"".join(request(CALL, name, rest, FOLLOWS, 1) for name, *rest in talk)
         yield b"\0" + create + calls + end
         yield b"\0" + create + calls + others + calls
+        yield b"\0" + create + calls + other(GOODBYE, method=2)
+        yield b"\0" + create + calls + other(GOODBYE, method=1)
         yield bytes([HANG_UP]) + request(CREATE, typeid, args, ANONYMOUS) + calls
         yield bytes([ABORT]) + create + other(INCREF, bytes([0, 1, FIRST, 9])) + others
         yield b"\0" + create + request(CREATE, "Box") + others + silent + calls + end
