@@ -203,6 +203,13 @@ def mapped(pid: int | str = "self") -> list[str]:
     return found
 
 
+def hide_server(server: Any) -> None:
+    """Wait until `server` serves in a thread, and let this process not pass for a server's."""
+    here: Any = multiprocessing.current_process()
+    poll(lambda: getattr(here, "_manager_server", None) is server, "the server serves")
+    here._manager_server = None  # proxies would take the server for theirs
+
+
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

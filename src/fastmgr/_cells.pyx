@@ -118,7 +118,12 @@ cdef class CellCore(ProxyCore):
 
     def _seen(self):
         """What the cell holds, for the eye; None where that would take a call of the server."""
-        return self.spelled() if posting_channels == 0 and self.ready() else None
+        cdef ClientSession session
+        if posting_channels:
+            session = self._session()
+            if session.has_posted():
+                return None
+        return self.spelled() if self.ready() else None
 
     cdef object spelled(self):
         """What the cell, which is at hand, holds; None where the server has it."""

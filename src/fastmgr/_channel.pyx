@@ -200,6 +200,7 @@ cdef class FastChannel(Channel):
     cpdef object close(self):
         cdef int fd = self.stream.fd
         self.usable = False
+        self.set_posted(False)
         self.say_goodbye(False)
         if self.interrupted and fd >= 0 and self.pid == getpid():
             # No handler of a signal runs here: the exception of one is on its way.
@@ -209,6 +210,7 @@ cdef class FastChannel(Channel):
 
     cpdef object abandon(self):
         self.usable = False
+        self.set_posted(False)
         self.stream.close_fd()
 
     cdef void say_goodbye(self, bint whole) noexcept:

@@ -52,6 +52,7 @@ cdef class ClientSession:
 
     cdef Channel channel(self)
     cdef Tenancy open_channel(self)
+    cdef object time_to_dial(self)
     cdef Channel open_fast(self, object name)
     cdef Channel open_stock(self, object name)
     cdef object dial_stock(self, object name)

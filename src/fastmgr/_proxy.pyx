@@ -287,7 +287,14 @@ cdef class ClientSession:
 
     cdef bint has_posted(self) except -1:
         """Whether the calling thread has made one-way calls that may not have been served."""
-        cdef Channel channel = self.channel()
+        cdef Channel channel
+        cdef Tenancy tenancy = getattr(self.local, "connection", None)
+        cdef unsigned long me = PyThread_get_thread_ident()
+        while tenancy is not None and tenancy.channel.holder == me:
+            tenancy = tenancy.spare
+        if tenancy is None or not tenancy.channel.usable:
+            return False    # nobody connects to find out
+        channel = tenancy.channel
         return channel.failed or isinstance(channel, FastChannel) and (<FastChannel>channel).posted
 
     cdef uint64_t thread_number(self) except 0:
@@ -451,12 +458,15 @@ cdef class ClientSession:
         tenancy.session = weakref.ref(self)
         return tenancy
 
+    cdef object time_to_dial(self):
+        """Seconds that connecting may take; None for as long as a handshake may."""
+        return HASTE if self.hasty == PyThread_get_thread_ident() else self.timeout
+
     cdef Channel open_fast(self, object name):
         """A channel that speaks the fast dialect; None if the server does not."""
         introducer = Introducer(self.id, name, self.thread_number())
         cdef Stream stream = connect(
-            self.address, self.authkey, introducer.introduce,
-            HASTE if self.hasty == PyThread_get_thread_ident() else self.timeout)
+            self.address, self.authkey, introducer.introduce, self.time_to_dial())
         cdef FastChannel channel
         try:
             answer = introducer.read_answer(stream.recv_bytes())
@@ -500,12 +510,12 @@ cdef class ClientSession:
 
     cdef object dial_stock(self, object name):
         """A connection whose requests are a thread's calls, in the stdlib's dialect."""
-        conn = stock_client(self.serializer, self.timeout or HANDSHAKE_TIMEOUT)(
+        conn = stock_client(self.serializer, self.time_to_dial() or HANDSHAKE_TIMEOUT)(
             self.address, authkey=self.authkey)
         dispatch(conn, None, "accept_connection", (name,))
-        if isinstance(conn, StockConnection) and self.timeout is None:
-            conn.timeout = None
-            settle(conn.stream)
+        if isinstance(conn, StockConnection):
+            conn.timeout = self.timeout
+            settle(conn.stream, receives_in_time=self.timeout is not None)
         return conn
 
     cdef int adopt(self, Channel channel) except -1:

@@ -443,15 +443,15 @@ def test_a_killed_server(address: Any) -> None:
     entered.wait(DEADLINE)
     os.kill(manager._process.pid, signal.SIGKILL)
     for _ in range(3):
-        error = outcome.get(timeout=10)
+        error = outcome.get(timeout=DEADLINE)
         assert isinstance(error, (EOFError, ConnectionError)), repr(error)
     for _ in range(2):
         with pytest.raises((EOFError, ConnectionError)):
-            in_thread(values.append, 2, timeout=10)
+            in_thread(values.append, 2)
         with pytest.raises((EOFError, ConnectionError)):
             values.append(2)
     with pytest.raises((EOFError, ConnectionError)):
-        in_thread(manager.list, timeout=10)
+        in_thread(manager.list)
     in_thread(manager.shutdown)
     assert manager._process.exitcode == -signal.SIGKILL
 

@@ -156,7 +156,7 @@ def expect_quiet(pid: int) -> None:
         time.sleep(0.25)  # what is looked at is what it does in this time
         return cpu_seconds(pid) - before <= 0.03
 
-    poll(quiet, "the server is at rest", 15)
+    poll(quiet, "the server is at rest")
 
 
 # Clients
@@ -252,7 +252,7 @@ def test_who_dies_waiting_leaves_no_mailbox(manager: MailManager) -> None:
         with Script(victim, manager.address, objects, "Queue") as script:
             assert script.line() == "ready"
             poll(lambda pid=script.pid: asleep(pid), "it waits")
-    poll(lambda: set(boxes(server)) <= before, "their mailboxes are gone", 10)
+    poll(lambda: set(boxes(server)) <= before, "their mailboxes are gone")
 
 
 @pytest.mark.parametrize("what", ["dict", "Adder", "Queue"])
@@ -303,12 +303,12 @@ def test_a_server_that_is_killed_with_a_call_in_the_mailbox(doomed: MailManager,
         poll(lambda before=before: made[0] > before, "it goes on")
     assert by_mail
     os.kill(server, signal.SIGKILL)
-    poll(lambda: outcome, "the client learns that the server is gone", 10)
+    poll(lambda: outcome, "the client learns that the server is gone")
     assert outcome == ["gone"]
     poll(lambda: process_gone(server), "it is dead")
     for _ in range(3):
         with pytest.raises(GONE):
-            in_thread(lambda: d["n"], timeout=10)
+            in_thread(lambda: d["n"])
 
 
 def consecutive(address: Address, objects: list[list[str]]) -> None:
@@ -718,7 +718,7 @@ def test_the_end_of_a_client_is_noticed_beside_its_mail(manager: MailManager, ta
         peer.put(peer.call(proxy, *call, flags=ONEWAY))
         peer.nudge()
         peer.sock.close()
-        poll(lambda: set(boxes(server)) <= known, "its mailbox is gone", 10)
+        poll(lambda: set(boxes(server)) <= known, "its mailbox is gone")
 
 
 def test_states_of_all_kinds(manager: MailManager, target: Any) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import process, shared_memory
+from multiprocessing import shared_memory
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,7 @@ from support import (
     Script,
     call_in_subprocess,
     connected,
+    hide_server,
     in_thread,
     poll,
     process_gone,
@@ -202,8 +203,7 @@ def served_here(kind: Any) -> Iterator[tuple[Any, Callable[[], None]]]:
     streams = sys.stdout, sys.stderr  # which a server that ends resets
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    poll(lambda: hasattr(process.current_process(), "_manager_server"), "the server serves")
-    process.current_process()._manager_server = None  # type: ignore[attr-defined]
+    hide_server(server)
     try:
         yield server, stop
     finally:

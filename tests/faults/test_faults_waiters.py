@@ -383,7 +383,7 @@ def test_an_item_goes_past_one_who_died_a_moment_ago(
         finally:
             os.kill(server, signal.SIGCONT)
         assert putter.said() is None
-        assert q.get(timeout=5) == i
+        assert q.get(timeout=DEADLINE) == i
         putter.end()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support import (
+    DEADLINE,
     KEY,
     Address,
     ProbeManager,
@@ -68,7 +69,7 @@ def goes_on(manager: ProbeManager) -> Iterator[Any]:
         poll(lambda: len(served) > seen + 20, "the client at work goes on")
     finally:
         stop.set()
-        worker.join(10)
+        worker.join(DEADLINE)
     assert not worker.is_alive()
     assert served == list(range(1, len(served) + 1))
     assert in_thread(connected(manager.address).dict(a=1).get, "a") == 1

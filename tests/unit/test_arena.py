@@ -38,7 +38,7 @@ from support import (
 )
 from test_server import HEADER, OP_CREATE, OP_RELEASE, OP_RETURN, FastPeer, Reply
 
-from fastmgr import _arena, _numbers, _wire
+from fastmgr import _arena, _numbers, _wire, oneway
 from fastmgr.managers import CounterProxy, RemoteError, Token, retire_sessions
 
 pytestmark = pytest.mark.timeout(90)
@@ -163,6 +163,17 @@ def test_calls_need_no_server(manager: ProbeManager) -> None:
     assert counter.incr() == 2
     assert locally(manager, lambda: [counter.incr() for _ in range(1000)][-1]) == 1002
     assert counter._callmethod("get") == 1002
+
+
+def test_one_way_calls_of_one_thread_send_no_other_to_the_server(manager: ProbeManager) -> None:
+    counter, items = manager.Counter(1), manager.list()
+    assert counter.incr() == 2
+    oneway(items).append(1)
+    assert locally(manager, lambda: (counter.incr(), repr(counter))) == (
+        3,
+        "<CounterProxy 3, typeid 'Counter'>",
+    )
+    assert len(items) == 1
 
 
 def report_maps(address: Any, ident: str, off: bool) -> list[int]:

@@ -108,7 +108,7 @@ def test_forgotten_manager_ends_its_server() -> None:
     shared = manager.list()
     del manager, shared  # the proxy knows its manager
     gc.collect()
-    server.join(10)
+    server.join(DEADLINE)
     assert server.exitcode == 0
     assert not os.path.exists(address)
 
@@ -180,7 +180,7 @@ def test_initializer_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
     manager = Empty(ctx=multiprocessing.get_context("fork"))
     with pytest.raises(EOFError, match=r"exit code 1.*stderr"):
         manager.start(fail, ("on purpose",))
-    manager.join(10)
+    manager.join(DEADLINE)
     assert "LookupError: on purpose" in capfd.readouterr().err
     assert manager._state.value == managers.State.INITIAL
 

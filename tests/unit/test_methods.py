@@ -15,7 +15,7 @@ from multiprocessing import managers as stdlib
 from typing import Any, NamedTuple
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, poll
+from support import DEADLINE, KEY, ProbeManager, poll, settle
 from test_server import (
     HEADER,
     ONEWAY,
@@ -157,7 +157,7 @@ class NumberingPeer(FastPeer):
 def peer(shared_manager: MethodManager) -> Iterator[NumberingPeer]:
     with NumberingPeer(shared_manager.address) as peer:
         yield peer
-    poll(lambda: shared_manager._number_of_objects() == 0, "its objects are gone")
+    settle(shared_manager, 0)
 
 
 def number_of(name: str) -> int:

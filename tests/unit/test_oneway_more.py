@@ -208,10 +208,10 @@ def test_failure_does_not_keep_what_the_call_was_given(manager: Any) -> None:
     def client() -> None:
         oneway(marking).fail_with(Item())
         gc.collect()
-        poll(lambda: in_thread(marking.ended), "the argument is gone", timeout=3)
+        poll(lambda: in_thread(marking.ended), "the argument is gone")
 
     try:
-        in_thread(client)
+        in_thread(client, timeout=2 * DEADLINE)
     finally:
         with contextlib.suppress(OnewayError):
             marking.ended()

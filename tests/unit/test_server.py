@@ -10,12 +10,22 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
-from multiprocessing import AuthenticationError, connection, process
+from multiprocessing import AuthenticationError, connection
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
-from support import DEADLINE, KEY, Address, ProbeManager, RawPeer, connected, poll
+from support import (
+    DEADLINE,
+    KEY,
+    Address,
+    ProbeManager,
+    RawPeer,
+    connected,
+    hide_server,
+    poll,
+    settle,
+)
 
 from fastmgr import _wire, managers
 from fastmgr._proxy import ClientSession
@@ -355,9 +365,7 @@ def hooked(server_class: type[Server]) -> Iterator[ProbeManager]:
     thread.start()
     manager = Manager(server.address, KEY)
     streams = sys.stdout, sys.stderr  # which a server that ends resets
-    # Within this process, proxies would take the server for theirs.
-    poll(lambda: hasattr(process.current_process(), "_manager_server"), "the server serves")
-    process.current_process()._manager_server = None  # type: ignore[attr-defined]
+    hide_server(server)
     try:
         manager.connect()
         yield manager
@@ -367,10 +375,6 @@ def hooked(server_class: type[Server]) -> Iterator[ProbeManager]:
         sys.stdout, sys.stderr = streams
         server.listener.close()
         managers.retire_sessions(server.address)
-
-
-def expect_empty(manager: ProbeManager) -> None:
-    poll(lambda: manager._number_of_objects() == 0, "all objects are gone", timeout=2.0)
 
 
 @pytest.mark.parametrize("names", HOOKS)
@@ -392,7 +396,7 @@ def test_hooks_are_called(names: str) -> None:
         for name in names.split():
             assert name in CALLS
         del shared, copy
-        expect_empty(manager)
+        settle(manager, 0)
 
 
 @pytest.mark.parametrize("names", HOOKS)
@@ -402,7 +406,7 @@ def test_results_that_are_shared_come_through_hooks(names: str) -> None:
         assert sorted(shared) == ["a", "b"]
         assert not [name for name in CALLS if "without" in name]
         del shared
-        expect_empty(manager)
+        settle(manager, 0)
 
 
 @pytest.mark.parametrize("names", HOOKS)
@@ -435,7 +439,7 @@ def test_foreign_listener_and_client(monkeypatch: pytest.MonkeyPatch) -> None:
         assert CALLS.count("client") >= 3
         poll(lambda: CALLS.count("accept") >= 3, "connections were accepted by it")
         del shared
-        expect_empty(manager)
+        settle(manager, 0)
 
 
 def test_foreign_serializer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -556,7 +560,7 @@ def raw_manager(request: pytest.FixtureRequest) -> Iterator[RawManager]:
 def peer(raw_manager: RawManager) -> Iterator[FastPeer]:
     with FastPeer(raw_manager.address) as peer:
         yield peer
-    expect_empty(raw_manager)
+    settle(raw_manager, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -720,18 +724,18 @@ def test_incref_of_nothing(peer: FastPeer) -> None:
 
 
 def test_references_go_with_the_last_connection(raw_manager: RawManager) -> None:
-    expect_empty(raw_manager)
+    settle(raw_manager, 0)
     session = os.urandom(SESSION_ID_SIZE)
     with FastPeer(raw_manager.address, session) as second:
         with FastPeer(raw_manager.address, session) as first:
             first.create("list")
             first.create("Sleeper")
         assert second.control("number_of_objects").payload == 2
-    expect_empty(raw_manager)
+    settle(raw_manager, 0)
 
 
 def test_anonymous_reference_is_nobodys(raw_manager: RawManager) -> None:
-    expect_empty(raw_manager)
+    settle(raw_manager, 0)
     with FastPeer(raw_manager.address) as first:
         handle = first.create("list", flags=ANONYMOUS)
     with FastPeer(raw_manager.address) as second:

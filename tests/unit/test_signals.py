@@ -131,8 +131,10 @@ def test_a_handlers_error_is_no_lost_connection_of_the_stdlibs_dialect(
         kept, items = manager.list([1]), manager.Queue()
         with taken_by_another_thread(lambda: items.put(0), overdue()):
             items.get()
+        begun = time.monotonic()
         with stopped(manager._process.pid), taken_by_another_thread(error=overdue()):
             kept.append("x" * 10_000_000)
+        assert time.monotonic() - begun < transport.HANDSHAKE_TIMEOUT, "it waits for the server"
         assert len(kept) in (1, 2)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, poll
+from support import DEADLINE, KEY, ProbeManager, poll, settle
 from test_server import OP_INCREF, OP_RELEASE, OP_RETURN, OP_TRACEBACK, FastPeer, hooked
 
 from fastmgr import managers
@@ -364,7 +364,7 @@ def table_manager() -> Iterator[TableManager]:
 def peer(table_manager: TableManager) -> Iterator[FastPeer]:
     with FastPeer(table_manager.address) as peer:
         yield peer
-    poll(lambda: table_manager._number_of_objects() == 0, "its objects are gone")
+    settle(table_manager, 0)
 
 
 def release(peer: FastPeer, handle: int) -> None:
@@ -420,7 +420,7 @@ def test_created_and_dropped_again_and_again(table_manager: TableManager) -> Non
         del shared
         with pytest.raises(managers.RemoteError, match=f"KeyError: '{ident}: no such object"):
             stale._callmethod("__len__")
-    assert table_manager._number_of_objects() == 0
+    settle(table_manager, 0)
 
 
 def test_handles_that_are_like_others(peer: FastPeer) -> None:
@@ -536,7 +536,7 @@ def test_with_many_threads(table_manager: TableManager) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert table_manager._number_of_objects() == 0
+    settle(table_manager, 0)
 
 
 def test_lock_taken_while_the_dead_ones_are_sorted_out(monkeypatch: pytest.MonkeyPatch) -> None:
