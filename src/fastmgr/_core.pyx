@@ -174,7 +174,8 @@ cpdef tuple failed_creation(server, typeid, kwds, error):
         return <int>OP_TRACEBACK, error.text
     registered = server.registry.get(typeid) if type(typeid) is str else None
     if registered is not None and isinstance(error, Exception) and (
-        registered[0] in OURS or registered[0] in OURS_IF_NAMED and kwds and "name" in kwds
+        registered[0] in OURS
+        or registered[0] in OURS_IF_NAMED and type(kwds) is dict and "name" in kwds
     ):
         error.__traceback__ = None
         return <int>OP_ERROR, error

@@ -674,6 +674,7 @@ def test_create_fails(peer: FastPeer) -> None:
         (("list", 5, None), "TypeError"),
         (([], (), None), "TypeError"),
         (("Iterator", (), None), "ValueError"),
+        (("Value", ((), True), True), "TypeError"),  # keywords that are none
     ]:
         reply = peer.ask(OP_CREATE, *values)
         assert reply.op == OP_TRACEBACK
