@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import selectors
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from stat import S_ISSOCK
 from typing import Any
@@ -142,7 +143,8 @@ def process_gone(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:
-            return state_of(stat) in "ZX"
+            # Of a killed process the other threads may end later than the first.
+            return state_of(stat) in "ZX" and len(os.listdir(f"/proc/{pid}/task")) == 1
         except (FileNotFoundError, ProcessLookupError):
             return True
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
@@ -433,6 +435,14 @@ def mac(key: bytes, message: bytes) -> bytes:
     if message.startswith(b"{sha256}"):
         return b"{sha256}" + hmac.new(key, message, hashlib.sha256).digest()
     return hmac.new(key, message, hashlib.md5).digest()
+
+
+def readable(sources: Iterable[Any], timeout: float | None = None) -> list[Any]:
+    """Those from which something can be read; whatever their descriptors, unlike `select`."""
+    with selectors.DefaultSelector() as selector:
+        for source in sources:
+            selector.register(source, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(timeout)]
 
 
 def sockets_to(address: Address) -> Iterator[socket.socket]:

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import random
-import select
 import socket
 import sys
 import threading
@@ -17,7 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, Address, Script, in_thread, poll, process_gone, say, settle
+from support import (
+    DEADLINE,
+    KEY,
+    Address,
+    Script,
+    in_thread,
+    poll,
+    process_gone,
+    readable,
+    say,
+    settle,
+)
 
 import fastmgr
 from fastmgr import managers
@@ -63,7 +73,7 @@ def forwarder(path: str) -> Iterator[tuple[str, int]]:
 
     def run() -> None:
         while True:
-            ready, _, _ = select.select([listener, woken, *peers], [], [])
+            ready = readable([listener, woken, *peers])
             if woken in ready:
                 return
             for sock in ready:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, ProbeManager, in_thread, poll, settle, sockets_to, state_of, stopped
+from support import (
+    DEADLINE,
+    ProbeManager,
+    in_thread,
+    poll,
+    readable,
+    settle,
+    sockets_to,
+    state_of,
+    stopped,
+)
 
 Act = Callable[[], object]
 
@@ -72,7 +81,7 @@ def interrupted(manager: Any, act: Act) -> Iterator[None]:
     done = threading.Event()
 
     def replied() -> bool:
-        return any(select.select([sock], [], [], 0)[0] for sock in sockets_to(manager.address))
+        return any(readable([sock], 0) for sock in sockets_to(manager.address))
 
     def handle(*_: object) -> None:
         if not done.is_set():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-import select
 import socket
 import struct
 import threading
@@ -15,7 +14,7 @@ from multiprocessing import managers as stdlib
 from typing import Any, NamedTuple
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, poll, settle
+from support import DEADLINE, KEY, ProbeManager, poll, readable, settle
 from test_server import (
     HEADER,
     ONEWAY,
@@ -289,7 +288,7 @@ class Tap:
         with client, socket.socket(socket.AF_UNIX) as server:
             server.connect(path)
             while True:
-                for source in select.select([client, server], [], [])[0]:
+                for source in readable([client, server]):
                     if not (data := source.recv(65536)):
                         return
                     if source is client:
