@@ -911,7 +911,10 @@ cdef class Engine(Loop):
                     if conn.noted != conn.stream.header.handle:
                         self.table.note_parked(conn.session, entry)
                         conn.noted = conn.stream.header.handle
-                    return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
+                    if entry.method_to_typeid is None or name not in entry.method_to_typeid:
+                        return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
+                    if on_loop:
+                        return HAND_OFF     # what it returns is to be shared: a worker waits for it
                 if conn.in_transit is not None and (name == "release" or name == "task_done"):
                     self.forget_taking(conn, bool(args or kwds))
         payload = self.run(

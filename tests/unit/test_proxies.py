@@ -97,6 +97,9 @@ UnitManager.register(
 UnitManager.register("shared_list", proxytype=ListProxy, create_method=False)
 UnitManager.register("Mute", Mute, exposed=("nothing",))
 UnitManager.register(
+    "Jobs", managers.SyncManager._registry["Queue"][0], method_to_typeid={"get": "shared_list"}
+)
+UnitManager.register(
     "listed", list, exposed=("remove", "append", "pop", "insert", "count", "__len__")
 )
 
@@ -1102,3 +1105,16 @@ def test_error_of_what_is_not_exposed_lists_some_names_in_order(rude_client: Any
         rude._callmethod("something")
     shown = ", ".join(map(repr, sorted(EXPOSED)[:30]))
     assert f"is not in exposed={{{shown}, ... and 13 more}}\n" in str(caught.value)
+
+
+def test_what_a_blocking_method_returns_may_be_shared(manager: UnitManager) -> None:
+    """The loop answered `get` with the item itself, unless a worker served the connection."""
+    jobs: Any = manager.Jobs()  # type: ignore[attr-defined]
+    jobs.put([1])
+    found = [jobs.get()]
+    waiting = threading.Thread(target=lambda: found.append(jobs.get()))
+    waiting.start()
+    jobs.put([2])
+    waiting.join(DEADLINE)
+    assert [type(item) for item in found] == [ListProxy, ListProxy]
+    assert [item[:] for item in found] == [[1], [2]]
