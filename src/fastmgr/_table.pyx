@@ -171,17 +171,21 @@ cdef class Table:
         stdlib.  `known` says that no user's code made or filled the object; `handle` is
         the one that a named object has in every server.
         """
-        cdef bint its_own = handle and self.find(handle) is None
-        cdef Entry fresh = Entry(
-            obj, exposed, method_to_typeid, handle if its_own else self.next_handle, known)
+        cdef Entry fresh
         cdef Entry entry = self.by_object.get(id(obj))
+        cdef object key = handle
+        if entry is not None:
+            key = entry.key
+        elif handle == 0 or self.find(handle) is not None:
+            key = self.next_handle
+            self.next_handle += 1       # at once: any other thread may run from here on
+        fresh = Entry(obj, exposed, method_to_typeid, key, known)
         if entry is not None:
             entry.names = fresh.names
             entry.method_to_typeid = method_to_typeid
             entry.known = entry.known and known
         else:
             entry = fresh
-            self.next_handle += not its_own
             self.by_object[id(obj)] = entry
         entry.refcount += 1
         self.forget_recent()        # one that took its place may be there

@@ -6,10 +6,13 @@ import contextlib
 import gc
 import os
 import random
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import pytest
 from support import DEADLINE, KEY, ProbeManager, poll, settle
@@ -352,6 +355,22 @@ class TableServer(Server):
 
 class TableManager(ProbeManager):
     _Server = TableServer
+
+
+def test_two_objects_that_are_shared_at_once_have_two_handles(table: Table) -> None:
+    """A thread that shares one may be held up half way, by another that shares one."""
+    meanwhile: list[Entry] = []
+
+    def share_another(frame: FrameType, _event: str, _arg: object) -> None:
+        if frame.f_code is WeakValueDictionary.get.__code__ and not meanwhile:
+            meanwhile.append(share(table, Thing()))
+
+    sys.setprofile(share_another)
+    try:
+        entry = share(table, Thing())
+    finally:
+        sys.setprofile(None)
+    assert meanwhile[0].key != entry.key
 
 
 @pytest.fixture(scope="module")
