@@ -211,7 +211,7 @@ def test_nobody_maps_over_tcp() -> None:
 @on_linux
 def test_a_manager_may_share_nothing() -> None:
     gc.collect()
-    before, open_before = len(mapped()), held()
+    before, open_before = mapped(), held()
     manager = ProbeManager(authkey=KEY, arena=False)
     manager.start()
     try:
@@ -219,10 +219,10 @@ def test_a_manager_may_share_nothing() -> None:
         assert (counter.incr(), array[1], len(array)) == (1, 2, 2)
         with pytest.raises(BufferError):
             memoryview(array)
-        assert len(mapped()) == before
-        # As the child of a fork it has what we had mapped before.
-        assert len(mapped(manager._process.pid)) in (0, before)
-        assert held(manager._process.pid) in (0, open_before)
+        assert len(mapped()) == len(before)
+        # As the child of a fork it may still have of what we had mapped before, and no more.
+        assert set(mapped(manager._process.pid)) <= set(before)
+        assert held(manager._process.pid) <= open_before
     finally:
         manager.shutdown()
 
