@@ -93,7 +93,7 @@ workflows: $(VENV)/.stamp-lint
 
 # Our own C is held to more than what Cython generates.
 warnings: $(VENV)/.stamp-test  ## build with every warning an error
-	set -e; for header in src/fastmgr/*.h; do $${CC:-gcc} -x c -fsyntax-only -isystem $(PYTHON_H) \
+	set -e; for header in src/fastmgr/*/*.h; do $${CC:-gcc} -x c -fsyntax-only -Isrc/fastmgr -isystem $(PYTHON_H) \
 	    -Wall -Wextra -Wconversion -Werror $$header; done
 	FASTMGR_WERROR=1 $(PY) setup.py --quiet build_ext \
 	    --build-temp build/werror --build-lib build/werror/lib
@@ -139,7 +139,8 @@ fuzz: fuzz-tools  ## fuzzing with clang's counters and sanitizers, SECONDS for e
 	$(FUZZ_PY) tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 clean:  ## remove what was built, but not the virtual environments
-	rm -rf build dist src/*.egg-info src/fastmgr/*.so src/fastmgr/*.c
+	rm -rf build dist src/*.egg-info
+	find src/fastmgr -name '*.so' -delete -o -name '*.c' -delete
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .benchmarks .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f .venv*/.stamp-test

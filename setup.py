@@ -38,7 +38,10 @@ def extensions() -> list[Extension]:
 
     compile_args = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
     link_args: list[str] = []
-    sources = {f"fastmgr.{path.stem}": path for path in sorted(Path("src/fastmgr").glob("*.pyx"))}
+    sources = {
+        ".".join(path.relative_to("src").with_suffix("").parts): path
+        for path in sorted(Path("src/fastmgr").rglob("*.pyx"))
+    }
     build_dir = None
     if FUZZ:
         compile_args += ["-fsanitize=fuzzer-no-link,address,undefined"]

@@ -17,8 +17,8 @@ from typing import Any
 from echo import PROGRAM, compiler
 from measure import Effort
 
-from fastmgr import bench
-from fastmgr.bench import FAST, PLAIN, STOCK
+from fastmgr.cli import bench
+from fastmgr.cli.bench import FAST, PLAIN, STOCK
 
 COMPILED = "empty method"
 NEED_MESSAGES = ("dict", "queue")

@@ -25,7 +25,7 @@ from pathlib import Path
 from cases import CASES
 from legs import FAST, STOCK, Leg, package_of
 
-from fastmgr import _wire
+from fastmgr.wire import codec as _codec
 
 VALUES: dict[str, object] = {
     "int": 7,
@@ -120,11 +120,11 @@ def run_codecs() -> Marked:
             marked.append((leg.name, name, CODEC_OPERATIONS))
 
     for name, value in VALUES.items():
-        data, pickled = _wire.dumps_compact(value), pickle.dumps(value, 5)
-        assert data is not None and _wire.loads(data) == value
-        run(FAST, f"encode {name}", _wire.dumps, value)
+        data, pickled = _codec.dumps_compact(value), pickle.dumps(value, 5)
+        assert data is not None and _codec.loads(data) == value
+        run(FAST, f"encode {name}", _codec.dumps, value)
         run(STOCK, f"encode {name}", pickle.dumps, value, 5)
-        run(FAST, f"decode {name}", _wire.loads, data)
+        run(FAST, f"decode {name}", _codec.loads, data)
         run(STOCK, f"decode {name}", pickle.loads, pickled)
     return marked
 

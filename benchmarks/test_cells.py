@@ -10,7 +10,7 @@ from echo import compiler
 from gate import Gate
 from measure import Effort
 
-from fastmgr.bench import FAST, PLAIN, STOCK
+from fastmgr.cli.bench import FAST, PLAIN, STOCK
 
 BATCH = 1000
 

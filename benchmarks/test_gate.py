@@ -13,7 +13,7 @@ from instructions import BUILD, CALL_CASES, CODEC_CASES
 from measure import SMOKE, Comparison, Effort
 from report import BASELINE, Report
 
-from fastmgr.bench import FAST, Row
+from fastmgr.cli.bench import FAST, Row
 
 LIMITS: dict[str, Any] = json.loads(BASELINE.read_text())
 RATIOS = {"calls": (*CALLS, "create"), "clients": CLIENTS}

@@ -10,7 +10,7 @@ from typing import Any
 
 from support import DEADLINE
 
-# As in _mailbox.h and _channel.pyx.
+# As in mailbox.h and channel.pyx.
 OPEN, REQUEST, SLEEPS, REPLY = 1, 2, 4, 8
 ROOM = 2048 - 16
 AFTER = 64

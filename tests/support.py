@@ -28,8 +28,8 @@ from stat import S_ISSOCK
 from typing import Any
 
 import fastmgr
-from fastmgr.dialects.handshake import prove
-from fastmgr.dialects.intro import Introducer
+from fastmgr.link.handshake import prove
+from fastmgr.link.introduction import Introducer
 
 DEADLINE = 30.0
 TESTS = Path(__file__).parent

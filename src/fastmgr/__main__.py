@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from fastmgr import __version__, bench, demo
+from fastmgr import __version__
+from fastmgr.cli import bench, demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,12 +1,12 @@
 """The server's hot path."""
 
-from fastmgr._arena cimport Arena
-from fastmgr._frame cimport Header
-from fastmgr._loop cimport Conn, Loop
-from fastmgr._os cimport uint8_t, uint32_t, uint64_t
-from fastmgr._park cimport Waiter
-from fastmgr._table cimport Entry, Session, Table
-from fastmgr._wire cimport Reader, Writer
+from fastmgr.memory.arena cimport Arena
+from fastmgr.link.stream cimport Header
+from fastmgr.server.loop cimport Conn, Loop
+from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
+from fastmgr.kinds.waits cimport Waiter
+from fastmgr.server.table cimport Entry, Session, Table
+from fastmgr.wire.codec cimport Reader, Writer
 
 cdef enum:
     RECENT = 16

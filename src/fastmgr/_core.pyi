@@ -1,8 +1,8 @@
 from typing import Any, final
 
-from fastmgr._arena import Arena
-from fastmgr._loop import Conn, Loop
-from fastmgr._table import Entry, Table
+from fastmgr.memory.arena import Arena
+from fastmgr.server.loop import Conn, Loop
+from fastmgr.server.table import Entry, Table
 
 def note_transit(entry: Entry) -> None: ...
 def look_inside(entry: Entry) -> None: ...

@@ -11,20 +11,20 @@ from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
-from fastmgr._arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix, new_segment
-from fastmgr._frame cimport (
+from fastmgr.memory.arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix, new_segment
+from fastmgr.link.stream cimport (
     FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_PICKLED,
     FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL,
     OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY,
     OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
 )
-from fastmgr._loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
-from fastmgr._mailbox cimport FM_MAILBOX_SIZE
-from fastmgr._message cimport begin_message, seal
-from fastmgr._os cimport fm_spinner, uint8_t, uint64_t
-from fastmgr._park cimport Primitive, Waiter
-from fastmgr._table cimport Entry, Session, key_of
-from fastmgr._wire cimport Opaque, Reader, Writer
+from fastmgr.server.loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
+from fastmgr.link.mailbox cimport FM_MAILBOX_SIZE
+from fastmgr.link.message cimport begin_message, seal
+from fastmgr.link.system cimport fm_spinner, uint8_t, uint64_t
+from fastmgr.kinds.waits cimport Primitive, Waiter
+from fastmgr.server.table cimport Entry, Session, key_of
+from fastmgr.wire.codec cimport Opaque, Reader, Writer
 
 cdef extern from "Python.h":
     object PyObject_Vectorcall(object function, PyObject **args, size_t count, PyObject *names)
@@ -39,29 +39,31 @@ from multiprocessing import util
 from time import sleep
 from traceback import format_exc
 
-from fastmgr import _numbers, _park, shared
-from fastmgr._atomic import VERBS as _verbs
-from fastmgr._frame import KINDS, OPS
-from fastmgr._park import here
-from fastmgr.carried import BLIND as _blind
-from fastmgr.carried import KEPT_ARGUMENT as _kept_argument
-from fastmgr.carried import put_in_place, read_values
-from fastmgr.methods import METHODS as _methods
-from fastmgr.named import named_handle
-from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
-from fastmgr.dialects.intro import (
+from fastmgr.kinds import numbers
+from fastmgr.kinds import waits
+from fastmgr.kinds import shared
+from fastmgr.kinds.verbs import VERBS as _verbs
+from fastmgr.link.stream import KINDS, OPS
+from fastmgr.kinds.waits import here
+from fastmgr.kinds.carried import BLIND as _blind
+from fastmgr.kinds.carried import KEPT_ARGUMENT as _kept_argument
+from fastmgr.kinds.carried import put_in_place, read_values
+from fastmgr.wire.methods import METHODS as _methods
+from fastmgr.server.named import named_handle
+from fastmgr.link.handshake import HANDSHAKE_LIMIT
+from fastmgr.link.introduction import (
     answer_introduction, is_proved, parse_introduction, stock_is_refused,
 )
-from fastmgr.dialects.stock import Idle, StockConnection, Token
+from fastmgr.stock.dialect import Idle, StockConnection, Token
 
 # Callables that run no code but their own on plain arguments.  What they make
 # the loop may make; what of it the loop may also use, the table decides.
 cdef frozenset KNOWN_CALLABLES = frozenset((
     dict, list, set, shared.Namespace, shared.Array, array.array, shared.make_array,
-    shared.make_counter, shared.make_counters, shared.make_value, _numbers.Array,
-    _numbers.Counter, _numbers.Counters, _numbers.Value,
-    _park.Lock, _park.RLock, shared.Condition, _park.Semaphore, _park.BoundedSemaphore,
-    _park.Event, shared.Barrier, _park.Queue,
+    shared.make_counter, shared.make_counters, shared.make_value, numbers.Array,
+    numbers.Counter, numbers.Counters, numbers.Value,
+    waits.Lock, waits.RLock, shared.Condition, waits.Semaphore, waits.BoundedSemaphore,
+    waits.Event, shared.Barrier, waits.Queue,
 ))
 
 # Exceptions that the loop may pickle: there is nothing in them but their type.
@@ -95,16 +97,16 @@ cdef enum:
 # What a client calls without a call where it has the cell: all of it has to be exposed.
 cdef dict CELL_CALLS = {
     kind: frozenset(names.split()) for kind, names in (
-        (_park.Lock, "acquire release locked"),
-        (_park.RLock, "acquire release locked"),
-        (_park.Semaphore, "acquire release locked"),
-        (_park.BoundedSemaphore, "acquire release locked"),
-        (_park.Event, "is_set"),
-        (_numbers.Counter, "incr decr get set exchange compare_exchange"),
-        (_numbers.Counters,
+        (waits.Lock, "acquire release locked"),
+        (waits.RLock, "acquire release locked"),
+        (waits.Semaphore, "acquire release locked"),
+        (waits.BoundedSemaphore, "acquire release locked"),
+        (waits.Event, "is_set"),
+        (numbers.Counter, "incr decr get set exchange compare_exchange"),
+        (numbers.Counters,
          "incr decr exchange compare_exchange keys snapshot __getitem__ __setitem__ __len__"),
-        (_numbers.Value, "get set incr exchange compare_exchange"),
-        (_numbers.Array, "__len__ __getitem__ __setitem__ incr"),
+        (numbers.Value, "get set incr exchange compare_exchange"),
+        (numbers.Array, "__len__ __getitem__ __setitem__ incr"),
     )
 }
 

@@ -11,7 +11,8 @@ from multiprocessing.reduction import ForkingPickler
 from types import FunctionType, ModuleType
 from typing import Any
 
-from fastmgr import _wire, managers
+from fastmgr import managers
+from fastmgr.wire import codec
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -47,7 +48,7 @@ def install() -> None:
     vars(multiprocessing)["managers"] = managers
     if _replaced[0] is not _ABSENT:
         ForkingPickler.reducer_override = _pickle_by_name  # type: ignore[method-assign]
-        _wire.use_pickler(_Pickler)
+        codec.use_pickler(_Pickler)
 
 
 def uninstall() -> None:
@@ -59,7 +60,7 @@ def uninstall() -> None:
     _replaced = None
     if vars(ForkingPickler).get("reducer_override") is _pickle_by_name:
         del ForkingPickler.reducer_override
-        _wire.use_pickler(pickle.Pickler)
+        codec.use_pickler(pickle.Pickler)
     if isinstance(module, ModuleType):
         sys.modules[_NAME] = module
     else:

@@ -23,18 +23,10 @@ from os import getpid
 from traceback import format_exc as format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from fastmgr import _park, shared
-from fastmgr._frame import SIGNALS_INTERVAL
-from fastmgr._proxy import authkeys
-from fastmgr.dialects.stock import (
-    RemoteError as RemoteError,
-    Token as Token,
-    convert_to_error as convert_to_error,
-    dispatch as dispatch,
-    listener_and_client,
-    listener_client as listener_client,
-    stock_client,
-)
+from fastmgr.client.session import authkeys
+from fastmgr.kinds import shared, waits
+from fastmgr.kinds.shared import Array as Array, Namespace as Namespace, Value as Value
+from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.pipeline import Pipeline
 from fastmgr.proxies import (
     AcquirerProxy as AcquirerProxy,
@@ -67,13 +59,21 @@ from fastmgr.proxies import (
     retire_sessions,
     session_with,
 )
-from fastmgr.server import (
+from fastmgr.server.server import (
     Server as Server,
     all_methods as all_methods,
     public_methods as public_methods,
     run_server,
 )
-from fastmgr.shared import Array as Array, Namespace as Namespace, Value as Value
+from fastmgr.stock.dialect import (
+    RemoteError as RemoteError,
+    Token as Token,
+    convert_to_error as convert_to_error,
+    dispatch as dispatch,
+    listener_and_client,
+    listener_client as listener_client,
+    stock_client,
+)
 
 if TYPE_CHECKING:
     from multiprocessing.managers import (
@@ -659,13 +659,13 @@ class SyncManager(BaseManager, CreateMethods):
     """
 
 
-SyncManager.register("Queue", _park.Queue)
-SyncManager.register("JoinableQueue", _park.Queue)
-SyncManager.register("Event", _park.Event, EventProxy)
-SyncManager.register("Lock", _park.Lock, AcquirerProxy)
-SyncManager.register("RLock", _park.RLock, AcquirerProxy)
-SyncManager.register("Semaphore", _park.Semaphore, AcquirerProxy)
-SyncManager.register("BoundedSemaphore", _park.BoundedSemaphore, AcquirerProxy)
+SyncManager.register("Queue", waits.Queue)
+SyncManager.register("JoinableQueue", waits.Queue)
+SyncManager.register("Event", waits.Event, EventProxy)
+SyncManager.register("Lock", waits.Lock, AcquirerProxy)
+SyncManager.register("RLock", waits.RLock, AcquirerProxy)
+SyncManager.register("Semaphore", waits.Semaphore, AcquirerProxy)
+SyncManager.register("BoundedSemaphore", waits.BoundedSemaphore, AcquirerProxy)
 SyncManager.register("Condition", shared.Condition, ConditionProxy)
 SyncManager.register("Barrier", shared.Barrier, BarrierProxy)
 SyncManager.register("Pool", pool.Pool, PoolProxy)
@@ -684,7 +684,7 @@ SyncManager.register("AsyncResult", create_method=False)
 # -- shared memory --------------------------------------------------------------------
 
 if HAS_SHMEM:
-    from fastmgr.segments import (
+    from fastmgr.server.sharedmemory import (
         SharedMemoryServer as SharedMemoryServer,
         _SharedMemoryTracker as _SharedMemoryTracker,
         new_segment,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
-from fastmgr._proxy import ClientSession, OnewayError, Posting, Recording
+from fastmgr.client.session import ClientSession, OnewayError, Posting, Recording
 from fastmgr.proxies import BaseProxy
 
 if TYPE_CHECKING:

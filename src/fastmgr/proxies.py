@@ -14,7 +14,8 @@ from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
 
 from fastmgr import _core
-from fastmgr._cells import (
+from fastmgr.client.asnumber import AsNumber, as_ndarray
+from fastmgr.client.cells import (
     ArrayCore,
     CellCore,
     CounterCore,
@@ -23,11 +24,10 @@ from fastmgr._cells import (
     LockCore,
     ValueCore,
 )
-from fastmgr._proxy import ClientSession, ProxyCore, authkeys
-from fastmgr.asnumber import AsNumber, as_ndarray
-from fastmgr.dialects.stock import Token, stock_client, uses_raw_sockets
-from fastmgr.dialects.transport import is_ours
-from fastmgr.privates import Locals, OnDemand, privates_of, return_reference
+from fastmgr.client.privates import Locals, OnDemand, privates_of, return_reference
+from fastmgr.client.session import ClientSession, ProxyCore, authkeys
+from fastmgr.link.transport import is_ours
+from fastmgr.stock.dialect import Token, stock_client, uses_raw_sockets
 
 if TYPE_CHECKING:
     from threading import Barrier as _Barrier, Condition as _Condition
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         _BaseDictProxy as _BaseDictProxy,
         _BaseSetProxy as _BaseSetProxy,
     )
-    from fastmgr.shared import Namespace as _Namespace
+    from fastmgr.kinds.shared import Namespace as _Namespace
 else:
     # To a type checker proxies are what the stdlib's stubs say that managers return.
     _Barrier = _Condition = _Namespace = object

@@ -39,9 +39,10 @@ from support import (
     stopped,
 )
 
-from fastmgr import _wire, managers
-from fastmgr.dialects.intro import SESSION_ID_SIZE
+from fastmgr import managers
+from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.managers import Token
+from fastmgr.wire import codec
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -53,7 +54,7 @@ MOST_GROWTH = 48 << 20
 #: What a call says when the server is gone.
 GONE = (EOFError, ConnectionError)
 
-# As in _frame.pxd.
+# As in stream.pxd.
 MAILBOX = 0x7FFFFFFF
 HEADER = struct.Struct("<QQIHBB")
 OP_CALL, OP_CREATE, OP_CONTROL, OP_INCREF, OP_RELEASE, OP_GOODBYE, OP_LOCATE, OP_ATTACH = range(
@@ -465,14 +466,14 @@ class MailPeer(RawPeer):
         return HEADER.pack(len(body), handle, self.calls, 0, op, flags) + body
 
     def call(self, proxy: Any, name: str, *args: Any, flags: int = 0) -> bytes:  # type: ignore[override]
-        body = b"".join(map(_wire.dumps, (name, args, None)))
+        body = b"".join(map(codec.dumps, (name, args, None)))
         return self.frame(OP_CALL, body, int(proxy._token.id, 16), flags)
 
     def reply(self) -> Any:
         """The value of the next reply over the socket."""
         size, _, call, _, op, flags = HEADER.unpack(self._read(HEADER.size))
         assert (op, call) == (OP_RETURN, self.calls)
-        return _wire.loads(self._read(size), allow_pickle=bool(flags & PICKLED))
+        return codec.loads(self._read(size), allow_pickle=bool(flags & PICKLED))
 
     def hold(self, *proxies: Any) -> None:
         """Have references, as a client does."""
@@ -488,7 +489,7 @@ class MailPeer(RawPeer):
         data += self._read(HEADER.size - len(data))
         size, _, call, _, op, _ = HEADER.unpack(data)
         assert (op, call) == (OP_RETURN, self.calls)
-        return _wire.loads(self._read(size)), passed[0] if passed else None
+        return codec.loads(self._read(size)), passed[0] if passed else None
 
     def map_mailbox(self) -> None:
         about, fd = self.attach()
@@ -524,7 +525,7 @@ class MailPeer(RawPeer):
         self.words[0] = OPEN
         size, _, call, _, op, flags = HEADER.unpack_from(frame)
         assert (op, call, len(frame)) == (OP_RETURN, self.calls, HEADER.size + size)
-        return _wire.loads(frame[HEADER.size :], allow_pickle=bool(flags & PICKLED))
+        return codec.loads(frame[HEADER.size :], allow_pickle=bool(flags & PICKLED))
 
     def hung_up(self) -> bool:
         """Whether the server has closed the connection; what it says is thrown away."""

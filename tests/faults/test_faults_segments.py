@@ -36,13 +36,13 @@ from support import (
     sockets_to,
 )
 
-from fastmgr._wire import dumps
 from fastmgr.managers import DictProxy, Token
+from fastmgr.wire.codec import dumps
 
 pytestmark = pytest.mark.timeout(90)
 
 LARGE = 50 << 20
-# As in _frame.pxd and _wire.pyx; written out, for they are the wire's.
+# As in stream.pxd and codec.pyx; written out, for they are the wire's.
 HEADER = struct.Struct("<QQIHBB")
 TABLE = struct.Struct("<QQQ")
 OP_CALL, SEGMENTED = 1, 16

@@ -29,7 +29,7 @@ from support import (
     say,
 )
 
-from fastmgr import _park
+from fastmgr.kinds import waits as _waits
 from fastmgr.managers import Server, SharedMemoryManager, retire_sessions
 
 pytestmark = [
@@ -232,7 +232,7 @@ def test_a_call_that_nobody_serves_returns_nothing() -> None:
 
 
 def waits_in_a_call() -> bool:
-    return any(type(o) is _park.Waiter and not o.finished for o in gc.get_objects())
+    return any(type(o) is _waits.Waiter and not o.finished for o in gc.get_objects())
 
 
 def connect_elsewhere(address: Any) -> str:

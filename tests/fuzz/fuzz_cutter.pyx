@@ -1,6 +1,6 @@
 """A `Stream` as the server's loop uses it: Python's own methods know neither chunks nor headers."""
 
-from fastmgr._frame cimport FRAME_READY, HEADER_SIZE, Stream
+from fastmgr.link.stream cimport FRAME_READY, HEADER_SIZE, Stream
 
 
 def speak_fast(Stream stream):

@@ -16,7 +16,7 @@ from frame_model import ADDRESSES, HEADER, TABLE, WRITABLE, Model, Status, frame
 from fuzz_cutter import receive_now, speak_fast, take, tidy
 
 with instrumented():
-    from fastmgr._frame import Stream
+    from fastmgr.link.stream import Stream
 
 FAST, BLOCKING, AGAIN, TIDY = 1, 2, 4, 8
 LIMITS = (70_000, 16, 300, 4_000, 70_000, 17, 100_000, 0)

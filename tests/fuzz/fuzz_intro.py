@@ -8,14 +8,14 @@ from multiprocessing import AuthenticationError
 from common import fuzz, instrumented
 
 with instrumented():
-    from fastmgr.dialects.handshake import (
+    from fastmgr.link.handshake import (
         HANDSHAKE_LIMIT,
         PROOF_SIZE,
         Challenger,
         Garbage,
         Responder,
     )
-    from fastmgr.dialects.intro import SESSION_ID_SIZE, introduction, parse_introduction
+    from fastmgr.link.introduction import SESSION_ID_SIZE, introduction, parse_introduction
 
 KEY = b"key"
 INTRODUCTION, SERVER, CLIENT = 0, 1, 2

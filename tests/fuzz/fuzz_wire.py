@@ -15,7 +15,7 @@ from typing import Any
 from common import fuzz, instrumented
 
 with instrumented():
-    from fastmgr._wire import WireError, dumps, dumps_compact, loads
+    from fastmgr.wire.codec import WireError, dumps, dumps_compact, loads
 
 # The most that two bytes can ask for is an empty set, 216 bytes; what a dict or a set holds is
 # rounded up to a power of two, and copied while it grows.

@@ -18,14 +18,14 @@ from common import instrumented
 from server_inputs import CALL, CREATE, HEADER, RELEASE
 
 with instrumented():
-    from fastmgr._frame import Op
-    from fastmgr._park import Queue
-    from fastmgr._wire import dumps, loads
-    from fastmgr.dialects.intro import Introducer
-    from fastmgr.dialects.transport import connect
+    from fastmgr.kinds.shared import Barrier
+    from fastmgr.kinds.waits import Queue
+    from fastmgr.link.introduction import Introducer
+    from fastmgr.link.stream import Op
+    from fastmgr.link.transport import connect
     from fastmgr.managers import SyncManager
-    from fastmgr.server import Server
-    from fastmgr.shared import Barrier
+    from fastmgr.server.server import Server
+    from fastmgr.wire.codec import dumps, loads
 
 KEY = b"key"
 PATIENCE = 10.0

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from common import instrumented
 
 with instrumented():
-    from fastmgr._frame import Op
-    from fastmgr._wire import dumps
+    from fastmgr.link.stream import Op
     from fastmgr.managers import SyncManager
-    from fastmgr.methods import METHODS
+    from fastmgr.wire.codec import dumps
+    from fastmgr.wire.methods import METHODS
 
 QUEUE, LOCK, FIRST = 0, 1, 2  # two of the good client's, then what an input creates
 HEADER = struct.Struct("<QQIHBB")

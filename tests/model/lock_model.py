@@ -2,8 +2,8 @@
 
 The model is in plain Python, for itself: it imports nothing of what it models.  What it mirrors:
 
-* `Client` is `LockCore` of ``_cells.pyx``: `take`, `free`, `acquire`, `release`, `consistent`.
-* `Server` is `Slots`, `Lock`, `RLock`, `Semaphore` and `BoundedSemaphore` of ``_park.pyx``, with
+* `Client` is `LockCore` of ``cells.pyx``: `take`, `free`, `acquire`, `release`, `consistent`.
+* `Server` is `Slots`, `Lock`, `RLock`, `Semaphore` and `BoundedSemaphore` of ``waits.pyx``, with
   `Primitive.next_waiter`, `park`, `pass_over`, `expire` and `cancel`.
 * `Server.serve`, `on_left` and `answer` are what the engine in ``_core.pyx`` does of it:
   `serve_call_of` with `serve_blocking`, `on_left`, and `on_due`.

@@ -3,10 +3,10 @@
 The model is in plain Python, for itself: it imports nothing of what it models.  What it mirrors,
 each function under its own name:
 
-* ``_mailbox.h``, with all that clients, the loop and workers do to a mailbox.
-* `Stream.receive`, `receive_mail`, `answer_by_mail` of ``_frame.pyx``; `FastChannel.exchange` and
-  `post` of ``_channel.pyx``, with the flag `ahead`.
-* The loop of ``_loop.pyx`` with its mailroom, and `work_fast` of ``_core.pyx``.
+* ``mailbox.h``, with all that clients, the loop and workers do to a mailbox.
+* `Stream.receive`, `receive_mail`, `answer_by_mail` of ``stream.pyx``; `FastChannel.exchange` and
+  `post` of ``channel.pyx``, with the flag `ahead`.
+* The loop of ``loop.pyx`` with its mailroom, and `work_fast` of ``_core.pyx``.
 
 Each of those functions is a generator that yields what it does.  An access to a mailbox, a send,
 a receive, a look at the sockets is one step each, and writing a message two.  What only one can

@@ -38,14 +38,17 @@ from support import (
 )
 from test_server import HEADER, OP_CREATE, OP_RELEASE, OP_RETURN, FastPeer, Reply
 
-from fastmgr import _arena, _numbers, _wire, oneway
+from fastmgr import oneway
+from fastmgr.kinds import numbers
 from fastmgr.managers import CounterProxy, RemoteError, Token, retire_sessions
+from fastmgr.memory import arena as _arena
+from fastmgr.wire import codec
 
 pytestmark = pytest.mark.timeout(90)
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-# As in _frame.pxd, _arena.pxd and _arena.pyx.
+# As in stream.pxd, arena.pxd and arena.pyx.
 OP_LOCATE, OP_ATTACH = 7, 8
 LOCK, RLOCK, SEMAPHORE, EVENT, COUNTER, COUNTERS, VALUE, ARRAY = range(1, 9)
 LINE, PAGE, SEGMENT_SIZE, LARGE = 64, 4096, 1 << 20, 1 << 18
@@ -141,7 +144,7 @@ class PassedPeer(FastPeer):
         data, passed, _, _ = socket.recv_fds(self.sock, HEADER.size, 1)
         data += self._read(HEADER.size - len(data))
         size, handle, answered, _, op, _ = HEADER.unpack(data)
-        reply = Reply(op, handle, answered, _wire.loads(self._read(size)))
+        reply = Reply(op, handle, answered, codec.loads(self._read(size)))
         assert reply[:3] == (OP_RETURN, 0, call)
         return reply.payload, passed[0] if passed else None
 
@@ -360,14 +363,14 @@ def test_cells_of_a_pipelining_peer(peer: PassedPeer) -> None:
     """The descriptor arrives beside the reply it belongs to, whatever was asked before it."""
     handle = peer.create("Counter", 9)
     _, number, offset, _, _ = peer.locate(handle)
-    body = b"".join(map(_wire.dumps, ("get", (), None)))
+    body = b"".join(map(codec.dumps, ("get", (), None)))
     for _ in range(50):
         peer.send(1, body, handle)
     peer.send(OP_ATTACH, handle=number)
     replies = [peer.recv() for _ in range(50)]
     assert [reply.payload for reply in replies] == [9] * 50
     data, passed, _, _ = socket.recv_fds(peer.sock, HEADER.size, 1)
-    where = _wire.loads(peer._read(HEADER.unpack(data)[0]))
+    where = codec.loads(peer._read(HEADER.unpack(data)[0]))
     segment = _arena.map_segment(number, passed[0], *where)
     assert memoryview(segment)[offset : offset + 8].cast("q")[0] == 9
 
@@ -517,7 +520,7 @@ def write_while_arrays_move() -> list[int]:
     arena.open()
     lost = []
     for _ in range(10):
-        array = _numbers.Array("q", bytes(8 * SEGMENT_SIZE))
+        array = numbers.Array("q", bytes(8 * SEGMENT_SIZE))
         begun, moved, written = threading.Event(), threading.Event(), [0]
 
         def write(array: Any = array, moved: Any = moved, begun: Any = begun, n: Any = written):
@@ -549,12 +552,12 @@ def drop_in_a_forked_child() -> list[int]:
     """For a fresh interpreter: what is left in cells that a forked child has dropped."""
     arena = _arena.Arena()
     arena.open()
-    rows = [_numbers.Counters(size, [5] + [0] * (size - 1)) for size in (1, LARGE // 8)]
+    rows = [numbers.Counters(size, [5] + [0] * (size - 1)) for size in (1, LARGE // 8)]
     assert all(_arena.settle(row, arena) for row in rows)
     child = os.fork()
     if child == 0:
         rows.clear()
-        made = _numbers.Counters(LARGE // 8)
+        made = numbers.Counters(LARGE // 8)
         made[0] = 6
         os._exit(0)
     os.waitpid(child, 0)
@@ -571,7 +574,7 @@ def collect_while_room_is_found() -> list[int]:
     found = []
     for soon in range(95, 125):
         # Room for two lies behind room for one, and garbage has room for one before that.
-        rows: list[Any] = [_numbers.Counters(size) for _ in range(7)]
+        rows: list[Any] = [numbers.Counters(size) for _ in range(7)]
         gc.collect()
         garbage: list[Any] = [rows[0]]
         garbage.append(garbage)
@@ -580,9 +583,9 @@ def collect_while_room_is_found() -> list[int]:
         spare = [[soon] for _ in range(100)]  # the interpreter keeps no list for the next
         gc.set_threshold(soon)
         gc.enable()
-        one = _numbers.Counters(2 * size)
+        one = numbers.Counters(2 * size)
         gc.disable()
-        other = _numbers.Counters(2 * size)
+        other = numbers.Counters(2 * size)
         one[0], one[size] = 1, 1
         found += [other[0], other[size]]
         del one, other, spare
@@ -801,7 +804,7 @@ def test_an_anonymous_create_has_a_cell_too(peer: PassedPeer) -> None:
 
 
 def test_an_arena_that_cannot_grow_goes_on_later() -> None:
-    arena, counters = _arena.Arena(), _numbers.Counters(3, [1, 2, 3])
+    arena, counters = _arena.Arena(), numbers.Counters(3, [1, 2, 3])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:

@@ -18,8 +18,8 @@ import pytest
 from test_demo import await_end_of_group
 
 import fastmgr
-from fastmgr import bench, chart
 from fastmgr.__main__ import main
+from fastmgr.cli import bench, chart
 
 TINY = bench.Effort(alternations=2, seconds=0)
 CONTENDERS = ("stock manager", "multiprocessing", "fastmgr")

@@ -22,8 +22,8 @@ import pytest
 from support import DEADLINE, ProbeManager, in_thread, poll, settle
 
 import fastmgr
-from fastmgr import carried, shared
-from fastmgr._park import Queue
+from fastmgr.kinds import carried, shared
+from fastmgr.kinds.waits import Queue
 from fastmgr.managers import RemoteError
 
 pytestmark = pytest.mark.timeout(60)

@@ -17,8 +17,8 @@ from test_carried import Counted, Gate, Insight, Judge, Slow
 from test_segments import SegmentPeer, handle_of, request
 from test_server import HEADER, OP_TRACEBACK
 
-from fastmgr._wire import dumps, loads
 from fastmgr.managers import DictProxy, ListProxy, Server, Token
+from fastmgr.wire.codec import dumps, loads
 
 pytestmark = pytest.mark.timeout(60)
 

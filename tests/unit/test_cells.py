@@ -30,7 +30,8 @@ from support import (
 from test_arena import locally, manager_without_arena
 
 import fastmgr
-from fastmgr import OnewayError, _park, managers, oneway
+from fastmgr import OnewayError, managers, oneway
+from fastmgr.kinds import waits as _waits
 from fastmgr.managers import (
     AcquirerProxy,
     CounterProxy,
@@ -56,7 +57,7 @@ class Noting(CounterProxy):
         return super()._callmethod(methodname, args, kwds or {})
 
 
-class Counting(_park.Lock):
+class Counting(_waits.Lock):
     """A lock of a user's, in the server."""
 
     taken = 0
@@ -83,9 +84,9 @@ class CellsManager(ProbeManager):
 
 
 CellsManager.register("Noting", managers.SyncManager._registry["Counter"][0], Noting)
-CellsManager.register("NoRelease", _park.Lock, AcquirerProxy, exposed=("acquire", "locked"))
-CellsManager.register("NoAcquire", _park.Lock, AcquirerProxy, exposed=("release", "locked"))
-CellsManager.register("NoLook", _park.Event, EventProxy, exposed=("set", "clear"))
+CellsManager.register("NoRelease", _waits.Lock, AcquirerProxy, exposed=("acquire", "locked"))
+CellsManager.register("NoAcquire", _waits.Lock, AcquirerProxy, exposed=("release", "locked"))
+CellsManager.register("NoLook", _waits.Event, EventProxy, exposed=("set", "clear"))
 CellsManager.register("Counting", Counting, CountingProxy)
 
 

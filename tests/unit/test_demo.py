@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import fastmgr
-from fastmgr import demo
 from fastmgr.__main__ import main
+from fastmgr.cli import demo
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from support import DEADLINE, in_thread, poll
 
-from fastmgr._frame import Stream
+from fastmgr.link.stream import Stream
 
 Ends = tuple[Stream, socket.socket]
 Handler = Callable[[int, FrameType | None], object]

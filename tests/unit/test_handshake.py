@@ -11,7 +11,7 @@ from multiprocessing import AuthenticationError, connection
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fastmgr.dialects.handshake import (
+from fastmgr.link.handshake import (
     CHALLENGE,
     FAILURE,
     HANDSHAKE_LIMIT,

@@ -8,9 +8,9 @@ from multiprocessing import AuthenticationError
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from fastmgr.dialects import handshake
-from fastmgr.dialects.handshake import HANDSHAKE_LIMIT
-from fastmgr.dialects.intro import (
+from fastmgr.link import handshake
+from fastmgr.link.handshake import HANDSHAKE_LIMIT
+from fastmgr.link.introduction import (
     SESSION_ID_SIZE,
     VERSION,
     Introducer,

@@ -22,12 +22,14 @@ from test_server import (
     hooked,
 )
 
-from fastmgr import _core, _loop, _wire
-from fastmgr.dialects.handshake import Challenger
+from fastmgr import _core
+from fastmgr.link.handshake import Challenger
 from fastmgr.managers import Server
+from fastmgr.server import loop
+from fastmgr.wire import codec
 
 SEGMENTS = 16  # the flag
-GET_N = b"".join(map(_wire.dumps, ("get", ("n",), None)))
+GET_N = b"".join(map(codec.dumps, ("get", ("n",), None)))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def manager() -> Iterator[ProbeManager]:
 
 def call(handle: int, name: str, *args: Any) -> bytes:
     """A call that gets no reply."""
-    body = b"".join(map(_wire.dumps, (name, args, None)))
+    body = b"".join(map(codec.dumps, (name, args, None)))
     return HEADER.pack(len(body), handle, 0, 0, OP_CALL, ONEWAY) + body
 
 
@@ -80,7 +82,7 @@ def test_one_of_those_that_had_their_share_fails(monkeypatch: pytest.MonkeyPatch
                 return super().feed(frame)
             return []
 
-    monkeypatch.setattr(_loop, "Challenger", Slow)
+    monkeypatch.setattr(loop, "Challenger", Slow)
     with hooked(Server) as manager, contextlib.ExitStack() as stack:
         peers = [stack.enter_context(RawPeer(manager.address)) for _ in range(4)]
         peers[0].send_frame(b"hold")
@@ -118,7 +120,7 @@ def test_segments_that_are_only_announced(manager: ProbeManager, count: int, siz
     handle = int((kept := manager.dict())._id, 16)
     memory = rss_bytes(pid)
     with FastPeer(manager.address) as peer:
-        values = b"".join(map(_wire.dumps, ("get", (1,), None)))
+        values = b"".join(map(codec.dumps, ("get", (1,), None)))
         table = struct.pack("<QQ", count, len(values)) + struct.pack("<Q", size) * count + values
         header = HEADER.pack(len(table) + count * size, handle, 1, 0, OP_CALL, SEGMENTS)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -21,8 +21,8 @@ from support import DEADLINE, KEY, ProbeManager, poll, process_gone, settle, sto
 
 import fastmgr
 from fastmgr import managers
-from fastmgr._proxy import ClientSession
-from fastmgr.dialects.intro import Introducer
+from fastmgr.client.session import ClientSession
+from fastmgr.link.introduction import Introducer
 from fastmgr.managers import (
     BaseManager,
     ListProxy,

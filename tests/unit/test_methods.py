@@ -27,17 +27,18 @@ from test_server import (
     Reply,
 )
 
-from fastmgr import _wire, managers, oneway
-from fastmgr._atomic import VERBS
-from fastmgr._proxy import Recording
-from fastmgr.dialects.intro import VERSION, parse_introduction
-from fastmgr.methods import METHODS
+from fastmgr import managers, oneway
+from fastmgr.client.session import Recording
+from fastmgr.kinds.verbs import VERBS
+from fastmgr.link.introduction import VERSION, parse_introduction
+from fastmgr.wire import codec
+from fastmgr.wire.methods import METHODS
 
 # The list
 
 # Of each version of the introduction: how many names it knows, and the digest of them.  Peers of
 # one version take the same number for the same name.  A name is added at the end of METHODS,
-# together with a new VERSION (dialects/intro.py), which gets a line here; a line that is here
+# together with a new VERSION (link/introduction.py), which gets a line here; a line that is here
 # already, and what it stands for, never changes.
 PINNED = {
     1: (106, "dc166b56e9ef29e5c77b4320c920ca4d"),
@@ -54,7 +55,7 @@ def test_numbers_are_pinned() -> None:
     assert VERSION in PINNED, f"pin what version {VERSION} of the introduction knows"
     assert PINNED[VERSION] == (len(METHODS), digest(METHODS)), (
         "METHODS is part of the wire: add names at the end only, with a new VERSION in "
-        f"dialects/intro.py and a line in PINNED: ({len(METHODS)}, {digest(METHODS)!r})"
+        f"link/introduction.py and a line in PINNED: ({len(METHODS)}, {digest(METHODS)!r})"
     )
     for number, pinned in PINNED.values():
         assert digest(METHODS[:number]) == pinned
@@ -139,7 +140,7 @@ class NumberingPeer(FastPeer):
     """A raw peer that names methods by numbers."""
 
     def send_numbered(self, handle: int, number: int, *values: Any, flags: int = 0) -> int:
-        body = b"".join(map(_wire.dumps, values))
+        body = b"".join(map(codec.dumps, values))
         self.calls += 1
         header = HEADER.pack(len(body), handle, self.calls, number, OP_CALL, flags)
         self.sock.sendall(header + body)

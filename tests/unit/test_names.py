@@ -20,13 +20,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, ProbeManager, Script, connected, poll, say, stopped
 
-from fastmgr import named
-from fastmgr._arena import Arena
-from fastmgr._numbers import Array, Counter, Counters, Value
+from fastmgr.kinds.numbers import Array, Counter, Counters, Value
+from fastmgr.kinds.shared import make_counter
 from fastmgr.managers import retire_sessions
-from fastmgr.named import Finder, named_handle
-from fastmgr.names import EXTENT, HEADER, LINE, MAGIC, RECORD, ArenaFile, Names
-from fastmgr.shared import make_counter
+from fastmgr.memory.arena import Arena
+from fastmgr.server import named
+from fastmgr.server.named import Finder, named_handle
+from fastmgr.server.names import EXTENT, HEADER, LINE, MAGIC, RECORD, ArenaFile, Names
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -128,7 +128,7 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
 
 
 def test_only_a_server_keeps_names() -> None:
-    from fastmgr import shared
+    from fastmgr.kinds import shared
 
     with pytest.raises(ValueError, match="only a manager's server"):
         shared.make_counter(name="n")

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, strategies as st
 from support import KEY, RawPeer
 
-from fastmgr import SyncManager, _wire
-from fastmgr._wire import WireError, check_nesting
+from fastmgr import SyncManager
+from fastmgr.wire import codec
+from fastmgr.wire.codec import WireError, check_nesting
 
 LEVELS = 200_000
-TUPLE_OF_TWO = _wire.dumps((1, 2))[:2]
+TUPLE_OF_TWO = codec.dumps((1, 2))[:2]
 DEEP = b")" + b"\x85" * LEVELS
 ONE_LEVEL = {
     "tuple of one": (b")", b"\x85"),
@@ -151,8 +152,8 @@ def test_deep_value_that_was_kept_unread_ends_no_reader() -> None:
         with RawPeer(manager.address) as peer:
             peer.login().introduce(bytes(16))
             kept = b"\0" + struct.pack("<Q", len(DEEP) + 4) + b"}" + DEEP + b"Ns."
-            body = _wire.dumps("__setitem__") + TUPLE_OF_TWO + _wire.dumps("k") + kept
-            body += _wire.dumps(None)
+            body = codec.dumps("__setitem__") + TUPLE_OF_TWO + codec.dumps("k") + kept
+            body += codec.dumps(None)
             ident = int(d._token.id, 16)
             flags = 1 | 8  # FLAG_PICKLED, FLAG_CARRIED
             peer.sock.sendall(struct.pack("<QQIHBB", len(body), ident, 1, 0, 1, flags) + body)

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, ProbeManager, Script, in_thread, say, settle, stopped
 from test_arena import locally, manager_without_arena
 
-from fastmgr import _numbers, managers, oneway
+from fastmgr import managers, oneway
+from fastmgr.kinds import numbers as _numbers
 from fastmgr.managers import ArrayProxy, RemoteError, Token, ValueProxy
 
 pytestmark = pytest.mark.timeout(90)

@@ -21,8 +21,9 @@ from test_pipeline import Interrupt, signals_when
 from test_server import HEADER, ONEWAY, OP_CALL, FastPeer
 from test_table import TableServer, told
 
-from fastmgr import OnewayError, _wire, managers, oneway
-from fastmgr.methods import METHODS
+from fastmgr import OnewayError, managers, oneway
+from fastmgr.wire import codec
+from fastmgr.wire.methods import METHODS
 
 __all__ = ["stock_manager"]
 
@@ -397,7 +398,7 @@ def test_failures_of_a_peer_that_has_left(manager: OnewayManager) -> None:
             ("note", ("first",), 0),
             ("note", ("last",), 0),
         ]:
-            body = b"".join(map(_wire.dumps, (name, args, None)))
+            body = b"".join(map(codec.dumps, (name, args, None)))
             handle = int(journal._token.id, 16)
             calls += HEADER.pack(len(body), handle, 9, 0, OP_CALL, flags) + body
         peer.sock.sendall(calls)  # at once: replies to a peer that has left cannot be sent

@@ -34,7 +34,8 @@ from support import (
 from test_server import OP_CALL, OP_INCREF, FastPeer
 
 import fastmgr
-from fastmgr import _park, _wire, shared
+from fastmgr.kinds import shared, waits
+from fastmgr.wire import codec
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -124,8 +125,8 @@ class Place:
 
     def __init__(self) -> None:
         for kind in ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event"):
-            setattr(self, kind, getattr(_park, kind))
-        self.Barrier, self.Queue = shared.Barrier, _park.Queue
+            setattr(self, kind, getattr(waits, kind))
+        self.Barrier, self.Queue = shared.Barrier, waits.Queue
 
     Lock: Any
     RLock: Any
@@ -138,7 +139,7 @@ class Place:
 
     def parked(self) -> int:
         """How many calls wait."""
-        found = [o for o in gc.get_objects() if type(o) is _park.Waiter and not o.finished]
+        found = [o for o in gc.get_objects() if type(o) is waits.Waiter and not o.finished]
         # One may be on its way to be served at once, and only be held up by the search.
         time.sleep(0.002)
         return sum(not waiter.finished for waiter in found)
@@ -338,10 +339,10 @@ if hasattr(queue, "ShutDown"):
     QUEUEING += [("shutdown", ()), ("shutdown", (True,))]
 
 TWINS = {
-    "Lock": Twin(_park.Lock, threading.Lock, [()], LOCKING, lambda lock: lock.locked()),
-    "RLock": Twin(_park.RLock, threading.RLock, [()], LOCKING, taken),
+    "Lock": Twin(waits.Lock, threading.Lock, [()], LOCKING, lambda lock: lock.locked()),
+    "RLock": Twin(waits.RLock, threading.RLock, [()], LOCKING, taken),
     "Condition": Twin(
-        _park.Condition,
+        waits.Condition,
         threading.Condition,
         [()],
         [
@@ -358,30 +359,30 @@ TWINS = {
         taken,
     ),
     "Semaphore": Twin(
-        _park.Semaphore, threading.Semaphore, [(), (0,), (3,), (-1,)], PERMITTING, permits
+        waits.Semaphore, threading.Semaphore, [(), (0,), (3,), (-1,)], PERMITTING, permits
     ),
     "BoundedSemaphore": Twin(
-        _park.BoundedSemaphore,
+        waits.BoundedSemaphore,
         threading.BoundedSemaphore,
         [(), (0,), (3,), (-1,)],
         PERMITTING,
         permits,
     ),
     "Event": Twin(
-        _park.Event,
+        waits.Event,
         threading.Event,
         [()],
         [("set", ()), ("clear", ()), ("wait", (0,)), ("wait", (-1,)), ("wait", (0.0005,))],
         lambda event: event.is_set(),
     ),
     "Barrier": Twin(
-        _park.Barrier,
+        waits.Barrier,
         lambda parties, timeout=None: threading.Barrier(parties, None, timeout),
         [(1,), (1, 0), (2, 0), (3, 0.0005)],
         [("wait", (0,)), ("wait", (-1,)), ("wait", (0.0005,)), ("reset", ()), ("abort", ())],
         lambda barrier: (barrier.parties, barrier.n_waiting, barrier.broken),
     ),
-    "Queue": Twin(_park.Queue, queue.Queue, [(), (0,), (-1,), (1,), (3,)], QUEUEING, contents),
+    "Queue": Twin(waits.Queue, queue.Queue, [(), (0,), (-1,), (1,), (3,)], QUEUEING, contents),
 }
 
 
@@ -429,7 +430,7 @@ def test_state_that_cannot_be_copied_is_not(kind: str) -> None:
 
 def test_the_names_of_a_queue(park_manager: ParkManager) -> None:
     expected = fastmgr.managers.public_methods(queue.Queue())
-    assert fastmgr.managers.public_methods(_park.Queue()) == expected
+    assert fastmgr.managers.public_methods(waits.Queue()) == expected
     proxy = park_manager.Queue()
     assert sorted(proxy._exposed_) == sorted(expected)
     assert sorted(park_manager.JoinableQueue()._exposed_) == sorted(expected)
@@ -482,7 +483,7 @@ def test_str_says_what_that_of_threading_says(
     place: Place, kind: str, args: tuple[Any, ...]
 ) -> None:
     def shown(obj: Any) -> str:
-        text = re.sub(r"0x\w+", "0x", str(obj)).replace("fastmgr._park.", "threading.")
+        text = re.sub(r"0x\w+", "0x", str(obj)).replace("fastmgr.kinds.waits.", "threading.")
         return re.sub(r"owner=[1-9][\d.]*", "owner=1", text.replace("_thread.", "threading."))
 
     ours = getattr(place, kind)(*args)
@@ -565,7 +566,7 @@ def test_arguments_that_make_no_primitive(
 
 @pytest.mark.parametrize("maxsize", [2.5, 2.0, 0.5, -0.5, float("inf"), NAN])
 def test_size_of_a_queue_that_is_no_integer(maxsize: float) -> None:
-    ours, theirs = _park.Queue(maxsize), queue.Queue(maxsize)  # type: ignore[arg-type]
+    ours, theirs = waits.Queue(maxsize), queue.Queue(maxsize)  # type: ignore[arg-type]
     for _ in range(4):
         assert outcome(ours.put, None, False)[0] == outcome(theirs.put, None, False)[0]
         assert ours.full() == theirs.full()
@@ -573,11 +574,11 @@ def test_size_of_a_queue_that_is_no_integer(maxsize: float) -> None:
 
 @pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
 def test_permits_as_a_float(kind: str) -> None:
-    semaphore = getattr(_park, kind)(2.0)
+    semaphore = getattr(waits, kind)(2.0)
     assert [semaphore.acquire(False) for _ in range(3)] == [True, True, False]
     with pytest.raises(ValueError, match=r"1\.5: a whole number"):
-        getattr(_park, kind)(1.5)
-    assert _park.Barrier(2.0).parties == 2  # type: ignore[arg-type]
+        getattr(waits, kind)(1.5)
+    assert waits.Barrier(2.0).parties == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -702,7 +703,7 @@ def test_a_permit_goes_to_who_came_first(place: Place, kind: str) -> None:
 
 
 def test_as_many_permits_as_can_be_counted() -> None:
-    semaphore = _park.Semaphore(3)
+    semaphore = waits.Semaphore(3)
     assert semaphore.acquire() and semaphore.acquire()
     with pytest.raises(OverflowError, match="release"):
         semaphore.release(sys.maxsize)
@@ -712,7 +713,7 @@ def test_as_many_permits_as_can_be_counted() -> None:
 
 def test_many_permits_at_once() -> None:
     place = Place()
-    semaphore = _park.Semaphore(0)
+    semaphore = waits.Semaphore(0)
     clients = [place.park(semaphore.acquire) for _ in range(4)]
     semaphore.release(3)
     assert [client.result() for client in clients[:3]] == [True] * 3
@@ -1045,14 +1046,14 @@ def test_shutdown(place: Place, check: Callable[[Place], None]) -> None:
 
 def test_putters_who_gave_up_are_forgotten() -> None:
     """Nobody gets from the queue, so nobody comes by to pass them over."""
-    q = _park.Queue(1)
+    q = waits.Queue(1)
     q.put(1)
     gc.collect()
-    before = sum(type(o) is _park.Waiter for o in gc.get_objects())
+    before = sum(type(o) is waits.Waiter for o in gc.get_objects())
     for _ in range(200):
         with pytest.raises(queue.Full):
             q.put(2, True, 0.00001)
-    assert sum(type(o) is _park.Waiter for o in gc.get_objects()) - before < 100
+    assert sum(type(o) is waits.Waiter for o in gc.get_objects()) - before < 100
 
 
 # Interrupts
@@ -1185,7 +1186,7 @@ def test_an_interrupted_condition_waits_for_its_lock(interruptible: Place, notif
 
 
 def test_the_notification_of_one_interrupted_goes_to_the_next() -> None:
-    place, condition, others = Place(), _park.Condition(), []
+    place, condition, others = Place(), waits.Condition(), []
 
     def sleep() -> Any:
         with condition:
@@ -1256,12 +1257,12 @@ def test_who_waits_without_the_lock_is_not_given_it(place: Place) -> None:
 def test_what_becomes_due_while_it_is_interrupted_is_not_lost(kind: str) -> None:
     """A signal handler, or a thread in the same moment, may serve the call that it ends."""
     if kind == "Queue":
-        q = _park.Queue()
+        q = waits.Queue()
         with interrupted(Place(), lambda: q.put("item")):
             q.get()
         assert q.qsize() == 1
     else:
-        lock: Any = _park.Lock() if kind == "Lock" else _park.Semaphore()
+        lock: Any = waits.Lock() if kind == "Lock" else waits.Semaphore()
         lock.acquire()
         with interrupted(Place(), lock.release):
             lock.acquire()
@@ -1485,9 +1486,9 @@ def test_a_barrier_with_an_action(park_manager: ParkManager) -> None:
 
 
 def test_shared_makes_what_parks_where_it_can() -> None:
-    assert type(shared.Condition()) is _park.Condition
+    assert type(shared.Condition()) is waits.Condition
     assert type(shared.Condition(threading.Lock())) is threading.Condition
-    assert type(shared.Barrier(2)) is _park.Barrier
+    assert type(shared.Barrier(2)) is waits.Barrier
     assert type(shared.Barrier(2, lambda: None)) is threading.Barrier
 
 
@@ -1557,10 +1558,10 @@ def test_who_asks_for_the_lock_again_and_dies_passes_no_notification_on() -> Non
                 peer.handles(OP_INCREF, condition)
                 peer.recv()
             assert sleeper.method(condition, "acquire").payload is True
-            sleeper.send(OP_CALL, b"".join(map(_wire.dumps, ("wait", (2.0,), None))), condition)
+            sleeper.send(OP_CALL, b"".join(map(codec.dumps, ("wait", (2.0,), None))), condition)
             assert holder.method(condition, "acquire").payload is True
             again = ("acquire", (True, -1, True), None)
-            dying.send(OP_CALL, b"".join(map(_wire.dumps, again)), condition)
+            dying.send(OP_CALL, b"".join(map(codec.dumps, again)), condition)
             holder.control("dummy")
         holder.control("dummy")
         holder.method(condition, "release")

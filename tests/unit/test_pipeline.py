@@ -21,7 +21,7 @@ from test_server import FastPeer
 
 import fastmgr
 from fastmgr import managers
-from fastmgr.dialects import transport
+from fastmgr.link import transport
 from fastmgr.managers import SyncManager
 
 

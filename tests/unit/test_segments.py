@@ -32,12 +32,12 @@ from test_server import (
 )
 
 import fastmgr
-from fastmgr._wire import dumps, loads
 from fastmgr.managers import DictProxy, RemoteError, Token
+from fastmgr.wire.codec import dumps, loads
 
 pytestmark = pytest.mark.timeout(60)
 
-# As in _frame.pxd and _wire.pyx; written out, for they are the wire's.
+# As in stream.pxd and codec.pyx; written out, for they are the wire's.
 CARRIED, SEGMENTED = 8, 16
 TABLE = struct.Struct("<QQ")
 WRITABLE = 1 << 63

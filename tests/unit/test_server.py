@@ -27,15 +27,16 @@ from support import (
     settle,
 )
 
-from fastmgr import _wire, managers
-from fastmgr._proxy import ClientSession
-from fastmgr.dialects.intro import SESSION_ID_SIZE
+from fastmgr import managers
+from fastmgr.client.session import ClientSession
+from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.managers import Server, Token, listener_client
-from fastmgr.workers import Workers
+from fastmgr.server.workers import Workers
+from fastmgr.wire import codec
 
 HEADER = struct.Struct("<QQIHBB")
 PICKLED, ANONYMOUS, CARRIED, ONEWAY = 1, 2, 8, 32
-# As in _frame.pxd; written out, for they are the wire's.
+# As in stream.pxd; written out, for they are the wire's.
 OP_CALL, OP_CREATE, OP_CONTROL, OP_INCREF, OP_RELEASE, OP_GOODBYE = range(1, 7)
 OP_RETURN, OP_ERROR, OP_TRACEBACK, OP_PROXY, OP_UNSERIALIZABLE, OP_FAILED = range(16, 22)
 
@@ -481,7 +482,7 @@ class FastPeer(RawPeer):
         assert flags in (0, PICKLED)
         if op == OP_FAILED:  # before the error the call in words: a tag, a size, the text
             body = body[2 + body[1] :]
-        return Reply(op, handle, call, _wire.loads(body, allow_pickle=flags == PICKLED))
+        return Reply(op, handle, call, codec.loads(body, allow_pickle=flags == PICKLED))
 
     def recv_reply(self) -> Reply:
         """The next reply, whatever calls without one have failed before."""
@@ -490,7 +491,7 @@ class FastPeer(RawPeer):
         return reply
 
     def ask(self, op: int, *values: Any, handle: int = 0, flags: int = 0) -> Reply:
-        call = self.send(op, b"".join(map(_wire.dumps, values)), handle, flags)
+        call = self.send(op, b"".join(map(codec.dumps, values)), handle, flags)
         reply = self.recv()
         assert reply.call == call
         return reply
@@ -779,7 +780,7 @@ def test_impossible_size(peer: FastPeer, raw_manager: RawManager) -> None:
 def test_truncated_bodies(peer: FastPeer, op: int, flags: int) -> None:
     handle = peer.create("list")
     names = {OP_CALL: "append", OP_CREATE: "list", OP_CONTROL: "dummy"}
-    body = b"".join(map(_wire.dumps, (names[op], ([1],), None)))
+    body = b"".join(map(codec.dumps, (names[op], ([1],), None)))
     for end in range(len(body)):
         call = peer.send(op, body[:end], handle, flags)
         reply = peer.recv()
@@ -790,8 +791,8 @@ def test_truncated_bodies(peer: FastPeer, op: int, flags: int) -> None:
 def test_pickle_that_was_not_announced(peer: FastPeer) -> None:
     """The loop would have to run it."""
     handle = peer.create("list")
-    value = _wire.dumps(Token("t", "a", "1"))
-    body = _wire.dumps("append") + value + _wire.dumps(None)
+    value = codec.dumps(Token("t", "a", "1"))
+    body = codec.dumps("append") + value + codec.dumps(None)
     call = peer.send(OP_CALL, body, handle)
     reply = peer.recv()
     assert (reply.op, reply.call) == (OP_TRACEBACK, call)
@@ -801,8 +802,8 @@ def test_pickle_that_was_not_announced(peer: FastPeer) -> None:
 def test_pickle_that_does_not_load(peer: FastPeer) -> None:
     handle = peer.create("list")
     bad = b"\x80\x04cno.such.module\nname\n."
-    body = _wire.dumps("append") + _wire.dumps(Token("t", "a", "1"))[:1]
-    body += struct.pack("<Q", len(bad)) + bad + _wire.dumps(None)
+    body = codec.dumps("append") + codec.dumps(Token("t", "a", "1"))[:1]
+    body += struct.pack("<Q", len(bad)) + bad + codec.dumps(None)
     call = peer.send(OP_CALL, body, handle, PICKLED)
     reply = peer.recv()
     assert (reply.op, reply.call) == (OP_TRACEBACK, call)
@@ -812,7 +813,7 @@ def test_pickle_that_does_not_load(peer: FastPeer) -> None:
 
 def test_many_requests_in_one_write(peer: FastPeer) -> None:
     handle = peer.create("list")
-    body = b"".join(map(_wire.dumps, ("append", (1,), None)))
+    body = b"".join(map(codec.dumps, ("append", (1,), None)))
     frames = b"".join(
         HEADER.pack(len(body), handle, call, 0, OP_CALL, 0) + body for call in range(500)
     )
@@ -828,9 +829,9 @@ def test_replies_that_nobody_reads_stop_no_one_else(
 ) -> None:
     with FastPeer(raw_manager.address) as lazy:
         handle = lazy.create("list", ["x" * 1000] * 1000)
-        calls = [lazy.send(OP_CALL, b"".join(map(_wire.dumps, ("#GETVALUE", (), None))), handle)]
+        calls = [lazy.send(OP_CALL, b"".join(map(codec.dumps, ("#GETVALUE", (), None))), handle)]
         calls += [
-            lazy.send(OP_CALL, b"".join(map(_wire.dumps, ("__len__", (), None))), handle)
+            lazy.send(OP_CALL, b"".join(map(codec.dumps, ("__len__", (), None))), handle)
             for _ in range(3)
         ]
         assert peer.control("dummy").op == OP_RETURN
@@ -844,7 +845,7 @@ def test_replies_that_nobody_reads_stop_no_one_else(
 
 def test_frames_cut_at_every_byte(peer: FastPeer) -> None:
     handle = peer.create("list")
-    body = b"".join(map(_wire.dumps, ("append", ("text",), None)))
+    body = b"".join(map(codec.dumps, ("append", ("text",), None)))
     frame = HEADER.pack(len(body), handle, 7, 0, OP_CALL, 0) + body
     for byte in frame:
         peer.sock.sendall(bytes([byte]))
@@ -867,8 +868,8 @@ plain_values = st.recursive(
 names = st.sampled_from(["append", "pop", "__getitem__", "list", "dict", "#GETVALUE", "dummy"])
 bodies = st.one_of(
     st.binary(max_size=60),
-    st.lists(plain_values, max_size=4).map(lambda values: b"".join(map(_wire.dumps, values))),
-    st.tuples(names, plain_values, plain_values).map(lambda v: b"".join(map(_wire.dumps, v))),
+    st.lists(plain_values, max_size=4).map(lambda values: b"".join(map(codec.dumps, values))),
+    st.tuples(names, plain_values, plain_values).map(lambda v: b"".join(map(codec.dumps, v))),
 )
 # An anonymous reference would stay, as it should.
 flags = st.integers(0, 255).map(lambda bits: bits & ~ANONYMOUS)
@@ -885,7 +886,7 @@ garbage = st.lists(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(garbage)
-@example([(OP_CALL, b"".join(map(_wire.dumps, ("count", (1,), None))), True, CARRIED | PICKLED)])
+@example([(OP_CALL, b"".join(map(codec.dumps, ("count", (1,), None))), True, CARRIED | PICKLED)])
 def test_garbage_hurts_nobody(
     peer: FastPeer, raw_manager: RawManager, said: list[tuple[int, bytes, bool, int]]
 ) -> None:
@@ -898,7 +899,7 @@ def test_garbage_hurts_nobody(
                 expects_reply = op not in (OP_RELEASE, OP_GOODBYE, 9)
                 if expects_reply and not (op == OP_CALL and flags & ONEWAY):
                     assert bad.recv_reply().call == call
-            call = bad.send(OP_CONTROL, b"".join(map(_wire.dumps, ("dummy", (), None))))
+            call = bad.send(OP_CONTROL, b"".join(map(codec.dumps, ("dummy", (), None))))
             assert bad.recv_reply() == (OP_RETURN, 0, call, None)
             assert OP_GOODBYE not in [op for op, *_ in said]
     assert peer.control("dummy").op == OP_RETURN

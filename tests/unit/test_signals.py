@@ -27,7 +27,7 @@ from support import (
 )
 
 from fastmgr import SyncManager, managers, oneway
-from fastmgr.dialects import transport
+from fastmgr.link import transport
 
 LIMIT = 20.0  # by when who has heard of no signal is woken in another way
 

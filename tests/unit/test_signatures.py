@@ -14,7 +14,8 @@ from typing import Any, get_type_hints
 import pytest
 
 import fastmgr
-from fastmgr import _park, managers
+from fastmgr import managers
+from fastmgr.kinds import waits
 from fastmgr.managers import MakeProxyType, SyncManager, public_methods
 
 #: Attributes that say how a class was made, or (3.15) number its proxies to tell them apart.
@@ -295,7 +296,7 @@ RECORDED = {
     "ListRecorder": managers.ListProxy,
     "DictRecorder": managers.DictProxy,
     "SetRecorder": managers.SetProxy,
-    "QueueRecorder": MakeProxyType("Q", public_methods(_park.Queue())),
+    "QueueRecorder": MakeProxyType("Q", public_methods(waits.Queue())),
     "ValueRecorder": managers.ValueProxy,
     "CounterRecorder": managers.CounterProxy,
     "CountersRecorder": managers.CountersProxy,

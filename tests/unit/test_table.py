@@ -19,9 +19,9 @@ from support import DEADLINE, KEY, ProbeManager, poll, settle
 from test_server import OP_INCREF, OP_RELEASE, OP_RETURN, OP_TRACEBACK, FastPeer, hooked
 
 from fastmgr import managers
-from fastmgr._table import Entry, Table, key_of
-from fastmgr.dialects.intro import SESSION_ID_SIZE
-from fastmgr.server import Server
+from fastmgr.link.introduction import SESSION_ID_SIZE
+from fastmgr.server.server import Server
+from fastmgr.server.table import Entry, Table, key_of
 
 
 class Thing:

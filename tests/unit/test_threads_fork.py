@@ -36,8 +36,9 @@ from support import (
 )
 from test_pipeline import Interrupt, signals_when
 
-from fastmgr import SyncManager, _proxy, managers, oneway
-from fastmgr.dialects import transport
+from fastmgr import SyncManager, managers, oneway
+from fastmgr.client import session as _session
+from fastmgr.link import transport
 from fastmgr.managers import RemoteError, dispatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -779,7 +780,7 @@ def test_child_that_fails_otherwise_than_by_its_connection_says_so(
 
     # As if it were in the module.
     fail = FunctionType(fail.__code__, vars(transport), closure=fail.__closure__)
-    monkeypatch.setattr(_proxy, "connect", fail)
+    monkeypatch.setattr(_session, "connect", fail)
     monkeypatch.setattr(sys, "unraisablehook", lambda about: said.append(about.exc_value))
     assert in_child(lambda: said) == (0, repr([error] * (type(error) is TypeError)))
     assert shared[:] == [1]

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from support import DEADLINE, KEY, ProbeManager, call_in_subprocess
 
-from fastmgr import _arena, _numbers, managers
+from fastmgr import managers
+from fastmgr.kinds import numbers
+from fastmgr.memory import arena as _arena
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -168,22 +170,22 @@ def test_the_servers_memory_moves_in_the_middle_of_a_step() -> None:
         return lambda: _arena.settle(obj, arena)
 
     arena = _arena.Arena()
-    counter = _numbers.Counter(1)
+    counter = numbers.Counter(1)
     assert counter.incr(Number(moves(counter))) == 2
     assert counter.compare_exchange(Number(moves(counter), 2), 3) and counter.get() == 3
-    row = _numbers.Counters(4, [1, 2, 3, 4])
+    row = numbers.Counters(4, [1, 2, 3, 4])
     assert row.incr(Number(moves(row)), Number(moves(row))) == 3
     row[Number(moves(row), 3)] = 9
     assert row.snapshot() == [1, 3, 3, 9]
     for code in "qd":
         for key in (0, 4999):
-            items = _numbers.Array(code, [1] * 5000)
+            items = numbers.Array(code, [1] * 5000)
             items[key] = Number(moves(items), 7)
             assert items[key] == 7
-            items = _numbers.Array(code, [1] * 5000)
+            items = numbers.Array(code, [1] * 5000)
             assert items[Number(moves(items), key)] == 1
-    items = _numbers.Array("q", [1] * 5000)
+    items = numbers.Array("q", [1] * 5000)
     assert items.incr(0, Number(moves(items))) == 2 == items[0]
-    items = _numbers.Array("q", [1] * 5000)
+    items = numbers.Array("q", [1] * 5000)
     items[Number(moves(items)) : 3] = items[0:2]
     assert items.tolist() == [1] * 5000

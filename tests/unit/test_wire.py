@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fastmgr._wire import WireError, dumps, dumps_compact, loads
+from fastmgr.wire.codec import WireError, dumps, dumps_compact, loads
 
 PICKLE, TUPLE, LIST, DICT, SET, INT_1, STR = (
     dumps(object)[0],

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support import DEADLINE, poll
 
-from fastmgr import workers as module
-from fastmgr.workers import Workers
+from fastmgr.server import workers as module
+from fastmgr.server.workers import Workers
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ from time import perf_counter
 from timeit import Timer
 from typing import TYPE_CHECKING, Any
 
-from fastmgr import chart, managers as fast
-from fastmgr.demo import positive, stop, uninterrupted
+from fastmgr import managers as fast
+from fastmgr.cli import chart
+from fastmgr.cli.demo import positive, stop, uninterrupted
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -5,7 +5,6 @@ from multiprocessing import managers as stock
 from types import GenericAlias
 from typing import Any, Generic, SupportsIndex, TypeVar, overload
 
-from fastmgr._proxy import ProxyCore
 from fastmgr._typing import (
     ArrayRecorder,
     CounterRecorder,
@@ -14,6 +13,7 @@ from fastmgr._typing import (
     LockRecorder,
     ValueRecorder,
 )
+from fastmgr.client.session import ProxyCore
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")

@@ -2,10 +2,10 @@
 
 from cpython.pythread cimport PyThread_type_lock
 
-from fastmgr._arena cimport Segment
-from fastmgr._frame cimport Stream
-from fastmgr._os cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
-from fastmgr._wire cimport Reader, Writer
+from fastmgr.memory.arena cimport Segment
+from fastmgr.link.stream cimport Stream
+from fastmgr.link.system cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
+from fastmgr.wire.codec cimport Reader, Writer
 
 # How many channels of this process have sent calls since the last reply for which none comes.
 cdef int posting_channels

@@ -1,7 +1,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from fastmgr._frame import Stream
+from fastmgr.link.stream import Stream
 
 class StaleConnection(Exception): ...
 

@@ -16,28 +16,28 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from fastmgr._arena cimport Segment
-from fastmgr._frame cimport (
+from fastmgr.memory.arena cimport Segment
+from fastmgr.link.stream cimport (
     FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
     HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF,
     OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN, Header, Stream,
 )
-from fastmgr._message cimport begin_message, seal
-from fastmgr._os cimport (
+from fastmgr.link.message cimport begin_message, seal
+from fastmgr.link.system cimport (
     FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_await_end, fm_poll_one, fm_send, uint8_t,
     uint16_t, uint32_t, uint64_t,
 )
-from fastmgr._wire cimport Reader, Writer, is_scalar
+from fastmgr.wire.codec cimport Reader, Writer, is_scalar
 
 import errno
 import os
 from multiprocessing import util
 
-from fastmgr._arena import map_segment
-from fastmgr._frame import OPS
-from fastmgr.dialects.stock import StockConnection, convert_to_error
-from fastmgr.dialects.transport import is_loss
-from fastmgr.methods import METHODS
+from fastmgr.memory.arena import map_segment
+from fastmgr.link.stream import OPS
+from fastmgr.stock.dialect import StockConnection, convert_to_error
+from fastmgr.link.transport import is_loss
+from fastmgr.wire.methods import METHODS
 
 cdef extern from "Python.h" nogil:
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr)

@@ -3,8 +3,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import managers as stock
 from typing import Any, final
 
-from fastmgr._channel import Channel
-from fastmgr.dialects.stock import Token
+from fastmgr.client.channel import Channel
+from fastmgr.stock.dialect import Token
 
 authkeys: dict[Any, bytes]
 

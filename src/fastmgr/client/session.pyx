@@ -22,15 +22,15 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_CheckExact
 
-from fastmgr._arena cimport THREAD_BITS, Segment, View
-from fastmgr._channel cimport Channel, FastChannel, PickledReply
-from fastmgr._frame cimport (
+from fastmgr.memory.arena cimport THREAD_BITS, Segment, View
+from fastmgr.client.channel cimport Channel, FastChannel, PickledReply
+from fastmgr.link.stream cimport (
     FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL,
     OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED, OP_RETURN, Stream,
 )
-from fastmgr._message cimport begin_message
-from fastmgr._os cimport uint8_t, uint64_t
-from fastmgr._wire cimport Writer
+from fastmgr.link.message cimport begin_message
+from fastmgr.link.system cimport uint8_t, uint64_t
+from fastmgr.wire.codec cimport Writer
 
 import os
 import sys
@@ -39,13 +39,13 @@ import weakref
 from multiprocessing import AuthenticationError, process, util
 from traceback import format_exception_only
 
-from fastmgr._channel import StaleConnection, StockChannel
-from fastmgr._frame import KINDS
-from fastmgr.dialects.intro import SESSION_ID_SIZE, Introducer
-from fastmgr.dialects.stock import (
+from fastmgr.client.channel import StaleConnection, StockChannel
+from fastmgr.link.stream import KINDS
+from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
+from fastmgr.stock.dialect import (
     RemoteError, StockConnection, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
-from fastmgr.dialects.transport import HANDSHAKE_TIMEOUT, connect, is_loss, named, settle
+from fastmgr.link.transport import HANDSHAKE_TIMEOUT, connect, is_loss, named, settle
 
 # Seconds for a connection that is made while an exception is on its way to who waits for it.
 HASTE = 2.0

@@ -7,17 +7,17 @@ Before a method that looks at the values they are read, and from then on the obj
 served as one that holds a user's values.
 
 Not carried are values that refer to processes, such as proxies, connections and
-sockets: the server must hold its own (`_wire` knows them).
+sockets: the server must hold its own (`wire.codec` knows them).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastmgr import shared
-from fastmgr._atomic import replace
-from fastmgr._park import Queue
-from fastmgr._wire import Opaque, opaque_values
+from fastmgr.kinds import shared
+from fastmgr.kinds.verbs import replace
+from fastmgr.kinds.waits import Queue
+from fastmgr.wire.codec import Opaque, opaque_values
 
 __all__ = ["BLIND", "KEPT_ARGUMENT", "put_in_place", "read_values"]
 

@@ -1,6 +1,6 @@
 """Shared numbers: what the server holds, and the steps that its clients make themselves."""
 
-from fastmgr._arena cimport Cell, Celled, int64_t, uint64_t
+from fastmgr.memory.arena cimport Cell, Celled, int64_t, uint64_t
 
 cdef extern from "Python.h":
     object PyNumber_Index(object number)

@@ -2,7 +2,7 @@ import array
 from collections.abc import Iterable, Iterator
 from typing import Any, final
 
-from fastmgr._arena import Celled
+from fastmgr.memory.arena import Celled
 
 __all__ = ["Array", "Counter", "Counters", "Value"]
 

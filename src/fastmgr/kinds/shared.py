@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from multiprocessing import process
 from typing import TYPE_CHECKING, Any
 
-from fastmgr import _numbers, _park
-from fastmgr._numbers import Value as Value
+from fastmgr.kinds import numbers, waits
+from fastmgr.kinds.numbers import Value as Value
 
 if TYPE_CHECKING:
     from multiprocessing.managers import Namespace as _StockNamespace
@@ -50,13 +50,13 @@ class Namespace(_StockNamespace):
 
 def Condition(lock: Any = None) -> Any:
     """Return a condition; one over a lock that is given waits in threads."""
-    return _park.Condition() if lock is None else threading.Condition(lock)
+    return waits.Condition() if lock is None else threading.Condition(lock)
 
 
 def Barrier(parties: int, action: Any = None, timeout: float | None = None) -> Any:
     """Return a barrier; one with an action to call waits in threads."""
     if action is None:
-        return _park.Barrier(parties, timeout)
+        return waits.Barrier(parties, timeout)
     return threading.Barrier(parties, action, timeout)
 
 
@@ -112,7 +112,7 @@ def make_counter(initial: int = 0, *, name: str | None = None) -> Any:
     TypeError
         It is no integer, or something of another kind has the name.
     """
-    return _named(name, _numbers.Counter, (initial,))
+    return _named(name, numbers.Counter, (initial,))
 
 
 def make_counters(names: Any, *, name: str | None = None) -> Any:
@@ -134,7 +134,7 @@ def make_counters(names: Any, *, name: str | None = None) -> Any:
         The name has counters of which some are not asked for while others are, or a counter's name
         occurs twice.
     """
-    return _named(name, _numbers.Counters, (names,))
+    return _named(name, numbers.Counters, (names,))
 
 
 def make_value(typecode: str, value: Any, lock: bool = True, *, name: str | None = None) -> Any:
@@ -156,7 +156,7 @@ def make_value(typecode: str, value: Any, lock: bool = True, *, name: str | None
     TypeError
         Something of another kind or typecode has the name.
     """
-    return _named(name, _numbers.Value, (typecode, value))
+    return _named(name, numbers.Value, (typecode, value))
 
 
 def make_array(
@@ -182,4 +182,4 @@ def make_array(
     ValueError
         The array of that name has another length.
     """
-    return _named(name, _numbers.Array, (typecode, sequence))
+    return _named(name, numbers.Array, (typecode, sequence))

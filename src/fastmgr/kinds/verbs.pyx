@@ -5,7 +5,7 @@ written.  These are one, and within the server one step as well: on plain values
 nothing here gives the GIL away, so neither the loop nor a worker comes between.
 """
 
-from fastmgr import shared
+from fastmgr.kinds import shared
 
 cdef object MISSING = object()
 

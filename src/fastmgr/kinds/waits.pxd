@@ -1,9 +1,9 @@
 """Primitives whose waiters are records, not threads."""
 
-from fastmgr._arena cimport Celled, uint64_t
+from fastmgr.memory.arena cimport Celled, uint64_t
 
 cdef class Owner:
-    cdef readonly uint64_t number    # in a slot (see _arena.pxd)
+    cdef readonly uint64_t number    # in a slot (see arena.pxd)
 
     cdef void belong(self, uint64_t session, uint64_t thread) noexcept
 

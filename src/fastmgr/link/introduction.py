@@ -18,8 +18,8 @@ from collections.abc import Callable
 from multiprocessing import AuthenticationError
 from typing import Any
 
-from fastmgr._wire import dumps_compact, loads
-from fastmgr.dialects.handshake import PROOF_SIZE
+from fastmgr.link.handshake import PROOF_SIZE
+from fastmgr.wire.codec import dumps_compact, loads
 
 __all__ = [
     "SESSION_ID_SIZE",

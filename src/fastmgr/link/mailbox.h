@@ -14,12 +14,12 @@
        TAKEN       may set SLEEPS                sets REPLY, or clears all but OPEN where SLEEPS is set
        REPLY       reads; clears all but OPEN    -
 
-   Leaf functions, as in _os.h.  Either side may find anything there: what is read is copied before
+   Leaf functions, as in system.h.  Either side may find anything there: what is read is copied before
    it is looked at, and only so much as there is room for. */
 #ifndef FASTMGR_MAILBOX_H
 #define FASTMGR_MAILBOX_H
 
-#include "_os.h"
+#include "link/system.h"
 
 enum { FM_MAIL = 8 }; /* in fm_event.ready: there is a request in the mailbox */
 

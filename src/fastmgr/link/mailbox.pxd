@@ -1,8 +1,8 @@
 """One message at a time between a client's thread and the server, in memory they share."""
 
-from fastmgr._os cimport fm_event, fm_poller, fm_spinner, uint64_t
+from fastmgr.link.system cimport fm_event, fm_poller, fm_spinner, uint64_t
 
-cdef extern from "_mailbox.h" nogil:
+cdef extern from "link/mailbox.h" nogil:
     enum: FM_MAIL
     enum: FM_MAILBOX_SIZE
     enum: FM_MAIL_ROOM

@@ -2,8 +2,8 @@
 
 from libc.string cimport memcpy
 
-from fastmgr._frame cimport FLAG_SEGMENTS, HEADER_SIZE, Header, table_size, write_table
-from fastmgr._wire cimport Writer
+from fastmgr.link.stream cimport FLAG_SEGMENTS, HEADER_SIZE, Header, table_size, write_table
+from fastmgr.wire.codec cimport Writer
 
 
 cdef inline size_t begin_message(Writer writer) except 0:

@@ -1,8 +1,8 @@
 """Whole frames over one connected socket."""
 
-from fastmgr._arena cimport Segment
-from fastmgr._mailbox cimport fm_mailbox
-from fastmgr._os cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
+from fastmgr.memory.arena cimport Segment
+from fastmgr.link.mailbox cimport fm_mailbox
+from fastmgr.link.system cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
 
 # The fast dialect's header: little-endian, packed, before every body.
 cdef packed struct Header:

@@ -20,12 +20,12 @@ from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from fastmgr._arena cimport Segment, fm_recv_fd, fm_send_fd
-from fastmgr._mailbox cimport (
+from fastmgr.memory.arena cimport Segment, fm_recv_fd, fm_send_fd
+from fastmgr.link.mailbox cimport (
     FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_expect,
     fm_mail_is_there, fm_mail_post, fm_mail_shut, fm_mail_take, fm_mailbox,
 )
-from fastmgr._os cimport (
+from fastmgr.link.system cimport (
     FM_SIGNALS_MS, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one,
     fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, fm_refused,
     fm_unread, os_close,
@@ -59,7 +59,7 @@ cdef enum:
     WRITABLE_SHIFT = 63          # in a segment's size
     ADDRESS_BITS = 47            # no process has more memory
     FEW_SEGMENTS = 16
-    BYTES_A_SEGMENT = 64 * 1024  # in the mean, where there are more: `_wire` makes none smaller
+    BYTES_A_SEGMENT = 64 * 1024  # the mean of more: `wire.codec` makes none smaller
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
 

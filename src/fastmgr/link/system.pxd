@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-cdef extern from "_os.h" nogil:
+cdef extern from "link/system.h" nogil:
     int MSG_DONTWAIT
     int MSG_PEEK
     short POLLIN

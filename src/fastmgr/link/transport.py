@@ -15,8 +15,8 @@ from multiprocessing import AuthenticationError, connection, util
 from time import monotonic, sleep
 from typing import Any
 
-from fastmgr._frame import SIGNALS_INTERVAL, Stream
-from fastmgr.dialects.handshake import HANDSHAKE_LIMIT, Responder
+from fastmgr.link.handshake import HANDSHAKE_LIMIT, Responder
+from fastmgr.link.stream import SIGNALS_INTERVAL, Stream
 
 __all__ = [
     "Address",

@@ -16,7 +16,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 
-from fastmgr._os cimport os_close
+from fastmgr.link.system cimport os_close
 
 import errno
 import os

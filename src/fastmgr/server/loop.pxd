@@ -1,10 +1,10 @@
 """Accepting, authenticating and watching any number of connections on one thread."""
 
-from fastmgr._frame cimport Stream
-from fastmgr._mailbox cimport fm_mailroom
-from fastmgr._os cimport fm_poller, fm_spinner, uint32_t, uint64_t
-from fastmgr._park cimport Owner, Waiter
-from fastmgr._table cimport Session
+from fastmgr.link.stream cimport Stream
+from fastmgr.link.mailbox cimport fm_mailroom
+from fastmgr.link.system cimport fm_poller, fm_spinner, uint32_t, uint64_t
+from fastmgr.kinds.waits cimport Owner, Waiter
+from fastmgr.server.table cimport Session
 
 cdef enum Verdict:
     KEEP = 0       # the frame is served; the connection stays with the loop

@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from typing import Any, final
 
-from fastmgr._frame import Stream
-from fastmgr._park import Owner
+from fastmgr.kinds.waits import Owner
+from fastmgr.link.stream import Stream
 
 def has_few_descriptors() -> bool: ...
 

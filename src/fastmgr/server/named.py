@@ -12,10 +12,10 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from fastmgr import _numbers, shared
+from fastmgr.kinds import numbers, shared
 
 if TYPE_CHECKING:
-    from fastmgr.names import Names
+    from fastmgr.server.names import Names
 
 __all__ = ["NAMED", "Finder", "named_handle"]
 
@@ -24,10 +24,10 @@ NAMED = 1 << 62
 
 #: What each function makes that takes a name.
 MAKERS: dict[Callable[..., Any], type] = {
-    shared.make_counter: _numbers.Counter,
-    shared.make_counters: _numbers.Counters,
-    shared.make_value: _numbers.Value,
-    shared.make_array: _numbers.Array,
+    shared.make_counter: numbers.Counter,
+    shared.make_counters: numbers.Counters,
+    shared.make_value: numbers.Value,
+    shared.make_array: numbers.Array,
 }
 
 

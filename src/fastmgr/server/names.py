@@ -26,8 +26,8 @@ import threading
 import weakref
 from typing import Any
 
-from fastmgr._arena import Arena, Segment, lie_at, state_size
-from fastmgr._numbers import Array, Counter, Counters, Value, grow
+from fastmgr.kinds.numbers import Array, Counter, Counters, Value, grow
+from fastmgr.memory.arena import Arena, Segment, lie_at, state_size
 
 __all__ = ["ArenaFile", "Names"]
 

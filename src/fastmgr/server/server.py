@@ -18,17 +18,17 @@ from traceback import format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastmgr import _core
-from fastmgr._arena import Arena
-from fastmgr._frame import KINDS, SIGNALS_INTERVAL
-from fastmgr._loop import has_few_descriptors, share_heap
-from fastmgr._table import Entry, Table, key_of
-from fastmgr.dialects.intro import stock_is_refused
-from fastmgr.dialects.stock import listener_and_client, uses_raw_sockets
-from fastmgr.dialects.transport import Listener, cannot_bind, hang_up, knock, take_over
-from fastmgr.named import Finder
-from fastmgr.names import ArenaFile, Names
-from fastmgr.shared import is_locked
-from fastmgr.workers import Workers, leave_if_copied
+from fastmgr.kinds.shared import is_locked
+from fastmgr.link.introduction import stock_is_refused
+from fastmgr.link.stream import KINDS, SIGNALS_INTERVAL
+from fastmgr.link.transport import Listener, cannot_bind, hang_up, knock, take_over
+from fastmgr.memory.arena import Arena
+from fastmgr.server.loop import has_few_descriptors, share_heap
+from fastmgr.server.named import Finder
+from fastmgr.server.names import ArenaFile, Names
+from fastmgr.server.table import Entry, Table, key_of
+from fastmgr.server.workers import Workers, leave_if_copied
+from fastmgr.stock.dialect import listener_and_client, uses_raw_sockets
 
 if TYPE_CHECKING:
     from multiprocessing.managers import Server as _StockServer

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from multiprocessing import shared_memory, util
 from typing import TYPE_CHECKING, Any
 
-from fastmgr.server import Server
+from fastmgr.server.server import Server
 
 if TYPE_CHECKING:
     from multiprocessing.managers import SharedMemoryServer as _StockServer

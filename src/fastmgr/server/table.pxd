@@ -2,7 +2,7 @@
 
 from cpython.object cimport PyObject
 
-from fastmgr._os cimport uint64_t
+from fastmgr.link.system cimport uint64_t
 
 cpdef object key_of(object ident)
 
@@ -24,7 +24,7 @@ cdef class Entry:
 
 cdef class Session:
     cdef readonly bytes id
-    cdef readonly uint64_t number         # as it holds things (see _arena.pxd); never used twice
+    cdef readonly uint64_t number         # as it holds things (see arena.pxd); never used twice
     cdef readonly int connections
     cdef bint clean                       # the process ends in order
     cdef bint broken                      # one of its connections has ended otherwise

@@ -27,21 +27,23 @@ import queue
 import threading
 from weakref import WeakValueDictionary
 
-from fastmgr import _numbers, _park, shared
+from fastmgr.kinds import numbers
+from fastmgr.kinds import waits
+from fastmgr.kinds import shared
 
 # Types whose methods run no code but their own, so the loop may run them, as
 # long as only values of known types were ever put into the object.
 cdef frozenset KNOWN_TYPES = frozenset((
-    dict, list, set, array.array, shared.Namespace, _numbers.Array, _numbers.Counter,
-    _numbers.Counters, _numbers.Value,
+    dict, list, set, array.array, shared.Namespace, numbers.Array, numbers.Counter,
+    numbers.Counters, numbers.Value,
     type(iter({})), type(iter({}.values())), type(iter({}.items())), type(reversed({})),
     type(iter([])), type(reversed([])), type(iter(set())),
 ))
 
 # Primitives that are owned by connections, and whose waiters the loop can keep.
 cdef frozenset PARKING_TYPES = frozenset((
-    _park.Lock, _park.RLock, _park.Condition, _park.Semaphore, _park.BoundedSemaphore,
-    _park.Event, _park.Barrier, _park.Queue,
+    waits.Lock, waits.RLock, waits.Condition, waits.Semaphore, waits.BoundedSemaphore,
+    waits.Event, waits.Barrier, waits.Queue,
 ))
 
 # Types whose methods do not care which thread calls them; what is in a user's

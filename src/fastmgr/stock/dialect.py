@@ -17,10 +17,10 @@ from multiprocessing import AuthenticationError, connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NoReturn
 
-from fastmgr._frame import Stream
-from fastmgr._wire import check_nesting
-from fastmgr.dialects.intro import stock_is_refused
-from fastmgr.dialects.transport import connect, settle
+from fastmgr.link.introduction import stock_is_refused
+from fastmgr.link.stream import Stream
+from fastmgr.link.transport import connect, settle
+from fastmgr.wire.codec import check_nesting
 
 __all__ = [
     "SERIALIZERS",

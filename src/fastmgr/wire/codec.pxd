@@ -1,4 +1,4 @@
-"""The values of the fast dialect, for other modules. `_wire.pyx` describes the encoding."""
+"""The values of the fast dialect, for other modules. `codec.pyx` describes the encoding."""
 
 cdef enum:
     FM_WIRE_PICKLE = 0        # first byte of a value that only `pickle.loads` can read

@@ -43,7 +43,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 
-cdef extern from "_nesting.h" nogil:
+cdef extern from "wire/nesting.h" nogil:
     int FM_NESTING_FINE, FM_NESTING_MEMO, FM_NESTING_NO_MEMORY
     int fm_nesting_of(const char *data, size_t n, int limit)
 
