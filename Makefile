@@ -18,7 +18,7 @@ PYTHON_H = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop build demo test test-all soak bench lint debug asan fuzz fuzz-tools clean
+.PHONY: help develop build demo test test-all soak graph bench lint debug asan fuzz fuzz-tools clean
 .PHONY: style types cython-style workflows warnings
 
 help:  ## list the targets
@@ -58,6 +58,9 @@ soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) 
 
 test-all: build  ## CPython's own manager tests, with every interpreter found
 	$(PY) tests/conformance/runner.py --all
+
+graph: $(VENV)/.stamp-venv  ## draw docs/rooms.svg: the rooms of src/fastmgr and who imports from whom
+	$(PY) docs/rooms.py
 
 bench: build  ## the benchmarks
 	$(PY) -m pytest benchmarks $(ARGS)

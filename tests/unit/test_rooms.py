@@ -1,0 +1,51 @@
+"""The rooms of the package: arrows run one way, and a client does without the server."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import KEY, ProbeManager, Script
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def rooms() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "rooms.py"))
+
+
+def test_no_import_runs_back(rooms: dict[str, Any]) -> None:
+    assert not rooms["backward"]()
+
+
+def test_the_search_finds_imports_of_every_kind(rooms: dict[str, Any]) -> None:
+    found = {(one.importer, one.imported) for one in rooms["imports"]()}
+    assert {
+        ("managers", "server.server"),  # in a function
+        ("client.cells", "client.session"),  # a cimport
+        ("link.stream", "memory.arena"),  # in a .pxd, too
+        ("_core", "kinds.numbers"),  # a module by its package
+    } <= found
+    assert ("managers", "server.sharedmemory") not in found  # only for type checkers
+
+
+def test_the_drawing_is_of_today(rooms: dict[str, Any]) -> None:
+    """`make graph` draws it."""
+    assert (DOCS / "rooms.svg").read_text() == rooms["draw"]()
+
+
+def use_a_manager(address: Any) -> list[str]:
+    manager = ProbeManager(address, KEY)
+    manager.connect()
+    assert manager.list([1])[0] == 1
+    manager.Counter().incr()
+    return [name for name in sys.modules if name.startswith(("fastmgr.server", "fastmgr._core"))]
+
+
+def test_a_client_loads_no_server() -> None:
+    with ProbeManager(authkey=KEY) as manager, Script(use_a_manager, manager.address) as script:
+        assert script.line() == []
