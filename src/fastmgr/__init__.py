@@ -15,16 +15,17 @@ or let every use of the stdlib's managers in this process be ours::
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
-    from fastmgr import _core as _core
+    from fastmgr.client import session as _session  # noqa: F401 (is it there?)
 except ImportError as error:
     raise ImportError(
         f"fastmgr's compiled core cannot be loaded ({error}); install a wheel for this "
         "Python, or build it with a C compiler: pip install --no-binary fastmgr fastmgr"
     ) from error
 
+from fastmgr import managers
 from fastmgr._install import install, installed, uninstall
 from fastmgr.managers import (
     HAS_SHMEM,
@@ -52,25 +53,27 @@ from fastmgr.managers import (
     QueueProxy,
     RebuildProxy,
     RemoteError,
-    Server,
     SetProxy,
     State,
     SyncManager,
     Token,
     Value,
     ValueProxy,
-    all_methods,
     convert_to_error,
     dispatch,
     listener_client,
-    public_methods,
 )
 from fastmgr.pipeline import OnewayError, Pipeline, oneway
 
 if HAS_SHMEM:
+    from fastmgr.managers import SharedMemoryManager as SharedMemoryManager
+
+if TYPE_CHECKING:
     from fastmgr.managers import (
-        SharedMemoryManager as SharedMemoryManager,
+        Server as Server,
         SharedMemoryServer as SharedMemoryServer,
+        all_methods as all_methods,
+        public_methods as public_methods,
     )
 
 __version__ = "0.1.0"
@@ -122,6 +125,16 @@ __all__ = [
 ]
 if HAS_SHMEM:
     __all__ += ["SharedMemoryManager", "SharedMemoryServer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(managers, name)  # which loads the server's only now
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def Manager(ctx: Any = None) -> SyncManager:

@@ -4,7 +4,6 @@ from fastmgr.memory.arena import Arena
 from fastmgr.server.loop import Conn, Loop
 from fastmgr.server.table import Entry, Table
 
-def note_transit(entry: Entry) -> None: ...
 def look_inside(entry: Entry) -> None: ...
 
 class UnknownType(KeyError):

@@ -49,6 +49,7 @@ from fastmgr.kinds.carried import BLIND as _blind
 from fastmgr.kinds.carried import KEPT_ARGUMENT as _kept_argument
 from fastmgr.kinds.carried import put_in_place, read_values
 from fastmgr.wire.methods import METHODS as _methods
+from fastmgr.wire.transit import transit
 from fastmgr.server.named import named_handle
 from fastmgr.link.handshake import HANDSHAKE_LIMIT
 from fastmgr.link.introduction import (
@@ -139,20 +140,6 @@ cdef double FOREVER = float("inf")
 
 # Seconds without a request after which a worker gives its connection back.
 cdef double WORKER_PATIENCE = 1.0
-
-# Entries of the proxies in the reply being encoded by this thread.
-cdef object transit = threading.local()
-
-
-def note_transit(entry):
-    """A proxy held in this process is being pickled for a client.
-
-    The client takes its own reference only after it has read the proxy; until
-    its next request the entry is held by its connection.
-    """
-    sink = getattr(transit, "sink", None)
-    if sink is not None:
-        sink.append(entry)
 
 
 class UnknownType(KeyError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import collections as collections
+import importlib
 import os
 import queue as queue
 import signal as signal
@@ -21,7 +22,7 @@ from multiprocessing.context import ProcessError, get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from os import getpid
 from traceback import format_exc as format_exc
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from fastmgr.client.session import authkeys
 from fastmgr.kinds import shared, waits
@@ -59,12 +60,6 @@ from fastmgr.proxies import (
     retire_sessions,
     session_with,
 )
-from fastmgr.server.server import (
-    Server as Server,
-    all_methods as all_methods,
-    public_methods as public_methods,
-    run_server,
-)
 from fastmgr.stock.dialect import (
     RemoteError as RemoteError,
     Token as Token,
@@ -83,6 +78,15 @@ if TYPE_CHECKING:
     from multiprocessing.shared_memory import _SLT
 
     from fastmgr._typing import CreateMethods
+    from fastmgr.server.server import (
+        Server as Server,
+        all_methods as all_methods,
+        public_methods as public_methods,
+    )
+    from fastmgr.server.sharedmemory import (
+        SharedMemoryServer as SharedMemoryServer,
+        _SharedMemoryTracker as _SharedMemoryTracker,
+    )
 else:
     # To a type checker our managers are the stdlib's, too: annotations name those.
     _StockManager = _StockSharedMemoryManager = object
@@ -96,6 +100,44 @@ else:
     HAS_SHMEM = True
 
 __all__ = ["BaseManager", "BaseProxy", "SyncManager", "Token"]  # the stdlib's, for import *
+
+# -- what only a server needs ----------------------------------------------------
+
+#: Names of this module, and the module that they come from when somebody asks for them: a process
+#: that is only a client loads no server.
+_LOADED_LATER = dict.fromkeys(("Server", "all_methods", "public_methods"), "server")
+if HAS_SHMEM:
+    _LOADED_LATER |= dict.fromkeys(("SharedMemoryServer", "_SharedMemoryTracker"), "sharedmemory")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOADED_LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"fastmgr.server.{_LOADED_LATER[name]}")
+    value = globals()[name] = getattr(module, name)
+    value.__module__ = __name__
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LOADED_LATER})
+
+
+# What users see has a name that they can import, in whichever room it lives.
+for _seen in (Array, Namespace, RemoteError, Token, convert_to_error, dispatch):
+    _seen.__module__ = __name__
+del _seen
+
+
+class _LoadedLater:
+    """An attribute of a class that stands for a name of this module."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return getattr(sys.modules[__name__], self.name)
+
 
 # -- how some types are pickled, here as in the stdlib ----------------------------
 
@@ -239,7 +281,7 @@ class BaseManager(_StockManager):
     """
 
     _registry: ClassVar[dict[str, tuple[Any, Any, Any, Any]]] = {}
-    _Server: ClassVar[type[Server]] = Server
+    _Server: ClassVar[type[Server]] = cast("type[Server]", _LoadedLater("Server"))
 
     #: A `util.Finalize`, there once `start` has been called.
     shutdown: Any
@@ -407,6 +449,7 @@ class BaseManager(_StockManager):
             # Only then: a user's `_run_server` may be one that knows nothing of it.
             kwargs={} if self._arena is True else {"arena": self._arena},
         )
+        self._Server  # noqa: B018 (loaded here once, and not in each process that is forked)
         ident = ":".join(str(i) for i in self._process._identity)
         self._process.name = f"{type(self).__name__}-{ident}"
         try:
@@ -468,6 +511,8 @@ class BaseManager(_StockManager):
         arena: str | bool = True,
     ) -> None:
         """Be the server's process."""
+        from fastmgr.server.server import run_server
+
         run_server(
             cls._Server, registry, address, authkey, serializer, writer, initializer, initargs,
             arena,
@@ -684,12 +729,7 @@ SyncManager.register("AsyncResult", create_method=False)
 # -- shared memory --------------------------------------------------------------------
 
 if HAS_SHMEM:
-    from fastmgr.server.sharedmemory import (
-        SharedMemoryServer as SharedMemoryServer,
-        _SharedMemoryTracker as _SharedMemoryTracker,
-        new_segment,
-        new_sequence,
-    )
+    from fastmgr.client.sharedmemory import new_segment, new_sequence
 
     __all__ += ["SharedMemoryManager"]
 
@@ -699,7 +739,7 @@ if HAS_SHMEM:
         Leaving its ``with`` block, or `shutdown`, frees every segment.
         """
 
-        _Server = SharedMemoryServer
+        _Server = cast("type[SharedMemoryServer]", _LoadedLater("SharedMemoryServer"))
 
         if TYPE_CHECKING:
 

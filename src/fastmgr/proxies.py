@@ -13,7 +13,6 @@ from multiprocessing import process, util
 from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
 
-from fastmgr import _core
 from fastmgr.client.asnumber import AsNumber, as_ndarray
 from fastmgr.client.cells import (
     ArrayCore,
@@ -28,6 +27,7 @@ from fastmgr.client.privates import Locals, OnDemand, privates_of, return_refere
 from fastmgr.client.session import ClientSession, ProxyCore, authkeys
 from fastmgr.link.transport import is_ours
 from fastmgr.stock.dialect import Token, stock_client, uses_raw_sockets
+from fastmgr.wire.transit import note_transit
 
 if TYPE_CHECKING:
     from threading import Barrier as _Barrier, Condition as _Condition
@@ -287,7 +287,7 @@ class BaseProxy(ProxyCore):
         if get_spawning_popen() is not None:
             kwds["authkey"] = self._authkey
         if self._owned_by_manager:
-            _core.note_transit(self._referent)
+            note_transit(self._referent)
         function: Any = type(self)
         if getattr(self, "_isauto", False):
             function, kwds["exposed"] = AutoProxy, function._exposed_

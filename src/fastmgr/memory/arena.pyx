@@ -14,9 +14,8 @@ used.
 cimport cython
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from posix.unistd cimport close as os_close
 from posix.unistd cimport getpid
-
-from fastmgr.link.system cimport os_close
 
 import errno
 import os

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from multiprocessing import shared_memory, util
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 else:
     _StockServer = object
 
-__all__ = ["SharedMemoryServer", "new_segment", "new_sequence"]
+__all__ = ["SharedMemoryServer"]
 
 
 class _SharedMemoryTracker:
@@ -88,15 +87,3 @@ class SharedMemoryServer(Server, _StockServer):
     def list_segments(self, c: Any) -> list[str]:
         """Return the names of the segments in this server's charge."""
         return self.shared_memory_context.segment_names
-
-
-def new_segment(size: int) -> tuple[Any, shared_memory.SharedMemory]:
-    """Return a new segment, and itself as what is to be tracked."""
-    segment = shared_memory.SharedMemory(None, create=True, size=size)
-    return segment, segment
-
-
-def new_sequence(sequence: Iterable[Any]) -> tuple[Any, shared_memory.SharedMemory]:
-    """Return a new shareable list, and the segment that is to be tracked."""
-    made: shared_memory.ShareableList[Any] = shared_memory.ShareableList(sequence)
-    return made, made.shm
