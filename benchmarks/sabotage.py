@@ -42,7 +42,7 @@ class Sabotage:
 SABOTAGES = (
     Sabotage(
         name="a loop in the encoding of numbers",
-        file="codec.pyx",
+        file="wire/codec.pyx",
         anchor=r"static inline void fm_wire_store\(char \*to, uint64_t v\) \{",
         damage=LOOP.format(50),
         test="test_instructions.py -k encode",
@@ -50,7 +50,7 @@ SABOTAGES = (
     ),
     Sabotage(
         name="a loop in the decoding of numbers",
-        file="codec.pyx",
+        file="wire/codec.pyx",
         anchor=r"static inline uint32_t fm_wire_load_4\(const char \*from\) \{",
         damage=LOOP.format(10),
         test="test_instructions.py -k decode",
@@ -58,7 +58,7 @@ SABOTAGES = (
     ),
     Sabotage(
         name="sizes as long as those of long values",
-        file="codec.pyx",
+        file="wire/codec.pyx",
         anchor=r"\n    if n < 255",
         damage=" and n < 0",
         test="test_counts.py -k test_bytes",
@@ -66,7 +66,7 @@ SABOTAGES = (
     ),
     Sabotage(
         name="a loop before posting",
-        file="mailbox.h",
+        file="link/mailbox.h",
         anchor=PUT,
         damage=LOOP.format(300),
         test="test_instructions.py -k dict_get",
@@ -74,7 +74,7 @@ SABOTAGES = (
     ),
     Sabotage(
         name="a system call more before sending",
-        file="system.h",
+        file="link/system.h",
         anchor=SEND,
         damage=" (void)getppid();",
         test="test_counts.py -k test_syscalls",
@@ -82,7 +82,7 @@ SABOTAGES = (
     ),
     Sabotage(
         name="a long loop before posting",
-        file="mailbox.h",
+        file="link/mailbox.h",
         anchor=PUT,
         damage=LOOP.format(50000),
         test="test_calls.py -k dict_get",
