@@ -463,6 +463,15 @@ def test_a_file_holds_no_text_and_no_odd_names(path: str) -> None:
         assert manager.Counter(name="n").incr() == 1
 
 
+@pytest.mark.parametrize("typecode", [("i", 1), math.nan, {1: 2}, b"i"])
+def test_a_typecode_that_a_file_would_change_is_refused(path: str, typecode: Any) -> None:
+    names = names_in(path)
+    with pytest.raises(TypeError, match="'v': the typecode of a value in a file is text"):
+        names.get("v", Value, (typecode, 3))
+    assert not names.objects
+    closed(names)
+
+
 def test_one_server_has_a_file(path: str) -> None:
     with started(path) as manager:
         counter = manager.Counter(name="c")
@@ -688,6 +697,10 @@ NONSENSE = {
     "json bytes": (2, b"n", b"\xff\xff\xff", WORD),
     "names twice": (2, b"n", b'["a", "a"]', WORD * 2),
     "names that are lists": (2, b"n", b"[[]]", WORD),
+    "names in a text": (2, b"n", b'"ab"', WORD * 2),
+    "names with values": (2, b"n", b'{"a": 1}', WORD),
+    "names that are numbers": (2, b"n", b"[1, 2.5]", WORD * 2),
+    "length that is a truth": (2, b"n", b"true", WORD),
     "no length": (2, b"n", b"null", WORD),
     "another length": (2, b"n", b"3", WORD),
     "negative length": (2, b"n", b"-1", WORD),
@@ -722,6 +735,15 @@ def test_an_end_that_is_none(path: str, end: int) -> None:
         closed(names_in(path))
 
 
+@pytest.mark.parametrize(("at", "data"), [(8, b"\xc0"), (16, b"x"), (3 * EXTENT, b"last")])
+def test_a_file_that_begins_with_zeros_is_not_overwritten(path: str, at: int, data: bytes) -> None:
+    before = bytes(at) + data
+    Path(path).write_bytes(before)
+    with pytest.raises(ValueError, match="its first bytes are others"):
+        closed(names_in(path))
+    assert Path(path).read_bytes() == before
+
+
 @pytest.mark.parametrize("size", [1, 63, 64, 128])
 def test_a_file_cut_off(path: str, size: int) -> None:
     write(path, (1, b"n", b"null", WORD))
@@ -729,6 +751,16 @@ def test_a_file_cut_off(path: str, size: int) -> None:
     Path(path).write_bytes((data + data)[:size])
     with pytest.raises(ValueError, match="damaged"):
         closed(names_in(path))
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, EXTENT, EXTENT + 1, 3 * EXTENT])
+def test_a_server_killed_before_the_first_record_leaves_a_new_file(path: str, size: int) -> None:
+    for end in (0, LINE):
+        head = bytes(8) + struct.pack("<Q", end)
+        Path(path).write_bytes(head[:size] + bytes(max(0, size - len(head))))
+        names = names_in(path)
+        look_at(names)
+        closed(names)
 
 
 def test_a_damaged_file_does_not_keep_the_manager(path: str) -> None:

@@ -164,7 +164,7 @@ class ArenaFile:
                 f"{self.path!r} is an arena of format {magic[len(FAMILY) :].decode('latin-1')!r}, "
                 "which another version of fastmgr has written; this one reads '1' and '2'"
             )
-        if not known and magic.strip(b"\0"):
+        if not known and not self._is_blank(magic):
             raise self._damaged("its first bytes are others")
         if known and (self.end % LINE or not LINE <= self.end <= size):
             raise self._damaged(f"its records end at {self.end}, it has {size} bytes")
@@ -179,6 +179,17 @@ class ArenaFile:
             # Or it was killed before the first: the magic comes last.
             self._commit(LINE)
         struct.pack_into("<8s", memoryview(self.first), 0, MAGIC)
+
+    def _is_blank(self, magic: bytes) -> bool:
+        """Whether nobody has written to the file but a server that was killed before the magic."""
+        if magic.strip(b"\0") or self.end not in (0, LINE):
+            return False
+        at = HEADER.size
+        while part := os.pread(self.fd, EXTENT, at):
+            if part != bytes(len(part)):
+                return False
+            at += len(part)
+        return True
 
     def _damaged(self, what: str) -> ValueError:
         return ValueError(f"{self.path!r} is no arena of fastmgr's, or it is damaged: {what}")
@@ -274,6 +285,11 @@ class ArenaFile:
         if kind == COUNTER:
             obj: Any = Counter()
         elif kind in (COUNTERS, MORE_COUNTERS):
+            # Counters may be made of more, such as a text; a file says so in no other way.
+            if type(about) is not int and not (
+                type(about) is list and all(type(key) is str for key in about)
+            ):
+                raise TypeError(f"counters are not called {reprlib.repr(about)}")
             obj = Counters(about)
         elif kind == VALUE:
             obj = Value(about, None)
@@ -329,6 +345,11 @@ class ArenaFile:
             obj.keeper = name
             obj.set(obj.get())  # what a file cannot hold is refused before anything is written
             about = obj._typecode
+            if about is not None and not isinstance(about, (str, int)):
+                # JSON has no such thing, or makes another of it, by which nobody finds the value.
+                raise TypeError(
+                    f"{name!r}: the typecode of a value in a file is text; not {about!r}"
+                )
         elif kind == ARRAY:
             about = obj.typecode
         size = state_size(obj)
