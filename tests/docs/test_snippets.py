@@ -1,0 +1,203 @@
+"""What the pages and doc strings show works: Python is run, commands are run or looked up.
+
+In Python blocks `expression  # -> value` and `statement  # raises Error` are promises, and kept.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import fastmgr
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text()
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+
+# Page and first line of the blocks that cannot run, and why.
+CANNOT_RUN = {("docs/architecture.md", "client thread server process"): "a drawing"}
+
+# What the text around a page's fragments takes for granted.  Blocks that begin with an import are
+# programs of their own, and get nothing.
+GIVEN = {
+    "README.md": """
+from typing import TYPE_CHECKING, ClassVar
+from unittest.mock import Mock
+import fastmgr
+from fastmgr import BaseProxy, SyncManager
+try:
+    import numpy
+except ImportError:  # there is none for this Python
+    numpy = Mock()
+class Journal: ...
+class Ledger: ...
+class LedgerProxy(BaseProxy): ...
+manager = fastmgr.Manager()
+counts = manager.dict()
+""",
+    "fastmgr.Pipeline": """
+import fastmgr
+manager = fastmgr.Manager()
+manager_dict = manager.dict()
+""",
+}
+
+# Options that keep the commands of fastmgr small.
+SMALL = {
+    "bench": ["--quick", "--alternations", "1"],
+    "demo": ["--files", "3", "--workers", "1", "--no-stock"],
+}
+
+
+class Block(NamedTuple):
+    """A block of a page: the language, and the lines with the number of the first."""
+
+    language: str
+    start: int
+    text: str
+
+
+def fenced(text: str) -> list[Block]:
+    """The fenced blocks of a page, none of which is overlooked."""
+    found = [
+        Block(match[2], text.count("\n", 0, match.start()) + 2, textwrap.dedent(match[3]))
+        for match in re.finditer(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", text, re.MULTILINE)
+    ]
+    assert len(re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)) == 2 * len(found)
+    return found
+
+
+def literal(text: str) -> list[Block]:
+    """The blocks of a doc string that follow a `::`."""
+    return [
+        Block("python", text.count("\n", 0, match.start(1)) + 1, textwrap.dedent(match[1]))
+        for match in re.finditer(r"::\n\n((?:(?: +.*)?(?:\n|$))+)", text)
+    ]
+
+
+def programs(blocks: list[Block], given: str = "") -> list[str]:
+    """Whole programs, and one of all fragments; a line has the number that it has on the page."""
+    python = [block for block in blocks if block.language == "python"]
+    whole = [block for block in python if re.match(r"(import|from) ", block.text)]
+    fragments = [block for block in python if block not in whole]
+    found = ["\n" * (block.start - 1) + block.text for block in whole]
+    if fragments:
+        lines = given.splitlines()
+        for block in fragments:
+            lines += [""] * (block.start - 1 - len(lines)) + block.text.splitlines()
+        found.append("\n".join(lines))
+    return [checked(text) for text in found]
+
+
+def checked(program: str) -> str:
+    """The program, which now keeps what its comments promise."""
+    loose = re.findall(r"^.*\S  # (?:\d|[\"'\[({]|True\b|False\b|None\b).*$", program, re.MULTILINE)
+    assert not loose, f"write '# -> value' for what has to come out: {loose}"
+    program = re.sub(
+        r"(?m)^( *)(.+?)  # -> (.+)$", r"\1assert (came := (\2)) == (\3), came", program
+    )
+    raises = r'\1with __import__("pytest").raises(\3): \2'
+    return re.sub(r"(?m)^( *)(.+?)  # raises (\w+)$", raises, program)
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def commands(text: str) -> list[str]:
+    """The lines of a page's shell blocks, and what its sentences quote of make and Python."""
+    blocks = fenced(text)
+    lines = [line for b in blocks if b.language == "sh" for line in b.text.splitlines() if line]
+    prose = re.sub(r"^( *)```(?:.*\n)*?\1```$", "", text, flags=re.MULTILINE)
+    quoted = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    is_command = re.compile(r"make \S|\S*python (-m |\S+\.py)")
+    uncommented = [line.partition(" #")[0].strip() for line in lines]
+    return [*uncommented, *filter(is_command.match, quoted)]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def sources() -> list[tuple[str, str]]:
+    """Every Python program of the pages and of the doc strings of what is public."""
+    blocks = {name(page): fenced(page.read_text()) for page in PAGES}
+    blocks["fastmgr"] = literal(inspect.getdoc(fastmgr) or "")
+    for public in fastmgr.__all__:
+        blocks[f"fastmgr.{public}"] = literal(inspect.getdoc(getattr(fastmgr, public)) or "")
+    return [
+        (key, program) for key in blocks for program in programs(blocks[key], GIVEN.get(key, ""))
+    ]
+
+
+@pytest.mark.parametrize("program", [pytest.param(text, id=key) for key, text in sources()])
+def test_program_runs(program: str, tmp_path: Path) -> None:
+    run(sys.executable, "-c", program, cwd=tmp_path)  # spawned children do not import that
+
+
+COMMANDS = dict.fromkeys(line for page in PAGES for line in commands(page.read_text()))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_is_right(command: str, tmp_path: Path) -> None:
+    program, *words = shlex.split(command)
+    if program == "make":
+        for word in words:
+            variable, is_variable, _ = word.partition("=")
+            wanted = rf"\$\({variable}\)" if is_variable else rf"^{word}:"
+            assert re.search(wanted, MAKEFILE, re.MULTILINE), f"the Makefile has no {word}"
+        return
+    assert program.endswith("python"), "neither make nor Python: this test has to learn of it"
+    if words[:2] == ["-m", "fastmgr"]:
+        run(sys.executable, *words, *SMALL.get(words[2], []), cwd=tmp_path)
+        return
+    # The rest takes long or changes the checkout: its files are there, and it knows its options.
+    for word in words:
+        assert "/" not in word or (ROOT / word).exists(), f"there is no {word}"
+    if words[:4] == ["-m", "pip", "install", "--group"]:
+        assert re.search(rf"^{words[4]} = \[", PYPROJECT, re.MULTILINE), f"no group {words[4]}"
+        return
+    assert words[:2] != ["-m", "pip"], "this use of pip the test has to learn"
+    start = 2 if words[0] == "-m" else 1
+    options = [word for word in words[start:] if word.startswith("-")]
+    told = run(sys.executable, *words[:start], "--help", cwd=ROOT) if options else ""
+    for option in options:
+        assert re.search(rf"(?<!\S){option}(?![\w-])", told), f"there is no option {option}"
+
+
+def test_no_block_is_left_out() -> None:
+    left_out = {
+        (name(page), " ".join(block.text.splitlines()[0].split()))
+        for page in PAGES
+        for block in fenced(page.read_text())
+        if block.language not in ("python", "sh")
+    }
+    assert left_out == CANNOT_RUN.keys()
+
+
+@pytest.mark.parametrize(
+    "broken", ["1 + 1  # -> 3", "{}[1]  # raises ValueError", "[1]  # raises KeyError"]
+)
+def test_promise_that_is_not_kept_is_noticed(broken: str) -> None:
+    exec(checked("1 + 1  # -> 2\n{}[1]  # raises KeyError"))
+    with pytest.raises((AssertionError, KeyError, pytest.fail.Exception)):
+        exec(checked(broken))
