@@ -3,7 +3,8 @@
 Environment
 -----------
 FASTMGR_DEBUG=1
-    No optimisation, assertions and ``FM_DEBUG`` checks on, full debug symbols (``make debug``).
+    No optimisation, full debug symbols; the assertions of our own code are made, in Cython and in
+    C, and indexes checked (``make debug``).
 FASTMGR_SANITIZE=1
     The same checks under AddressSanitizer and UndefinedBehaviorSanitizer (``make asan``).
 FASTMGR_FUZZ=1
@@ -25,6 +26,8 @@ from setuptools import Extension, setup
 DEBUG, SANITIZE, FUZZ, WERROR = (
     bool(os.environ.get(f"FASTMGR_{name}")) for name in ("DEBUG", "SANITIZE", "FUZZ", "WERROR")
 )
+#: Whether assertions are made and indexes checked.
+CHECKED = DEBUG or SANITIZE or FUZZ
 #: Whether what is built is for users, and not in place for us: stripped, in a directory of its own.
 WHEEL = "bdist_wheel" in sys.argv
 # Python 3.13 brings os.process_cpu_count; macOS has no affinity to ask for.
@@ -52,8 +55,10 @@ def extensions() -> list[Extension]:
     elif SANITIZE:
         link_args = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         compile_args += [*link_args, "-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG"]
+        build_dir = "build/asan"
     elif DEBUG:
         compile_args += ["-O0", "-g3", "-UNDEBUG"]
+        build_dir = "build/debug"
     else:
         compile_args += ["-O2"]
         if WHEEL:
@@ -74,7 +79,7 @@ def extensions() -> list[Extension]:
                 include_dirs=["src/fastmgr"],
                 extra_compile_args=compile_args,
                 extra_link_args=link_args,
-                define_macros=[("FM_DEBUG", "1")] if DEBUG or SANITIZE or FUZZ else [],
+                define_macros=[] if CHECKED else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
             )
             for name, source in sources.items()
         ],
@@ -83,7 +88,7 @@ def extensions() -> list[Extension]:
         nthreads=0 if WERROR else CPUS,
         compiler_directives={
             "language_level": "3",
-            "boundscheck": False,
+            "boundscheck": CHECKED,
             "wraparound": False,
             "cdivision": True,
             "embedsignature": True,

@@ -353,6 +353,7 @@ def look_inside(Entry entry):
         entry.opaque = False
     finally:
         entry.looking -= 1
+        assert entry.looking >= 0
 
 
 cdef bint shows_values(Entry entry, object name) except -1:
@@ -843,6 +844,7 @@ cdef class Engine(Loop):
                 verdict = self.serve_call_of(conn, entry, reader, writer, on_loop, True)
             finally:
                 entry.carrying -= 1
+                assert entry.carrying >= 0
             if verdict != NOT_CARRIED:
                 return verdict
         return self.serve_call_of(conn, entry, reader, writer, on_loop, False)
@@ -878,6 +880,7 @@ cdef class Engine(Loop):
             return self.reply(conn, writer, OP_TRACEBACK, 0, told(conn), on_loop)
         if entry is not None:
             if carried:
+                assert entry.known and entry.carries    # nobody else may see an `Opaque`
                 entry.opaque = True
             elif pickled and not shows_values(entry, name):
                 entry.known = False     # from now on it may hold anything; or else once all is read

@@ -181,6 +181,7 @@ cdef class Primitive(Celled):
     cdef int park(self, Waiter waiter, object timeout) except -1:
         """Queue a waiter; no timeout, or None, waits for ever."""
         cdef double deadline = FOREVER if timeout is None else deadline_of(timeout)
+        assert waiter.at is None and not waiter.finished    # in one queue at most
         waiter.at = self
         waiter.deadline = deadline
         self.waiting.append(waiter)
@@ -343,6 +344,7 @@ cdef class Slots(Primitive):
             return True
         self.prepare(waiter)
         word = word & OWNER_DIED | died | waiter.owner.number
+        assert word & OWNER and not waiter.finished
         fm_store(self.slot(i), word | CONTENDED if self.waiting else word)
         waiter.done(waiter.value if waiter.again else True)
         return True

@@ -262,6 +262,7 @@ cdef class Loop:
 
     cdef int take_back(self, Conn conn) except -1:
         """Own a connection again that a worker has given back."""
+        assert get_ident() == self.ident and conn.on_worker
         conn.on_worker = False
         if conn.finished or conn.left:
             return self.drop(conn)
@@ -351,6 +352,7 @@ cdef class Loop:
 
     cdef int readable(self, Conn conn, int ready) except -1:
         cdef int status
+        assert get_ident() == self.ident and not conn.on_worker
         if conn.waits:
             return 0
         if ready & FM_MAIL or conn.stream.has_mail():
@@ -411,6 +413,7 @@ cdef class Loop:
     cdef int answer(self, Conn conn) except -1:
         """Reply to a parked call that has been finished, and go on with the connection."""
         cdef int verdict
+        assert get_ident() == self.ident and not conn.on_worker and conn.parked.finished
         self.attend(conn)
         verdict = self.on_due(conn)
         if verdict == HAND_OFF:
@@ -490,6 +493,7 @@ cdef class Loop:
         self.on_drained(conn)
         if conn.closed:
             return 0
+        assert get_ident() == self.ident and not conn.on_worker
         if conn.undelivered is None:
             conn.stream.put_back()
         self.disregard(conn, FM_HANGUP)
@@ -504,6 +508,7 @@ cdef class Loop:
         """Close a connection that the loop owns; dropping twice does nothing."""
         if conn.closed:
             return 0
+        assert get_ident() == self.ident and not conn.on_worker
         conn.closed = True
         self.on_dropped()
         self.unproven.pop(conn, None)

@@ -231,6 +231,7 @@ cdef class Table:
         if entry is None:
             raise self.missing(key)
         entry.refcount += count
+        assert entry.refcount > 0 and count > 0
         if entry.refcount == count and entry.key not in self.entries:
             # Only a proxy in here held it; a client does again.
             self.entries[entry.key] = entry
