@@ -252,7 +252,8 @@ def seeds() -> Iterator[bytes]:
     names.file.close()
     for about in (b"null", b"[]", b'["a"]', b'"a"', b"true", b"1"):
         grown = [record(kind, b"n", about, bytes(8)) for kind in (COUNTERS, MORE_COUNTERS)]
-        for records in (grown, grown[:1], grown[:1] * 2, grown[1:]):
+        named = record(COUNTERS, b"n", b'["b"]', bytes(8))
+        for records in (grown, grown[:1], grown[:1] * 2, grown[1:], [named, grown[1]]):
             body = b"".join(records)
             files.append(HEADER.pack(MAGIC, LINE + len(body)).ljust(LINE, b"\0") + body)
     for number, file in enumerate(files):

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, ProbeManager, Script, connected, poll, say, stopped
 
-from fastmgr.kinds.numbers import Array, Counter, Counters, Value
+from fastmgr.kinds.numbers import Array, Counter, Counters, Value, grow
 from fastmgr.kinds.shared import make_counter
 from fastmgr.managers import retire_sessions
 from fastmgr.memory.arena import Arena
@@ -726,6 +726,40 @@ def test_nonsense_is_refused(path: str, what: str) -> None:
     write(path, NONSENSE[what])
     with pytest.raises(ValueError, match="no arena of fastmgr's, or it is damaged"):
         closed(names_in(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "about", "more"),
+    [
+        (2, b'["a"]', b"1"), (2, b"1", b'["a"]'), (2, b'["a"]', b'["a"]'), (1, b"null", b"1"),
+        (4, b'"q"', b"1"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_have_grown_is_refused(
+    path: str, kind: int, about: bytes, more: bytes
+) -> None:
+    write(path, (kind, b"n", about, WORD), (5, b"n", more, WORD))
+    with pytest.raises(ValueError, match="nonsense"):
+        closed(names_in(path))
+
+
+def test_a_row_that_has_grown_often_is_put_together_once(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time would cost as much as the row is long then."""
+    rows = [(5, b"n", b'["k%d"]' % i, struct.pack("<q", i)) for i in range(1, 500)]
+    write(path, (2, b"n", b'["k0"]', WORD), *rows)
+    calls: list[int] = []
+
+    def noted(*args: Any) -> None:
+        calls.append(len(args))
+        grow(*args)
+
+    monkeypatch.setattr("fastmgr.server.names.grow", noted)
+    kept = names_in(path)
+    assert calls == [500]
+    assert kept.objects["n"].as_dict() == {"k0": 1} | {f"k{i}": i for i in range(1, 500)}
+    closed(kept)
 
 
 @pytest.mark.parametrize("end", [0, 1, 63, 65, 128, EXTENT + 64, 2**63, 2**64 - 64])

@@ -314,23 +314,29 @@ cdef class Counters(Celled):
         return dict, (self.as_dict(),)
 
 
-def grow(Counters row not None, Counters part not None):
+def grow(Counters row not None, *parts):
     """Add counters to a row, behind those it has.
 
     Raises
     ------
     ValueError
-        One of the names is there already.
+        One of the names is there already, or only some of the counters have names.
     """
+    cdef Counters part
+    cdef Py_ssize_t more = 0
     names = indices = None
+    for part in parts:
+        if (part.names is None) != (row.names is None):
+            raise ValueError("only some of the counters have names")
+        more += part.length
     if row.names is not None:
-        names = row.names + part.names
+        names = row.names + tuple([name for part in parts for name in part.names])
         indices = {name: i for i, name in enumerate(names)}
         if len(indices) != len(names):
             raise ValueError("a name occurs twice among the counters")
-    row.parts = [*row.parts, part]
+    row.parts = [*row.parts, *parts]
     row.names, row.indices = names, indices
-    row.length += part.length
+    row.length += more
 
 
 # -- values ---------------------------------------------------------------------

@@ -260,6 +260,8 @@ class ArenaFile:
 
     def _read(self) -> None:
         data = memoryview(self.segment)
+        # All that come to a row at once: it may have grown a thousand times.
+        additions: dict[str, list[Counters]] = {}
         at = LINE
         while at < self.end:
             kind, *sizes = RECORD.unpack_from(data, at)
@@ -273,15 +275,28 @@ class ArenaFile:
                 try:
                     name = str(data[name_at : name_at + sizes[0]], "utf-8")
                     about = json.loads(bytes(data[about_at : about_at + sizes[1]]))
-                    self._restore(kind, name, about, data_at, sizes[2])
+                    self._restore(kind, name, about, data_at, sizes[2], additions)
                     self.records.setdefault(name, []).append((self.segment, at))
                 except (
                     ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError,
                 ) as error:  # fmt: skip
                     raise self._damaged(f"the record at {at} says nonsense ({error})") from error
             at = parts[-1]
+        for name, added in additions.items():
+            try:
+                grow(self.objects[name], *added)
+            except ValueError as error:
+                raise self._damaged(f"the records of {name!r} say nonsense ({error})") from error
 
-    def _restore(self, kind: int, name: str, about: Any, at: int, size: int) -> None:
+    def _restore(
+        self,
+        kind: int,
+        name: str,
+        about: Any,
+        at: int,
+        size: int,
+        additions: dict[str, list[Counters]],
+    ) -> None:
         if kind == COUNTER:
             obj: Any = Counter()
         elif kind in (COUNTERS, MORE_COUNTERS):
@@ -300,7 +315,9 @@ class ArenaFile:
             raise ValueError(f"kind {kind}")
         lie_at(obj, self.segment, at, size, False)
         if kind == MORE_COUNTERS:
-            grow(self.objects[name], obj)
+            if type(self.objects[name]) is not Counters:
+                raise TypeError(f"the name {name!r} is no row's that could have grown")
+            additions.setdefault(name, []).append(obj)
         elif name in self.objects:
             raise ValueError(f"the name {name!r} occurs twice")
         else:
