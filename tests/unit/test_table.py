@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import random
 import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any, ClassVar
-from weakref import WeakValueDictionary
 
 import pytest
 from support import DEADLINE, KEY, ProbeManager, poll, settle
@@ -357,20 +356,42 @@ class TableManager(ProbeManager):
     _Server = TableServer
 
 
-def test_two_objects_that_are_shared_at_once_have_two_handles(table: Table) -> None:
-    """A thread that shares one may be held up half way, by another that shares one."""
-    meanwhile: list[Entry] = []
+def shared_at_once(what: Any, another: Any, handle: int = 0) -> Iterator[tuple[Entry, Entry]]:
+    """Share one while a thread is held up that shares the other: wherever it runs Python code."""
+    for moment in itertools.count():
+        table = Table()
+        left = moment
+        meanwhile: list[Entry] = []
 
-    def share_another(frame: FrameType, _event: str, _arg: object) -> None:
-        if frame.f_code is WeakValueDictionary.get.__code__ and not meanwhile:
-            meanwhile.append(share(table, Thing()))
+        def share_another(*_event: object) -> None:
+            nonlocal left
+            if left == 0:
+                meanwhile.append(table.add(another, ("a",), None, False, handle))
+            left -= 1
 
-    sys.setprofile(share_another)
-    try:
-        entry = share(table, Thing())
-    finally:
-        sys.setprofile(None)
-    assert meanwhile[0].key != entry.key
+        sys.setprofile(share_another)
+        try:
+            entry = table.add(what, ("a",), None, False, handle)
+        finally:
+            sys.setprofile(None)
+        if not meanwhile:
+            assert moment > 1, "it was not held up"
+            return
+        yield entry, meanwhile[0]
+
+
+@pytest.mark.parametrize("handle", [0, 1 << 62 | 5])
+def test_two_objects_that_are_shared_at_once_have_two_handles(handle: int) -> None:
+    for entry, another in shared_at_once(Thing(), Thing(), handle):
+        assert another.key != entry.key
+
+
+@pytest.mark.parametrize("handle", [0, 1 << 62 | 5])
+def test_one_object_that_is_shared_at_once_has_one_handle(handle: int) -> None:
+    thing = Thing()
+    for entry, another in shared_at_once(thing, thing, handle):
+        assert another is entry
+        assert entry.refcount == 2
 
 
 @pytest.fixture(scope="module")

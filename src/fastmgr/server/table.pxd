@@ -22,9 +22,14 @@ cdef class Entry:
     cdef readonly bint pins               # its methods may depend on the thread that runs them
     cdef object __weakref__
 
+    cdef int take(self, object key) except -1
+
+cdef class Forgetter:
+    cdef dict found
+
 cdef class Session:
     cdef readonly bytes id
-    cdef readonly uint64_t number         # as it holds things (see arena.pxd); never used twice
+    cdef readonly uint64_t number         # as it holds things (see memory/arena.pxd); never used twice
     cdef readonly int connections
     cdef bint clean                       # the process ends in order
     cdef bint broken                      # one of its connections has ended otherwise
@@ -43,7 +48,8 @@ cdef struct Recent:
 cdef class Table:
     cdef readonly dict entries            # key -> Entry: what clients hold
     cdef readonly object local            # key -> Entry, weak: what proxies in here hold
-    cdef object by_object                 # id(obj) -> Entry, weak: one object, one ident
+    cdef dict by_object                   # id(obj) -> KeyedRef of Entry: one object, one ident
+    cdef Forgetter forgetter              # of what is in there
     cdef dict sessions                    # session id -> Session
     cdef uint64_t epoch                   # in the handles of this server's objects
     cdef uint64_t next_handle
@@ -56,6 +62,9 @@ cdef class Table:
     cdef void forget_recent(self) noexcept
     cpdef Entry lookup(self, object ident)
     cpdef object missing(self, object ident)
+    cdef Entry entry_of(self, object obj)
+    cdef object new_handle(self)
+    cdef object reference_to(self, Entry entry)
     cpdef object add(
         self, object obj, object exposed, object method_to_typeid, bint known, uint64_t handle=*
     )

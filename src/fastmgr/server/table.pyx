@@ -11,7 +11,8 @@ is an ordinary strong reference to the entry, so containers that hold themselves
 are the garbage collector's to find.
 
 Every method runs to its end under the GIL and
-allocates nothing between the steps that must agree.  What falls to zero is
+allocates nothing between the steps that must agree, nor runs Python code there, in which another
+thread may take its turn.  What falls to zero is
 returned to the caller, who drops it outside: dropping runs users' destructors.
 """
 
@@ -25,7 +26,7 @@ import array
 import os
 import queue
 import threading
-from weakref import WeakValueDictionary
+from weakref import KeyedRef, WeakValueDictionary
 
 from fastmgr.kinds import numbers
 from fastmgr.kinds import waits
@@ -62,17 +63,35 @@ cdef class Entry:
         self.obj = obj
         self.names = dict.fromkeys(exposed)
         self.method_to_typeid = method_to_typeid
-        self.key = key
-        self.ident = key if isinstance(key, str) else "%x" % key
+        self.take(key)
         self.refcount = 0
         self.parks = type(obj) in PARKING_TYPES
         self.known = known and (self.parks or type(obj) in KNOWN_TYPES)
         self.pins = type(obj) not in UNPINNED_TYPES
 
+    cdef int take(self, object key) except -1:
+        """Be found at this key; only before anybody knows of another."""
+        self.key = key
+        self.ident = key if isinstance(key, str) else "%x" % key
+        return 0
+
     @property
     def exposed(self):
         """The names of the methods that may be called, in the order in which they were given."""
         return self.names.keys()
+
+
+@cython.final
+cdef class Forgetter:
+    """What the reference to an entry calls when that has gone: it takes itself out of `found`."""
+
+    def __init__(self, dict found):
+        self.found = found
+
+    def __call__(self, reference):
+        cdef object key = reference.key
+        if PyDict_GetItem(self.found, key) is <PyObject *>reference:
+            del self.found[key]
 
 
 @cython.final
@@ -104,7 +123,8 @@ cdef class Table:
     def __init__(self):
         self.entries = {}
         self.local = WeakValueDictionary()
-        self.by_object = WeakValueDictionary()
+        self.by_object = {}
+        self.forgetter = Forgetter(self.by_object)
         self.sessions = {}
         # 30 bits: above them is the bit of named objects (see `named`).
         self.epoch = <uint64_t>int.from_bytes(os.urandom(4), "little") & 0x3fffffff
@@ -163,6 +183,21 @@ cdef class Table:
             return KeyError(f"{ident}: no such object: {reason}")
         return KeyError(ident)
 
+    cdef Entry entry_of(self, object obj):
+        """The entry that an object has, or None; no Python code runs here."""
+        cdef PyObject *reference = PyDict_GetItem(self.by_object, id(obj))
+        return None if reference is NULL else (<object>reference)()
+
+    cdef object new_handle(self):
+        """A handle that nothing had before."""
+        cdef object handle = self.next_handle
+        self.next_handle += 1
+        return handle
+
+    cdef object reference_to(self, Entry entry):
+        """What `by_object` holds of an entry."""
+        return KeyedRef(entry, self.forgetter, id(entry.obj))
+
     cpdef object add(
         self, object obj, object exposed, object method_to_typeid, bint known, uint64_t handle=0
     ):
@@ -173,22 +208,27 @@ cdef class Table:
         stdlib.  `known` says that no user's code made or filled the object; `handle` is
         the one that a named object has in every server.
         """
-        cdef Entry fresh
-        cdef Entry entry = self.by_object.get(id(obj))
+        cdef dict names = dict.fromkeys(exposed)
         cdef object key = handle
-        if entry is not None:
-            key = entry.key
-        elif handle == 0 or self.find(handle) is not None:
-            key = self.next_handle
-            self.next_handle += 1       # at once: any other thread may run from here on
-        fresh = Entry(obj, exposed, method_to_typeid, key, known)
-        if entry is not None:
-            entry.names = fresh.names
+        cdef object reference
+        cdef Entry fresh = None
+        cdef Entry entry = self.entry_of(obj)
+        if entry is None:
+            if handle == 0 or self.find(handle) is not None:
+                key = self.new_handle()
+            fresh = Entry(obj, names, method_to_typeid, key, known)
+            reference = self.reference_to(fresh)
+            # Another thread may have shared it meanwhile, and none can from here on.
+            entry = self.entry_of(obj)
+            if entry is None:
+                entry = fresh
+                if key in self.entries:     # so did one with what has the name now
+                    entry.take(self.new_handle())
+                self.by_object[id(obj)] = reference
+        if entry is not fresh:
+            entry.names = names
             entry.method_to_typeid = method_to_typeid
             entry.known = entry.known and known
-        else:
-            entry = fresh
-            self.by_object[id(obj)] = entry
         entry.refcount += 1
         self.forget_recent()        # one that took its place may be there
         self.entries[entry.key] = entry
@@ -202,7 +242,7 @@ cdef class Table:
         if old is not None:
             fresh.refcount = old.refcount
             self.forget_recent()
-        self.by_object[id(obj)] = fresh
+        self.by_object[id(obj)] = self.reference_to(fresh)
         self.entries[key] = fresh
         return fresh
 
