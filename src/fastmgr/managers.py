@@ -449,12 +449,13 @@ class BaseManager(_StockManager):
             # Only then: a user's `_run_server` may be one that knows nothing of it.
             kwargs={} if self._arena is True else {"arena": self._arena},
         )
-        self._Server  # noqa: B018 (loaded here once, and not in each process that is forked)
+        if getattr(self._ctx, "get_start_method", lambda: "fork")() == "fork":
+            self._Server  # noqa: B018 (loaded here once, and not in each process that is forked)
         ident = ":".join(str(i) for i in self._process._identity)
         self._process.name = f"{type(self).__name__}-{ident}"
         try:
-            self._process.start()
-            writer.close()
+            with writer:
+                self._process.start()
             self._await_server(reader)
         except BaseException:
             # Else the end of the program waits for a server that nobody can shut down: a signal's
@@ -595,8 +596,9 @@ class BaseManager(_StockManager):
         try:
             _end_server(process, address, authkey, _Client, shutdown_timeout)
         except BaseException:
-            # Nobody calls this again, and the end of the program waits for the process.
-            process.terminate()
+            # Nobody calls this again, and the end of the program waits for the process, which need
+            # not heed a signal that it can ignore or that waits until it goes on.
+            process.kill()
             raise
         finally:
             state.value = State.SHUTDOWN
@@ -674,7 +676,7 @@ class _Parameters:
         kept = Parameter("self", Parameter.POSITIONAL_ONLY)
         try:
             return Signature([kept, *signature(self.__wrapped__).parameters.values()])
-        except ValueError:  # as of `dict`
+        except (TypeError, ValueError):  # as of `dict`, or of what has an odd `__signature__`
             return signature(lambda self, /, *args, **kwds: None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import multiprocessing
 import os
 import pickle
@@ -12,7 +13,14 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from multiprocessing import AuthenticationError, ProcessError, connection, process, shared_memory
+from multiprocessing import (
+    AuthenticationError,
+    ProcessError,
+    connection,
+    process,
+    resource_tracker,
+    shared_memory,
+)
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +304,26 @@ def test_the_first_call_to_a_killed_server_says_that_it_has_ended() -> None:
 def test_help_of_create_methods_says_what_they_take() -> None:
     for name in ("Counter", "Counters", "Value", "Array"):
         assert "name : str, optional" in getattr(SyncManager, name).__doc__
+
+
+def test_help_of_what_has_an_odd_signature() -> None:
+    class Odd:
+        __signature__ = "none"
+
+    class OddManager(BaseManager):
+        pass
+
+    OddManager.register("Odd", Odd)
+    assert str(inspect.signature(OddManager.Odd)) == "(self, /, *args, **kwds)"  # type: ignore[attr-defined]
+
+
+def test_start_that_fails_keeps_no_pipe() -> None:
+    resource_tracker.ensure_running()  # type: ignore[attr-defined]
+    before = os.listdir("/proc/self/fd")
+    manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        manager.start(lambda: None)
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.parametrize("key", ["text", 1.5, 7])

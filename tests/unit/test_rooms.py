@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import runpy
 import sys
 from pathlib import Path
@@ -44,6 +45,17 @@ def use_a_manager(address: Any) -> list[str]:
     assert manager.list([1])[0] == 1
     manager.Counter().incr()
     return [name for name in sys.modules if name.startswith(("fastmgr.server", "fastmgr._core"))]
+
+
+def start_a_manager(method: str) -> list[str]:
+    with ProbeManager(authkey=KEY, ctx=multiprocessing.get_context(method)):
+        return [name for name in sys.modules if name.startswith("fastmgr.server")]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_who_forks_no_server_loads_none(method: str) -> None:
+    with Script(start_a_manager, method) as script:
+        assert script.line() == []
 
 
 def test_a_client_loads_no_server() -> None:

@@ -346,7 +346,8 @@ def interrupt(what: str) -> int | None:
             manager.start(stand_still)
     else:
         manager.start()
-        with stopped(manager._process.pid), taken_by_another_thread():
+        os.kill(manager._process.pid, signal.SIGSTOP)  # for good: what it is told to do waits
+        with taken_by_another_thread():
             manager.shutdown()
     pid: int | None = manager._process.pid
     return pid

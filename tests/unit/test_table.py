@@ -356,28 +356,33 @@ class TableManager(ProbeManager):
     _Server = TableServer
 
 
-def shared_at_once(what: Any, another: Any, handle: int = 0) -> Iterator[tuple[Entry, Entry]]:
-    """Share one while a thread is held up that shares the other: wherever it runs Python code."""
+def held_up(moment: int, what: Any, another: Any, handle: int) -> list[Entry]:
+    """Share one, and the other at that moment among those where the table runs Python code."""
+    table = Table()
+    left = moment
+    entries: list[Entry] = []
+
+    def share_another(*_event: object) -> None:
+        nonlocal left
+        if left == 0:
+            entries.append(table.add(another, ("a",), None, False, handle))
+        left -= 1
+
+    sys.setprofile(share_another)
+    try:
+        entries.append(table.add(what, ("a",), None, False, handle))
+    finally:
+        sys.setprofile(None)
+    return entries
+
+
+def shared_at_once(what: Any, another: Any, handle: int = 0) -> Iterator[list[Entry]]:
     for moment in itertools.count():
-        table = Table()
-        left = moment
-        meanwhile: list[Entry] = []
-
-        def share_another(*_event: object) -> None:
-            nonlocal left
-            if left == 0:
-                meanwhile.append(table.add(another, ("a",), None, False, handle))
-            left -= 1
-
-        sys.setprofile(share_another)
-        try:
-            entry = table.add(what, ("a",), None, False, handle)
-        finally:
-            sys.setprofile(None)
-        if not meanwhile:
-            assert moment > 1, "it was not held up"
+        entries = held_up(moment, what, another, handle)
+        if len(entries) < 2:
+            assert moment > 2, "it was not held up"
             return
-        yield entry, meanwhile[0]
+        yield entries
 
 
 @pytest.mark.parametrize("handle", [0, 1 << 62 | 5])
