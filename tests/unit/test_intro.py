@@ -7,6 +7,7 @@ from multiprocessing import AuthenticationError
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
+from support import KEY, ProbeManager, connected, in_thread
 
 from fastmgr.link import handshake
 from fastmgr.link.handshake import HANDSHAKE_LIMIT
@@ -18,6 +19,7 @@ from fastmgr.link.introduction import (
     introduction,
     is_proved,
     parse_introduction,
+    stock_is_refused,
 )
 
 ID = bytes(range(SESSION_ID_SIZE))
@@ -137,3 +139,40 @@ def test_what_a_client_proves_is_no_proof_of_a_server() -> None:
         with pytest.raises(AuthenticationError):
             client.read_answer(answer_introduction(frame, (1, b"x"), other))
     assert not is_proved(frame, of_another)
+
+
+# What the environment turns off
+
+
+@pytest.mark.parametrize("said", ["off", "OFF", " Off "])
+def test_stock_peers_are_refused_however_it_is_spelled(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTMGR_STOCK_PEERS", said)
+    assert stock_is_refused()
+
+
+@pytest.mark.parametrize("said", ["on", "On", None])
+def test_stock_peers_are_served_by_default(
+    said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTMGR_STOCK_PEERS", raising=False)
+    if said:
+        monkeypatch.setenv("FASTMGR_STOCK_PEERS", said)
+    assert not stock_is_refused()
+
+
+@pytest.mark.parametrize("said", ["0", "false", "no", ""])
+def test_what_is_neither_on_nor_off_is_no_setting(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ProbeManager(authkey=KEY) as manager:
+        server = ProbeManager(authkey=KEY)
+        for variable, use in (
+            ("FASTMGR_STOCK_PEERS", server.get_server),
+            ("FASTMGR_ARENA", lambda: connected(manager.address)),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, said)
+                with pytest.raises(ValueError, match=f"{variable}={said!r}.*'on' or 'off'"):
+                    in_thread(use)

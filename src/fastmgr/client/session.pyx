@@ -42,6 +42,7 @@ from traceback import format_exception_only
 from fastmgr.client.channel import StaleConnection, StockChannel
 from fastmgr.link.stream import KINDS
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
+from fastmgr.link.switches import is_off
 from fastmgr.stock.dialect import (
     RemoteError, StockConnection, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
@@ -464,6 +465,7 @@ cdef class ClientSession:
 
     cdef Channel open_fast(self, object name):
         """A channel that speaks the fast dialect; None if the server does not."""
+        cdef bint shares = not is_off("FASTMGR_ARENA")
         introducer = Introducer(self.id, name, self.thread_number())
         cdef Stream stream = connect(
             self.address, self.authkey, introducer.introduce, self.time_to_dial())
@@ -487,7 +489,8 @@ cdef class ClientSession:
         channel = FastChannel(stream)
         if not resumed or self.view is None or not self.view.usable:
             self.end_view()
-            self.view = View(<uint64_t>number << THREAD_BITS, place, self.instance, self.view)
+            self.view = View(
+                <uint64_t>number << THREAD_BITS, place if shares else 0, self.instance, self.view)
         self.adopt(channel)
         if not resumed and self.holdings:
             try:

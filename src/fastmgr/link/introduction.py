@@ -13,12 +13,12 @@ answer to the challenges of this very handshake (`handshake.prove`).
 from __future__ import annotations
 
 import hmac
-import os
 from collections.abc import Callable
 from multiprocessing import AuthenticationError
 from typing import Any
 
 from fastmgr.link.handshake import PROOF_SIZE
+from fastmgr.link.switches import is_off
 from fastmgr.wire.codec import dumps_compact, loads
 
 __all__ = [
@@ -46,7 +46,7 @@ _ANSWER = b"#FASTMGR#" + bytes((VERSION,))
 
 def stock_is_refused() -> bool:
     """Whether peers that cannot prove as much as ours are refused (FASTMGR_STOCK_PEERS=off)."""
-    return os.environ.get("FASTMGR_STOCK_PEERS") == "off"
+    return is_off("FASTMGR_STOCK_PEERS")
 
 
 def introduction(session_id: bytes, name: str, thread: int, prove: Prove) -> bytes:

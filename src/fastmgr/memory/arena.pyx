@@ -479,7 +479,8 @@ cdef class View:
     owner : int
         What this process is to the server when it holds a slot.
     place : int
-        Where the session's number is in the control segment; 0: there is no arena.
+        Where the session's number is in the control segment; 0: there is no arena, or it is
+        not to be used.
     instance : bytes
         The server's.
     before : View or None
@@ -494,7 +495,7 @@ cdef class View:
         self.instance = instance
         self.usable = True
         self.place = place
-        self.none = place == 0 or os.environ.get("FASTMGR_ARENA") == "off"
+        self.none = place == 0
         self.shared = {}
         self.large = WeakValueDictionary()
         if before is not None and before.instance == instance and before.control is not None:
