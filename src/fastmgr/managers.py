@@ -115,7 +115,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"fastmgr.server.{_LOADED_LATER[name]}")
     value = globals()[name] = getattr(module, name)
-    value.__module__ = __name__
     return value
 
 

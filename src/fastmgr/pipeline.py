@@ -76,10 +76,17 @@ class Pipeline:
         TypeError
             It is no proxy.
         ValueError
-            It is a proxy of another manager.
+            It is a proxy of another manager, or of one that has been shut down.
         """
         _require_proxy(proxy)
-        if proxy._session_of() is not self._session:
+        session = proxy._session_of()
+        if session is not self._session:
+            for one, what in (session, f"{proxy!r}"), (self._session, "the pipeline"):
+                if one.retired:
+                    raise ValueError(
+                        f"{what} belongs to the manager at {one.address!r}, "
+                        "which has been shut down"
+                    )
             raise ValueError(
                 f"{proxy!r} belongs to the manager at {proxy._token.address!r}, "
                 f"the pipeline to the one at {self._session.address!r}"

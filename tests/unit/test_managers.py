@@ -306,6 +306,14 @@ def test_help_of_create_methods_says_what_they_take() -> None:
         assert "name : str, optional" in getattr(SyncManager, name).__doc__
 
 
+@pytest.mark.parametrize("name", ["Counter", "Counters", "Value", "Array"])
+def test_wrong_arguments_are_of_what_the_user_calls(name: str) -> None:
+    maker = SyncManager._registry[name][0]
+    assert pickle.loads(pickle.dumps(maker)) is maker
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument"):
+        maker(odd=1)
+
+
 def test_help_of_what_has_an_odd_signature() -> None:
     class Odd:
         __signature__ = "none"

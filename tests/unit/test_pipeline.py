@@ -122,6 +122,10 @@ def test_bad_arguments(manager: Any) -> None:
         theirs = other.dict()
         with pytest.raises(ValueError, match="belongs to the manager at"):
             manager.pipeline()(theirs)
+    with pytest.raises(ValueError, match=r"the manager at .*, which has been shut down"):
+        other.pipeline()(theirs)
+    with pytest.raises(ValueError, match=r"the manager at .*, which has been shut down"):
+        manager.pipeline()(theirs)
 
 
 def test_what_is_no_proxy_has_no_recorder(manager: Any) -> None:

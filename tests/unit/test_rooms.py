@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import runpy
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import KEY, ProbeManager, Script
+from support import KEY, ProbeManager, Script, call_in_subprocess
+
+import fastmgr
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -45,6 +49,24 @@ def use_a_manager(address: Any) -> list[str]:
     assert manager.list([1])[0] == 1
     manager.Counter().incr()
     return [name for name in sys.modules if name.startswith(("fastmgr.server", "fastmgr._core"))]
+
+
+def modules_of_what_only_a_server_needs() -> list[str]:
+    from fastmgr.server import server, sharedmemory
+
+    found = (server.Server, server.all_methods, server.public_methods)
+    return [one.__module__ for one in (*found, sharedmemory.SharedMemoryServer)]
+
+
+def test_users_see_names_that_they_can_import() -> None:
+    """Whoever asks first, and in whichever room the thing lives."""
+    assert set(call_in_subprocess(modules_of_what_only_a_server_needs)) == {"fastmgr.managers"}
+    for name in fastmgr.__all__:
+        thing = getattr(fastmgr, name)
+        if isinstance(thing, (type, types.FunctionType)) and thing is not fastmgr.Value:
+            assert thing.__module__.count(".") <= 1
+    assert repr(fastmgr.OnewayError) == "<class 'fastmgr.OnewayError'>"
+    assert pickle.loads(pickle.dumps(fastmgr.OnewayError)) is fastmgr.OnewayError
 
 
 def start_a_manager(method: str) -> list[str]:

@@ -82,6 +82,8 @@ class OnewayError(Exception):
         made again.
     """
 
+    __module__ = "fastmgr"      # where users find it
+
     def __init__(self, failed, result, call="", reason="", made=True):
         message = f"the one-way call {call} failed: {reason}" if call else "a one-way call failed"
         if failed > 1:

@@ -51,6 +51,10 @@ def public_methods(obj: object) -> list[str]:
     return [name for name in all_methods(obj) if not name.startswith("_")]
 
 
+# Users see the names that they can import.
+all_methods.__module__ = public_methods.__module__ = "fastmgr.managers"
+
+
 class _Objects(MutableMapping[str, tuple[Any, Any, Any]]):
     """``Server.id_to_obj``: ident to (object, exposed, method_to_typeid), over the table.
 
@@ -163,6 +167,8 @@ class Server(_StockServer):
     ``handle_request``, or a serializer with a listener of its own, is given every
     connection unauthenticated, on a thread each, as in the stdlib.
     """
+
+    __module__ = "fastmgr.managers"
 
     public = [  # noqa: RUF012  (as the stdlib's stubs have it)
         "shutdown",

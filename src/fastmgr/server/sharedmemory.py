@@ -19,6 +19,8 @@ __all__ = ["SharedMemoryServer"]
 class _SharedMemoryTracker:
     """The names of the segments that a server has to unlink."""
 
+    __module__ = "fastmgr.managers"
+
     def __init__(self, name: str, segment_names: list[str] | None = None) -> None:
         self.shared_memory_context_name = name
         self.segment_names = [] if segment_names is None else segment_names
@@ -56,6 +58,8 @@ class _SharedMemoryTracker:
 
 class SharedMemoryServer(Server, _StockServer):
     """A server that unlinks the segments it was told of when it shuts down."""
+
+    __module__ = "fastmgr.managers"
 
     public = [  # noqa: RUF012
         *Server.public,
