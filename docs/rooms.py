@@ -25,10 +25,12 @@ ROWS = [
     ["wire", "memory"],
 ]
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
-#: The server's composition root, whose place at the top of the package is fixed.
+#: `_core` is the package's entry to the engine, and the build expects it at the top.
 MODULES_ELSEWHERE = {"_core": "server", "__main__": "cli"}
 
-FROM = re.compile(r"^\s*from\s+(fastmgr[\w.]*)\s+c?import\s+(\([^)]*\)|[^\n]*)", re.MULTILINE)
+COMMENT = re.compile(r"#[^\n]*")
+FROM = re.compile(r"^\s*from\s+([\w.]+)\s+c?import\s+(\([^)]*\)|[^\n]*)", re.MULTILINE)
+PLAIN = re.compile(r"^\s*c?import\s+([^\n]*)", re.MULTILINE)
 
 
 class Import(NamedTuple):
@@ -57,40 +59,72 @@ def room_of(module: str) -> str:
 
 def imports() -> set[Import]:
     """Return every import and cimport of the package's own modules, but for type checkers'."""
+    return {
+        Import(importer, imported)
+        for importer, paths in modules().items()
+        for path in paths
+        for imported in imported_by(path.relative_to(SOURCE), path.read_text())
+        if imported != importer
+    }
+
+
+def imported_by(path: Path, text: str) -> set[str]:
+    """Return the package's modules that a source imports; `path` is the source's in the package."""
+    found = (_of_python if path.suffix == ".py" else _of_cython)(text)
     known = modules()
-    found = set()
-    for importer, paths in known.items():
-        for path in paths:
-            text = path.read_text()
-            pairs = _of_python(text) if path.suffix == ".py" else _of_cython(text)
-            for package, name in pairs:
-                package = package.removeprefix("fastmgr").removeprefix(".")
-                whole = f"{package}.{name}" if package else name
-                imported = whole if whole in known else package or "__init__"
-                if imported != importer:
-                    found.add(Import(importer, imported))
-    return found
+    result = set()
+    for name in found:
+        dots = len(name) - len(name.lstrip("."))
+        above = path.parts[: len(path.parts) - dots] if dots else ()
+        parts = [*(("fastmgr", *above) if dots else ()), *name[dots:].split(".")]
+        if parts.pop(0) == "fastmgr":
+            # What is imported from a module is none.
+            while parts and ".".join(parts) not in known:
+                parts.pop()
+            result.add(".".join(parts) or "__init__")
+    return result
 
 
-def _of_python(text: str) -> list[tuple[str, str]]:
+def _of_python(text: str) -> list[str]:
     found = []
     nodes: list[ast.AST] = [ast.parse(text)]
     while nodes:
         node = nodes.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.ImportFrom):
+            start = "." * node.level + (f"{node.module}." if node.module else "")
+            found += [start + alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.If) and _is_type_checking(node.test):
             nodes += node.orelse
-            continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "fastmgr":
-            found += [(str(node.module), alias.name) for alias in node.names]
-        nodes += ast.iter_child_nodes(node)
+        elif (
+            isinstance(node, ast.If)
+            and isinstance(node.test, ast.UnaryOp)
+            and isinstance(node.test.op, ast.Not)
+            and _is_type_checking(node.test.operand)
+        ):
+            nodes += node.body
+        else:
+            nodes += ast.iter_child_nodes(node)
     return found
 
 
-def _of_cython(text: str) -> list[tuple[str, str]]:
-    return [
-        (match[1], name.split()[0])
+def _is_type_checking(test: ast.expr) -> bool:
+    return "TYPE_CHECKING" in (getattr(test, "id", None), getattr(test, "attr", None))
+
+
+def _of_cython(text: str) -> list[str]:
+    text = COMMENT.sub("", text)
+    found = [
+        match[1] + ("" if match[1].endswith(".") else ".") + name.split()[0]
         for match in FROM.finditer(text)
         for name in match[2].strip("()").split(",")
+        if name.strip()
+    ]
+    return found + [
+        name.split()[0]
+        for match in PLAIN.finditer(text)
+        for name in match[1].split(",")
         if name.strip()
     ]
 

@@ -38,6 +38,41 @@ def test_the_search_finds_imports_of_every_kind(rooms: dict[str, Any]) -> None:
     assert ("managers", "server.sharedmemory") not in found  # only for type checkers
 
 
+PLANTED = [
+    ("server/x.py", "import fastmgr.link.stream", "link.stream"),
+    ("server/x.py", "import os, fastmgr.link.stream as s", "link.stream"),
+    ("server/x.py", "import fastmgr", "__init__"),
+    ("server/x.py", "from fastmgr import managers", "managers"),
+    ("server/x.py", "from fastmgr.link import stream", "link.stream"),
+    ("server/x.py", "from fastmgr.link.stream import Stream", "link.stream"),
+    ("server/x.py", "from .table import Table", "server.table"),
+    ("server/x.py", "from . import table", "server.table"),
+    ("server/x.py", "from ..link.stream import Stream", "link.stream"),
+    ("server/x.py", "from .. import managers", "managers"),
+    ("x.py", "from .server import table", "server.table"),
+    ("x.py", "def f():\n    if not TYPE_CHECKING:\n        import fastmgr.cli.demo", "cli.demo"),
+    ("x.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import fastmgr.cli.demo", "cli.demo"),
+    ("server/x.pyx", "cimport fastmgr.link.stream", "link.stream"),
+    ("server/x.pyx", "import os, fastmgr.link.stream as s  # why", "link.stream"),
+    ("server/x.pxd", "from fastmgr.link cimport stream", "link.stream"),
+    ("server/x.pyx", "from fastmgr.link.stream cimport (\n    A,  # why\n    B,\n)", "link.stream"),
+    ("server/x.pyx", "    from .table cimport Table", "server.table"),
+    ("server/x.pyx", "from . cimport table", "server.table"),
+    ("server/x.pyx", "from ..link.stream import Stream", "link.stream"),
+    ("x.py", "if TYPE_CHECKING:\n    import fastmgr.cli.demo", None),
+    ("x.py", "if typing.TYPE_CHECKING:\n    import fastmgr.cli.demo", None),
+    ("x.py", "if not TYPE_CHECKING:\n    pass\nelse:\n    import fastmgr.cli.demo", None),
+    ("x.py", "import fastmgrs.cli.demo, os", None),
+]
+
+
+@pytest.mark.parametrize(("path", "text", "imported"), PLANTED)
+def test_the_search_finds_what_is_planted(
+    path: str, text: str, imported: str | None, rooms: dict[str, Any]
+) -> None:
+    assert rooms["imported_by"](Path(path), text) == ({imported} if imported else set())
+
+
 def test_the_drawing_is_of_today(rooms: dict[str, Any]) -> None:
     """`make graph` draws it."""
     assert (DOCS / "rooms.svg").read_text() == rooms["draw"]()

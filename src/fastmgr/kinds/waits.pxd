@@ -3,7 +3,7 @@
 from fastmgr.memory.arena cimport Celled, uint64_t
 
 cdef class Owner:
-    cdef readonly uint64_t number    # in a slot (see arena.pxd)
+    cdef readonly uint64_t number    # in a slot (see memory/arena.pxd)
 
     cdef void belong(self, uint64_t session, uint64_t thread) noexcept
 

@@ -31,7 +31,7 @@ enum {
     FM_MAIL_TAKEN = 16,
 
     FM_MAIL_LOOKS = 4, /* of the server's without mail, for one at the sockets */
-    FM_MAILBOX_SIZE = 2048, /* what a buffer of _frame has room for at once */
+    FM_MAILBOX_SIZE = 2048, /* what the buffer of a Stream has room for at once */
     FM_MAIL_ROOM = FM_MAILBOX_SIZE - 16
 };
 
