@@ -1,10 +1,10 @@
 """The server's hot path."""
 
-from fastmgr.memory.arena cimport Arena
-from fastmgr.link.stream cimport Header
-from fastmgr.server.loop cimport Conn, Loop
-from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
 from fastmgr.kinds.waits cimport Waiter
+from fastmgr.link.stream cimport Header
+from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
+from fastmgr.memory.arena cimport Arena
+from fastmgr.server.loop cimport Conn, Loop
 from fastmgr.server.table cimport Entry, Session, Table
 from fastmgr.wire.codec cimport Reader, Writer
 

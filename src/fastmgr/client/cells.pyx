@@ -14,19 +14,19 @@ could run any, nor allocates what the garbage collector tracks.
 
 cimport cython
 
+from fastmgr.client.channel cimport posting_channels
+from fastmgr.client.session cimport ClientSession, ProxyCore, Ref
+from fastmgr.kinds.numbers cimport (
+    add_to_item, add_to_word, check_integers, counter_add, counter_exchange, counter_get,
+    counter_replace, is_asked, is_plain_code, plain_item, plain_key, value_of, whole,
+    window_on, word_of,
+)
 from fastmgr.memory.arena cimport (
     CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK,
     KIND_RLOCK, KIND_SEMAPHORE, KIND_VALUE, OWNER, OWNER_DIED, Segment, THREAD_BITS, View,
     fm_growths, fm_load, fm_owner_here, fm_replace, fm_serves, fm_set_owner_here, fm_store,
     uint32_t, uint64_t,
 )
-from fastmgr.client.channel cimport posting_channels
-from fastmgr.kinds.numbers cimport (
-    add_to_item, add_to_word, check_integers, counter_add, counter_exchange, counter_get,
-    counter_replace, is_asked, is_plain_code, plain_item, plain_key, value_of, whole,
-    window_on, word_of,
-)
-from fastmgr.client.session cimport ClientSession, ProxyCore, Ref
 
 import array
 import threading

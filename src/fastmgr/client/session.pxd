@@ -2,9 +2,9 @@
 
 from cpython.object cimport PyObject
 
-from fastmgr.memory.arena cimport Segment, View
 from fastmgr.client.channel cimport Channel, FastChannel
 from fastmgr.link.system cimport uint8_t, uint64_t
+from fastmgr.memory.arena cimport Segment, View
 
 cdef class Holding:
     cdef object ident

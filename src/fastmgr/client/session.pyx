@@ -22,14 +22,14 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_CheckExact
 
-from fastmgr.memory.arena cimport THREAD_BITS, Segment, View
 from fastmgr.client.channel cimport Channel, FastChannel, PickledReply
+from fastmgr.link.message cimport begin_message
 from fastmgr.link.stream cimport (
     FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL,
     OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED, OP_RETURN, Stream,
 )
-from fastmgr.link.message cimport begin_message
 from fastmgr.link.system cimport uint8_t, uint64_t
+from fastmgr.memory.arena cimport THREAD_BITS, Segment, View
 from fastmgr.wire.codec cimport Writer
 
 import os
@@ -40,13 +40,13 @@ from multiprocessing import AuthenticationError, process, util
 from traceback import format_exception_only
 
 from fastmgr.client.channel import StaleConnection, StockChannel
-from fastmgr.link.stream import KINDS
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
+from fastmgr.link.stream import KINDS
 from fastmgr.link.switches import is_off
+from fastmgr.link.transport import HANDSHAKE_TIMEOUT, connect, is_loss, named, settle
 from fastmgr.stock.dialect import (
     RemoteError, StockConnection, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )
-from fastmgr.link.transport import HANDSHAKE_TIMEOUT, connect, is_loss, named, settle
 
 # Seconds for a connection that is made while an exception is on its way to who waits for it.
 HASTE = 2.0

@@ -7,13 +7,14 @@ by itself are therefore one after the other, in one order for all.
 """
 
 cimport cython
+from libc.string cimport memcpy
+
 from fastmgr.memory.arena cimport (
     HEAVY, Arena, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_NONE, KIND_VALUE, fm_add_i8,
     fm_add_i16, fm_add_i32, fm_add_i64, fm_add_u8, fm_add_u16, fm_add_u32, fm_add_u64,
     fm_bits_of, fm_double_of, fm_exchange, fm_load, fm_replace, fm_store, int8_t, int16_t,
     int32_t, uint8_t, uint16_t, uint32_t,
 )
-from libc.string cimport memcpy
 
 import array
 from collections.abc import Iterable, Mapping

@@ -17,12 +17,12 @@ allocated first, then the books are changed.
 
 cimport cython
 
+from fastmgr.link.system cimport fm_hung_up
 from fastmgr.memory.arena cimport (
     CONTENDED, KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, LOCAL, OWNER,
     OWNER_DIED, THREAD_BITS, Cell, Celled, fm_clear_bits, fm_load, fm_replace, fm_set_bits,
     fm_store,
 )
-from fastmgr.link.system cimport fm_hung_up
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX

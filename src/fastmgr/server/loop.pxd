@@ -1,9 +1,9 @@
 """Accepting, authenticating and watching any number of connections on one thread."""
 
-from fastmgr.link.stream cimport Stream
-from fastmgr.link.mailbox cimport fm_mailroom
-from fastmgr.link.system cimport fm_poller, fm_spinner, uint32_t, uint64_t
 from fastmgr.kinds.waits cimport Owner, Waiter
+from fastmgr.link.mailbox cimport fm_mailroom
+from fastmgr.link.stream cimport Stream
+from fastmgr.link.system cimport fm_poller, fm_spinner, uint32_t, uint64_t
 from fastmgr.server.table cimport Session
 
 cdef enum Verdict:

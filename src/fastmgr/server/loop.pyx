@@ -9,16 +9,16 @@ noticed even while its call is still running.
 cimport cython
 from posix.unistd cimport read as posix_read, write as posix_write
 
-from fastmgr.link.stream cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
+from fastmgr.kinds.waits cimport Owner, Waiter
 from fastmgr.link.mailbox cimport (
     FM_MAIL, FM_MAIL_MOST, fm_mailroom_forget, fm_mailroom_open, fm_mailroom_sleep,
     fm_mailroom_soon,
 )
+from fastmgr.link.stream cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
 from fastmgr.link.system cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_acknowledge, fm_event, fm_now_ns, fm_poller_close,
     fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, fm_shutdown, int64_t, os_close,
 )
-from fastmgr.kinds.waits cimport Owner, Waiter
 
 import errno
 import os

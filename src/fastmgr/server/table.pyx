@@ -28,9 +28,7 @@ import queue
 import threading
 from weakref import KeyedRef, WeakValueDictionary
 
-from fastmgr.kinds import numbers
-from fastmgr.kinds import waits
-from fastmgr.kinds import shared
+from fastmgr.kinds import numbers, shared, waits
 
 # Types whose methods run no code but their own, so the loop may run them, as
 # long as only values of known types were ever put into the object.
