@@ -27,7 +27,7 @@ DEBUG, SANITIZE, FUZZ, WERROR = (
     bool(os.environ.get(f"FASTMGR_{name}")) for name in ("DEBUG", "SANITIZE", "FUZZ", "WERROR")
 )
 #: Whether assertions are made and indexes checked.
-CHECKED = DEBUG or SANITIZE or FUZZ
+CHECKED = DEBUG or SANITIZE or FUZZ or WERROR
 #: Whether what is built is for users, and not in place for us: stripped, in a directory of its own.
 WHEEL = "bdist_wheel" in sys.argv
 # Python 3.13 brings os.process_cpu_count; macOS has no affinity to ask for.
@@ -65,6 +65,8 @@ def extensions() -> list[Extension]:
             # The interpreter's own flags ask for debug information: most of a wheel's size.
             compile_args += ["-g0"]
             link_args += ["-Wl,-s"] if sys.platform == "linux" else []
+    if not CHECKED:
+        compile_args += ["-Wno-unused-variable"]  # those of assertions that are left out
     if WERROR:
         # What an assertion would have used is declared where none is made, too.
         compile_args += ["-Werror", "-Wno-error=unused-variable"]

@@ -73,9 +73,12 @@ cdef class Engine(Loop):
         self, Conn conn, Writer writer, Waiter waiter, object value, bint on_loop
     ) except -1
     cdef int forget_gifts(self, Conn conn, bint on_loop) except -1
-    cdef int forget_taking(self, Conn conn, bint all_of_it) except -1
-    cdef int take_back_gifts(self, Conn conn) except -1
+    cdef int drop_gifts(self, list given) except -1
+    cdef int forget_taking(self, Conn conn, object count) except -1
+    cdef int take_back_gifts(self, Conn conn, list given, bint cut_off) except -1
+    cdef int end_exchange(self, Conn conn) except -1
     cdef int dispose(self, list dead) except -1
+    cdef int dispose_elsewhere(self, list dead) except -1
     cdef object run(
         self, object c, Conn conn, Entry entry, object ident, object name, object args,
         object kwds, uint8_t *op, uint64_t *handle

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from fastmgr.memory.arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix, new_segment
 from fastmgr.link.stream cimport (
-    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_PICKLED,
+    ENDS_CUT_OFF, FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_PICKLED,
     FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL,
     OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY,
     OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
@@ -375,6 +375,12 @@ cdef class Gift:
     """What the reply to a call gave, until the peer is known to have taken it."""
 
 
+cdef int note_taking(dict taken, Gift gift) except -1:
+    if gift.waiter.depth == 0:      # not a condition's `wait`
+        taken.setdefault(gift.handle, []).append(gift)
+    return 0
+
+
 @cython.final
 cdef class Engine(Loop):
     """The loop of a server, with what it does with requests.
@@ -488,64 +494,84 @@ cdef class Engine(Loop):
         """Reply to a call of a primitive with `value`, which it may have got from it."""
         cdef Gift gift
         cdef int verdict
-        if waiter.method == "put" or is_oneway(conn):
+        if (
+            waiter.method == "put" or is_oneway(conn)
+            or value is False and waiter.method == "acquire"    # nothing was given
+        ):
             return self.reply(conn, writer, OP_RETURN, 0, value, on_loop)
         gift = self.note_gift(conn)
         gift.handle = conn.stream.header.handle
         gift.waiter = waiter
         gift.value = value
-        if conn.left:       # this moment: `on_left` has not seen the gift
+        if conn.left:       # this moment, it may be: `end_exchange` undoes a gift once only
             conn.untaken = gift.call
-            self.take_back_gifts(conn)
+            self.take_back_gifts(conn, [gift], False)
             return CLOSE
+        if conn.taken is not None:
+            note_taking(conn.taken, gift)
         verdict = self.reply(conn, writer, OP_RETURN, 0, value, on_loop)
         gift.is_hard = (verdict == HAND_OFF or not on_loop) and type(value) not in PLAIN
         return verdict
 
     cdef int forget_gifts(self, Conn conn, bint on_loop) except -1:
         """The peer has taken what it was given, or shall have it."""
-        cdef list given = conn.in_transit
-        conn.in_transit = None
-        if on_loop:
-            for thing in given:
-                if type(thing) is Gift and (<Gift>thing).is_hard:
-                    self.drop_elsewhere((<Gift>thing).value)
+        cdef list given
+        given, conn.in_transit = conn.in_transit, None
+        conn.taken = None
+        if on_loop and given is not None:
+            self.drop_gifts(given)
         return 0
 
-    cdef int forget_taking(self, Conn conn, bint all_of_it) except -1:
-        """The current call gives back what one before it in its pipeline took, or all of them."""
-        cdef Py_ssize_t i
-        for i in range(len(conn.in_transit) - 1, -1, -1):
-            thing = conn.in_transit[i]
-            if type(thing) is not Gift or (<Gift>thing).handle != conn.stream.header.handle:
-                continue
-            if (<Gift>thing).waiter.depth == 0:     # not a condition's `wait`
-                (<Gift>thing).waiter = None
-                (<Gift>thing).handle = 0
-                if not all_of_it:
-                    break
+    cdef int drop_gifts(self, list given) except -1:
+        for thing in given:
+            if type(thing) is Gift and (<Gift>thing).is_hard:
+                self.drop_elsewhere((<Gift>thing).value)
         return 0
 
-    cdef int take_back_gifts(self, Conn conn) except -1:
+    cdef int forget_taking(self, Conn conn, object count) except -1:
+        """The current call has given back what calls before it in its pipeline took, the last first."""
+        cdef list gifts
+        if conn.taken is None:
+            conn.taken = {}
+            for thing in conn.in_transit or ():
+                if type(thing) is Gift and (<Gift>thing).waiter is not None:
+                    note_taking(conn.taken, thing)
+        gifts = conn.taken.get(conn.stream.header.handle)
+        if gifts:
+            if type(count) is not int or count > len(gifts):
+                count = len(gifts)
+            for _ in range(<Py_ssize_t>count):
+                (<Gift>gifts.pop()).waiter = None
+        return 0
+
+    cdef int take_back_gifts(self, Conn conn, list given, bint cut_off) except -1:
         """Undo what the replies gave that the peer, which was interrupted, has not taken.
 
-        The last comes first, so that the items of a queue are in their order again.
+        All of it if the pipeline was `cut_off`: its client gets no reply.  The last comes first, so that
+        the items of a queue are in their order again.
         """
         cdef list dead = []
+        cdef list keys
         cdef Entry entry
         cdef Gift gift
-        for thing in reversed(conn.in_transit):
-            if type(thing) is not Gift or <int32_t>((<Gift>thing).call - conn.untaken) < 0:
+        cdef Waiter waiter
+        for thing in reversed(given):
+            if type(thing) is not Gift:
                 continue
             gift = thing
-            if gift.waiter is not None:
+            if not cut_off and <int32_t>(gift.call - conn.untaken) < 0:
+                continue
+            waiter, gift.waiter = gift.waiter, None
+            keys, gift.keys = gift.keys, None
+            if waiter is not None:
                 entry = self.table.find(gift.handle)
                 if entry is not None and entry.parks:
                     entry.opaque = entry.opaque or type(gift.value) is Opaque
-                    gift.waiter.value, gift.value = gift.value, None
-                    (<Primitive>entry.obj).interrupted(gift.waiter)
-                    gift.waiter.value = None    # timers may keep the waiter
-            for key in gift.keys or ():
+                    waiter.value, gift.value = gift.value, None
+                    waiter.cut_off = cut_off
+                    (<Primitive>entry.obj).interrupted(waiter)
+                    waiter.value = None     # timers may keep the waiter
+            for key in keys or ():
                 with suppress(KeyError, AssertionError):
                     dead.append(
                         self.table.release(key) if gift.anonymous
@@ -556,32 +582,45 @@ cdef class Engine(Loop):
         """The peer is gone; with its session's last connection go its references."""
         cdef Session session = conn.session
         cdef Entry entry
+        try:
+            self.end_exchange(conn)
+        finally:
+            if session is not None:
+                session.broken = session.broken or not conn.clean
+                if self.table.leave(session):
+                    if self.arena is not None:
+                        self.arena.leave(session.place)
+                    if session.broken and not session.clean:
+                        # What a killed client held goes on; after a clean exit it stays held, as in
+                        # the stdlib.
+                        for key in list(session.parked):
+                            entry = self.table.find(key)
+                            if entry is not None and entry.parks:
+                                (<Primitive>entry.obj).abandon(session.number)
+                    self.dispose(self.table.forsake(session))
+        return 0
+
+    cdef int end_exchange(self, Conn conn) except -1:
+        """End the wait of a peer that is gone, and take back what it has not taken."""
         cdef Header last
-        if session is not None and not conn.clean and conn.stream.ends_with(OP_GOODBYE, &last):
-            # It lies behind a call that is not done, or behind what nobody will serve.
-            self.part(conn, &last)
+        cdef list given
+        cdef bint cut_off = False
+        if conn.session is not None and not conn.clean:
+            # A goodbye lies behind a call that is not done, or behind what nobody will serve.
+            if conn.stream.ending(&last) == ENDS_CUT_OFF:
+                cut_off = last.flags & FLAG_FOLLOWS != 0
+            elif last.op == OP_GOODBYE:
+                self.part(conn, &last)
         self.end_wait(conn)
-        if conn.in_transit is not None:
-            if conn.untaken:
-                self.take_back_gifts(conn)
-            self.forget_gifts(conn, True)
+        given, conn.in_transit = conn.in_transit, None
+        conn.taken = None
+        if given is not None:
+            if conn.untaken or cut_off:
+                self.take_back_gifts(conn, given, cut_off)
+            self.drop_gifts(given)
         if conn.failure is not None:
             failure, conn.failure = conn.failure, None
             self.drop_elsewhere(failure)
-        if session is None:
-            return 0
-        session.broken = session.broken or not conn.clean
-        if not self.table.leave(session):
-            return 0
-        if self.arena is not None:
-            self.arena.leave(session.place)
-        if session.broken and not session.clean:
-            # What a killed client held goes on; after a clean exit it stays held, as in the stdlib.
-            for key in list(session.parked):
-                entry = self.table.find(key)
-                if entry is not None and entry.parks:
-                    (<Primitive>entry.obj).abandon(session.number)
-        self.dispose(self.table.forsake(session))
         return 0
 
     cdef int end_wait(self, Conn conn) except -1:
@@ -662,9 +701,16 @@ cdef class Engine(Loop):
         cdef Entry entry
         for entry in dead:
             if is_hard_to_drop(entry):
-                self.disposing += 1
-                self.workers.submit(self.dispose_now, "disposal", dead)
-                break
+                return self.dispose_elsewhere(dead)
+        return 0
+
+    cdef int dispose_elsewhere(self, list dead) except -1:
+        self.disposing += 1
+        try:
+            self.workers.submit(self.dispose_now, "disposal", dead)
+        except BaseException:
+            self.disposing -= 1     # there is no thread for it
+            raise
         return 0
 
     def dispose_now(self, list dead):
@@ -857,6 +903,7 @@ cdef class Engine(Loop):
         NOT_CARRIED says that the pickle has to be read, and that nothing was done.
         """
         cdef uint64_t handle = conn.stream.header.handle
+        cdef object returned = None     # how many that it took this connection gives back
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
         cdef uint8_t op = OP_RETURN
         if entry is None or (pickled and not carried) or not (entry.known or entry.parks):
@@ -908,13 +955,15 @@ cdef class Engine(Loop):
                     if on_loop:
                         return HAND_OFF     # what it returns is to be shared: a worker waits for it
                 if conn.in_transit is not None and (name == "release" or name == "task_done"):
-                    self.forget_taking(conn, bool(args or kwds))
+                    returned = args[0] if args else kwds.get("n", 1) if kwds else 1
         payload = self.run(
             conn, conn, entry, "%x" % handle if entry is None else None, name, args, kwds, &op,
             &handle,
         )
         # What the call was given must not outlive it in this frame.
         entry = args = kwds = None
+        if returned is not None and op == OP_RETURN:
+            self.forget_taking(conn, returned)
         return self.reply(conn, writer, op, handle, payload, on_loop)
 
     cdef int serve_blocking(
@@ -1110,8 +1159,11 @@ cdef class Engine(Loop):
         cdef size_t i
         cdef dict missing = {}      # handle -> why, of the first
         cdef list retained = []
+        cdef Gift gift
         if on_loop and count > HANDLES_AT_ONCE:
             return HAND_OFF
+        if conn.left:
+            return CLOSE        # nobody would return what it counts
         for i in range(count):
             memcpy(&handle, conn.stream.body + i * sizeof(uint64_t), sizeof(uint64_t))
             if self.table.find(handle) is None and (
@@ -1133,7 +1185,12 @@ cdef class Engine(Loop):
             in_transit = [thing for thing in conn.in_transit if type(thing) is not Gift]
             self.forget_gifts(conn, on_loop)
             conn.in_transit = in_transit or None
-        self.note_gift(conn).keys = retained
+        gift = self.note_gift(conn)
+        gift.keys = retained
+        if conn.left:
+            conn.untaken = gift.call
+            self.take_back_gifts(conn, [gift], False)
+            return CLOSE
         return self.reply(conn, writer, OP_RETURN, 0, missing, on_loop)
 
     cdef int serve_locate(self, Conn conn, Writer writer, bint on_loop) except -1:
@@ -1317,8 +1374,7 @@ cdef class Engine(Loop):
         cdef list doomed
         if self.doomed:
             doomed, self.doomed = self.doomed, []
-            self.disposing += 1
-            self.workers.submit(self.dispose_now, "disposal", doomed)
+            self.dispose_elsewhere(doomed)
         return 0
 
     cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1:

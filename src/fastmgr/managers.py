@@ -280,7 +280,10 @@ class BaseManager(_StockManager):
     """
 
     _registry: ClassVar[dict[str, tuple[Any, Any, Any, Any]]] = {}
-    _Server: ClassVar[type[Server]] = cast("type[Server]", _LoadedLater("Server"))
+    if TYPE_CHECKING:
+        _Server: ClassVar[type[Server]]
+    else:  # no annotation, which `typing.get_type_hints` would look up
+        _Server = _LoadedLater("Server")
 
     #: A `util.Finalize`, there once `start` has been called.
     shutdown: Any
@@ -434,6 +437,8 @@ class BaseManager(_StockManager):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         reader, writer = connection.Pipe(duplex=False)
+        # A child of which a handler's exception kept us from hearing finds out that nobody reads.
+        util.register_after_fork(reader, connection.Connection.close)
         self._process = self._ctx.Process(
             target=type(self)._run_server,
             args=(

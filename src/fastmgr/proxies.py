@@ -482,16 +482,24 @@ class ConditionProxy(AcquirerProxy, _Condition):
             raise
 
     def _own_again(self) -> None:
-        try:
-            self._callmethod("acquire", (), {"restoring": True})
-        except TypeError as error:
-            if not is_ours(error):
-                raise  # it is of a handler of a signal
-            self._callmethod("acquire")  # of a server, or over a lock, that cannot do that
-        except _BROKEN as error:
-            if not self._session_of().is_lost(error):
-                raise
-            util.info("the manager is gone, and its lock with it: %s", error)
+        how: dict[str, Any] = {"restoring": True}
+        raised: BaseException | None = None
+        while True:
+            try:
+                self._callmethod("acquire", (), how)
+                break
+            except BaseException as error:
+                if isinstance(error, _BROKEN) and self._session_of().is_lost(error):
+                    util.info("the manager is gone, and its lock with it: %s", error)
+                    break
+                if not isinstance(error, Exception) or not is_ours(error):
+                    raised = error  # of a signal's handler: the lock comes first
+                elif isinstance(error, TypeError) and how:
+                    how = {}  # of a server, or over a lock, that cannot do that
+                else:
+                    raise
+        if raised is not None:
+            raise raised
 
     def notify(self, n: int = 1) -> None:
         return self._callmethod("notify", (n,))

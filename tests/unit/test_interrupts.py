@@ -336,3 +336,46 @@ def test_what_was_taken_before_stays_taken(manager: InterruptManager) -> None:
     assert q.empty()
     assert not is_free(lock)
     assert [permits.acquire(False) for _ in range(2)] == [True, False]
+
+
+def test_a_pipeline_gives_back_only_what_it_still_has(manager: InterruptManager) -> None:
+    permits, other, gate = manager.Semaphore(3), manager.Semaphore(1), manager.Queue()
+    pipe = manager.pipeline(errors="return")
+    for _ in range(3):
+        pipe(permits).acquire()
+    pipe(permits).release(1)
+    pipe(permits).release(0)  # which fails
+    pipe(other).acquire()
+    pipe(other).acquire(False)  # which gets none
+    pipe(other).release()
+    pipe(gate).get()
+    with interrupted(manager, lambda: gate.put("item")):
+        pipe.execute()
+    assert [permits.acquire(False) for _ in range(4)] == [True, True, True, False]
+    assert [other.acquire(False) for _ in range(2)] == [True, False]
+
+
+def test_a_pipeline_that_was_cut_off_gives_all_of_it_back(manager: InterruptManager) -> None:
+    """It is interrupted while the server waits, and takes no more of what is sent."""
+    lock, owned, q, gate = manager.Lock(), manager.RLock(), manager.Queue(), manager.Queue()
+    values = manager.list()
+    q.put("first")
+    pipe = manager.pipeline()
+    for taken in (lock, owned):
+        pipe(taken).acquire()
+    pipe(q).get()
+    pipe(gate).get()
+    for _ in range(200):
+        pipe(values).append("x" * 50_000)
+
+    def give_up() -> None:
+        raise Interrupt
+
+    with interrupted(manager, give_up):
+        pipe.execute()
+    for taken in (lock, owned):
+        assert in_thread(taken.acquire, True, DEADLINE)
+        assert taken.owner_died  # the calls that belonged to it were not made
+    assert q.get_nowait() == "first"
+    gate.put("item")
+    assert gate.get_nowait() == "item"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -176,16 +177,29 @@ def test_a_handlers_error_while_a_condition_takes_its_lock_again(
             taken.set()
             over.wait(DEADLINE)
 
-    other = threading.Thread(target=hold)
-    other.start()
+    def handle(number: int, frame: FrameType | None) -> None:
+        over.set()
+        raise error
+
+    def interrupt() -> None:
+        poll(main_thread_sleeps, "the main thread waits")
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)  # type: ignore[arg-type]
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    threads = [threading.Thread(target=hold), threading.Thread(target=interrupt)]
+    threads[0].start()
     try:
         assert taken.wait(DEADLINE)
-        with taken_by_another_thread(over.set, error):
+        threads[1].start()
+        with pytest.raises(type(error)) as raised:
             condition._own_again()
     finally:
         over.set()
-        other.join(DEADLINE)
-    assert not condition.locked()
+        for thread in threads:
+            thread.join(DEADLINE)
+        signal.signal(signal.SIGUSR1, before)
+    assert raised.value is error
+    condition.release()  # it was taken all the same
 
 
 def test_a_handlers_error_in_a_pipeline(alone: ProbeManager) -> None:
@@ -364,6 +378,30 @@ def test_interrupted_program_leaves_no_server_and_ends(what: str) -> None:
         server = script.line()
         script.finish()
         poll(lambda: process_gone(server), "the server has ended")
+
+
+def interrupt_a_fork() -> int:
+    """A handler raises when the process is there and `start` has not heard of it yet."""
+    pids: list[int] = []
+    fork = os.fork
+
+    def fork_and_raise() -> int:
+        pids.append(fork())
+        if pids[-1]:
+            raise Handled
+        return 0
+
+    os.fork = fork_and_raise
+    with contextlib.suppress(Handled):
+        SyncManager(ctx=multiprocessing.get_context("fork")).start()
+    os.fork = fork
+    assert os.waitpid(pids[0], 0) == (pids[0], 1 << 8)
+    return pids[0]
+
+
+def test_a_server_that_nobody_knows_of_ends() -> None:
+    with Script(interrupt_a_fork) as script:
+        assert process_gone(script.line())
 
 
 def serve() -> str:

@@ -43,6 +43,7 @@ cdef class FastChannel(Channel):
     cdef bint encoding               # `writer` is in use further up this thread's stack
     cdef uint32_t calls
     cdef uint32_t untaken            # the first whose reply did not reach the caller; 0: none
+    cdef bint cut_off             # in the middle of a frame: nothing can be sent behind it
     cdef fm_spinner spinner
     cdef bint may_spin               # the server does
     cdef bint posted                 # one-way calls since the last reply

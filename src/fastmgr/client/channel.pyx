@@ -16,7 +16,7 @@ from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from fastmgr.memory.arena cimport Segment
+from fastmgr.memory.arena cimport Segment, fm_is_unix
 from fastmgr.link.stream cimport (
     FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
     HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF,
@@ -24,8 +24,8 @@ from fastmgr.link.stream cimport (
 )
 from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.system cimport (
-    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_await_end, fm_poll_one, fm_send, uint8_t,
-    uint16_t, uint32_t, uint64_t,
+    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_await_end, fm_poll_one, fm_reset_at_close,
+    fm_send, os_close, uint8_t, uint16_t, uint32_t, uint64_t,
 )
 from fastmgr.wire.codec cimport Reader, Writer, is_scalar
 
@@ -198,15 +198,21 @@ cdef class FastChannel(Channel):
         self.say_goodbye(False)
 
     cpdef object close(self):
-        cdef int fd = self.stream.fd
+        cdef int fd
         self.usable = False
         self.set_posted(False)
         self.say_goodbye(False)
-        if self.interrupted and fd >= 0 and self.pid == getpid():
-            # No handler of a signal runs here: the exception of one is on its way.
-            with nogil:
-                fm_await_end(fd, TAKE_BACK_MS)
-        self.stream.close_fd()
+        fd, self.stream.fd = self.stream.fd, -1     # ours alone: others may close the channel, too
+        if fd >= 0:
+            if self.pid != getpid():
+                pass                    # it is the parent's
+            elif self.cut_off and not fm_is_unix(fd):
+                fm_reset_at_close(fd)   # the end would wait behind what the server does not read
+            elif self.interrupted:
+                # No handler of a signal runs here: the exception of one is on its way.
+                with nogil:
+                    fm_await_end(fd, TAKE_BACK_MS)
+            os_close(fd)
 
     cpdef object abandon(self):
         self.usable = False
@@ -218,12 +224,14 @@ cdef class FastChannel(Channel):
 
         If a call was interrupted the server takes back what its reply gave, or would give.
 
-        Behind a request that was sent in part it says nothing, and does no harm.
+        Behind a request that was sent in part nothing can be said: the server sees that it was.
         In a forked child other threads' channels are dropped before any of our
         hooks runs.
         """
         cdef Header header
-        if self.stream is not None and self.stream.fd >= 0 and self.pid == getpid():
+        if self.stream is None or self.cut_off or self.stream.unsent is not None:
+            return
+        if self.stream.fd >= 0 and self.pid == getpid():
             memset(&header, 0, HEADER_SIZE)
             header.op = OP_GOODBYE
             header.handle = whole
@@ -342,7 +350,9 @@ cdef class FastChannel(Channel):
                 writer.data, writer.size)
             try:
                 if not mailed:
+                    self.cut_off = True
                     stream.send_all(writer.data, writer.size, writer.segments or None)
+                    self.cut_off = False
             except OSError as error:
                 if is_loss(error):
                     raise StaleConnection(error) from None
@@ -424,7 +434,9 @@ cdef class FastChannel(Channel):
             if not self.usable:
                 raise stale()
             self.ahead = True
+            self.cut_off = True
             self.stream.send_all(writer.data, writer.size, writer.segments or None)
+            self.cut_off = False
         except BaseException as error:
             self.end(error)
             if is_loss(error):
@@ -503,6 +515,7 @@ cdef class FastChannel(Channel):
             stream.tidy()
         except BaseException as error:
             self.untaken = first    # nobody gets those that were read
+            self.cut_off = not ends_a_frame(frames, at)
             self.end(error)
             raise
         finally:
@@ -699,3 +712,11 @@ cdef class StockChannel(Channel):
 
     cpdef object abandon(self):
         self.close()
+
+
+cdef bint ends_a_frame(Writer frames, size_t at) noexcept:
+    """Whether what comes before `at` is whole frames."""
+    cdef size_t end = 0
+    while end < at:
+        end += HEADER_SIZE + <size_t>(<Header *>(frames.data + end)).size
+    return end == at

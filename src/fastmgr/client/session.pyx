@@ -117,6 +117,8 @@ cdef extern from "Python.h":
 
 # Seconds for each step of returning a reference to a server of the stdlib.
 cdef double RELEASE_TIMEOUT = 10.0
+# How often handlers of signals may raise before an interrupted connection is replaced.
+cdef int MOST_HANDLERS = 100
 
 
 @cython.final
@@ -564,13 +566,22 @@ cdef class ClientSession:
 
         It would go on waiting there otherwise, and take what others should have.
         """
+        cdef object raised = None
         self.hasty = PyThread_get_thread_ident()
         try:
-            self.channel()
-        except Exception as error:
-            util.debug("the interrupted connection stays open: %s", error)
+            for _ in range(MOST_HANDLERS):
+                try:
+                    self.channel()
+                    break
+                except BaseException as error:
+                    if isinstance(error, AuthenticationError) or self.is_lost(error):
+                        util.debug("the interrupted connection stays open: %s", error)
+                        break
+                    raised = error      # one more signal's handler did it
         finally:
             self.hasty = 0
+        if raised is not None:
+            raise raised
         return 0
 
     cdef int lose(self, Channel channel, bint keep) except -1:

@@ -23,6 +23,7 @@ cdef class Waiter:
     cdef Py_ssize_t depth            # what a Condition's waiter takes the lock back to
     cdef bint again                  # its sleep is over, and it waits for the lock
     cdef bint notified               # that is why; another is to be told where it does not go on
+    cdef bint cut_off                # of its pipeline the rest will never come
     cdef bint puts                   # it waits for room in a queue
 
     cdef bint is_there(self)

@@ -406,7 +406,7 @@ cdef class Lock(Slots):
 
     cdef int interrupted(self, Waiter waiter) except -1:
         if waiter.value is True and waiter.depth == 0:
-            self.hand_on(0, waiter.owner.number, 0)
+            self.hand_on(0, waiter.owner.number, OWNER_DIED if waiter.cut_off else 0)
         return 0
 
     def _acquire(self, Waiter waiter, blocking=True, timeout=-1):
@@ -488,7 +488,10 @@ cdef class RLock(Lock):
 
     cdef int interrupted(self, Waiter waiter) except -1:
         if waiter.value is True and waiter.depth == 0 and self.holder() == waiter.owner.number:
-            self.step_down()
+            if fm_load(self.depth()) > 1:
+                self.step_down()
+            else:
+                Lock.interrupted(self, waiter)
         return 0
 
     cdef int step_down(self) except -1:

@@ -68,6 +68,11 @@ cdef enum Status:
     FRAME_TIMEOUT = -2
     FRAME_TOO_LARGE = -3
 
+# What was sent before an end.
+cdef enum Ending:
+    ENDS_WHOLE = 0
+    ENDS_CUT_OFF = 1    # in the middle of a frame
+
 # Bytes of what comes before the values of a body with segments.
 cdef size_t table_size(list segments) noexcept
 # Write it; return the bytes of the segments.
@@ -109,7 +114,7 @@ cdef class Stream:
     cdef int receive_mail(self) except -9
     cdef bint answer_by_mail(self, const char *source, size_t size, list segments) noexcept
     cdef void put_back(self) noexcept
-    cdef bint ends_with(self, uint8_t op, Header *last) noexcept
+    cdef int ending(self, Header *last) noexcept
     cdef void tidy(self) noexcept
     cdef size_t _want(self) noexcept
     cdef size_t _want_segmented(self, const Header *header, size_t have) noexcept

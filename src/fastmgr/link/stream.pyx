@@ -18,7 +18,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 from fastmgr.memory.arena cimport Segment, fm_recv_fd, fm_send_fd
 from fastmgr.link.mailbox cimport (
@@ -296,16 +296,18 @@ cdef class Stream:
         self.start = self.rewind
         self.in_segments = self.segments is not None
 
-    cdef bint ends_with(self, uint8_t op, Header *last) noexcept:
-        """Whether what was sent and not taken yet is whole frames, the last of that operation.
+    cdef int ending(self, Header *last) noexcept:
+        """How what was sent and not taken yet ends.
 
+        `last` is the header of its last frame, be it cut off, with no operation where there is none; of
+        one that is cut off in its header only that it follows others is taken for granted.
         Nothing is received.  The frames are followed from the first, for the bytes at the end of a
         frame that was sent in part may look like anything.
         """
         cdef size_t at = 0, have = 0, unread = fm_unread(self.fd)
         cdef char *data
         cdef size_t i
-        cdef bint found = False
+        memset(last, 0, HEADER_SIZE)
         if self.in_segments:        # what `data` holds is received but for the segments
             for i in range(
                 max(len(self.segments), 1) - 1,
@@ -313,26 +315,33 @@ cdef class Stream:
             ):
                 at += self._segment_size(i)
             at -= self.segment_at
+            memcpy(last, self.data + self.start, HEADER_SIZE)
         else:
             have = self.end - self.start
         data = <char *>malloc(have + unread + 1)
         if data == NULL:
-            return False
+            last.op = 0
+            return ENDS_WHOLE
         memcpy(data, self.data + self.start, have)
         if unread and fm_recv(
             self.fd, data + have, unread, MSG_PEEK | MSG_DONTWAIT
         ) != <ssize_t>unread:
             unread = 0
         have += unread
-        while at < have and have - at >= HEADER_SIZE:
+        while at < have:
+            if have - at < HEADER_SIZE:
+                last.op = 0
+                last.flags = FLAG_FOLLOWS
+                at = have + 1
+                break
             memcpy(last, data + at, HEADER_SIZE)
             at += HEADER_SIZE
             if last.size > have - at:
+                at = have + 1
                 break
             at += last.size
-            found = at == have and last.op == op
         free(data)
-        return found
+        return ENDS_CUT_OFF if at > have else ENDS_WHOLE
 
     cdef int _room(self) except -1:
         """Make room to receive into, with the pending bytes moved to the front."""

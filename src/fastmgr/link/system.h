@@ -162,6 +162,12 @@ static inline int64_t fm_now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* Have `close` tell the peer at once, even if it takes none of what was sent. */
+static inline void fm_reset_at_close(int fd) {
+    struct linger at_once = {1, 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+}
+
 /* Say that nothing more comes, and wait, so long at most, until the peer has closed; what it still
    sends is nobody's. */
 static inline void fm_await_end(int fd, int timeout_ms) {

@@ -20,6 +20,7 @@ cdef extern from "link/system.h" nogil:
     size_t fm_unread(int fd)
     void fm_shutdown(int fd)
     int fm_hung_up(int fd)
+    void fm_reset_at_close(int fd)
     void fm_await_end(int fd, int timeout_ms)
     void fm_acknowledge(int fd)
     int fm_poll_one(int fd, short events, int timeout_ms)

@@ -38,6 +38,7 @@ cdef class Conn(Owner):
     cdef bint answered            # a hook has replied to the current request itself
     # What the peer is about to read: entries whose proxies are in a reply, and each `Gift`.
     cdef list in_transit
+    cdef dict taken               # of a pipeline that releases: handle -> `Gift`s that took from it
     cdef uint32_t untaken         # the first call whose reply the peer has not taken; 0: none
     cdef Py_ssize_t failed        # calls without a reply since the last reply
     cdef tuple failure            # of the first of them: in words, and (operation, payload)

@@ -676,7 +676,10 @@ def run_server(
             raise
         writer.send(error)
         sys.exit(1)
-    writer.send(server.address)
+    try:
+        writer.send(server.address)
+    except BrokenPipeError:
+        sys.exit(1)  # the start was interrupted: nobody knows of this process
     writer.close()
     util.info("manager serving at %r", server.address)
     server.serve_forever()
