@@ -529,7 +529,7 @@ cdef class Engine(Loop):
         return 0
 
     cdef int forget_taking(self, Conn conn, object count) except -1:
-        """The current call has given back what calls before it in its pipeline took, the last first."""
+        """The current call has given back what its pipeline took before, the last first."""
         cdef list gifts
         if conn.taken is None:
             conn.taken = {}
@@ -547,8 +547,8 @@ cdef class Engine(Loop):
     cdef int take_back_gifts(self, Conn conn, list given, bint cut_off) except -1:
         """Undo what the replies gave that the peer, which was interrupted, has not taken.
 
-        All of it if the pipeline was `cut_off`: its client gets no reply.  The last comes first, so that
-        the items of a queue are in their order again.
+        All of it if the pipeline was `cut_off`: its client gets no reply.  The last comes first, so
+        that the items of a queue are in their order again.
         """
         cdef list dead = []
         cdef list keys

@@ -299,8 +299,8 @@ cdef class Stream:
     cdef int ending(self, Header *last) noexcept:
         """How what was sent and not taken yet ends.
 
-        `last` is the header of its last frame, be it cut off, with no operation where there is none; of
-        one that is cut off in its header only that it follows others is taken for granted.
+        `last` is the header of its last frame, be it cut off, with no operation where there is
+        none; one that is cut off in its header is taken for one that follows others.
         Nothing is received.  The frames are followed from the first, for the bytes at the end of a
         frame that was sent in part may look like anything.
         """
