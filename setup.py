@@ -68,8 +68,7 @@ def extensions() -> list[Extension]:
     if not CHECKED:
         compile_args += ["-Wno-unused-variable"]  # those of assertions that are left out
     if WERROR:
-        # What an assertion would have used is declared where none is made, too.
-        compile_args += ["-Werror", "-Wno-error=unused-variable"]
+        compile_args += ["-Werror"]
         Options.warning_errors = True
         # Cython's warnings appear only when it translates: a build of its own sees all of them.
         build_dir = "build/werror"
