@@ -118,3 +118,33 @@ def test_who_forks_no_server_loads_none(method: str) -> None:
 def test_a_client_loads_no_server() -> None:
     with ProbeManager(authkey=KEY) as manager, Script(use_a_manager, manager.address) as script:
         assert script.line() == []
+
+
+#: Modules above the budget of lines, each with what it may have at most: only ever less.
+LONG = {
+    "_core.pyx": 1460,
+    "client/cells.pyx": 800,
+    "client/channel.pyx": 730,
+    "client/session.pyx": 1260,
+    "kinds/numbers.pyx": 870,
+    "kinds/waits.pyx": 1210,
+    "link/stream.pyx": 810,
+    "managers.py": 810,
+    "proxies.py": 810,
+    "server/loop.pyx": 610,
+    "server/server.py": 690,
+    "wire/codec.pyx": 970,
+}
+BUDGET = 600
+
+
+def test_modules_read_in_one_sitting() -> None:
+    """CONTRIBUTING says about 400 lines; what is above 600 is named here, and grows no more."""
+    package = DOCS.parent / "src" / "fastmgr"
+    lines = {
+        path.relative_to(package).as_posix(): len(path.read_text().splitlines())
+        for path in package.rglob("*")
+        if path.suffix in (".py", ".pyx", ".pxd", ".pyi", ".h")
+    }
+    assert {name for name, count in lines.items() if count > LONG.get(name, BUDGET)} == set()
+    assert {name for name in LONG if lines[name] <= BUDGET} == set()  # no longer on the list
