@@ -62,6 +62,13 @@ def serve(frames: list[bytes]) -> None:
     assert server.done == (len(frames) >= len(right))
 
 
+def answered(challenge: bytes) -> bytes:
+    """A server's answer; a client of this process refuses what another has asked."""
+    server = Challenger(KEY)
+    server.feed(Responder(KEY).answer(server.hello())[0])
+    return server.feed(challenge)[0]
+
+
 def connect(frames: list[bytes]) -> None:
     """The client's half; the server knows the key where a frame is empty."""
     server, client = Challenger(KEY), Responder(KEY)
@@ -69,7 +76,7 @@ def connect(frames: list[bytes]) -> None:
     try:
         _, challenge = client.answer(first or server.hello())
         client.check_welcome(second or b"#WELCOME#")
-        right = Responder(KEY).answer(challenge)[0]
+        right = answered(challenge)
         client.check_response(third or right)
     except AuthenticationError:
         assert first or second or third
