@@ -24,6 +24,9 @@ from support import (
     stopped,
 )
 
+from fastmgr.client.session import ClientSession
+from fastmgr.managers import ListProxy, Token
+
 Act = Callable[[], object]
 
 
@@ -74,6 +77,18 @@ def asleep() -> bool:
     return not stat.exists() or state_of(stat) == "S"
 
 
+def await_sleep() -> None:
+    """Wait until the main thread has been seen asleep several times in a row."""
+    row = 0
+
+    def waits() -> bool:
+        nonlocal row
+        row = row + 1 if asleep() else 0
+        return row > 5
+
+    poll(waits, "the main thread waits")
+
+
 @contextlib.contextmanager
 def interrupted(manager: Any, act: Act) -> Iterator[None]:
     """Interrupt the block's call once `act`, called when it waits, has brought its reply."""
@@ -91,14 +106,7 @@ def interrupted(manager: Any, act: Act) -> Iterator[None]:
             raise Interrupt
 
     def interrupt() -> None:
-        row = 0
-
-        def waits() -> bool:
-            nonlocal row
-            row = row + 1 if asleep() else 0
-            return row > 5
-
-        poll(waits, "the main thread waits")
+        await_sleep()
         signal.pthread_kill(main, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, handle)
@@ -296,6 +304,28 @@ def test_no_object_is_left(manager: InterruptManager, what: str) -> None:
     assert manager._number_of_objects() == before
     del kept
     settle(manager, before - (what == "returned again"))
+
+
+def test_a_reference_that_was_asked_for_is_not_kept(manager: InterruptManager) -> None:
+    """Another process's object; the server hears of the call and of its end at once."""
+    pid = manager._process.pid
+
+    def give_up() -> None:
+        threading.Thread(target=go_on).start()
+        raise Interrupt
+
+    def go_on() -> None:
+        await_sleep()  # it has said goodbye, and waits
+        os.kill(pid, signal.SIGCONT)
+
+    other = ClientSession(manager.address, "pickle", bytes(manager._authkey))
+    ident, _, reference = other.create("list", ([1],), {}, False)
+    before = manager._number_of_objects()
+    with stopped(pid), interrupted(manager, give_up):
+        ListProxy(Token("list", manager.address, ident), "pickle", authkey=manager._authkey)
+    del reference
+    other.goodbye()
+    settle(manager, before - 1)
 
 
 def test_a_pipeline_gives_all_of_it_back(manager: InterruptManager) -> None:
