@@ -39,29 +39,27 @@ from multiprocessing import util
 from time import sleep
 from traceback import format_exc
 
-from fastmgr.kinds import numbers
-from fastmgr.kinds import waits
-from fastmgr.kinds import shared
-from fastmgr.kinds.verbs import VERBS as _verbs
-from fastmgr.link.stream import KINDS, OPS
-from fastmgr.kinds.waits import here
+from fastmgr.kinds import makers, numbers, shared, waits
 from fastmgr.kinds.carried import BLIND as _blind
 from fastmgr.kinds.carried import KEPT_ARGUMENT as _kept_argument
 from fastmgr.kinds.carried import put_in_place, read_values
-from fastmgr.wire.methods import METHODS as _methods
-from fastmgr.wire.transit import transit
-from fastmgr.server.named import named_handle
+from fastmgr.kinds.verbs import VERBS as _verbs
+from fastmgr.kinds.waits import here
 from fastmgr.link.handshake import HANDSHAKE_LIMIT
 from fastmgr.link.introduction import (
     answer_introduction, is_proved, parse_introduction, stock_is_refused,
 )
+from fastmgr.link.stream import KINDS, OPS
+from fastmgr.server.named import named_handle
 from fastmgr.stock.dialect import Idle, StockConnection, Token
+from fastmgr.wire.methods import METHODS as _methods
+from fastmgr.wire.transit import transit
 
 # Callables that run no code but their own on plain arguments.  What they make
 # the loop may make; what of it the loop may also use, the table decides.
 cdef frozenset KNOWN_CALLABLES = frozenset((
-    dict, list, set, shared.Namespace, shared.Array, array.array, shared.make_array,
-    shared.make_counter, shared.make_counters, shared.make_value, numbers.Array,
+    dict, list, set, shared.Namespace, shared.Array, array.array, makers.Array,
+    makers.Counter, makers.Counters, makers.Value, numbers.Array,
     numbers.Counter, numbers.Counters, numbers.Value,
     waits.Lock, waits.RLock, shared.Condition, waits.Semaphore, waits.BoundedSemaphore,
     waits.Event, shared.Barrier, waits.Queue,
@@ -112,8 +110,8 @@ cdef dict CELL_CALLS = {
 }
 
 # What no stock program creates: what these raise is raised to who asked, as it is.
-cdef frozenset OURS = frozenset((shared.make_counter, shared.make_counters))
-cdef frozenset OURS_IF_NAMED = frozenset((shared.make_value, shared.make_array))
+cdef frozenset OURS = frozenset((makers.Counter, makers.Counters))
+cdef frozenset OURS_IF_NAMED = frozenset((makers.Value, makers.Array))
 
 cdef object MISSING = object()
 cdef frozenset PLAIN = frozenset((bool, int, float, str, bytes, Opaque))

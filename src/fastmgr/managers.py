@@ -25,7 +25,7 @@ from traceback import format_exc as format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from fastmgr.client.session import authkeys
-from fastmgr.kinds import shared, waits
+from fastmgr.kinds import makers, shared, waits
 from fastmgr.kinds.shared import Array as Array, Namespace as Namespace, Value as Value
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.pipeline import Pipeline
@@ -723,10 +723,10 @@ SyncManager.register("Pool", pool.Pool, PoolProxy)
 SyncManager.register("list", list, ListProxy)
 SyncManager.register("dict", dict, DictProxy)
 SyncManager.register("set", set, SetProxy)
-SyncManager.register("Value", shared.make_value, ValueProxy)
-SyncManager.register("Array", shared.make_array, ArrayProxy)
-SyncManager.register("Counter", shared.make_counter, CounterProxy)
-SyncManager.register("Counters", shared.make_counters, CountersProxy)
+SyncManager.register("Value", makers.Value, ValueProxy)
+SyncManager.register("Array", makers.Array, ArrayProxy)
+SyncManager.register("Counter", makers.Counter, CounterProxy)
+SyncManager.register("Counters", makers.Counters, CountersProxy)
 SyncManager.register("Namespace", Namespace, NamespaceProxy)
 # What methods of the above return.
 SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)

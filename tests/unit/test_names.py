@@ -20,8 +20,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, ProbeManager, Script, connected, poll, say, stopped
 
+from fastmgr.kinds import makers
 from fastmgr.kinds.numbers import Array, Counter, Counters, Value, grow
-from fastmgr.kinds.shared import make_counter
 from fastmgr.managers import retire_sessions
 from fastmgr.memory.arena import Arena
 from fastmgr.server import named
@@ -128,10 +128,8 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
 
 
 def test_only_a_server_keeps_names() -> None:
-    from fastmgr.kinds import shared
-
     with pytest.raises(ValueError, match="only a manager's server"):
-        shared.make_counter(name="n")
+        makers.Counter(name="n")
 
 
 # A definition that has changed
@@ -890,7 +888,7 @@ def test_neither_unknown_handles_nor_new_names_cost_a_look_at_all_names(
         return named_handle(typeid, name)
 
     monkeypatch.setattr(named, "named_handle", compute)
-    names, finder, registry = Names(), Finder(), {"Counter": (make_counter,)}
+    names, finder, registry = Names(), Finder(), {"Counter": (makers.Counter,)}
     for number in range(100):
         handle = named_handle("Counter", name := f"name {number}")
         assert finder.find(handle, names, registry) is None

@@ -8,12 +8,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from fastmgr.kinds import waits
-from fastmgr.kinds.makers import (
-    Array as make_array,
-    Counter as make_counter,
-    Counters as make_counters,
-    Value as make_value,
-)
 from fastmgr.kinds.numbers import Value as Value
 
 if TYPE_CHECKING:
@@ -28,10 +22,6 @@ __all__ = [
     "Namespace",
     "Value",
     "is_locked",
-    "make_array",
-    "make_counter",
-    "make_counters",
-    "make_value",
 ]
 
 

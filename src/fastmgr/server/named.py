@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from fastmgr.kinds import numbers, shared
+from fastmgr.kinds import makers, numbers
 
 if TYPE_CHECKING:
     from fastmgr.server.names import Names
@@ -24,10 +24,10 @@ NAMED = 1 << 62
 
 #: What each function makes that takes a name.
 MAKERS: dict[Callable[..., Any], type] = {
-    shared.make_counter: numbers.Counter,
-    shared.make_counters: numbers.Counters,
-    shared.make_value: numbers.Value,
-    shared.make_array: numbers.Array,
+    makers.Counter: numbers.Counter,
+    makers.Counters: numbers.Counters,
+    makers.Value: numbers.Value,
+    makers.Array: numbers.Array,
 }
 
 
