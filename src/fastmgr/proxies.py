@@ -25,7 +25,7 @@ from fastmgr.client.cells import (
 )
 from fastmgr.client.privates import Locals, OnDemand, privates_of, return_reference
 from fastmgr.client.session import ClientSession, ProxyCore, authkeys
-from fastmgr.link.transport import is_ours
+from fastmgr.link.sockets import is_ours
 from fastmgr.stock.dialect import Token, stock_client, uses_raw_sockets
 from fastmgr.wire.transit import note_transit
 

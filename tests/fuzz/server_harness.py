@@ -21,8 +21,8 @@ with instrumented():
     from fastmgr.kinds.shared import Barrier
     from fastmgr.kinds.waits import Queue
     from fastmgr.link.introduction import Introducer
+    from fastmgr.link.sockets import connect
     from fastmgr.link.stream import Op
-    from fastmgr.link.transport import connect
     from fastmgr.managers import SyncManager
     from fastmgr.server.server import Server
     from fastmgr.wire.codec import dumps, loads

@@ -21,7 +21,7 @@ from test_server import FastPeer
 
 import fastmgr
 from fastmgr import managers
-from fastmgr.link import transport
+from fastmgr.link import sockets
 from fastmgr.managers import SyncManager
 
 
@@ -465,7 +465,7 @@ def test_calls_of_all_kinds(manager: Any, number: int, size: int) -> None:
 
 
 def small_buffers(sock: socket.socket) -> None:
-    """In the place of `transport.tune`."""
+    """In the place of `sockets.tune`."""
     if sock.family == socket.AF_INET:  # a small receive buffer makes TCP trickle
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
@@ -473,13 +473,13 @@ def small_buffers(sock: socket.socket) -> None:
 
 def with_small_buffers() -> None:
     """Called in the server's process, before the server is made."""
-    transport.tune = small_buffers
+    sockets.tune = small_buffers
 
 
 @pytest.mark.parametrize("family", ["unix", "tcp"])
 def test_small_buffers(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few replies that nobody reads, or requests, and a side can send no more."""
-    monkeypatch.setattr(transport, "tune", small_buffers)
+    monkeypatch.setattr(sockets, "tune", small_buffers)
     manager = EchoManager(None if family == "unix" else ("127.0.0.1", 0))
     manager.start(with_small_buffers)
     with manager:

@@ -28,7 +28,7 @@ from support import (
 )
 
 from fastmgr import SyncManager, managers, oneway
-from fastmgr.link import transport
+from fastmgr.link import sockets
 
 LIMIT = 20.0  # by when who has heard of no signal is woken in another way
 
@@ -135,7 +135,7 @@ def test_a_handlers_error_is_no_lost_connection_of_the_stdlibs_dialect(
         begun = time.monotonic()
         with stopped(manager._process.pid), taken_by_another_thread(error=overdue()):
             kept.append("x" * 10_000_000)
-        assert time.monotonic() - begun < transport.HANDSHAKE_TIMEOUT, "it waits for the server"
+        assert time.monotonic() - begun < sockets.HANDSHAKE_TIMEOUT, "it waits for the server"
         assert len(kept) in (1, 2)
 
 
@@ -304,7 +304,7 @@ def test_connecting_to_a_silent_server() -> None:
 
 def test_connecting_to_a_server_that_accepts_no_more(tmp_path: Any) -> None:
     path = str(tmp_path / "socket")
-    with transport.Listener(path, 0), contextlib.ExitStack() as stack:
+    with sockets.Listener(path, 0), contextlib.ExitStack() as stack:
         for _ in range(2):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
             sock.setblocking(False)

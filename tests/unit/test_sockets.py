@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from support import DEADLINE, KEY, poll
 
+from fastmgr.link.sockets import KEEPALIVE, Listener, connect, named, settle, tune
 from fastmgr.link.stream import Stream
-from fastmgr.link.transport import KEEPALIVE, Listener, connect, named, settle, tune
 
 LOCALHOST = ("127.0.0.1", 0)
 Serve = Callable[[Stream], object]

@@ -38,7 +38,7 @@ from test_pipeline import Interrupt, signals_when
 
 from fastmgr import SyncManager, managers, oneway
 from fastmgr.client import session as _session
-from fastmgr.link import transport
+from fastmgr.link import sockets
 from fastmgr.managers import RemoteError, dispatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -764,7 +764,7 @@ def test_child_of_a_client_whose_server_stands_still(manager: ProbeManager) -> N
     with stopped(manager._process.pid):
         begun = time.monotonic()
         assert in_child(lambda: len(shared._session_of().held())) == (0, "1")
-        assert time.monotonic() - begun < transport.HANDSHAKE_TIMEOUT / 2
+        assert time.monotonic() - begun < sockets.HANDSHAKE_TIMEOUT / 2
     assert in_child(lambda: shared[:]) == (0, "[1]")
 
 
@@ -779,7 +779,7 @@ def test_child_that_fails_otherwise_than_by_its_connection_says_so(
         raise error
 
     # As if it were in the module.
-    fail = FunctionType(fail.__code__, vars(transport), closure=fail.__closure__)
+    fail = FunctionType(fail.__code__, vars(sockets), closure=fail.__closure__)
     monkeypatch.setattr(_session, "connect", fail)
     monkeypatch.setattr(sys, "unraisablehook", lambda about: said.append(about.exc_value))
     assert in_child(lambda: said) == (0, repr([error] * (type(error) is TypeError)))

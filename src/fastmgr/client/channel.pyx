@@ -36,7 +36,7 @@ from multiprocessing import util
 from fastmgr.memory.arena import map_segment
 from fastmgr.link.stream import OPS
 from fastmgr.stock.dialect import StockConnection, convert_to_error
-from fastmgr.link.transport import is_loss
+from fastmgr.link.sockets import is_loss
 from fastmgr.wire.methods import METHODS
 
 cdef extern from "Python.h" nogil:

@@ -43,7 +43,7 @@ from fastmgr.client.channel import StaleConnection, StockChannel
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
 from fastmgr.link.stream import KINDS
 from fastmgr.link.switches import is_off
-from fastmgr.link.transport import HANDSHAKE_TIMEOUT, connect, is_loss, named, settle
+from fastmgr.link.sockets import HANDSHAKE_TIMEOUT, connect, is_loss, named, settle
 from fastmgr.stock.dialect import (
     RemoteError, StockConnection, convert_to_error, dispatch, stock_client, uses_raw_sockets,
 )

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from fastmgr import _core
 from fastmgr.kinds.shared import is_locked
 from fastmgr.link.introduction import stock_is_refused
+from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_over
 from fastmgr.link.stream import KINDS, SIGNALS_INTERVAL
-from fastmgr.link.transport import Listener, cannot_bind, hang_up, knock, take_over
 from fastmgr.memory.arena import Arena
 from fastmgr.server.loop import has_few_descriptors, share_heap
 from fastmgr.server.named import Finder

@@ -18,8 +18,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, NoReturn
 
 from fastmgr.link.introduction import stock_is_refused
+from fastmgr.link.sockets import connect, settle
 from fastmgr.link.stream import Stream
-from fastmgr.link.transport import connect, settle
 from fastmgr.wire.codec import check_nesting
 
 __all__ = [
