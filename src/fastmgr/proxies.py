@@ -19,10 +19,9 @@ from fastmgr.client.cells import (
     CellCore,
     CounterCore,
     CountersCore,
-    EventCore,
-    LockCore,
     ValueCore,
 )
+from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.privates import Locals, OnDemand, privates_of, return_reference
 from fastmgr.client.session import ClientSession, ProxyCore, authkeys
 from fastmgr.link.sockets import is_ours

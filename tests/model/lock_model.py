@@ -2,7 +2,8 @@
 
 The model is in plain Python, for itself: it imports nothing of what it models.  What it mirrors:
 
-* `Client` is `LockCore` of ``cells.pyx``: `take`, `free`, `acquire`, `release`, `consistent`.
+* `Client` is `LockCore` of ``client/locks.pyx``: `take`, `free`, `acquire`, `release`,
+  `consistent`.
 * `Server` is `Slots`, `Lock`, `RLock`, `Semaphore` and `BoundedSemaphore` of ``waits.pyx``, with
   `Primitive.next_waiter`, `park`, `pass_over`, `expire` and `cancel`.
 * `Server.serve`, `on_left` and `answer` are what the engine in ``_core.pyx`` does of it:

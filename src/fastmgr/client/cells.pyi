@@ -1,4 +1,3 @@
-import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from multiprocessing import managers as stock
@@ -9,8 +8,6 @@ from fastmgr._typing import (
     ArrayRecorder,
     CounterRecorder,
     CountersRecorder,
-    EventRecorder,
-    LockRecorder,
     ValueRecorder,
 )
 from fastmgr.client.session import ProxyCore
@@ -74,17 +71,3 @@ class ArrayCore(CellCore, Sequence[_T]):
     @overload
     def __setitem__(self, key: slice, value: array[_T], /) -> None: ...  # type: ignore[type-var]
     def incr(self, key: int, amount: int = 1) -> int: ...
-
-class EventCore(CellCore, threading.Event):
-    _recorder_: EventRecorder
-    def is_set(self) -> bool: ...
-
-class LockCore(CellCore):
-    _recorder_: LockRecorder
-    owner_died: bool
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
-    def release(self, n: int | None = None) -> None: ...
-    def locked(self) -> bool: ...
-    def consistent(self) -> None: ...
-    def __enter__(self) -> bool: ...
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None: ...

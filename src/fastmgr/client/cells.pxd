@@ -1,0 +1,34 @@
+"""What a proxy knows of its object's cell."""
+
+cimport cython
+
+from fastmgr.client.channel cimport posting_channels
+from fastmgr.client.session cimport ProxyCore
+from fastmgr.memory.arena cimport THREAD_BITS, Segment, View, fm_serves, uint32_t
+
+cdef class CellCore(ProxyCore):
+    cdef View view              # what the cell is mapped in; None before it was looked for
+    cdef char *cell             # in `segment`; NULL: there is none, or none known
+    cdef size_t size            # its bytes
+    cdef Segment segment
+    cdef int kind
+    cdef uint32_t growths       # that the server had told of when the cell was looked for
+
+    @cython.final
+    cdef inline bint ready(self) noexcept:
+        """Whether the cell is known, and still ours."""
+        return (
+            self.cell is not NULL and self.view.usable
+            and fm_serves(self.view.alive, self.view.entry, self.view.owner >> THREAD_BITS)
+        )
+
+    @cython.final
+    cdef inline bint at_hand(self) except -1:
+        """Whether the cell is here to be worked on, at once: see above."""
+        if posting_channels == 0 and self.ready():
+            return True
+        return self.find() and self.ready()
+
+    cdef bint find(self) except -1
+    cdef bint accepts(self, int kind, size_t size, object about) except -1
+    cdef object spelled(self)
