@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,6 +25,8 @@ from instructions import BUILD, can_count_instructions, instructions_per_operati
 from legs import FAST, STOCK
 from measure import Effort, compare_case
 from report import BASELINE, Report
+
+from fastmgr.cli import chart
 
 RATIO_MARGIN = 0.4
 """A floor is this part of the ratio measured: another processor has another ratio, a busy one
@@ -139,14 +140,12 @@ def main() -> int:
     parser.add_argument("--no-counts", action="store_true", help="leave the counts out")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw the times too: an .svg, .png or .pdf"
+        "--plot", type=chart.file, metavar="FILE", help="draw the times too: .svg, .png or .pdf"
     )
     parser.add_argument(
         "--update-baseline", action="store_true", help="write new limits to baseline.json"
     )
     options = parser.parse_args()
-    if options.plot and (problem := plot.missing()):
-        parser.error(problem)  # now, not when all has been measured
     names = [name for name in options.cases if name in TIMED] if options.cases else list(TIMED)
     in_memory = [name for name in options.cases or CELLS if name in CELLS]
     if unknown := set(options.cases) - TIMED.keys() - CELLS.keys():

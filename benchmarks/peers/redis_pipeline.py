@@ -31,6 +31,7 @@ from time import monotonic, perf_counter, sleep
 from typing import Any, Protocol
 
 import fastmgr
+from fastmgr.cli import chart
 from fastmgr.managers import SyncManager
 
 KEY = "counter"
@@ -420,14 +421,31 @@ def markdown(results: Sequence[Result]) -> str:
 # -- the command ---------------------------------------------------------------
 
 
-def check_needs(plotting: bool) -> None:
+def plot(results: Sequence[Result], path: Path, caption: str) -> None:
+    """Draw the medians, as the time of a call."""
+    rows = {
+        result.workload.label.replace("`", ""): {
+            leg: 1 / median(rates) for leg, rates in result.rates.items()
+        }
+        for result in results
+    }
+    columns = {
+        f"{leg}, 1/s": [f"{median(result.rates[leg]):,.0f}" for result in results]
+        for leg in results[0].rates
+    }
+    fast, *others = results[0].rates
+    looks = dict(zip(others, ("square", "bar"), strict=False)) | {fast: "circle"}
+    title = "Adding 1 to a shared counter from Python, over a Unix socket: time of a call"
+    chart.draw(title, [chart.Panel("", rows, columns)], looks, path, caption)
+
+
+def check_needs() -> None:
     """Say what is missing, if anything is."""
     if shutil.which("redis-server") is None:
         sys.exit("redis-server is not on PATH; Debian and Ubuntu: apt-get install redis-server")
-    for module in ("redis", "matplotlib") if plotting else ("redis",):
-        if find_spec(module) is None:
-            requirements = Path(__file__).with_name("requirements.txt")
-            sys.exit(f"{module} is not installed: python -m pip install -r {requirements}")
+    if find_spec("redis") is None:
+        requirements = Path(__file__).with_name("requirements.txt")
+        sys.exit(f"redis is not installed: python -m pip install -r {requirements}")
 
 
 def main() -> int:
@@ -446,13 +464,15 @@ def main() -> int:
         "--seconds", type=float, default=0.15, metavar="S", help="of one figure (default: 0.15)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--plot", metavar="FILE", help="draw it too, as PNG, SVG or PDF")
+    parser.add_argument(
+        "--plot", type=chart.file, metavar="FILE", help="draw it too: an .svg, .png or .pdf"
+    )
     options = parser.parse_args()
     if unknown := set(options.workloads) - WORKLOADS.keys():
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
     if options.alternations < 1:
         parser.error("--alternations: 1 at the least")
-    check_needs(bool(options.plot))
+    check_needs()
 
     stop_in_order(signal.SIGTERM, signal.SIGHUP)
     names = options.workloads or list(WORKLOADS)
@@ -465,8 +485,6 @@ def main() -> int:
     else:
         print(f"{markdown(results)}\n\n{caption}; alternations: {options.alternations}")
     if options.plot:
-        from drawing import plot
-
         plot(results, options.plot, caption)
     return 0
 

@@ -5,6 +5,7 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from multiprocessing import get_all_start_methods
 from typing import TextIO
 
 from fastmgr import __version__
@@ -12,17 +13,12 @@ from fastmgr.cli import bench, demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command.
+    """Run one sub-command; return the exit status: 0, 1 for a failure, 130 after an interrupt.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         The command line without the program's name; `sys.argv` by default.
-
-    Returns
-    -------
-    int
-        The exit status: 0, 1 for a failure, 130 after an interrupt.
     """
     parser = argparse.ArgumentParser(
         prog="python -m fastmgr",
@@ -31,8 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"fastmgr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    demo.add_parser(commands)
-    bench.add_parser(commands)
+    for command in (demo, bench):
+        subparser = commands.add_parser(
+            command.__name__.rpartition(".")[2],
+            help=command.HELP,
+            description=(command.__doc__ or "").replace("`", ""),  # which is marked up
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_options(subparser)
+        subparser.add_argument(
+            "--start-method",
+            choices=get_all_start_methods(),
+            help="how processes are started (default: as this platform does)",
+        )
+        subparser.set_defaults(run=command.run)
     try:
         try:
             options = parser.parse_args(arguments)

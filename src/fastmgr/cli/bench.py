@@ -19,7 +19,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, get_context, resource_tracker
+from multiprocessing import get_context, resource_tracker
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from timeit import Timer
@@ -30,11 +31,10 @@ from fastmgr.cli import chart
 from fastmgr.cli.demo import positive, stop, uninterrupted
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
     from multiprocessing.connection import Connection
     from multiprocessing.context import BaseContext
 
-__all__ = ["CASES", "QUICK", "BenchError", "Case", "Effort", "Row", "contenders", "measure"]
+HELP = "measure stock, multiprocessing's own and fastmgr on this machine"
 
 Names = Mapping[str, Any]
 """What the names in a contender's statements stand for."""
@@ -258,17 +258,7 @@ def take_part(
 
 @contextmanager
 def contenders(context: "BaseContext") -> Iterator[dict[str, Names]]:
-    """Start the managers, and make what the statements work on.
-
-    Parameters
-    ----------
-    context : BaseContext
-        How processes are started.
-
-    Yields
-    ------
-    dict of str to dict
-        The names that each contender's statements use.
+    """Start the managers, and give the names that each contender's statements use.
 
     Raises
     ------
@@ -324,20 +314,7 @@ def measure(
 ) -> Row:
     """Measure one case, all contenders in turn.
 
-    Parameters
-    ----------
-    case : Case
-    found : mapping of str to dict
-        What `contenders` gives; what there is no statement for is left out.
-    effort : Effort
-        How long.
-    context : BaseContext, optional
-        How the processes of a case with several are started.
-
-    Returns
-    -------
-    Row
-        The times, turn by turn.
+    Contenders that `found` has and the case has no statement for are left out.
 
     Raises
     ------
@@ -432,18 +409,7 @@ def machine() -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, and print the table.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        What `add_parser` defines.
-
-    Returns
-    -------
-    int
-        The exit status: 0 if everything was measured and every total is exact.
-    """
+    """Measure, and print the table; return the exit status, 0 if every total is exact."""
     effort = QUICK if options.quick else Effort()
     effort = Effort(options.alternations or effort.alternations, effort.seconds)
     context = get_context(options.start_method)
@@ -467,44 +433,27 @@ def run(options: argparse.Namespace) -> int:
             print(*(crowd_line(row) for row in rows if row.case.processes > 1), sep="\n")
             print("All totals are exact.")
         if options.plot:
-            chart.write(plot(rows, about), options.plot)
+            plot(rows, about, options.plot)
     except (BenchError, OSError) as error:
         print(f"fastmgr bench: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def plot(rows: Sequence[Row], about: Mapping[str, Any]) -> chart.Chart:
-    """Return the picture of the table."""
-    return chart.Chart(
-        "Time of one operation on shared state",
-        "{python}, {system}, {processors} processors; further left is faster".format(**about),
-        (STOCK, PLAIN, FAST),
-        [
-            (
-                row.case.label,
-                {name: median(found) for name, found in row.seconds.items()},
-                "stock / fastmgr: " + shown_ratio(median(row.ratios(STOCK))),
-            )
-            for row in rows
-        ],
-    )
+def plot(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
+    """Draw the table."""
+    times = {
+        row.case.label: {name: median(found) for name, found in row.seconds.items()} for row in rows
+    }
+    ratios = [shown_ratio(median(row.ratios(STOCK))) for row in rows]
+    panel = chart.Panel("", times, {"stock / fastmgr": ratios})
+    looks = {STOCK: "square", PLAIN: "bar", FAST: "circle"}
+    note = "{python}, {system}, {processors} processors".format(**about)
+    chart.draw("Time of one operation on shared state", [panel], looks, path, note)
 
 
-def add_parser(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the ``bench`` command to a command line.
-
-    Parameters
-    ----------
-    commands : argparse sub-parsers
-        Where to add it.
-    """
-    parser = commands.add_parser(
-        "bench",
-        help="measure stock, multiprocessing's own and fastmgr on this machine",
-        description=(__doc__ or "").replace("`", ""),  # which is marked up
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command line may say."""
     parser.add_argument(
         "--alternations", type=positive, metavar="N", help="turns (default: 7; 3 with --quick)"
     )
@@ -513,11 +462,5 @@ def add_parser(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
-        "--plot", type=chart.file, metavar="FILE", help="draw it too: an .svg, or a .png"
+        "--plot", type=chart.file, metavar="FILE", help="draw it too: an .svg, .png or .pdf"
     )
-    parser.add_argument(
-        "--start-method",
-        choices=get_all_start_methods(),
-        help="how processes are started (default: as this platform does)",
-    )
-    parser.set_defaults(run=run)

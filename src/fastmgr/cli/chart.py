@@ -1,141 +1,181 @@
-"""A chart of times on a logarithmic scale, as an SVG or a PNG.
-
-It is laid out once, as lines, marks and texts. An SVG of them needs nothing else; a PNG needs
-matplotlib.
-"""
+"""A chart of times: marks on one logarithmic scale, figures beside them. It needs matplotlib."""
 
 import argparse
 import importlib.util
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from xml.sax.saxutils import escape
+from typing import Any
 
-__all__ = ["Chart", "file", "write"]
+__all__ = ["LOOKS", "Panel", "draw", "file", "missing"]
 
-WIDTH, LEFT, RIGHT = 960.0, 210.0, 710.0
-TOP, ROW, BOTTOM = 100.0, 30.0, 45.0
-GREY, PALE, BLACK = "#666666", "#dddddd", "#000000"
-LOOKS = (("square", "#b0413e"), ("bar", "#000000"), ("circle", "#1f4e9c"))
-"""Also without colours no two contenders look alike. The last is drawn on top."""
+LOOKS: Mapping[str, Mapping[str, Any]] = {
+    "square": {"marker": "s", "s": 42, "facecolor": "white", "edgecolor": "0.25"},
+    "diamond": {"marker": "D", "s": 34, "facecolor": "white", "edgecolor": "#b0413e"},
+    "pale bar": {"marker": "|", "s": 190, "color": "0.5"},
+    "bar": {"marker": "|", "s": 190, "color": "black", "linewidths": 2.2},
+    "circle": {"marker": "o", "s": 48, "color": "#1f4e9c"},
+}
+"""How a contender's times are marked: also without colours no two marks look alike."""
+LEFT, ACROSS, COLUMN, MARGIN = 2.75, 4.6, 1.0, 0.2  # inches, from left to right
+TOP, ROW, GAP, BOTTOM = 0.75, 0.3, 0.75, 0.6  # inches, from top to bottom
+HEADING = -0.95  # where names and headings stand, in rows
+NAMES_APART = 0.75  # inches from one contender's name to the next
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
 @dataclass(frozen=True)
-class Chart:
-    """What is drawn.
+class Panel:
+    """Some rows of a chart.
 
     Attributes
     ----------
-    title, subtitle : str
-    contenders : sequence of str
-        Up to three, in the order in which they are drawn over each other.
-    rows : sequence of tuple
-        A label, the seconds of each contender that has any, and what stands beside them.
+    title : str
+    rows : mapping of str to mapping
+        By a row's label the seconds of each contender that has any.
+    columns : mapping of str to sequence of str
+        What is written beside each row, by the heading of the column.
     """
 
     title: str
-    subtitle: str
-    contenders: Sequence[str]
-    rows: Sequence[tuple[str, Mapping[str, float], str]]
+    rows: Mapping[str, Mapping[str, float]]
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Line:
-    """A straight line."""
-
-    start: tuple[float, float]
-    end: tuple[float, float]
-    color: str
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A square, a bar or a circle."""
-
-    shape: str
-    at: tuple[float, float]
-    color: str
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text; `at` is the middle of its left end, its middle or its right end."""
-
-    text: str
-    at: tuple[float, float]
-    anchor: str = "start"
-    size: float = 13.0
-    color: str = BLACK
-    bold: bool = False
-
-
-Shape = Line | Mark | Text
+def missing() -> str | None:
+    """Return what to do before anything can be drawn, if there is something to do."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "a plot needs matplotlib: python -m pip install matplotlib"
+    return None
 
 
 def file(text: str) -> Path:
     """Return the path of a chart that can be written: the type of a command line's option."""
     path = Path(text)
-    if path.suffix not in (".svg", ".png"):
-        raise argparse.ArgumentTypeError(f"{text}: the name has to end with .svg or .png")
-    if path.suffix == ".png" and importlib.util.find_spec("matplotlib") is None:
+    if path.suffix not in (".svg", ".png", ".pdf"):
         raise argparse.ArgumentTypeError(
-            f"{text}: a .png needs matplotlib (python -m pip install matplotlib); an .svg does not"
+            f"{text}: the name has to end with .svg, .png or .pdf, which says the format"
         )
+    if problem := missing():
+        raise argparse.ArgumentTypeError(f"{text}: {problem}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no directory {path.parent}")
     return path
 
 
-def write(chart: Chart, path: Path) -> None:
-    """Write the chart in the format that the file's name says.
+def draw(
+    title: str, panels: Sequence[Panel], looks: Mapping[str, str], path: Path, note: str = ""
+) -> None:
+    """Draw the panels under each other; the name of the file says in which format.
 
     Parameters
     ----------
-    chart : Chart
+    title : str
+    panels : sequence of Panel
+    looks : mapping of str to str
+        The contenders and the key in `LOOKS` of each one's mark; the last is drawn on top.
     path : Path
-        Ends with ``.svg`` or ``.png``.
+    note : str
+        What is written below the scale.
 
     Raises
     ------
+    ValueError
+        There is nothing to draw.
     OSError
         The file cannot be written.
     """
-    height = TOP + ROW * len(chart.rows) + BOTTOM
-    if path.suffix == ".svg":
-        path.write_text(svg(layout(chart), height), encoding="utf-8")
-    else:
-        draw(layout(chart), height, path)
+    # Nothing else needs it, and a user who does not plot need not have it.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    times = [at for panel in panels for found in panel.rows.values() for at in found.values()]
+    if not times:
+        raise ValueError("there are no times to draw")
+    decades = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+    limits = (10.0 ** decades[0] / 1.1, 10.0 ** decades[1] * 1.1)
+    counts = [len(panel.rows) + 1 for panel in panels]  # one for the contenders' names
+    width = LEFT + ACROSS + COLUMN * max(len(panel.columns) for panel in panels) + MARGIN
+    height = TOP + ROW * sum(counts) + GAP * (len(counts) - 1) + BOTTOM
+    # The same file for the same figures.
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with rc_context({"font.size": 9.5, "svg.hashsalt": "fastmgr", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(width, height))
+        place: dict[str, Any] = {"fontweight": "bold", "verticalalignment": "center"}
+        figure.text(0.15 / width, 1 - 0.3 / height, plain(title), fontsize=12, **place)
+        top = height - TOP
+        for panel, count in zip(panels, counts, strict=True):
+            top -= ROW * count
+            box = (LEFT / width, top / height, ACROSS / width, ROW * count / height)
+            axes = figure.add_axes(box, xscale="log", xlim=limits, ylim=(count - 1.5, -1.5))
+            draw_panel(axes, panel, looks)
+            top -= GAP
+        figure.axes[-1].set_xlabel(
+            plain(f"{note}\n" * bool(note)) + "logarithmic; further left is faster"
+        )
+        figure.savefig(path, dpi=150, metadata=metadata)
 
 
-def layout(chart: Chart) -> Iterator[Shape]:
-    """Give everything that is drawn, what is below first."""
-    times = [seconds for _, found, _ in chart.rows for seconds in found.values()]
-    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
-    bottom = TOP + ROW * len(chart.rows)
-
-    def across(seconds: float) -> float:
-        return LEFT + (RIGHT - LEFT) * (math.log10(seconds) - low) / max(high - low, 1)
-
-    yield Text(chart.title, (20, 24), size=17, bold=True)
-    yield Text(chart.subtitle, (20, 48), color=GREY)
-    looks = dict(zip(chart.contenders, LOOKS, strict=False))
-    for place, (name, (shape, color)) in enumerate(looks.items()):
-        yield Mark(shape, (LEFT + 8 + 150 * place, 76), color)
-        yield Text(name, (LEFT + 22 + 150 * place, 76))
-    for decade in range(low, high + 1):
-        at = across(10.0**decade)
-        yield Line((at, TOP), (at, bottom), PALE)
-        yield Text(tick(decade), (at, bottom + 18), "middle", 12, GREY)
-    for number, (label, found, beside) in enumerate(chart.rows):
-        y = TOP + ROW * (number + 0.5)
-        yield Text(label, (LEFT - 16, y), "end")
-        yield Line((across(min(found.values())), y), (across(max(found.values())), y), GREY)
-        for name, (shape, color) in looks.items():
+def draw_panel(axes: Any, panel: Panel, looks: Mapping[str, str]) -> None:
+    """Draw a row for each label."""
+    axes.set_title(plain(panel.title), loc="left", fontsize=10.5, fontweight="bold")
+    axes.set_yticks(range(len(panel.rows)), map(plain, panel.rows))
+    low, high = (round(math.log10(at)) for at in axes.get_xlim())
+    axes.set_xticks([10.0**decade for decade in range(low, high + 1)])
+    axes.set_xticklabels([tick(decade) for decade in range(low, high + 1)])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", which="major", color="0.8")
+    axes.grid(axis="x", which="minor", color="0.93", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    for row, found in enumerate(panel.rows.values()):
+        ends = (min(found.values()), max(found.values()))
+        axes.plot(ends, (row, row), color="0.6", linewidth=1.2, zorder=1)
+        for order, (name, look) in enumerate(looks.items()):
             if name in found:
-                yield Mark(shape, (across(found[name]), y), color)
-        yield Text(beside, (RIGHT + 20, y))
+                axes.scatter(found[name], row, zorder=2 + order, **LOOKS[look])
+    name_contenders(axes, next(iter(panel.rows.values())))
+    for column, (heading, texts) in enumerate(panel.columns.items(), 1):
+        place = {
+            "transform": axes.get_yaxis_transform(),
+            "horizontalalignment": "right",
+            "verticalalignment": "center",
+        }
+        right = 1 + column * COLUMN / ACROSS
+        axes.text(right, HEADING, heading, fontsize=8, color="0.3", **place)
+        for row, text in enumerate(texts):
+            axes.text(right, row, text, **place)
+
+
+def name_contenders(axes: Any, first: Mapping[str, float]) -> None:
+    """Write each contender's name over its mark in the first row, aside where two would overlap."""
+    low, high = axes.get_xlim()
+    marks = {name: math.log(at / low) / math.log(high / low) for name, at in first.items()}
+    in_order = sorted(marks, key=lambda name: marks[name])
+    for name, place in zip(in_order, apart([marks[name] for name in in_order]), strict=True):
+        axes.annotate(
+            name,
+            (marks[name], -0.25),
+            (place, HEADING),
+            xycoords=axes.get_yaxis_transform(),
+            fontweight="bold",
+            horizontalalignment="center",
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.8, "shrinkB": 0},
+        )
+
+
+def apart(places: list[float]) -> list[float]:
+    """Move what is too near to its neighbour to both sides."""
+    moved = list(places)
+    for _ in range(100):  # moving two may bring one of them near to a third
+        for i, (left, right) in enumerate(itertools.pairwise(moved)):
+            push = max(0.0, NAMES_APART / ACROSS - (right - left)) / 2
+            moved[i], moved[i + 1] = left - push, right + push
+    return moved
 
 
 def tick(decade: int) -> str:
@@ -144,73 +184,6 @@ def tick(decade: int) -> str:
     return f"{10.0**decade / size:g} {unit}"
 
 
-def svg(shapes: Iterator[Shape], height: float) -> str:
-    """Return an SVG of the shapes."""
-    box = f"0 0 {WIDTH:g} {height:g}"
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" width="{WIDTH:g}" '
-        f'height="{height:g}" font-family="sans-serif">',
-        '<rect width="100%" height="100%" fill="#ffffff"/>',
-    ]
-    for shape in shapes:
-        if isinstance(shape, Line):
-            (x, y), (to_x, to_y) = shape.start, shape.end
-            ends = f'x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}"'
-            lines.append(f'<line {ends} stroke="{shape.color}"/>')
-        elif isinstance(shape, Text):
-            x, y = shape.at
-            weight = ' font-weight="bold"' if shape.bold else ""
-            lines.append(
-                f'<text x="{x:.1f}" y="{y:.1f}" dy="0.35em" text-anchor="{shape.anchor}" '
-                f'font-size="{shape.size:g}" fill="{shape.color}"{weight}>'
-                f"{escape(shape.text)}</text>"
-            )
-        elif shape.shape == "circle":
-            x, y = shape.at
-            lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{shape.color}"/>')
-        else:
-            (x, y), half = shape.at, 6 if shape.shape == "square" else 2
-            fill = "#ffffff" if shape.shape == "square" else shape.color
-            lines.append(
-                f'<rect x="{x - half:.1f}" y="{y - 6:.1f}" width="{2 * half}" height="12" '
-                f'fill="{fill}" stroke="{shape.color}"/>'
-            )
-    return "\n".join([*lines, "</svg>\n"])
-
-
-def draw(shapes: Iterator[Shape], height: float, path: Path) -> None:
-    """Write a PNG of the shapes."""
-    # Nothing else needs it, and who does not want a PNG need not have it.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH / 72, height / 72))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
-    axes.set_axis_off()
-    sides = {"start": "left", "middle": "center", "end": "right"}
-    marks = {"square": "s", "bar": "|", "circle": "o"}
-    for order, shape in enumerate(shapes):
-        if isinstance(shape, Line):
-            x, y = zip(shape.start, shape.end, strict=True)
-            axes.plot(x, y, color=shape.color, linewidth=1, zorder=order)
-        elif isinstance(shape, Text):
-            axes.text(
-                *shape.at,
-                shape.text.replace("$", r"\$"),  # which would begin a formula
-                color=shape.color,
-                fontsize=shape.size * 0.9,
-                fontweight="bold" if shape.bold else "normal",
-                horizontalalignment=sides[shape.anchor],
-                verticalalignment="center",
-            )
-        else:
-            fill = "white" if shape.shape == "square" else shape.color
-            axes.plot(
-                *shape.at,
-                marker=marks[shape.shape],
-                markersize=12,
-                markeredgewidth=4 if shape.shape == "bar" else 1,
-                markerfacecolor=fill,
-                markeredgecolor=shape.color,
-                zorder=order,
-            )
-    figure.savefig(path, dpi=144)
+def plain(text: str) -> str:
+    """Return a text that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")

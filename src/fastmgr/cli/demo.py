@@ -23,14 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import (
-    connection,
-    get_all_start_methods,
-    get_context,
-    managers as stock,
-    process,
-    resource_tracker,
-)
+from multiprocessing import connection, get_context, managers as stock, process, resource_tracker
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -38,10 +31,9 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from fastmgr import managers as fast
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
     from multiprocessing.context import BaseContext
 
-__all__ = ["Result", "WorkerError", "count_alone", "count_shared", "count_words", "python_files"]
+HELP = "count the words of the standard library in shared state"
 
 WORDS_PER_LOCK = 50
 """How many words a worker adds before it lets another worker have the lock."""
@@ -186,15 +178,7 @@ class Progress:
 def python_files(root: str | os.PathLike[str]) -> list[Path]:
     """List the Python files under a directory, without those of installed packages.
 
-    Parameters
-    ----------
-    root : path
-        Where to look.
-
-    Returns
-    -------
-    list of Path
-        In alphabetical order, so that a limited demo always counts the same files.
+    They are in alphabetical order, so that a limited demo always counts the same files.
     """
     files: list[Path] = []
     for directory, subdirectories, names in os.walk(root):
@@ -204,17 +188,7 @@ def python_files(root: str | os.PathLike[str]) -> list[Path]:
 
 
 def count_words(path: str | os.PathLike[str]) -> Counter[str]:
-    """Count the words of one Python file.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Returns
-    -------
-    Counter
-        How often each ``NAME`` token (keywords are names too) occurs.
+    """Count the words of one Python file: its ``NAME`` tokens (keywords are names, too).
 
     Raises
     ------
@@ -228,20 +202,7 @@ def count_words(path: str | os.PathLike[str]) -> Counter[str]:
 
 
 def count_alone(files: Sequence[Path], progress: Progress) -> Result:
-    """Count in this process, without any shared state: the truth to compare with.
-
-    Parameters
-    ----------
-    files : sequence of Path
-        What to count.
-    progress : Progress
-        Where to show it.
-
-    Returns
-    -------
-    Result
-        The exact totals.
-    """
+    """Count in this process, without any shared state: the truth to compare with."""
     words: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     start = perf_counter()
@@ -265,25 +226,7 @@ def count_shared(
 ) -> Result:
     """Count with worker processes that share everything through a manager.
 
-    Parameters
-    ----------
-    files : sequence of Path
-        What to count.
-    progress : Progress
-        Where to show it.
-    contender : Contender
-        Whose manager to use, and how.
-    workers : int
-        How many worker processes.
-    context : BaseContext
-        The start method of the workers and of the manager's process.
-    expected : Result
-        The count alone, of which counters are named.
-
-    Returns
-    -------
-    Result
-        What the shared state held when every worker had ended.
+    `expected` is the count alone, whose words name the counters.
 
     Raises
     ------
@@ -406,18 +349,7 @@ def show_time(title: str, result: Result) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo and print its report.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        What `add_parser` defines.
-
-    Returns
-    -------
-    int
-        The exit status: 0 if every count found exactly the same.
-    """
+    """Run the demo and print its report; return the exit status, 0 if all counts are exact."""
     root = Path(sysconfig.get_path("stdlib"))
     files = python_files(root)[: options.files]
     context = get_context(options.start_method)
@@ -451,20 +383,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_parser(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the ``demo`` command to a command line.
-
-    Parameters
-    ----------
-    commands : argparse sub-parsers
-        Where to add it.
-    """
-    parser = commands.add_parser(
-        "demo",
-        help="count the words of the standard library in shared state",
-        description=(__doc__ or "").replace("`", ""),  # which is marked up
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command line may say."""
     parser.add_argument(
         "--workers",
         type=positive,
@@ -478,12 +398,6 @@ def add_parser(commands: "_SubParsersAction[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "--no-stock", action="store_true", help="do not run the job on the stock manager"
     )
-    parser.add_argument(
-        "--start-method",
-        choices=get_all_start_methods(),
-        help="how processes are started (default: as this platform does)",
-    )
-    parser.set_defaults(run=run)
 
 
 def positive(text: str) -> int:
