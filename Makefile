@@ -52,9 +52,9 @@ test: build  ## the test suite
 
 soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) of a flat line of memory
 	FASTMGR_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest --timeout=1800 $(ARGS) \
-	    tests/faults/test_faults_arena.py tests/faults/test_faults_mixed.py
+	    tests/faults/test_arena.py tests/faults/test_mixed.py
 	FASTMGR_MEMORY_SECONDS=$(if $(filter file,$(origin SECONDS)),600,$(SECONDS)) \
-	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_faults_memory.py
+	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_memory.py
 
 test-all: build  ## CPython's own manager tests, with every interpreter found
 	$(PY) tests/conformance/runner.py --all
@@ -105,19 +105,19 @@ warnings: $(VENV)/.stamp-test  ## build with every warning an error
 VARIANT = PYTHONPATH=$(CURDIR)/build/$@/lib PYTHONFAULTHANDLER=1
 IMPORTED = import fastmgr; assert "/build/$@/lib/" in fastmgr.__file__, fastmgr.__file__
 
-debug: $(VENV)/.stamp-test  ## unit tests on a build with debug checks
+debug: $(VENV)/.stamp-test  ## unit and behaviour tests on a build with debug checks
 	FASTMGR_DEBUG=1 $(PY) setup.py --quiet build --build-base build/$@ --build-lib build/$@/lib
 	$(VARIANT) $(PY) -c '$(IMPORTED)'
-	$(VARIANT) $(PY) -X dev -m pytest tests/unit $(ARGS)
+	$(VARIANT) $(PY) -X dev -m pytest tests/unit tests/behaviour $(ARGS)
 
 # CPython keeps objects alive at exit on purpose, which a leak check cannot tell from ours.
 SANITIZED = $(VARIANT) LD_PRELOAD='$(LIBASAN) $(LIBSTDCXX)' PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-asan: $(VENV)/.stamp-test  ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+asan: $(VENV)/.stamp-test  ## unit and behaviour tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	FASTMGR_SANITIZE=1 $(PY) setup.py --quiet build --build-base build/$@ --build-lib build/$@/lib
 	$(SANITIZED) $(PY) -c '$(IMPORTED)'
-	$(SANITIZED) $(PY) -m pytest tests/unit $(ARGS)
+	$(SANITIZED) $(PY) -m pytest tests/unit tests/behaviour $(ARGS)
 
 # libFuzzer, with the sanitizers' run-time library, comes from PyPI as atheris, where that has a
 # wheel; an environment of its own keeps it from the others, which it would not serve.

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 from support import DEADLINE, KEY, call_in_subprocess, in_thread, poll
-from test_server import FastPeer
 
 import fastmgr
 from fastmgr import managers
 from fastmgr.link import sockets
 from fastmgr.managers import SyncManager
+from unit.server.test_server import FastPeer
 
 
 class Echo:

@@ -36,13 +36,13 @@ from support import (
     settle,
     stopped,
 )
-from test_server import HEADER, OP_CREATE, OP_RELEASE, OP_RETURN, FastPeer, Reply
 
 from fastmgr import oneway
 from fastmgr.kinds import numbers
 from fastmgr.managers import CounterProxy, RemoteError, Token, retire_sessions
 from fastmgr.memory import arena as _arena
 from fastmgr.wire import codec
+from unit.server.test_server import HEADER, OP_CREATE, OP_RELEASE, OP_RETURN, FastPeer, Reply
 
 pytestmark = pytest.mark.timeout(90)
 

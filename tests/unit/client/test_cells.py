@@ -27,7 +27,6 @@ from support import (
     sockets_to,
     stopped,
 )
-from test_arena import locally, manager_without_arena
 
 import fastmgr
 from fastmgr import OnewayError, managers, oneway
@@ -40,6 +39,7 @@ from fastmgr.managers import (
     Token,
     ValueProxy,
 )
+from unit.memory.test_arena import locally, manager_without_arena
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -34,7 +34,7 @@ from support import (
     stopped,
     together,
 )
-from test_pipeline import Interrupt, signals_when
+from unit.test_pipeline import Interrupt, signals_when
 
 from fastmgr import SyncManager, managers, oneway
 from fastmgr.client import session as _session

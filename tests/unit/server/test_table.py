@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 import pytest
 from support import DEADLINE, KEY, ProbeManager, poll, settle
-from test_server import OP_INCREF, OP_RELEASE, OP_RETURN, OP_TRACEBACK, FastPeer, hooked
 
 from fastmgr import managers
 from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.server.server import Server
 from fastmgr.server.table import Entry, Table, key_of
+from unit.server.test_server import OP_INCREF, OP_RELEASE, OP_RETURN, OP_TRACEBACK, FastPeer, hooked
 
 
 class Thing:

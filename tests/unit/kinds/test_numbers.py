@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, ProbeManager, Script, in_thread, say, settle, stopped
-from test_arena import locally, manager_without_arena
 
 from fastmgr import managers, oneway
 from fastmgr.kinds import numbers as _numbers
 from fastmgr.managers import ArrayProxy, RemoteError, Token, ValueProxy
+from unit.memory.test_arena import locally, manager_without_arena
 
 pytestmark = pytest.mark.timeout(90)
 

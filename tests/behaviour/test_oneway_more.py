@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 import pytest
 from support import DEADLINE, KEY, Script, in_thread, poll, settle
-from test_oneway import Journal, OnewayManager, cause_of, failure_of, stock_manager
-from test_pipeline import Interrupt, signals_when
-from test_server import HEADER, ONEWAY, OP_CALL, FastPeer
-from test_table import TableServer, told
+from unit.server.test_server import HEADER, ONEWAY, OP_CALL, FastPeer
+from unit.server.test_table import TableServer, told
+from unit.test_pipeline import Interrupt, signals_when
 
+from behaviour.test_oneway import Journal, OnewayManager, cause_of, failure_of, stock_manager
 from fastmgr import OnewayError, managers, oneway
 from fastmgr.wire import codec
 from fastmgr.wire.methods import METHODS

@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 
 import pytest
 from support import DEADLINE, KEY, ProbeManager, poll, readable, settle
-from test_server import (
+
+from fastmgr import managers, oneway
+from fastmgr.client.session import Recording
+from fastmgr.kinds.verbs import VERBS
+from fastmgr.link.introduction import VERSION, parse_introduction
+from fastmgr.wire import codec
+from fastmgr.wire.methods import METHODS
+from unit.server.test_server import (
     HEADER,
     ONEWAY,
     OP_CALL,
@@ -26,13 +33,6 @@ from test_server import (
     FastPeer,
     Reply,
 )
-
-from fastmgr import managers, oneway
-from fastmgr.client.session import Recording
-from fastmgr.kinds.verbs import VERBS
-from fastmgr.link.introduction import VERSION, parse_introduction
-from fastmgr.wire import codec
-from fastmgr.wire.methods import METHODS
 
 # The list
 

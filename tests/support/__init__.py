@@ -32,7 +32,7 @@ from fastmgr.link.handshake import prove
 from fastmgr.link.introduction import Introducer
 
 DEADLINE = 30.0
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 KEY = b"a key of these tests"
 

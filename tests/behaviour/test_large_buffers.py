@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings, strategies as st
 from support import DEADLINE, KEY, Address, ProbeManager, connected, poll, rss_bytes, sockets_to
-from test_server import (
+from unit.server.test_server import (
     HEADER,
     OP_CALL,
     OP_RETURN,

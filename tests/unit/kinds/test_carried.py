@@ -597,7 +597,7 @@ def test_they_are_read_once_and_in_order(
     assert [value.number for value in client(items.copy)] == [1, 2, 3]
     client(items.reverse)
     client(items.sort)
-    assert client(str, items).startswith("[<test_carried.Counted object at 0x")
+    assert client(str, items).startswith("[<unit.kinds.test_carried.Counted object at 0x")
     assert in_thread(insight.loads) == before + 3
     assert client(items.index, Counted(2)) == 1
     assert client(items.count, Counted(2)) == 1

@@ -31,11 +31,11 @@ from support import (
     in_thread,
     poll,
 )
-from test_server import OP_CALL, OP_INCREF, FastPeer
 
 import fastmgr
 from fastmgr.kinds import shared, waits
 from fastmgr.wire import codec
+from unit.server.test_server import OP_CALL, OP_INCREF, FastPeer
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support import DEADLINE, KEY, SANITIZED, ProbeManager, RawPeer, poll, rss_bytes, stopped
-from test_server import (
+from unit.server.test_server import (
     HEADER,
     ONEWAY,
     OP_CALL,

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mailboxes import OPEN, PAGE, REPLY, REQUEST, ROOM, SLEEPS, Box, boxes, fresh_box
 from support import (
     DEADLINE,
     KEY,
@@ -38,6 +37,7 @@ from support import (
     say,
     stopped,
 )
+from support.mailboxes import OPEN, PAGE, REPLY, REQUEST, ROOM, SLEEPS, Box, boxes, fresh_box
 
 from fastmgr import managers
 from fastmgr.link.introduction import SESSION_ID_SIZE
