@@ -1,0 +1,799 @@
+# cython: auto_pickle=False
+"""Proxies that work on shared memory themselves.
+
+A proxy asks the server once where its object's cell is (`ClientSession.locate`).  From then
+on a call is one atomic step on that cell, made here, as long as the server lives and the
+process is in the session that holds the reference.  Whatever that does not cover goes the
+way of every call, `_callmethod`, and meets the same cell in the server.
+
+Users' code may run wherever an argument only stands for a number or a name, in a finalizer, a
+signal's handler, a trace function.  It may close the proxy, fork, end the manager.  So arguments
+are made plain first, then `at_hand` is asked, and from there to the step nothing is called that
+could run any, nor allocates what the garbage collector tracks.
+"""
+
+cimport cython
+
+from fastmgr.client.channel cimport posting_channels
+from fastmgr.client.session cimport ClientSession, ProxyCore, Ref
+from fastmgr.kinds.numbers cimport (
+    add_to_item, add_to_word, check_integers, counter_add, counter_exchange, counter_get,
+    counter_replace, is_asked, is_plain_code, plain_item, plain_key, value_of, whole,
+    window_on, word_of,
+)
+from fastmgr.memory.arena cimport (
+    CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK,
+    KIND_RLOCK, KIND_SEMAPHORE, KIND_VALUE, OWNER, OWNER_DIED, Segment, THREAD_BITS, View,
+    fm_growths, fm_load, fm_owner_here, fm_replace, fm_serves, fm_set_owner_here, fm_store,
+    uint32_t, uint64_t,
+)
+
+import array
+import threading
+import types
+
+from fastmgr.kinds.numbers import needs_server
+
+cdef extern from "Python.h":
+    Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
+
+cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
+
+cdef enum:
+    SHOWN_ITEMS = 6         # in the representation of a row
+
+
+cdef class CellCore(ProxyCore):
+    """What a proxy knows of its object's cell."""
+
+    _has_cell = True
+
+    cdef View view              # what the cell is mapped in; None before it was looked for
+    cdef char *cell             # in `segment`; NULL: there is none, or none known
+    cdef size_t size            # its bytes
+    cdef Segment segment
+    cdef int kind
+    cdef uint32_t growths       # that the server had told of when the cell was looked for
+
+    @cython.final
+    cdef inline bint ready(self) noexcept:
+        """Whether the cell is known, and still ours."""
+        return (
+            self.cell is not NULL and self.view.usable
+            and fm_serves(self.view.alive, self.view.entry, self.view.owner >> THREAD_BITS)
+        )
+
+    @cython.final
+    cdef inline bint at_hand(self) except -1:
+        """Whether the cell is here to be worked on, at once: see above."""
+        if posting_channels == 0 and self.ready():
+            return True
+        return self.find() and self.ready()
+
+    cdef bint find(self) except -1:
+        """Look for the cell, not twice in vain in one session; any code may run meanwhile."""
+        cdef ClientSession session
+        cdef View view
+        cdef Segment segment
+        if not self._has_cell or type(self)._callmethod is not ProxyCore._callmethod:
+            return False    # a user's proxy wants to see its calls
+        if self._ref is None:
+            if not self._awaits_reference:
+                return False    # nothing keeps the cell ours
+            self._awaits_reference = False
+            self._take_reference()
+        session = self._session()
+        if posting_channels and session.has_posted():
+            return False    # the calls of a thread are served in order
+        view = session.view
+        if view is not None:
+            if view.none or (view.alive is not NULL and view.usable and not view.serves()):
+                return False    # the call will find out what has become of the server
+            if view is self.view and view.usable:
+                return self.cell is not NULL
+        self.cell = NULL
+        self.segment = None
+        self.growths = (
+            fm_growths(view.alive) if view is not None and view.alive is not NULL else 0)
+        found = session.locate(self._id, self._handle)
+        view = session.view
+        if found is not None:
+            kind, segment, offset, size, about = found
+            if not self.accepts(kind, size, about):
+                found = None
+        if self._ref is None:
+            return False    # it was closed meanwhile
+        self.view = view
+        if found is None:
+            return False
+        self.kind = kind
+        self.size = size
+        self.segment = segment
+        self.cell = segment.at + <size_t>offset
+        return True
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        """Whether this is the kind of cell the proxy can work on."""
+        return False
+
+    def _seen(self):
+        """What the cell holds, for the eye; None where that would take a call of the server."""
+        cdef ClientSession session
+        if posting_channels:
+            session = self._session()
+            if session.has_posted():
+                return None
+        return self.spelled() if self.ready() else None
+
+    cdef object spelled(self):
+        """What the cell, which is at hand, holds; None where the server has it."""
+        return None
+
+    def _close(self):
+        self.cell = NULL
+        self.view = None
+        self.segment = None
+        self._awaits_reference = False
+        ProxyCore._close(self)
+
+
+cdef str shortened(str text, length):
+    """The representation of the first items of a row, which ends with two brackets."""
+    cdef Py_ssize_t end = len(text) - 2
+    return f"{text[:end]}, ...{text[end:]} of {length}"
+
+
+cdef class CounterCore(CellCore):
+    """The compiled part of `CounterProxy`."""
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        return kind == KIND_COUNTER
+
+    cdef object spelled(self):
+        return str(counter_get(<uint64_t *>self.cell))
+
+    def incr(self, amount=1):
+        """Add to the counter in one step and return the sum.
+
+        Raises
+        ------
+        OverflowError
+            The sum does not fit 64 bits; nothing has changed.
+        """
+        amount = whole(amount)
+        if self.at_hand():
+            return counter_add(<uint64_t *>self.cell, amount, False)
+        return self._callmethod("incr", (amount,))
+
+    def decr(self, amount=1):
+        """Subtract from the counter in one step and return the difference."""
+        amount = whole(amount)
+        if self.at_hand():
+            return counter_add(<uint64_t *>self.cell, amount, True)
+        return self._callmethod("decr", (amount,))
+
+    def get(self):
+        """Return the value."""
+        if self.at_hand():
+            return counter_get(<uint64_t *>self.cell)
+        return self._callmethod("get")
+
+    def set(self, value):
+        """Set the value."""
+        value = whole(value)
+        if self.at_hand():
+            counter_exchange(<uint64_t *>self.cell, value)
+        else:
+            self._callmethod("set", (value,))
+
+    def exchange(self, value):
+        """Set the value in one step and return what it was."""
+        value = whole(value)
+        if self.at_hand():
+            return counter_exchange(<uint64_t *>self.cell, value)
+        return self._callmethod("exchange", (value,))
+
+    def compare_exchange(self, expected, desired):
+        """Set the value in one step if it is `expected`; return whether it was set."""
+        expected, desired = whole(expected), whole(desired)
+        if self.at_hand():
+            return counter_replace(<uint64_t *>self.cell, expected, desired)
+        return self._callmethod("compare_exchange", (expected, desired))
+
+    @property
+    def value(self):
+        """The value; to count use `incr`, which is one step."""
+        return self.get()
+
+    @value.setter
+    def value(self, value):
+        self.set(value)
+
+
+@cython.final
+cdef class Part:
+    """Counters that were added to a row, in a cell of their own."""
+
+    cdef Segment segment
+    cdef char *at                   # in `segment`
+    cdef Py_ssize_t start, end      # in the row
+
+
+cdef class CountersCore(CellCore):
+    """The compiled part of `CountersProxy`."""
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    cdef tuple names
+    cdef dict indices
+    cdef Py_ssize_t length          # of all
+    cdef Py_ssize_t own             # of those in `cell`; the others are in
+    cdef list parts
+    cdef Py_ssize_t located         # how often: a restarted server may have other names
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        cdef ClientSession session = self._session()
+        cdef Py_ssize_t length = <Py_ssize_t>(size // sizeof(uint64_t))
+        cdef Part part
+        cdef list parts = []
+        if kind != KIND_COUNTERS:
+            return False
+        names, places = about
+        indices = None if names is None else {name: i for i, name in enumerate(names)}
+        own = length
+        for number, offset, part_size in places:
+            part = Part()
+            part.segment = session.segment(session.view, number)
+            if part.segment is None:
+                return False
+            part.at = part.segment.place(offset, part_size)
+            part.start = length
+            length += <Py_ssize_t>(<size_t>part_size // sizeof(uint64_t))
+            part.end = length
+            parts.append(part)
+        if names is not None and len(names) != length:
+            return False
+        self.names, self.indices, self.parts = names, indices, parts
+        self.own = own
+        self.length = length
+        self.located += 1
+        return True
+
+    cdef object spelled(self):
+        cdef uint64_t words[SHOWN_ITEMS]
+        cdef Py_ssize_t i, length = self.length
+        cdef Py_ssize_t count = min(length, <Py_ssize_t>SHOWN_ITEMS)
+        cdef tuple names = self.names
+        if self.growths != fm_growths(self.view.alive):
+            return None     # there may be more by now
+        for i in range(count):
+            words[i] = fm_load(self.word(i))
+        values = [counter_get(&words[i]) for i in range(count)]
+        text = f"Counters({values if names is None else dict(zip(names, values))})"
+        return text if length == count else shortened(text, length)
+
+    cdef inline uint64_t *word(self, Py_ssize_t i) noexcept:
+        cdef Part part
+        if i < self.own:
+            return <uint64_t *>self.cell + i
+        for part in self.parts:
+            if i < part.end:
+                return <uint64_t *>part.at + (i - part.start)
+        return NULL
+
+    cdef bint whole_at_hand(self) except -1:
+        """Whether all there are by now are at hand."""
+        if not self.at_hand():
+            return False
+        if self.growths != fm_growths(self.view.alive):
+            self.cell = NULL
+            self.view = None        # it is looked for again
+            return self.at_hand()
+        return True
+
+    cdef Py_ssize_t place(self, key) except? -1:
+        """Where a counter is among those that are known; -1 where it is not."""
+        cdef dict indices = self.indices
+        cdef Py_ssize_t i
+        if indices is not None:
+            found = indices.get(key)
+            return -1 if found is None else found
+        i = PyNumber_AsSsize_t(key, IndexError)
+        if i < 0:
+            i = i + self.length if self.whole_at_hand() else -1
+        return i if 0 <= i < self.length else -1
+
+    cdef uint64_t *at(self, key) except? NULL:
+        """The word of a counter; NULL where the server is to be asked, also if there is one."""
+        cdef Py_ssize_t i, known
+        if self.length == 0 and not self.at_hand():
+            return NULL     # its names are not known
+        known = self.located
+        i = self.place(key)
+        if i < 0 and self.whole_at_hand():
+            known = self.located
+            i = self.place(key)
+        if i >= 0 and self.at_hand() and known == self.located:
+            return self.word(i)
+        return NULL
+
+    def incr(self, key, amount=1):
+        """Add to one of the counters in one step and return the sum.
+
+        Raises
+        ------
+        KeyError, IndexError
+            There is no such counter.
+        OverflowError
+            The sum does not fit 64 bits; nothing has changed.
+        """
+        cdef uint64_t *word
+        amount = whole(amount)
+        word = self.at(key)
+        if word is not NULL:
+            return counter_add(word, amount, False)
+        return self._callmethod("incr", (key, amount))
+
+    def decr(self, key, amount=1):
+        """Subtract from one of the counters in one step and return the difference."""
+        cdef uint64_t *word
+        amount = whole(amount)
+        word = self.at(key)
+        if word is not NULL:
+            return counter_add(word, amount, True)
+        return self._callmethod("decr", (key, amount))
+
+    def exchange(self, key, value):
+        """Set one of the counters in one step and return what it was."""
+        cdef uint64_t *word
+        value = whole(value)
+        word = self.at(key)
+        if word is not NULL:
+            return counter_exchange(word, value)
+        return self._callmethod("exchange", (key, value))
+
+    def compare_exchange(self, key, expected, desired):
+        """Set one of the counters in one step if it is `expected`; return whether it was set."""
+        cdef uint64_t *word
+        expected, desired = whole(expected), whole(desired)
+        word = self.at(key)
+        if word is not NULL:
+            return counter_replace(word, expected, desired)
+        return self._callmethod("compare_exchange", (key, expected, desired))
+
+    def keys(self):
+        """Return the names, or the indices, in a list."""
+        if self.whole_at_hand():
+            return list(range(self.length) if self.names is None else self.names)
+        return self._callmethod("keys")
+
+    def snapshot(self):
+        """Return the values of all in a list; each is read in one step, one after the other."""
+        cdef Py_ssize_t i
+        cdef list values
+        if self.whole_at_hand():
+            values = [None] * self.length
+            if self.at_hand() and len(values) == self.length:
+                for i in range(self.length):
+                    values[i] = counter_get(self.word(i))
+                return values
+        return self._callmethod("snapshot")
+
+    def as_dict(self):
+        """Return the values of all by name, or by index."""
+        return dict(zip(self.keys(), self.snapshot()))
+
+    def __getitem__(self, key):
+        cdef uint64_t *word = self.at(key)
+        if word is not NULL:
+            return counter_get(word)
+        return self._callmethod("__getitem__", (key,))
+
+    def __setitem__(self, key, value):
+        cdef uint64_t *word
+        value = whole(value)
+        word = self.at(key)
+        if word is not NULL:
+            counter_exchange(word, value)
+        else:
+            self._callmethod("__setitem__", (key, value))
+
+    def __contains__(self, key):
+        return self._callmethod("__contains__", (key,))
+
+    def __len__(self):
+        if self.whole_at_hand():
+            return self.length
+        return self._callmethod("__len__")
+
+    def __iter__(self):
+        return iter(self.keys())
+
+    def __reversed__(self):
+        return reversed(self.keys())
+
+
+cdef class ValueCore(CellCore):
+    """The compiled part of `ValueProxy`."""
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        return kind == KIND_VALUE
+
+    cdef object spelled(self):
+        cdef uint64_t word = fm_load(<uint64_t *>self.cell)
+        return None if is_asked(word) else repr(value_of(word))
+
+    def get(self):
+        """Return the value."""
+        cdef uint64_t word
+        if self.at_hand():
+            word = fm_load(<uint64_t *>self.cell)
+            if not is_asked(word):
+                return value_of(word)
+        return self._callmethod("get")
+
+    cdef bint swap(self, value, uint64_t *before) except -1:
+        """Replace what is there, if neither it nor `value` needs the server."""
+        cdef uint64_t after
+        if not word_of(value, &after) or not self.at_hand():
+            return False
+        before[0] = fm_load(<uint64_t *>self.cell)
+        while not is_asked(before[0]):
+            if fm_replace(<uint64_t *>self.cell, before, after):
+                return True
+        return False
+
+    def set(self, value):
+        """Set the value."""
+        cdef uint64_t before
+        if not self.swap(value, &before):
+            self._callmethod("set", (value,))
+
+    def exchange(self, value):
+        """Set the value in one step and return what it was."""
+        cdef uint64_t before
+        if self.swap(value, &before):
+            return value_of(before)
+        return self._callmethod("exchange", (value,))
+
+    def incr(self, amount=1):
+        """Add to the value in one step and return the sum."""
+        if (type(amount) is int or type(amount) is float) and self.at_hand():
+            try:
+                total = add_to_word(<uint64_t *>self.cell, amount)
+            except Exception:
+                pass        # the server says what is wrong
+            else:
+                if not needs_server(total):
+                    return total
+        return self._callmethod("incr", (amount,))
+
+    def compare_exchange(self, expected, desired):
+        """Set the value in one step if it equals `expected`; return whether it did."""
+        cdef uint64_t before, after
+        if word_of(expected, &before) and word_of(desired, &after) and self.at_hand():
+            before = fm_load(<uint64_t *>self.cell)
+            while not is_asked(before):
+                if value_of(before) != expected:
+                    return False
+                if fm_replace(<uint64_t *>self.cell, &before, after):
+                    return True
+        return self._callmethod("compare_exchange", (expected, desired))
+
+    value = property(get, set)
+
+
+cdef class ArrayCore(CellCore):
+    """The compiled part of `ArrayProxy`."""
+
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    cdef object typecode
+    cdef size_t itemsize
+    cdef object items           # memoryview of the cell
+    cdef object items_of        # the View it is of
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        if kind != KIND_ARRAY or type(about) is not str or not is_plain_code(about):
+            return False
+        self.typecode = about
+        self.itemsize = array.array(about).itemsize
+        return True
+
+    cdef object spelled(self):
+        cdef size_t length = self.size // self.itemsize
+        cdef size_t count = min(length, <size_t>SHOWN_ITEMS)
+        cdef bytes some = self.cell[:count * self.itemsize]
+        text = repr(array.array(self.typecode, some))
+        return text if length == count else shortened(text, length)
+
+    cdef object mapped(self):
+        """The items, or None; who has them holds the memory, and the reference to the array."""
+        cdef View view
+        cdef Segment segment
+        cdef Ref ref
+        cdef char *at
+        cdef size_t size
+        if not self.at_hand():
+            return None
+        if self.items_of is not self.view:
+            # A view of the items, numpy's for example, may outlive the proxy: it holds a reference
+            # of its own, so that the server leaves the memory to it.
+            view, segment, ref, at, size = (
+                self.view, self.segment, self._ref, self.cell, self.size)
+            items = memoryview(window_on(at, size, self.typecode, (segment, ref)))
+            if self.view is not view or not self.ready():
+                return None
+            self.items = items
+            self.items_of = view
+        return self.items
+
+    def _close(self):
+        self.items = self.items_of = None
+        CellCore._close(self)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        items = self.mapped()
+        if items is None:
+            raise BufferError(
+                "the array is not in memory that this process shares with the manager: read it "
+                "with proxy[:]"
+            )
+        PyObject_GetBuffer(items, buffer, flags)
+
+    def __len__(self):
+        items = self.mapped()
+        if items is not None:
+            return len(items)
+        return self._callmethod("__len__")
+
+    def __bytes__(self):
+        # By item, as in the stdlib, and not of the buffer, which may be there or not.
+        return bytes(self[:].tolist())
+
+    def __getitem__(self, key):
+        if type(key) is not int:
+            key = plain_key(key)
+        items = self.mapped()
+        if items is not None:
+            try:
+                if type(key) is int:
+                    return items[key]
+                if type(key) is slice:
+                    return array.array(self.typecode, items[key].tobytes())
+            except Exception:
+                pass        # the server says what is wrong
+        return self._callmethod("__getitem__", (key,))
+
+    def __setitem__(self, key, value):
+        if type(key) is not int:
+            key = plain_key(key)
+        items = self.mapped() if type(key) is int else None
+        if items is not None:
+            try:
+                if type(value) is not int and type(value) is not float:
+                    value = plain_item(self.typecode, value)
+                    items = self.mapped()
+                if items is not None:
+                    items[key] = value
+                    return
+            except Exception:
+                pass
+        self._callmethod("__setitem__", (key, value))
+
+    def incr(self, key, amount=1):
+        """Add to an item of an array of integers in one step and return the sum.
+
+        Raises
+        ------
+        OverflowError
+            The sum does not fit the item; nothing has changed.
+        TypeError
+            The array is one of floats.
+        """
+        cdef Py_ssize_t at, length
+        if type(key) is not int:
+            key = plain_key(key)
+        items = self.mapped() if type(key) is int else None
+        if items is not None:
+            check_integers(self.typecode)
+            if type(amount) is not int:
+                amount = whole(amount)
+                items = self.mapped()
+        if items is not None:
+            length = len(items)
+            if -length <= key < length:
+                at = key
+                if at < 0:
+                    at += length
+                return add_to_item(
+                    self.cell + at * <Py_ssize_t>items.itemsize, self.typecode, amount)
+        return self._callmethod("incr", (key, amount))
+
+
+cdef extern from "Python.h":
+    int PyObject_GetBuffer(object exporter, Py_buffer *view, int flags) except -1
+
+
+cdef class EventCore(CellCore):
+    """The compiled part of `EventProxy`."""
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        return kind == KIND_EVENT
+
+    def is_set(self):
+        """Whether the event is set."""
+        if self.at_hand():
+            return fm_load(<uint64_t *>self.cell) != 0
+        return self._callmethod("is_set")
+
+
+cdef bint is_plain_timeout(timeout) except -1:
+    """Whether nobody can object to it; the server knows who objects to what."""
+    return (type(timeout) is int or type(timeout) is float) and 0 <= timeout <= TIMEOUT_MAX
+
+
+cdef class LockCore(CellCore):
+    """The compiled part of `AcquirerProxy`.
+
+    A slot that is free, or that nobody waits for, changes hands by an atomic step; where
+    somebody waits the slot says so, and the server hands it on in order.
+    """
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        return KIND_LOCK <= kind <= KIND_SEMAPHORE
+
+    cdef bint take(self) except -1:
+        """Take what is free."""
+        cdef uint64_t *slot
+        cdef uint64_t word, owner
+        cdef size_t i
+        owner = self.owner_here()
+        if owner == 0:
+            return False
+        slot = <uint64_t *>self.cell
+        if self.kind == KIND_SEMAPHORE:
+            for i in range(self.size // sizeof(uint64_t)):
+                word = fm_load(slot + i)
+                while word & OWNER == 0:
+                    if fm_replace(slot + i, &word, word | owner):
+                        return True
+            return False
+        word = fm_load(slot)
+        while word & OWNER == 0:
+            if fm_replace(slot, &word, word | owner):
+                if self.kind == KIND_RLOCK:
+                    fm_store(slot + 1, 1)
+                return True
+        if self.kind == KIND_RLOCK and word & OWNER == owner:
+            fm_store(slot + 1, fm_load(slot + 1) + 1)
+            return True
+        return False
+
+    cdef bint free(self) except -1:
+        """Give back what nobody waits for; what is not ours to give back is the server's matter."""
+        cdef uint64_t *slot
+        cdef uint64_t word, owner
+        cdef size_t i
+        owner = self.owner_here()
+        if owner == 0:
+            return False
+        slot = <uint64_t *>self.cell
+        if self.kind == KIND_SEMAPHORE:
+            for i in range(self.size // sizeof(uint64_t)):
+                word = fm_load(slot + i)
+                if (
+                    (word & OWNER) >> THREAD_BITS == owner >> THREAD_BITS
+                    and not word & CONTENDED and fm_replace(slot + i, &word, word & OWNER_DIED)
+                ):
+                    return True
+            return False
+        word = fm_load(slot)
+        if word & OWNER == 0:
+            return False
+        if self.kind == KIND_RLOCK:
+            if word & OWNER != owner:
+                return False
+            if fm_load(slot + 1) > 1:
+                fm_store(slot + 1, fm_load(slot + 1) - 1)
+                return True
+        elif (word & OWNER) >> THREAD_BITS != owner >> THREAD_BITS:
+            return False    # another's, or one's whose death has given it back before
+        return not word & CONTENDED and fm_replace(slot, &word, word & OWNER_DIED)
+
+    cdef inline uint64_t owner_here(self) except? 0:
+        """Who takes and gives back; 0 where the cell is not here any more."""
+        cdef View view
+        cdef uint64_t owner
+        while True:
+            view = self.view
+            owner = self.this_thread() if self.kind == KIND_RLOCK else view.owner
+            if not self.ready():
+                return 0
+            if self.view is view:
+                return owner
+            # A thread has met a new server meanwhile: there we have another name.
+
+    cdef uint64_t this_thread(self) except 0:
+        cdef View view = self.view      # another may take its place meanwhile
+        cdef uint64_t owner = fm_owner_here(view.serial)
+        if owner == 0:
+            owner = view.owner | self._session().thread_number()
+            fm_set_owner_here(view.serial, owner)
+        return owner
+
+    def acquire(self, blocking=True, timeout=None):
+        """Take the lock, or one of the permits, and return whether that was done.
+
+        Parameters
+        ----------
+        blocking : bool
+            Whether to wait for it.
+        timeout : float, optional
+            How long to wait, in seconds.
+        """
+        if (
+            type(blocking) is bool
+            and (timeout is None or blocking and is_plain_timeout(timeout)) and self.at_hand()
+        ):
+            if self.take():
+                self._session().took()
+                return True
+            if not blocking and self.kind != KIND_SEMAPHORE:
+                return False
+        taken = self._callmethod(
+            "acquire", (blocking,) if timeout is None else (blocking, timeout))
+        if taken:
+            self._session().took()
+        return taken
+
+    def release(self, n=None):
+        """Give it back; of a semaphore `n` permits, if that is given."""
+        if n is not None:
+            self._callmethod("release", (n,))
+            for _ in range(min(n, self._session().taken)):
+                self._session().gave()
+            return
+        if not (self.at_hand() and self.free()):
+            self._callmethod("release")
+        self._session().gave()
+
+    def locked(self):
+        """Whether it is held, or all of the permits are."""
+        if self.at_hand() and self.kind != KIND_SEMAPHORE:
+            return fm_load(<uint64_t *>self.cell) & OWNER != 0
+        return self._callmethod("locked")
+
+    def __enter__(self):
+        taken = self.at_hand() and self.take() or self._callmethod("acquire")
+        if taken:
+            self._session().took()
+        return taken
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        if not (self.at_hand() and self.free()):
+            self._callmethod("release")
+        self._session().gave()
+
+    @property
+    def owner_died(self):
+        """Whether a process was killed while it held this, and nobody has said `consistent` since.
+
+        What a lock guards may then be half changed; whoever holds the lock can look.
+        """
+        cdef size_t i
+        if not self.at_hand():
+            return self._callmethod("owner_died")
+        for i in range(self.size // sizeof(uint64_t) if self.kind == KIND_SEMAPHORE else 1):
+            if fm_load(<uint64_t *>self.cell + i) & OWNER_DIED:
+                return True
+        return False
+
+    def consistent(self):
+        """Say that what the lock guards is in order: `owner_died` is false from here on.
+
+        Nor is a release by who has not taken it any more one for the process that was killed.
+        """
+        self._callmethod("consistent")
