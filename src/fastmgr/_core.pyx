@@ -39,7 +39,7 @@ from multiprocessing import util
 from time import sleep
 from traceback import format_exc
 
-from fastmgr.kinds import makers, numbers, shared, waits
+from fastmgr.kinds import arrays, counters, makers, shared, values, waits
 from fastmgr.kinds.carried import BLIND as _blind
 from fastmgr.kinds.carried import KEPT_ARGUMENT as _kept_argument
 from fastmgr.kinds.carried import put_in_place, read_values
@@ -59,8 +59,8 @@ from fastmgr.wire.transit import transit
 # the loop may make; what of it the loop may also use, the table decides.
 cdef frozenset KNOWN_CALLABLES = frozenset((
     dict, list, set, shared.Namespace, shared.Array, array.array, makers.Array,
-    makers.Counter, makers.Counters, makers.Value, numbers.Array,
-    numbers.Counter, numbers.Counters, numbers.Value,
+    makers.Counter, makers.Counters, makers.Value, arrays.Array,
+    counters.Counter, counters.Counters, values.Value,
     waits.Lock, waits.RLock, shared.Condition, waits.Semaphore, waits.BoundedSemaphore,
     waits.Event, shared.Barrier, waits.Queue,
 ))
@@ -101,11 +101,11 @@ cdef dict CELL_CALLS = {
         (waits.Semaphore, "acquire release locked"),
         (waits.BoundedSemaphore, "acquire release locked"),
         (waits.Event, "is_set"),
-        (numbers.Counter, "incr decr get set exchange compare_exchange"),
-        (numbers.Counters,
+        (counters.Counter, "incr decr get set exchange compare_exchange"),
+        (counters.Counters,
          "incr decr exchange compare_exchange keys snapshot __getitem__ __setitem__ __len__"),
-        (numbers.Value, "get set incr exchange compare_exchange"),
-        (numbers.Array, "__len__ __getitem__ __setitem__ incr"),
+        (values.Value, "get set incr exchange compare_exchange"),
+        (arrays.Array, "__len__ __getitem__ __setitem__ incr"),
     )
 }
 

@@ -14,14 +14,9 @@ from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
 
 from fastmgr.client.asnumber import AsNumber, as_ndarray
-from fastmgr.client.cells import (
-    ArrayCore,
-    CellCore,
-    CounterCore,
-    CountersCore,
-    ValueCore,
-)
+from fastmgr.client.cells import CellCore
 from fastmgr.client.locks import EventCore, LockCore
+from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
 from fastmgr.client.privates import Locals, OnDemand, privates_of, return_reference
 from fastmgr.client.session import ClientSession, ProxyCore, authkeys
 from fastmgr.link.sockets import is_ours

@@ -12,7 +12,8 @@ import pytest
 from support import DEADLINE, KEY, ProbeManager, call_in_subprocess
 
 from fastmgr import managers
-from fastmgr.kinds import numbers
+from fastmgr.kinds.arrays import Array
+from fastmgr.kinds.counters import Counter, Counters
 from fastmgr.memory import arena as _arena
 
 pytestmark = pytest.mark.timeout(90)
@@ -170,22 +171,22 @@ def test_the_servers_memory_moves_in_the_middle_of_a_step() -> None:
         return lambda: _arena.settle(obj, arena)
 
     arena = _arena.Arena()
-    counter = numbers.Counter(1)
+    counter = Counter(1)
     assert counter.incr(Number(moves(counter))) == 2
     assert counter.compare_exchange(Number(moves(counter), 2), 3) and counter.get() == 3
-    row = numbers.Counters(4, [1, 2, 3, 4])
+    row = Counters(4, [1, 2, 3, 4])
     assert row.incr(Number(moves(row)), Number(moves(row))) == 3
     row[Number(moves(row), 3)] = 9
     assert row.snapshot() == [1, 3, 3, 9]
     for code in "qd":
         for key in (0, 4999):
-            items = numbers.Array(code, [1] * 5000)
+            items = Array(code, [1] * 5000)
             items[key] = Number(moves(items), 7)
             assert items[key] == 7
-            items = numbers.Array(code, [1] * 5000)
+            items = Array(code, [1] * 5000)
             assert items[Number(moves(items), key)] == 1
-    items = numbers.Array("q", [1] * 5000)
+    items = Array("q", [1] * 5000)
     assert items.incr(0, Number(moves(items))) == 2 == items[0]
-    items = numbers.Array("q", [1] * 5000)
+    items = Array("q", [1] * 5000)
     items[Number(moves(items)) : 3] = items[0:2]
     assert items.tolist() == [1] * 5000

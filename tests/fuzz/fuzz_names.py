@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 from common import fuzz, instrumented
 
 with instrumented():
-    from fastmgr.kinds.numbers import Array, Counter, Counters, Value
+    from fastmgr.kinds.arrays import Array
+    from fastmgr.kinds.counters import Counter, Counters
+    from fastmgr.kinds.values import Value
     from fastmgr.memory.arena import Arena
     from fastmgr.server import names as module
     from fastmgr.server.names import HEADER, LINE, MAGIC, PREDECESSOR, RECORD, ArenaFile, Names

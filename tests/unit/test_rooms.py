@@ -33,7 +33,7 @@ def test_the_search_finds_imports_of_every_kind(rooms: dict[str, Any]) -> None:
         ("managers", "server.server"),  # in a function
         ("client.cells", "client.session"),  # a cimport
         ("link.stream", "memory.arena"),  # in a .pxd, too
-        ("_core", "kinds.numbers"),  # a module by its package
+        ("_core", "kinds.counters"),  # a module by its package
     } <= found
     assert ("managers", "server.sharedmemory") not in found  # only for type checkers
 
@@ -125,7 +125,6 @@ LONG = {
     "_core.pyx": 1460,
     "client/channel.pyx": 730,
     "client/session.pyx": 1260,
-    "kinds/numbers.pyx": 870,
     "kinds/waits.pyx": 1210,
     "link/stream.pyx": 810,
     "managers.py": 810,

@@ -24,7 +24,7 @@ cdef class CellCore(ProxyCore):
 
     @cython.final
     cdef inline bint at_hand(self) except -1:
-        """Whether the cell is here to be worked on, at once: see above."""
+        """Whether the cell is here to be worked on, at once; see the module."""
         if posting_channels == 0 and self.ready():
             return True
         return self.find() and self.ready()

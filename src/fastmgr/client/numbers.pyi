@@ -1,26 +1,14 @@
-import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from multiprocessing import managers as stock
 from types import GenericAlias
 from typing import Any, Generic, SupportsIndex, TypeVar, overload
 
-from fastmgr._typing import (
-    ArrayRecorder,
-    CounterRecorder,
-    CountersRecorder,
-    EventRecorder,
-    LockRecorder,
-    ValueRecorder,
-)
-from fastmgr.client.session import ProxyCore
+from fastmgr._typing import ArrayRecorder, CounterRecorder, CountersRecorder, ValueRecorder
+from fastmgr.client.cells import CellCore
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
-
-class CellCore(ProxyCore):
-    _has_cell: bool
-    def _seen(self) -> str | None: ...
 
 class CounterCore(CellCore):
     _recorder_: CounterRecorder
@@ -74,17 +62,3 @@ class ArrayCore(CellCore, Sequence[_T]):
     @overload
     def __setitem__(self, key: slice, value: array[_T], /) -> None: ...  # type: ignore[type-var]
     def incr(self, key: int, amount: int = 1) -> int: ...
-
-class EventCore(CellCore, threading.Event):
-    _recorder_: EventRecorder
-    def is_set(self) -> bool: ...
-
-class LockCore(CellCore):
-    _recorder_: LockRecorder
-    owner_died: bool
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
-    def release(self, n: int | None = None) -> None: ...
-    def locked(self) -> bool: ...
-    def consistent(self) -> None: ...
-    def __enter__(self) -> bool: ...
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None: ...

@@ -1,140 +1,31 @@
 # cython: auto_pickle=False
-"""Proxies that work on shared memory themselves.
-
-A proxy asks the server once where its object's cell is (`ClientSession.locate`).  From then
-on a call is one atomic step on that cell, made here, as long as the server lives and the
-process is in the session that holds the reference.  Whatever that does not cover goes the
-way of every call, `_callmethod`, and meets the same cell in the server.
-
-Users' code may run wherever an argument only stands for a number or a name, in a finalizer, a
-signal's handler, a trace function.  It may close the proxy, fork, end the manager.  So arguments
-are made plain first, then `at_hand` is asked, and from there to the step nothing is called that
-could run any, nor allocates what the garbage collector tracks.
-"""
+"""Counters, values and arrays, on which a client works by itself; see `client/cells.pyx`."""
 
 cimport cython
 
-from fastmgr.client.channel cimport posting_channels
-from fastmgr.client.session cimport ClientSession, ProxyCore, Ref
-from fastmgr.kinds.numbers cimport (
+from fastmgr.client.cells cimport CellCore
+from fastmgr.client.session cimport ClientSession, Ref
+from fastmgr.kinds.words cimport (
     add_to_item, add_to_word, check_integers, counter_add, counter_exchange, counter_get,
     counter_replace, is_asked, is_plain_code, plain_item, plain_key, value_of, whole,
     window_on, word_of,
 )
 from fastmgr.memory.arena cimport (
-    CONTENDED, KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_EVENT, KIND_LOCK,
-    KIND_RLOCK, KIND_SEMAPHORE, KIND_VALUE, OWNER, OWNER_DIED, Segment, THREAD_BITS, View,
-    fm_growths, fm_load, fm_owner_here, fm_replace, fm_serves, fm_set_owner_here, fm_store,
-    uint32_t, uint64_t,
+    KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE, Segment, View, fm_growths, fm_load,
+    fm_replace, uint64_t,
 )
 
 import array
-import threading
 import types
 
-from fastmgr.kinds.numbers import needs_server
+from fastmgr.kinds.words import needs_server
 
 cdef extern from "Python.h":
     Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
-
-cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
+    int PyObject_GetBuffer(object exporter, Py_buffer *view, int flags) except -1
 
 cdef enum:
     SHOWN_ITEMS = 6         # in the representation of a row
-
-
-cdef class CellCore(ProxyCore):
-    """What a proxy knows of its object's cell."""
-
-    _has_cell = True
-
-    cdef View view              # what the cell is mapped in; None before it was looked for
-    cdef char *cell             # in `segment`; NULL: there is none, or none known
-    cdef size_t size            # its bytes
-    cdef Segment segment
-    cdef int kind
-    cdef uint32_t growths       # that the server had told of when the cell was looked for
-
-    @cython.final
-    cdef inline bint ready(self) noexcept:
-        """Whether the cell is known, and still ours."""
-        return (
-            self.cell is not NULL and self.view.usable
-            and fm_serves(self.view.alive, self.view.entry, self.view.owner >> THREAD_BITS)
-        )
-
-    @cython.final
-    cdef inline bint at_hand(self) except -1:
-        """Whether the cell is here to be worked on, at once: see above."""
-        if posting_channels == 0 and self.ready():
-            return True
-        return self.find() and self.ready()
-
-    cdef bint find(self) except -1:
-        """Look for the cell, not twice in vain in one session; any code may run meanwhile."""
-        cdef ClientSession session
-        cdef View view
-        cdef Segment segment
-        if not self._has_cell or type(self)._callmethod is not ProxyCore._callmethod:
-            return False    # a user's proxy wants to see its calls
-        if self._ref is None:
-            if not self._awaits_reference:
-                return False    # nothing keeps the cell ours
-            self._awaits_reference = False
-            self._take_reference()
-        session = self._session()
-        if posting_channels and session.has_posted():
-            return False    # the calls of a thread are served in order
-        view = session.view
-        if view is not None:
-            if view.none or (view.alive is not NULL and view.usable and not view.serves()):
-                return False    # the call will find out what has become of the server
-            if view is self.view and view.usable:
-                return self.cell is not NULL
-        self.cell = NULL
-        self.segment = None
-        self.growths = (
-            fm_growths(view.alive) if view is not None and view.alive is not NULL else 0)
-        found = session.locate(self._id, self._handle)
-        view = session.view
-        if found is not None:
-            kind, segment, offset, size, about = found
-            if not self.accepts(kind, size, about):
-                found = None
-        if self._ref is None:
-            return False    # it was closed meanwhile
-        self.view = view
-        if found is None:
-            return False
-        self.kind = kind
-        self.size = size
-        self.segment = segment
-        self.cell = segment.at + <size_t>offset
-        return True
-
-    cdef bint accepts(self, int kind, size_t size, object about) except -1:
-        """Whether this is the kind of cell the proxy can work on."""
-        return False
-
-    def _seen(self):
-        """What the cell holds, for the eye; None where that would take a call of the server."""
-        cdef ClientSession session
-        if posting_channels:
-            session = self._session()
-            if session.has_posted():
-                return None
-        return self.spelled() if self.ready() else None
-
-    cdef object spelled(self):
-        """What the cell, which is at hand, holds; None where the server has it."""
-        return None
-
-    def _close(self):
-        self.cell = NULL
-        self.view = None
-        self.segment = None
-        self._awaits_reference = False
-        ProxyCore._close(self)
 
 
 cdef str shortened(str text, length):
@@ -611,189 +502,3 @@ cdef class ArrayCore(CellCore):
                 return add_to_item(
                     self.cell + at * <Py_ssize_t>items.itemsize, self.typecode, amount)
         return self._callmethod("incr", (key, amount))
-
-
-cdef extern from "Python.h":
-    int PyObject_GetBuffer(object exporter, Py_buffer *view, int flags) except -1
-
-
-cdef class EventCore(CellCore):
-    """The compiled part of `EventProxy`."""
-
-    cdef bint accepts(self, int kind, size_t size, object about) except -1:
-        return kind == KIND_EVENT
-
-    def is_set(self):
-        """Whether the event is set."""
-        if self.at_hand():
-            return fm_load(<uint64_t *>self.cell) != 0
-        return self._callmethod("is_set")
-
-
-cdef bint is_plain_timeout(timeout) except -1:
-    """Whether nobody can object to it; the server knows who objects to what."""
-    return (type(timeout) is int or type(timeout) is float) and 0 <= timeout <= TIMEOUT_MAX
-
-
-cdef class LockCore(CellCore):
-    """The compiled part of `AcquirerProxy`.
-
-    A slot that is free, or that nobody waits for, changes hands by an atomic step; where
-    somebody waits the slot says so, and the server hands it on in order.
-    """
-
-    cdef bint accepts(self, int kind, size_t size, object about) except -1:
-        return KIND_LOCK <= kind <= KIND_SEMAPHORE
-
-    cdef bint take(self) except -1:
-        """Take what is free."""
-        cdef uint64_t *slot
-        cdef uint64_t word, owner
-        cdef size_t i
-        owner = self.owner_here()
-        if owner == 0:
-            return False
-        slot = <uint64_t *>self.cell
-        if self.kind == KIND_SEMAPHORE:
-            for i in range(self.size // sizeof(uint64_t)):
-                word = fm_load(slot + i)
-                while word & OWNER == 0:
-                    if fm_replace(slot + i, &word, word | owner):
-                        return True
-            return False
-        word = fm_load(slot)
-        while word & OWNER == 0:
-            if fm_replace(slot, &word, word | owner):
-                if self.kind == KIND_RLOCK:
-                    fm_store(slot + 1, 1)
-                return True
-        if self.kind == KIND_RLOCK and word & OWNER == owner:
-            fm_store(slot + 1, fm_load(slot + 1) + 1)
-            return True
-        return False
-
-    cdef bint free(self) except -1:
-        """Give back what nobody waits for; what is not ours to give back is the server's matter."""
-        cdef uint64_t *slot
-        cdef uint64_t word, owner
-        cdef size_t i
-        owner = self.owner_here()
-        if owner == 0:
-            return False
-        slot = <uint64_t *>self.cell
-        if self.kind == KIND_SEMAPHORE:
-            for i in range(self.size // sizeof(uint64_t)):
-                word = fm_load(slot + i)
-                if (
-                    (word & OWNER) >> THREAD_BITS == owner >> THREAD_BITS
-                    and not word & CONTENDED and fm_replace(slot + i, &word, word & OWNER_DIED)
-                ):
-                    return True
-            return False
-        word = fm_load(slot)
-        if word & OWNER == 0:
-            return False
-        if self.kind == KIND_RLOCK:
-            if word & OWNER != owner:
-                return False
-            if fm_load(slot + 1) > 1:
-                fm_store(slot + 1, fm_load(slot + 1) - 1)
-                return True
-        elif (word & OWNER) >> THREAD_BITS != owner >> THREAD_BITS:
-            return False    # another's, or one's whose death has given it back before
-        return not word & CONTENDED and fm_replace(slot, &word, word & OWNER_DIED)
-
-    cdef inline uint64_t owner_here(self) except? 0:
-        """Who takes and gives back; 0 where the cell is not here any more."""
-        cdef View view
-        cdef uint64_t owner
-        while True:
-            view = self.view
-            owner = self.this_thread() if self.kind == KIND_RLOCK else view.owner
-            if not self.ready():
-                return 0
-            if self.view is view:
-                return owner
-            # A thread has met a new server meanwhile: there we have another name.
-
-    cdef uint64_t this_thread(self) except 0:
-        cdef View view = self.view      # another may take its place meanwhile
-        cdef uint64_t owner = fm_owner_here(view.serial)
-        if owner == 0:
-            owner = view.owner | self._session().thread_number()
-            fm_set_owner_here(view.serial, owner)
-        return owner
-
-    def acquire(self, blocking=True, timeout=None):
-        """Take the lock, or one of the permits, and return whether that was done.
-
-        Parameters
-        ----------
-        blocking : bool
-            Whether to wait for it.
-        timeout : float, optional
-            How long to wait, in seconds.
-        """
-        if (
-            type(blocking) is bool
-            and (timeout is None or blocking and is_plain_timeout(timeout)) and self.at_hand()
-        ):
-            if self.take():
-                self._session().took()
-                return True
-            if not blocking and self.kind != KIND_SEMAPHORE:
-                return False
-        taken = self._callmethod(
-            "acquire", (blocking,) if timeout is None else (blocking, timeout))
-        if taken:
-            self._session().took()
-        return taken
-
-    def release(self, n=None):
-        """Give it back; of a semaphore `n` permits, if that is given."""
-        if n is not None:
-            self._callmethod("release", (n,))
-            for _ in range(min(n, self._session().taken)):
-                self._session().gave()
-            return
-        if not (self.at_hand() and self.free()):
-            self._callmethod("release")
-        self._session().gave()
-
-    def locked(self):
-        """Whether it is held, or all of the permits are."""
-        if self.at_hand() and self.kind != KIND_SEMAPHORE:
-            return fm_load(<uint64_t *>self.cell) & OWNER != 0
-        return self._callmethod("locked")
-
-    def __enter__(self):
-        taken = self.at_hand() and self.take() or self._callmethod("acquire")
-        if taken:
-            self._session().took()
-        return taken
-
-    def __exit__(self, exc_type, exc_val, exc_tb):
-        if not (self.at_hand() and self.free()):
-            self._callmethod("release")
-        self._session().gave()
-
-    @property
-    def owner_died(self):
-        """Whether a process was killed while it held this, and nobody has said `consistent` since.
-
-        What a lock guards may then be half changed; whoever holds the lock can look.
-        """
-        cdef size_t i
-        if not self.at_hand():
-            return self._callmethod("owner_died")
-        for i in range(self.size // sizeof(uint64_t) if self.kind == KIND_SEMAPHORE else 1):
-            if fm_load(<uint64_t *>self.cell + i) & OWNER_DIED:
-                return True
-        return False
-
-    def consistent(self):
-        """Say that what the lock guards is in order: `owner_died` is false from here on.
-
-        Nor is a release by who has not taken it any more one for the process that was killed.
-        """
-        self._callmethod("consistent")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from multiprocessing import process
 from typing import Any
 
-from fastmgr.kinds import numbers
+from fastmgr.kinds import arrays, counters, values
 
 __all__ = ["Array", "Counter", "Counters", "Value"]
 
@@ -40,7 +40,7 @@ def Counter(initial: int = 0, *, name: str | None = None) -> Any:
     TypeError
         It is no integer, or something of another kind has the name.
     """
-    return _named(name, numbers.Counter, (initial,))
+    return _named(name, counters.Counter, (initial,))
 
 
 def Counters(names: Any, *, name: str | None = None) -> Any:
@@ -62,7 +62,7 @@ def Counters(names: Any, *, name: str | None = None) -> Any:
         The name has counters of which some are not asked for while others are, or a counter's name
         occurs twice.
     """
-    return _named(name, numbers.Counters, (names,))
+    return _named(name, counters.Counters, (names,))
 
 
 def Value(typecode: str, value: Any, lock: bool = True, *, name: str | None = None) -> Any:
@@ -84,7 +84,7 @@ def Value(typecode: str, value: Any, lock: bool = True, *, name: str | None = No
     TypeError
         Something of another kind or typecode has the name.
     """
-    return _named(name, numbers.Value, (typecode, value))
+    return _named(name, values.Value, (typecode, value))
 
 
 def Array(
@@ -110,4 +110,4 @@ def Array(
     ValueError
         The array of that name has another length.
     """
-    return _named(name, numbers.Array, (typecode, sequence))
+    return _named(name, arrays.Array, (typecode, sequence))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from fastmgr.kinds import waits
-from fastmgr.kinds.numbers import Value as Value
+from fastmgr.kinds.values import Value as Value
 
 if TYPE_CHECKING:
     from multiprocessing.managers import Namespace as _StockNamespace

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from fastmgr.kinds import makers, numbers
+from fastmgr.kinds import arrays, counters, makers, values
 
 if TYPE_CHECKING:
     from fastmgr.server.names import Names
@@ -24,10 +24,10 @@ NAMED = 1 << 62
 
 #: What each function makes that takes a name.
 MAKERS: dict[Callable[..., Any], type] = {
-    makers.Counter: numbers.Counter,
-    makers.Counters: numbers.Counters,
-    makers.Value: numbers.Value,
-    makers.Array: numbers.Array,
+    makers.Counter: counters.Counter,
+    makers.Counters: counters.Counters,
+    makers.Value: values.Value,
+    makers.Array: arrays.Array,
 }
 
 

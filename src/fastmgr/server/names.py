@@ -26,7 +26,9 @@ import threading
 import weakref
 from typing import Any
 
-from fastmgr.kinds.numbers import Array, Counter, Counters, Value, grow
+from fastmgr.kinds.arrays import Array
+from fastmgr.kinds.counters import Counter, Counters, grow
+from fastmgr.kinds.values import Value
 from fastmgr.memory.arena import Arena, Segment, lie_at, state_size
 
 __all__ = ["ArenaFile", "Names"]

@@ -28,13 +28,13 @@ import queue
 import threading
 from weakref import KeyedRef, WeakValueDictionary
 
-from fastmgr.kinds import numbers, shared, waits
+from fastmgr.kinds import arrays, counters, shared, values, waits
 
 # Types whose methods run no code but their own, so the loop may run them, as
 # long as only values of known types were ever put into the object.
 cdef frozenset KNOWN_TYPES = frozenset((
-    dict, list, set, array.array, shared.Namespace, numbers.Array, numbers.Counter,
-    numbers.Counters, numbers.Value,
+    dict, list, set, array.array, shared.Namespace, arrays.Array, counters.Counter,
+    counters.Counters, values.Value,
     type(iter({})), type(iter({}.values())), type(iter({}.items())), type(reversed({})),
     type(iter([])), type(reversed([])), type(iter(set())),
 ))

@@ -22,13 +22,16 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, ProbeManager, Script, in_thread, say, settle, stopped
 
 from fastmgr import managers, oneway
-from fastmgr.kinds import numbers as _numbers
+from fastmgr.kinds.arrays import Array
+from fastmgr.kinds.counters import Counter, Counters
+from fastmgr.kinds.values import Value
 from fastmgr.managers import ArrayProxy, RemoteError, Token, ValueProxy
 from unit.memory.test_arena import locally, manager_without_arena
 
 pytestmark = pytest.mark.timeout(90)
 
 LOW, HIGH = -(2**63), 2**63 - 1
+OBJECTS: dict[str, Any] = {one.__name__: one for one in (Array, Counter, Counters, Value)}
 quickly = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -72,7 +75,7 @@ class NumbersManager(ProbeManager):
 
 NumbersManager.register("Doubling", DoublingValue, ValueProxy)
 NumbersManager.register("ReadOnly", managers.Value, ValueProxy, exposed=("get",))
-NumbersManager.register("Settable", _numbers.Counter, managers.CounterProxy, exposed=("set", "get"))
+NumbersManager.register("Settable", Counter, managers.CounterProxy, exposed=("set", "get"))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,7 @@ Make = Callable[..., Any]
 def make(request: pytest.FixtureRequest, manager: ProbeManager, off_manager: ProbeManager) -> Make:
     """Makes counters and so on: proxies that work by themselves, or do not, or the objects."""
     if request.param == "object":
-        return lambda kind, *args: getattr(_numbers, kind)(*args)
+        return lambda kind, *args: OBJECTS[kind](*args)
     chosen = manager if request.param == "memory" else off_manager
     return lambda kind, *args: getattr(chosen, kind)(*args)
 
@@ -199,7 +202,7 @@ def test_counter_counts(make: Make, start: int, calls: list[Any]) -> None:
 def test_counter_is_the_same_by_both_ways(
     manager: ProbeManager, start: int, calls: list[Any]
 ) -> None:
-    counter, alone = manager.Counter(start), _numbers.Counter(start)
+    counter, alone = manager.Counter(start), Counter(start)
     for way, (name, *args) in calls:
         assert outcome(way, counter, name, *args) == outcome(by_itself, alone, name, *args)
 
@@ -479,7 +482,7 @@ def test_counters_that_cannot_be_made(manager: ProbeManager) -> None:
 @pytest.mark.parametrize("length", [2**60, 2**61, 2**61 + 1, 2**62, 2**63 - 1])
 def test_as_many_counters_as_nobody_has_memory_for(length: int) -> None:
     with pytest.raises((MemoryError, OverflowError, ValueError)):
-        _numbers.Counters(length)
+        Counters(length)
 
 
 @quickly
@@ -502,7 +505,7 @@ def test_as_many_counters_as_nobody_has_memory_for(length: int) -> None:
 def test_counters_are_the_same_by_both_ways(
     manager: ProbeManager, calls: list[Any], names: Any
 ) -> None:
-    counters, alone = manager.Counters(names), _numbers.Counters(names)
+    counters, alone = manager.Counters(names), Counters(names)
     for way, (name, *args) in calls:
         assert outcome(way, counters, name, *args) == outcome(by_itself, alone, name, *args)
 
@@ -608,7 +611,7 @@ amounts = st.one_of(
 def test_a_value_adds_as_the_object_does(
     manager: ProbeManager, start: Any, calls: list[Any]
 ) -> None:
-    value, alone = manager.Value("i", start), _numbers.Value("i", start)
+    value, alone = manager.Value("i", start), Value("i", start)
     for way, (name, *args) in calls:
         assert outcome(way, value, name, *args) == outcome(by_itself, alone, name, *args)
         assert same(value.get(), alone.get())
@@ -836,7 +839,7 @@ def test_an_array_is_the_same_by_both_ways(
     """Also the same as one that nobody has mapped."""
     shared, alone = (
         mapped_array(manager_make(manager), code, [0] * 3),
-        _numbers.Array(code, [0] * 3),
+        Array(code, [0] * 3),
     )
     for way, (name, *args) in calls:
         expected = outcome(by_itself, alone, name, *args)

@@ -38,7 +38,8 @@ from support import (
 )
 
 from fastmgr import oneway
-from fastmgr.kinds import numbers
+from fastmgr.kinds.arrays import Array
+from fastmgr.kinds.counters import Counters
 from fastmgr.managers import CounterProxy, RemoteError, Token, retire_sessions
 from fastmgr.memory import arena as _arena
 from fastmgr.wire import codec
@@ -521,7 +522,7 @@ def write_while_arrays_move() -> list[int]:
     arena.open()
     lost = []
     for _ in range(10):
-        array = numbers.Array("q", bytes(8 * SEGMENT_SIZE))
+        array = Array("q", bytes(8 * SEGMENT_SIZE))
         begun, moved, written = threading.Event(), threading.Event(), [0]
 
         def write(array: Any = array, moved: Any = moved, begun: Any = begun, n: Any = written):
@@ -553,12 +554,12 @@ def drop_in_a_forked_child() -> list[int]:
     """For a fresh interpreter: what is left in cells that a forked child has dropped."""
     arena = _arena.Arena()
     arena.open()
-    rows = [numbers.Counters(size, [5] + [0] * (size - 1)) for size in (1, LARGE // 8)]
+    rows = [Counters(size, [5] + [0] * (size - 1)) for size in (1, LARGE // 8)]
     assert all(_arena.settle(row, arena) for row in rows)
     child = os.fork()
     if child == 0:
         rows.clear()
-        made = numbers.Counters(LARGE // 8)
+        made = Counters(LARGE // 8)
         made[0] = 6
         os._exit(0)
     os.waitpid(child, 0)
@@ -575,7 +576,7 @@ def collect_while_room_is_found() -> list[int]:
     found = []
     for soon in range(95, 125):
         # Room for two lies behind room for one, and garbage has room for one before that.
-        rows: list[Any] = [numbers.Counters(size) for _ in range(7)]
+        rows: list[Any] = [Counters(size) for _ in range(7)]
         gc.collect()
         garbage: list[Any] = [rows[0]]
         garbage.append(garbage)
@@ -584,9 +585,9 @@ def collect_while_room_is_found() -> list[int]:
         spare = [[soon] for _ in range(100)]  # the interpreter keeps no list for the next
         gc.set_threshold(soon)
         gc.enable()
-        one = numbers.Counters(2 * size)
+        one = Counters(2 * size)
         gc.disable()
-        other = numbers.Counters(2 * size)
+        other = Counters(2 * size)
         one[0], one[size] = 1, 1
         found += [other[0], other[size]]
         del one, other, spare
@@ -805,7 +806,7 @@ def test_an_anonymous_create_has_a_cell_too(peer: PassedPeer) -> None:
 
 
 def test_an_arena_that_cannot_grow_goes_on_later() -> None:
-    arena, counters = _arena.Arena(), numbers.Counters(3, [1, 2, 3])
+    arena, counters = _arena.Arena(), Counters(3, [1, 2, 3])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:

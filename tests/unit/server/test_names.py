@@ -21,7 +21,9 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import DEADLINE, KEY, ProbeManager, Script, connected, poll, say, stopped
 
 from fastmgr.kinds import makers
-from fastmgr.kinds.numbers import Array, Counter, Counters, Value, grow
+from fastmgr.kinds.arrays import Array
+from fastmgr.kinds.counters import Counter, Counters, grow
+from fastmgr.kinds.values import Value
 from fastmgr.managers import retire_sessions
 from fastmgr.memory.arena import Arena
 from fastmgr.server import named
