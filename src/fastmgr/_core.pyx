@@ -11,7 +11,7 @@ from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
-from fastmgr.memory.arena cimport KIND_NONE, Arena, Celled, Segment, fm_is_unix, new_segment
+from fastmgr.memory.arena cimport KIND_NONE, Arena, Celled, Segment, new_segment
 from fastmgr.link.stream cimport (
     ENDS_CUT_OFF, FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_PICKLED,
     FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL,
@@ -765,7 +765,7 @@ cdef class Engine(Loop):
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
                 self.flush_replies(conn, writer)
-                reader.segments = None
+                reader.buffers = None
                 conn.receiving = True
                 status = conn.stream.receive(False, &spinner, self.may_spin)
                 conn.receiving = False
@@ -782,16 +782,16 @@ cdef class Engine(Loop):
                 if verdict == PARK or verdict == CLOSE:
                     self.flush_replies(conn, writer)
                 if verdict == PARK:
-                    conn.stream.shut()
+                    conn.stream.shut_mailbox()
                     return 0
                 if verdict == CLOSE:
                     conn.finished = True
-                conn.stream.tidy()
+                conn.stream.drop_buffers()
                 if conn.streak > STREAK and not self.may_spin and not conn.pinned:
                     # Where many are busy one loop serves them better than as many threads.
                     self.flush_replies(conn, writer)
                     conn.streak = 0
-                    if not conn.stream.shut():
+                    if not conn.stream.shut_mailbox():
                         return 0
             elif status != FRAME_TIMEOUT:
                 conn.finished = True
@@ -913,7 +913,7 @@ cdef class Engine(Loop):
         if conn.in_transit is not None and not conn.stream.header.flags & FLAG_FOLLOWS:
             self.forget_gifts(conn, on_loop)
         reader.feed(
-            conn.stream.body, conn.stream.size, conn.stream.segments, pickled and not on_loop
+            conn.stream.body, conn.stream.size, conn.stream.buffers, pickled and not on_loop
         )
         reader.carry = carried
         try:
@@ -975,7 +975,7 @@ cdef class Engine(Loop):
                 waiter = Waiter(conn)
                 (<Primitive>entry.obj).wait_here(waiter, name, args, kwds or {})
             else:
-                waiter = Waiter(conn, self.finished, conn.stream.fd)
+                waiter = Waiter(conn, self.finished, conn.stream)
                 # Before it is queued, for it may be finished by another thread at once.
                 conn.parked = waiter
                 waiter.method = name
@@ -1106,7 +1106,7 @@ cdef class Engine(Loop):
         if on_loop and pickled:
             return HAND_OFF
         reader.feed(
-            conn.stream.body, conn.stream.size, conn.stream.segments, pickled and not on_loop
+            conn.stream.body, conn.stream.size, conn.stream.buffers, pickled and not on_loop
         )
         try:
             typeid = reader.get()
@@ -1127,7 +1127,7 @@ cdef class Engine(Loop):
 
     cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1:
         """One of the server's public functions."""
-        reader.feed(conn.stream.body, conn.stream.size, conn.stream.segments, True)
+        reader.feed(conn.stream.body, conn.stream.size, conn.stream.buffers, True)
         conn.answered = False
         try:
             name = reader.get()
@@ -1199,7 +1199,7 @@ cdef class Engine(Loop):
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         cdef Celled obj
         payload = None
-        if self.arena is None or not fm_is_unix(conn.stream.fd):
+        if self.arena is None or not conn.stream.is_local():
             payload = False
         elif entry is not None and isinstance(entry.obj, Celled):
             obj = entry.obj
@@ -1222,10 +1222,10 @@ cdef class Engine(Loop):
         cdef Segment segment = None
         cdef Header header
         cdef size_t start
-        if self.arena is not None and fm_is_unix(conn.stream.fd):
+        if self.arena is not None and conn.stream.is_local():
             if number != MAILBOX:
                 segment = self.arena.segments.get(number)
-            elif conn.stream.shared is None:
+            elif conn.stream.mailbox_segment is None:
                 with suppress(OSError, MemoryError):
                     segment = new_segment(MAILBOX, FM_MAILBOX_SIZE)
         if segment is None:
@@ -1237,7 +1237,7 @@ cdef class Engine(Loop):
         if conn.closed or conn.stream.unsent is not None:
             return CLOSE        # who asks for a segment waits for nothing else
         start = begin_message(writer)
-        writer.segmented = False
+        writer.out_of_band = False
         writer.put_compact((segment.offset, segment.size, bool(segment.is_file)))
         memset(&header, 0, HEADER_SIZE)
         header.call = conn.stream.header.call
@@ -1249,7 +1249,7 @@ cdef class Engine(Loop):
             return self.reply(conn, writer, OP_RETURN, 0, None, on_loop)
         if number == MAILBOX:
             segment.forget_fd()
-            conn.stream.share(segment, True)
+            conn.stream.attach_mailbox(segment, True)
         return KEEP if outcome == FRAME_READY else CLOSE
 
     cdef int serve_release(self, Conn conn, bint on_loop) except -1:
@@ -1303,7 +1303,7 @@ cdef class Engine(Loop):
             return HAND_OFF
         start = begin_message(writer)
         writer.pickles = 0
-        writer.segmented = True
+        writer.out_of_band = True
         if on_loop:
             if writer.put_compact(payload) == 0:
                 pass
@@ -1319,7 +1319,7 @@ cdef class Engine(Loop):
             except BaseException:
                 op = OP_UNSERIALIZABLE
                 writer.size = start
-                writer.segments = writer.writable = None
+                writer.buffers = writer.writable = None
                 pickled = writer.put(format_exc())
         header.handle = handle
         header.call = conn.stream.header.call
@@ -1327,7 +1327,7 @@ cdef class Engine(Loop):
         header.op = op
         header.flags = FLAG_PICKLED if pickled or writer.pickles else 0
         seal(writer, start, &header)
-        if conn.stream.start == conn.stream.end or writer.size > BATCH_SIZE or writer.segments:
+        if conn.stream.start == conn.stream.end or writer.size > BATCH_SIZE or writer.buffers:
             if on_loop:
                 self.on_drained(conn)
             else:
@@ -1386,7 +1386,7 @@ cdef class Engine(Loop):
         call, failure = first
         start = begin_message(writer)
         writer.pickles = 0
-        writer.segmented = False
+        writer.out_of_band = False
         writer.put_compact(call)        # by itself: it is read also where the error cannot be
         pickled = writer.put_compact(failure)
         if pickled:
@@ -1411,7 +1411,7 @@ cdef class Engine(Loop):
 
     cdef int flush_replies(self, Conn conn, Writer writer) except -1:
         if writer.size or conn.stream.unsent is not None:
-            conn.stream.send_all(writer.data, writer.size, writer.segments or None)
+            conn.stream.send_all(writer.data, writer.size, writer.buffers or None)
             writer.reset()
         return 0
 
@@ -1420,9 +1420,9 @@ cdef class Engine(Loop):
         return 0
 
     cdef int on_drained(self, Conn conn) except -1:
-        self.reader.segments = None
+        self.reader.buffers = None
         if self.writer.size:
-            self.send(conn, self.writer.data, self.writer.size, self.writer.segments or None)
+            self.send(conn, self.writer.data, self.writer.size, self.writer.buffers or None)
             self.writer.reset()
         return 0
 

@@ -14,20 +14,20 @@ def receive_now(Stream stream):
 
 
 def take(Stream stream, bint again):
-    """Cut a frame off: its status; in the fast framing its header; its body and segments.
+    """Cut a frame off: its status; in the fast framing its header; its body and buffers.
 
     With `again` it is put back and taken anew, as when a connection is handed to a worker.
     """
     cdef int status = stream.take()
     if again and status == FRAME_READY:
-        stream.put_back()
+        stream.untake()
         status = stream.take()
     if status != FRAME_READY:
         return status, b"", b"", ()
     header = (<const char *>&stream.header)[:HEADER_SIZE] if stream.fast else b""
-    return status, header, stream.body[:stream.size], tuple(stream.segments or ())
+    return status, header, stream.body[:stream.size], tuple(stream.buffers or ())
 
 
 def tidy(Stream stream):
     """Give a large buffer back, as the loop does between frames."""
-    stream.tidy()
+    stream.drop_buffers()

@@ -377,7 +377,7 @@ class Protocol:
         yield "set", c, "interest", HANGUP
 
     def entrust(self, c: int) -> Steps:
-        if not (yield "get", c, "undelivered"):  # `put_back`
+        if not (yield "get", c, "undelivered"):  # `untake`
             frame = yield "get", c, "frame"
             yield "set", c, "buffer", (frame, *(yield "get", c, "buffer"))
         yield "set", c, "on_worker", True

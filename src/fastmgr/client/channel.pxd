@@ -12,7 +12,7 @@ cdef int posting_channels
 
 cdef class PickledReply:
     cdef bytes data
-    cdef list segments
+    cdef list buffers
     cdef object load(self)
     cdef tuple load_failure(self)
 
@@ -78,7 +78,6 @@ cdef class FastChannel(Channel):
     cdef int send_alone(self, list due) except -1
     cdef list pipeline(self, Writer frames, Py_ssize_t count, list others)
     cdef Segment attach(self, object number)
-    cdef size_t send_some(self, const char *data, size_t size) except? 0
     cdef bint arrived(self, uint32_t expected) except -1
     cdef bint check(self, int status, uint32_t expected) except -1
     cdef int take_reply(self, list replies, list others) except -1

@@ -12,21 +12,17 @@ from cpython.pythread cimport (
     NOWAIT_LOCK, PY_LOCK_ACQUIRED, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock,
     PyThread_free_lock, PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
 )
-from libc.errno cimport EAGAIN, EINTR
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from fastmgr.memory.arena cimport Segment, fm_is_unix
+from fastmgr.memory.arena cimport Segment
 from fastmgr.link.stream cimport (
     FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
     HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF,
     OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN, Header, Stream,
 )
 from fastmgr.link.message cimport begin_message, seal
-from fastmgr.link.system cimport (
-    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_await_end, fm_poll_one, fm_reset_at_close,
-    fm_send, os_close, uint8_t, uint16_t, uint32_t, uint64_t,
-)
+from fastmgr.link.system cimport FM_SIGNALS_MS, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmgr.wire.codec cimport Reader, Writer, is_scalar
 
 import errno
@@ -59,7 +55,6 @@ cdef packed struct Release:
     uint64_t count
 
 cdef enum:
-    PORTION = 32 * 1024     # bytes that a pipeline sends before it looks for replies
     MAIL_AFTER = 64         # calls, after which a channel has a mailbox
     TAKE_BACK_MS = 2000     # that an interrupted call waits for what it was given to be taken back
 
@@ -70,17 +65,17 @@ cdef class PickledReply:
 
     def __init__(self, Stream stream):
         self.data = stream.body[:stream.size]
-        self.segments = stream.segments
+        self.buffers = stream.buffers
 
     cdef object load(self):
         cdef Reader reader = Reader()
-        reader.feed(self.data, <size_t>len(self.data), self.segments, True)
+        reader.feed(self.data, <size_t>len(self.data), self.buffers, True)
         return reader.get()
 
     cdef tuple load_failure(self):
         """What OP_FAILED carries; what unpickling raises stands for an error that has none."""
         cdef Reader reader = Reader()
-        reader.feed(self.data, <size_t>len(self.data), self.segments, True)
+        reader.feed(self.data, <size_t>len(self.data), self.buffers, True)
         call = reader.get()
         try:
             return call, reader.get()
@@ -198,21 +193,17 @@ cdef class FastChannel(Channel):
         self.say_goodbye(False)
 
     cpdef object close(self):
-        cdef int fd
         self.usable = False
         self.set_posted(False)
         self.say_goodbye(False)
-        fd, self.stream.fd = self.stream.fd, -1     # ours alone: others may close the channel, too
-        if fd >= 0:
-            if self.pid != getpid():
-                pass                    # it is the parent's
-            elif self.cut_off and not fm_is_unix(fd):
-                fm_reset_at_close(fd)   # the end would wait behind what the server does not read
-            elif self.interrupted:
-                # No handler of a signal runs here: the exception of one is on its way.
-                with nogil:
-                    fm_await_end(fd, TAKE_BACK_MS)
-            os_close(fd)
+        if self.pid != getpid():
+            self.stream.close_fd()      # the connection is the parent's
+        elif self.cut_off and not self.stream.is_local():
+            self.stream.reset()         # the end would wait behind what the server does not read
+        elif self.interrupted:
+            self.stream.close_after(TAKE_BACK_MS)
+        else:
+            self.stream.close_fd()
 
     cpdef object abandon(self):
         self.usable = False
@@ -229,14 +220,12 @@ cdef class FastChannel(Channel):
         hooks runs.
         """
         cdef Header header
-        if self.stream is None or self.cut_off or self.stream.unsent is not None:
-            return
-        if self.stream.fd >= 0 and self.pid == getpid():
+        if self.stream is not None and not self.cut_off and self.pid == getpid():
             memset(&header, 0, HEADER_SIZE)
             header.op = OP_GOODBYE
             header.handle = whole
             header.call = self.untaken
-            fm_send(self.stream.fd, &header, HEADER_SIZE, MSG_DONTWAIT)
+            self.stream.send_small(<char *>&header, HEADER_SIZE)
 
     cdef bint wants_mailbox(self) noexcept:
         """Whether it is used often enough for a mailbox to pay, and has not asked for one."""
@@ -263,7 +252,7 @@ cdef class FastChannel(Channel):
                     writer.write(&handle, sizeof(handle))
                 self.finish(writer, start, op, flags, 0, 0)
             else:
-                writer.segmented = True
+                writer.out_of_band = True
                 self.put_call(writer, start, op, flags, handle, name, args, kwds)
             if flags & FLAG_ONEWAY:
                 header = <Header *>(writer.data + start - HEADER_SIZE)
@@ -275,7 +264,7 @@ cdef class FastChannel(Channel):
                 return None
             return self.exchange(writer)
         finally:
-            writer.segments = writer.writable = None
+            writer.buffers = writer.writable = None
             if owner:
                 self.encoding = False
 
@@ -346,12 +335,12 @@ cdef class FastChannel(Channel):
         try:
             if not self.usable:
                 raise stale()
-            mailed = not self.ahead and not writer.segments and stream.mail(
+            mailed = not self.ahead and not writer.buffers and stream.send_by_mail(
                 writer.data, writer.size)
             try:
                 if not mailed:
                     self.cut_off = True
-                    stream.send_all(writer.data, writer.size, writer.segments or None)
+                    stream.send_all(writer.data, writer.size, writer.buffers or None)
                     self.cut_off = False
             except OSError as error:
                 if is_loss(error):
@@ -366,7 +355,7 @@ cdef class FastChannel(Channel):
             op = stream.header.op
             handle = stream.header.handle
             payload = self.payload()
-            stream.tidy()
+            stream.drop_buffers()
         except BaseException as error:
             self.untaken = expected
             self.end(error)
@@ -387,9 +376,9 @@ cdef class FastChannel(Channel):
         cdef Stream stream = self.stream
         if stream.header.flags & FLAG_PICKLED:
             return PickledReply(stream)
-        self.reader.feed(stream.body, stream.size, stream.segments, False)
+        self.reader.feed(stream.body, stream.size, stream.buffers, False)
         value = self.reader.get()
-        self.reader.segments = None
+        self.reader.buffers = None
         return value
 
     cdef int receive(self, uint32_t expected) except -1:
@@ -435,7 +424,7 @@ cdef class FastChannel(Channel):
                 raise stale()
             self.ahead = True
             self.cut_off = True
-            self.stream.send_all(writer.data, writer.size, writer.segments or None)
+            self.stream.send_all(writer.data, writer.size, writer.buffers or None)
             self.cut_off = False
         except BaseException as error:
             self.end(error)
@@ -506,13 +495,13 @@ cdef class FastChannel(Channel):
             first = self.calls - <uint32_t>count + 1
             at = 0
             while at < frames.size:
-                at += self.send_some(frames.data + at, frames.size - at)
+                at += stream.send_some(frames.data + at, frames.size - at)
                 while len(replies) < count and self.arrived(first + <uint32_t>len(replies)):
                     self.take_reply(replies, others)
             while len(replies) < count:
                 self.receive(first + <uint32_t>len(replies))
                 self.take_reply(replies, others)
-            stream.tidy()
+            stream.drop_buffers()
         except BaseException as error:
             self.untaken = first    # nobody gets those that were read
             self.cut_off = not ends_a_frame(frames, at)
@@ -521,24 +510,6 @@ cdef class FastChannel(Channel):
         finally:
             self.let_go()
         return replies
-
-    cdef size_t send_some(self, const char *data, size_t size) except? 0:
-        """Send a portion without waiting, or wait until something can be sent or read."""
-        cdef ssize_t n = fm_send(
-            self.stream.fd, data, size if size < PORTION else PORTION, MSG_DONTWAIT)
-        cdef int ready
-        if n >= 0:
-            return <size_t>n
-        if -n == EAGAIN:
-            with nogil:
-                ready = fm_poll_one(self.stream.fd, POLLIN | POLLOUT, FM_SIGNALS_MS)
-            if ready > 0:
-                return 0
-            n = ready
-        if n != 0 and -n != EINTR:
-            raise OSError(-n, os.strerror(-n))
-        PyErr_CheckSignals()
-        return 0
 
     cdef bint arrived(self, uint32_t expected) except -1:
         """Whether the reply to a call is there; does not wait."""
@@ -587,7 +558,7 @@ cdef class FastChannel(Channel):
             while not self.check(status, self.calls):
                 status = self.stream.receive(True, NULL, False)
             where = self.payload()
-            self.stream.tidy()
+            self.stream.drop_buffers()
         except BaseException as error:
             self.end(error)
             if passed >= 0:
@@ -614,22 +585,18 @@ cdef class FastChannel(Channel):
         This runs inside deallocations: there is no Python code in it.
         """
         cdef Release frame
-        cdef ssize_t n
-        if self.stream.unsent is not None or not self.is_free():
+        cdef bint sent
+        if not self.is_free():
             return False
         memset(&frame, 0, sizeof(frame))
         frame.header.size = sizeof(frame) - HEADER_SIZE
         frame.header.op = OP_RELEASE
         frame.handle = handle
         frame.count = count
-        n = fm_send(self.stream.fd, &frame, sizeof(frame), MSG_DONTWAIT)
-        if n > 0:
-            self.ahead = True
-            if n < <ssize_t>sizeof(frame):
-                self.stream.unsent = [(<char *>&frame)[n:sizeof(frame)]]
-                self.stream.unsent_at = 0
+        sent = self.stream.send_small(<char *>&frame, sizeof(frame))
+        self.ahead = self.ahead or sent
         self.let_go()
-        return n > 0
+        return sent
 
     cdef int send_alone(self, list due) except -1:
         """Send releases, if no call is under way, without waiting; 1 if done.

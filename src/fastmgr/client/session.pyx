@@ -370,7 +370,7 @@ cdef class ClientSession:
             segment = self.attach(MAILBOX)
             if segment is not None:
                 segment.forget_fd()
-                channel.stream.share(segment, False)
+                channel.stream.attach_mailbox(segment, False)
         return 0
 
     # -- channels ---------------------------------------------------------

@@ -1,5 +1,6 @@
 """Primitives whose waiters are records, not threads."""
 
+from fastmgr.link.stream cimport Stream
 from fastmgr.memory.arena cimport Celled, uint64_t
 
 cdef class Owner:
@@ -9,7 +10,7 @@ cdef class Owner:
 
 cdef class Waiter:
     cdef readonly Owner owner        # who waits: a connection, or a thread in here
-    cdef int fd                      # of the client it is for; -1 for none
+    cdef Stream stream               # of the client it is for; None for none
     cdef object sink                 # called with this waiter when it is finished; None: `gate`
     cdef object gate                 # a locked lock that the waiting thread sleeps on
     cdef Primitive at                # where it is queued

@@ -17,7 +17,7 @@ allocated first, then the books are changed.
 
 cimport cython
 
-from fastmgr.link.system cimport fm_hung_up
+from fastmgr.link.stream cimport Stream
 from fastmgr.memory.arena cimport (
     CONTENDED, KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, LOCAL, OWNER,
     OWNER_DIED, THREAD_BITS, Cell, Celled, fm_clear_bits, fm_load, fm_replace, fm_set_bits,
@@ -85,10 +85,10 @@ cdef inline uint64_t party_of(uint64_t owner) noexcept:
 cdef class Waiter:
     """One call that waits."""
 
-    def __init__(self, Owner owner, sink=None, int fd=-1):
+    def __init__(self, Owner owner, sink=None, Stream stream=None):
         self.owner = owner
         self.sink = sink
-        self.fd = fd
+        self.stream = stream
         self.deadline = FOREVER
 
     cdef bint is_there(self):
@@ -96,7 +96,7 @@ cdef class Waiter:
 
         A client may be dead already and the loop about to hear of it.
         """
-        return not self.gone and (self.fd < 0 or not fm_hung_up(self.fd))
+        return not self.gone and (self.stream is None or not self.stream.at_end())
 
     cdef int done(self, object value) except -1:
         """Finish with a result; of two that try the first wins."""
@@ -226,7 +226,7 @@ cdef class Primitive(Celled):
         self.begin(waiter, name, args, kwds)
         if not waiter.finished:
             if serves:
-                waiter.fd = waiter.owner.stream.fileno()
+                waiter.stream = waiter.owner.stream
                 waiter.owner.parked = waiter    # so that the loop can cancel it
             try:
                 while not waiter.finished:

@@ -2,7 +2,7 @@
 
 from libc.string cimport memcpy
 
-from fastmgr.link.stream cimport FLAG_SEGMENTS, HEADER_SIZE, Header, table_size, write_table
+from fastmgr.link.stream cimport FLAG_BUFFERS, HEADER_SIZE, Header, table_size, write_table
 from fastmgr.wire.codec cimport Writer
 
 
@@ -16,11 +16,11 @@ cdef inline size_t begin_message(Writer writer) except 0:
 cdef inline int seal(Writer writer, size_t start, Header *header) except -1:
     """Put `header` before the body that began at `start`, and in it what the body needs."""
     cdef size_t beside = 0
-    if writer.segments:
-        header.flags |= FLAG_SEGMENTS
+    if writer.buffers:
+        header.flags |= FLAG_BUFFERS
         beside = writer.size - start
         beside = write_table(
-            writer.insert(start, table_size(writer.segments)), beside, writer.segments,
+            writer.insert(start, table_size(writer.buffers)), beside, writer.buffers,
             writer.writable,
         )
     header.size = writer.size - start + beside

@@ -48,16 +48,16 @@ cdef enum:
     FLAG_FOLLOWS = 4    # OP_CALL: the replies before are not read yet
     FLAG_CARRIED = 8    # OP_CALL: its pickle may be kept and handed back unread
     FLAG_ONEWAY = 32    # OP_CALL: no reply
-    FLAG_SEGMENTS = 16  # large buffers come behind the values (see Segments)
+    FLAG_BUFFERS = 16  # large buffers come behind the values (see BufferTable)
     FLAG_GAINS = 64     # OP_CALL: not to be made if a call before it has failed without a reply
 
 # In place of a segment's number: a segment of the connection's own, which is its mailbox.
 cdef enum:
     MAILBOX = 0x7fffffff
 
-# With FLAG_SEGMENTS a body is: this, a uint64 for each segment (its size; the top bit: it is to be
-# writable), the values, the segments.
-cdef packed struct Segments:
+# With FLAG_BUFFERS a body is: this, a uint64 for each buffer (its size; the top bit: it is to be
+# writable), the values, the buffers.
+cdef packed struct BufferTable:
     uint64_t count
     uint64_t values    # bytes of the values
 
@@ -73,10 +73,10 @@ cdef enum Ending:
     ENDS_WHOLE = 0
     ENDS_CUT_OFF = 1    # in the middle of a frame
 
-# Bytes of what comes before the values of a body with segments.
-cdef size_t table_size(list segments) noexcept
-# Write it; return the bytes of the segments.
-cdef size_t write_table(char *at, size_t values, list segments, list writable) except? 0
+# Bytes of what comes before the values of a body with buffers.
+cdef size_t table_size(list buffers) noexcept
+# Write it; return the bytes of the buffers.
+cdef size_t write_table(char *at, size_t values, list buffers, list writable) except? 0
 
 cdef class Stream:
     cdef int fd                # owned; -1 once closed
@@ -89,45 +89,53 @@ cdef class Stream:
     cdef Header header         # of the last frame
     cdef const char *body      # of the last frame: borrowed, valid until the next receive
     cdef size_t size
-    cdef list segments         # of the last frame, those made: bytes, bytearrays; None for none
+    cdef list buffers         # of the last frame, those made: bytes, bytearrays; None for none
     cdef size_t rewind         # where the last frame began, for putting it back
-    cdef bint in_segments      # the frame at `start` has its values; its segments are received
-    cdef size_t segment_at     # bytes of the last of them that are there
+    cdef bint in_buffers      # the frame at `start` has its values; its buffers are received
+    cdef size_t buffer_at     # bytes of the last of them that are there
     cdef char *into            # where the next receive goes
     cdef size_t room           # and how much it may bring
     cdef list unsent           # what the peer was too slow to take; None for nothing
     cdef size_t unsent_at      # bytes of its first that are sent
-    cdef Segment shared        # with the peer; None: there is no mailbox
-    cdef fm_mailbox *mailbox   # in `shared`
-    cdef bint serves           # requests come by it; else replies
-    cdef bint mailed           # the request under way went, or came, by mail
+    cdef Segment mailbox_segment     # with the peer; None: there is no mailbox
+    cdef fm_mailbox *mailbox   # in `mailbox_segment`
+    cdef bint serves_mail           # requests come by it; else replies
+    cdef bint by_mail           # the request under way went, or came, by mail
 
     cdef int take(self) except -9
     cdef int receive_now(self) except -9
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9
     cdef int receive_passed(self, int *passed) except -9
-    cdef int share(self, Segment segment, bint serves) except -1
-    cdef bint shut(self) noexcept
-    cdef int unshare(self) except -1
-    cdef bint mail(self, const char *source, size_t size) noexcept
+    cdef int attach_mailbox(self, Segment segment, bint serves_mail) except -1
+    cdef bint shut_mailbox(self) noexcept
+    cdef int detach_mailbox(self) except -1
+    cdef bint send_by_mail(self, const char *source, size_t size) noexcept
     cdef bint has_mail(self) noexcept
     cdef int receive_mail(self) except -9
-    cdef bint answer_by_mail(self, const char *source, size_t size, list segments) noexcept
-    cdef void put_back(self) noexcept
+    cdef bint answer_by_mail(self, const char *source, size_t size, list buffers) noexcept
+    cdef void untake(self) noexcept
     cdef int ending(self, Header *last) noexcept
-    cdef void tidy(self) noexcept
+    cdef void drop_buffers(self) noexcept
     cdef size_t _want(self) noexcept
-    cdef size_t _want_segmented(self, const Header *header, size_t have) noexcept
-    cdef size_t _segment_size(self, size_t i) noexcept
-    cdef bint _segments_add_up(self, size_t head) noexcept
-    cdef bint _fill_segments(self, size_t head) except -1
-    cdef int _grow_segment(self, size_t size) except -1
+    cdef size_t _want_with_buffers(self, const Header *header, size_t have) noexcept
+    cdef size_t _buffer_size(self, size_t i) noexcept
+    cdef bint _buffers_add_up(self, size_t head) noexcept
+    cdef bint _fill_buffers(self, size_t head) except -1
+    cdef int _grow_buffer(self, size_t size) except -1
     cdef int _room(self) except -1
     cdef void _received(self, size_t n) noexcept
-    cdef int send_now(self, const char *source, size_t size, list segments) except -9
+    cdef int send_now(self, const char *source, size_t size, list buffers) except -9
     cdef int flush_now(self) except -9
     cdef int _wait_for_room(self) except -1
     cdef int _set_timeout(self, long milliseconds) except -1
-    cdef int send_all(self, const char *source, size_t size, list segments) except -1
+    cdef int send_all(self, const char *source, size_t size, list buffers) except -1
     cdef int send_passing(self, const char *source, size_t size, int passed) noexcept
+    cdef bint send_small(self, const char *source, size_t size) noexcept
+    cdef size_t send_some(self, const char *source, size_t size) except? 0
+    cdef bint is_local(self) noexcept
+    cdef bint at_end(self) noexcept
+    cdef void shut_down(self) noexcept
+    cpdef acknowledge(self)
+    cdef void reset(self) noexcept
+    cdef void close_after(self, int milliseconds) noexcept
     cdef void close_fd(self) noexcept

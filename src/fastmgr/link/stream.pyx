@@ -20,15 +20,15 @@ from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
-from fastmgr.memory.arena cimport Segment, fm_recv_fd, fm_send_fd
+from fastmgr.memory.arena cimport Segment, fm_is_unix, fm_recv_fd, fm_send_fd
 from fastmgr.link.mailbox cimport (
     FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_expect,
     fm_mail_is_there, fm_mail_post, fm_mail_shut, fm_mail_take, fm_mailbox,
 )
 from fastmgr.link.system cimport (
-    FM_SIGNALS_MS, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, fm_acknowledge, fm_poll_one,
-    fm_receive_timeout, fm_recv, fm_recv_soon, fm_send, fm_send_two, fm_spinner, fm_refused,
-    fm_unread, os_close,
+    FM_SIGNALS_MS, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, fm_acknowledge, fm_await_end,
+    fm_hung_up, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_soon, fm_refused,
+    fm_reset_at_close, fm_send, fm_send_two, fm_shutdown, fm_spinner, fm_unread, os_close,
 )
 
 import os
@@ -55,11 +55,12 @@ OPS = {kind: op for op, kind in KINDS.items()}
 cdef enum:
     FIRST_CAPACITY = 2048
     BUSY_CAPACITY = 64 * 1024    # what a buffer grows to while receives fill it
+    PORTION = 32 * 1024          # bytes that are sent between two looks for replies
     KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
-    WRITABLE_SHIFT = 63          # in a segment's size
+    WRITABLE_SHIFT = 63          # in a buffer's size
     ADDRESS_BITS = 47            # no process has more memory
-    FEW_SEGMENTS = 16
-    BYTES_A_SEGMENT = 64 * 1024  # the mean of more: `wire.codec` makes none smaller
+    FEW_BUFFERS = 16
+    BYTES_A_BUFFER = 64 * 1024  # the mean of more: `wire.codec` makes none smaller
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
 
@@ -67,32 +68,32 @@ cdef inline size_t be32(const unsigned char *p) noexcept:
     return (<size_t>p[0] << 24) | (<size_t>p[1] << 16) | (<size_t>p[2] << 8) | p[3]
 
 
-cdef inline char *data_of(object segment) noexcept:
-    if PyByteArray_CheckExact(segment):
-        return PyByteArray_AS_STRING(segment)
-    return PyBytes_AS_STRING(segment)
+cdef inline char *data_of(object buffer) noexcept:
+    if PyByteArray_CheckExact(buffer):
+        return PyByteArray_AS_STRING(buffer)
+    return PyBytes_AS_STRING(buffer)
 
 
-cdef inline size_t size_of(object segment) noexcept:
-    if PyByteArray_CheckExact(segment):
-        return <size_t>PyByteArray_GET_SIZE(segment)
-    return <size_t>PyBytes_GET_SIZE(segment)
+cdef inline size_t size_of(object buffer) noexcept:
+    if PyByteArray_CheckExact(buffer):
+        return <size_t>PyByteArray_GET_SIZE(buffer)
+    return <size_t>PyBytes_GET_SIZE(buffer)
 
 
-cdef size_t table_size(list segments) noexcept:
-    return sizeof(Segments) + 8 * <size_t>len(segments)
+cdef size_t table_size(list buffers) noexcept:
+    return sizeof(BufferTable) + 8 * <size_t>len(buffers)
 
 
-cdef size_t write_table(char *at, size_t values, list segments, list writable) except? 0:
-    cdef Segments head
+cdef size_t write_table(char *at, size_t values, list buffers, list writable) except? 0:
+    cdef BufferTable head
     cdef uint64_t size
     cdef size_t i, total = 0
-    head.count = <uint64_t>len(segments)
+    head.count = <uint64_t>len(buffers)
     head.values = values
     memcpy(at, &head, sizeof(head))
     at += sizeof(head)
     for i in range(head.count):
-        size = size_of(segments[i])
+        size = size_of(buffers[i])
         total += size
         size |= <uint64_t>bool(writable[i]) << WRITABLE_SHIFT
         memcpy(at + 8 * i, &size, 8)
@@ -135,8 +136,8 @@ cdef class Stream:
             size = (<Header *>p).size
             if size > <size_t>-1 - HEADER_SIZE:
                 return <size_t>-1
-            if (<Header *>p).flags & FLAG_SEGMENTS:
-                return self._want_segmented(<const Header *>p, have)
+            if (<Header *>p).flags & FLAG_BUFFERS:
+                return self._want_with_buffers(<const Header *>p, have)
             return HEADER_SIZE + size
         if have < 4:
             return 4
@@ -150,43 +151,43 @@ cdef class Stream:
             return <size_t>-1
         return 12 + (be32(p + 4) << 32 | be32(p + 8))
 
-    cdef size_t _want_segmented(self, const Header *header, size_t have) noexcept:
-        """Bytes of a frame up to its segments, which are received elsewhere."""
-        cdef const Segments *head = <const Segments *>(header + 1)
+    cdef size_t _want_with_buffers(self, const Header *header, size_t have) noexcept:
+        """Bytes of a frame up to its buffers, which are received elsewhere."""
+        cdef const BufferTable *head = <const BufferTable *>(header + 1)
         cdef size_t left = header.size
-        if left < sizeof(Segments):
+        if left < sizeof(BufferTable):
             return <size_t>-1
-        if have < HEADER_SIZE + sizeof(Segments):
-            return HEADER_SIZE + sizeof(Segments)
-        left -= sizeof(Segments)
+        if have < HEADER_SIZE + sizeof(BufferTable):
+            return HEADER_SIZE + sizeof(BufferTable)
+        left -= sizeof(BufferTable)
         if head.count == 0 or head.count > left // 8 or head.values > left - head.count * 8:
             return <size_t>-1
-        if head.count > FEW_SEGMENTS + left // BYTES_A_SEGMENT:
+        if head.count > FEW_BUFFERS + left // BYTES_A_BUFFER:
             return <size_t>-1    # an object is made of each, however small it is
-        return HEADER_SIZE + sizeof(Segments) + head.count * 8 + head.values
+        return HEADER_SIZE + sizeof(BufferTable) + head.count * 8 + head.values
 
-    cdef size_t _segment_size(self, size_t i) noexcept:
-        """The announced size of a segment of the frame at `start`."""
+    cdef size_t _buffer_size(self, size_t i) noexcept:
+        """The announced size of a buffer of the frame at `start`."""
         cdef uint64_t size
-        memcpy(&size, self.data + self.start + HEADER_SIZE + sizeof(Segments) + 8 * i, 8)
+        memcpy(&size, self.data + self.start + HEADER_SIZE + sizeof(BufferTable) + 8 * i, 8)
         return size & ~(<uint64_t>1 << WRITABLE_SHIFT)
 
-    cdef bint _segments_add_up(self, size_t head) noexcept:
-        """Whether what follows the first `head` bytes of the frame is its segments."""
+    cdef bint _buffers_add_up(self, size_t head) noexcept:
+        """Whether what follows the first `head` bytes of the frame is its buffers."""
         cdef const Header *header = <const Header *>(self.data + self.start)
         cdef size_t left = header.size - (head - HEADER_SIZE)
         cdef size_t size, i
-        for i in range((<const Segments *>(header + 1)).count):
-            size = self._segment_size(i)
+        for i in range((<const BufferTable *>(header + 1)).count):
+            size = self._buffer_size(i)
             if size > left or size >> ADDRESS_BITS:
                 return False
             left -= size
         return left == 0
 
-    cdef bint _fill_segments(self, size_t head) except -1:
-        """Fill the segments with what `data` has of them; whether all are whole.
+    cdef bint _fill_buffers(self, size_t head) except -1:
+        """Fill the buffers with what `data` has of them; whether all are whole.
 
-        Where not, the last of `segments` has room to receive into.  Each is made when the one
+        Where not, the last of `buffers` has room to receive into.  Each is made when the one
         before it is whole, and a long one grows as it arrives: what a peer has only announced
         costs no memory.
 
@@ -195,59 +196,59 @@ cdef class Stream:
         MemoryError
             There is no memory for one of them.
         """
-        cdef size_t count = (<const Segments *>(self.data + self.start + HEADER_SIZE)).count
-        cdef size_t at = self.start + head, made = len(self.segments)
-        cdef size_t whole = self._segment_size(made - 1) if made else 0
+        cdef size_t count = (<const BufferTable *>(self.data + self.start + HEADER_SIZE)).count
+        cdef size_t at = self.start + head, made = len(self.buffers)
+        cdef size_t whole = self._buffer_size(made - 1) if made else 0
         cdef size_t n
         cdef uint64_t size_and_kind
         while True:
-            if self.segment_at == whole:
+            if self.buffer_at == whole:
                 if made == count:
                     break
                 memcpy(
                     &size_and_kind,
-                    self.data + self.start + HEADER_SIZE + sizeof(Segments) + 8 * made, 8)
-                whole = self._segment_size(made)
+                    self.data + self.start + HEADER_SIZE + sizeof(BufferTable) + 8 * made, 8)
+                whole = self._buffer_size(made)
                 n = min(whole, <size_t>TRUSTED_STEP)
                 if size_and_kind >> WRITABLE_SHIFT:
-                    segment = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>n)
+                    buffer = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>n)
                 else:
-                    segment = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>n)
-                self.segments.append(segment)
-                self.segment_at = 0
+                    buffer = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>n)
+                self.buffers.append(buffer)
+                self.buffer_at = 0
                 made += 1
-            elif self.segment_at == size_of(self.segments[made - 1]):
-                n = self.segment_at + max(self.segment_at, <size_t>TRUSTED_STEP)
-                self._grow_segment(min(whole, n))
-            segment = self.segments[made - 1]
-            n = min(size_of(segment) - self.segment_at, self.end - at)
-            memcpy(data_of(segment) + self.segment_at, self.data + at, n)
+            elif self.buffer_at == size_of(self.buffers[made - 1]):
+                n = self.buffer_at + max(self.buffer_at, <size_t>TRUSTED_STEP)
+                self._grow_buffer(min(whole, n))
+            buffer = self.buffers[made - 1]
+            n = min(size_of(buffer) - self.buffer_at, self.end - at)
+            memcpy(data_of(buffer) + self.buffer_at, self.data + at, n)
             at += n
-            self.segment_at += n
-            if self.segment_at < size_of(segment):
+            self.buffer_at += n
+            if self.buffer_at < size_of(buffer):
                 break
         if at > self.start + head:
-            # What is behind the segments belongs to the next frame.
+            # What is behind the buffers belongs to the next frame.
             memmove(self.data + self.start + head, self.data + at, self.end - at)
             self.end -= at - (self.start + head)
-        return made == count and self.segment_at == whole
+        return made == count and self.buffer_at == whole
 
-    cdef int _grow_segment(self, size_t size) except -1:
-        """Let the last segment have that size; without memory for it the frame is lost."""
+    cdef int _grow_buffer(self, size_t size) except -1:
+        """Let the last buffer have that size; without memory for it the frame is lost."""
         cdef PyObject *only
-        self.in_segments = False
-        segment = self.segments.pop()
-        if PyByteArray_CheckExact(segment):
-            PyByteArray_Resize(segment, <Py_ssize_t>size)
+        self.in_buffers = False
+        buffer = self.buffers.pop()
+        if PyByteArray_CheckExact(buffer):
+            PyByteArray_Resize(buffer, <Py_ssize_t>size)
         else:
-            only = <PyObject *>segment      # bytes are resized by their only owner
-            Py_INCREF(segment)
-            segment = None
+            only = <PyObject *>buffer      # bytes are resized by their only owner
+            Py_INCREF(buffer)
+            buffer = None
             _PyBytes_Resize(&only, <Py_ssize_t>size)
-            segment = <object>only
-            Py_DECREF(segment)
-        self.segments.append(segment)
-        self.in_segments = True
+            buffer = <object>only
+            Py_DECREF(buffer)
+        self.buffers.append(buffer)
+        self.in_buffers = True
         return 0
 
     cdef int take(self) except -9:
@@ -257,8 +258,8 @@ cdef class Stream:
         cdef size_t prefix
         if have == 0:
             return FRAME_PARTIAL
-        if not self.in_segments:
-            self.segments = None
+        if not self.in_buffers:
+            self.buffers = None
         want = self._want()
         if want == <size_t>-1:
             return FRAME_TOO_LARGE
@@ -272,17 +273,17 @@ cdef class Stream:
             return FRAME_TOO_LARGE
         if have < want:
             return FRAME_PARTIAL
-        if self.fast and (<Header *>(self.data + self.start)).flags & FLAG_SEGMENTS:
-            prefix = want - <size_t>(<Segments *>(self.data + self.start + HEADER_SIZE)).values
-            if not self.in_segments:
-                if not self._segments_add_up(want):
+        if self.fast and (<Header *>(self.data + self.start)).flags & FLAG_BUFFERS:
+            prefix = want - <size_t>(<BufferTable *>(self.data + self.start + HEADER_SIZE)).values
+            if not self.in_buffers:
+                if not self._buffers_add_up(want):
                     return FRAME_TOO_LARGE
-                self.segments = []
-                self.segment_at = 0
-                self.in_segments = True
-            if not self._fill_segments(want):
+                self.buffers = []
+                self.buffer_at = 0
+                self.in_buffers = True
+            if not self._fill_buffers(want):
                 return FRAME_PARTIAL
-            self.in_segments = False
+            self.in_buffers = False
         self.rewind = self.start
         if self.fast:
             memcpy(&self.header, self.data + self.start, HEADER_SIZE)
@@ -291,10 +292,10 @@ cdef class Stream:
         self.start += want
         return FRAME_READY
 
-    cdef void put_back(self) noexcept:
+    cdef void untake(self) noexcept:
         """Undo the last `take`."""
         self.start = self.rewind
-        self.in_segments = self.segments is not None
+        self.in_buffers = self.buffers is not None
 
     cdef int ending(self, Header *last) noexcept:
         """How what was sent and not taken yet ends.
@@ -308,13 +309,13 @@ cdef class Stream:
         cdef char *data
         cdef size_t i
         memset(last, 0, HEADER_SIZE)
-        if self.in_segments:        # what `data` holds is received but for the segments
+        if self.in_buffers:        # what `data` holds is received but for the buffers
             for i in range(
-                max(len(self.segments), 1) - 1,
-                (<const Segments *>(self.data + self.start + HEADER_SIZE)).count,
+                max(len(self.buffers), 1) - 1,
+                (<const BufferTable *>(self.data + self.start + HEADER_SIZE)).count,
             ):
-                at += self._segment_size(i)
-            at -= self.segment_at
+                at += self._buffer_size(i)
+            at -= self.buffer_at
             memcpy(last, self.data + self.start, HEADER_SIZE)
         else:
             have = self.end - self.start
@@ -349,10 +350,10 @@ cdef class Stream:
         cdef size_t want = self._want() if have else 0
         cdef size_t capacity
         cdef char *grown
-        if self.in_segments:
-            segment = self.segments[len(self.segments) - 1]
-            self.into = data_of(segment) + self.segment_at
-            self.room = size_of(segment) - self.segment_at
+        if self.in_buffers:
+            buffer = self.buffers[len(self.buffers) - 1]
+            self.into = data_of(buffer) + self.buffer_at
+            self.room = size_of(buffer) - self.buffer_at
             return 0
         if have == 0:
             self.start = self.end = 0
@@ -378,16 +379,16 @@ cdef class Stream:
         return 0
 
     cdef void _received(self, size_t n) noexcept:
-        if self.in_segments:
-            self.segment_at += n
+        if self.in_buffers:
+            self.buffer_at += n
         else:
             self.end += n
             self.filled = self.end == self.capacity
 
-    cdef void tidy(self) noexcept:
+    cdef void drop_buffers(self) noexcept:
         """Give large buffers back once nothing is pending in them."""
-        if not self.in_segments:
-            self.segments = None
+        if not self.in_buffers:
+            self.buffers = None
         if self.start == self.end and self.capacity > KEEP_CAPACITY:
             free(self.data)
             self.data = NULL
@@ -399,7 +400,7 @@ cdef class Stream:
         if self.fd < 0:
             return FRAME_EOF
         self._room()
-        if self.in_segments:
+        if self.in_buffers:
             with nogil:     # much is copied
                 n = fm_recv(self.fd, self.into, self.room, MSG_DONTWAIT)
         else:
@@ -416,14 +417,14 @@ cdef class Stream:
     cdef int receive_mail(self) except -9:
         """Read the request that is in the mailbox; FRAME_EOF where that cannot be one."""
         cdef size_t n
-        if self.start != self.end or self.in_segments:
+        if self.start != self.end or self.in_buffers:
             return FRAME_EOF    # a client posts when all before has been answered
         self._room()
         n = fm_mail_take(self.mailbox, self.into, self.room)
         if n == 0:
             return FRAME_EOF
         self._received(n)
-        self.mailed = True
+        self.by_mail = True
         return FRAME_READY
 
     cdef int receive_passed(self, int *passed) except -9:
@@ -476,20 +477,20 @@ cdef class Stream:
                 return FRAME_TIMEOUT
             self._room()
             # A client posts when all before has been answered.
-            serves = self.serves and self.start == self.end and not self.in_segments
+            serves = self.serves_mail and self.start == self.end and not self.in_buffers
             with nogil:
                 n = -EAGAIN
                 if serves:
                     n = fm_mail_expect(
                         self.mailbox, self.into, self.room, self.fd, spinner, spare, &came_by_mail)
-                elif self.mailed and not self.serves:
+                elif self.by_mail and not self.serves_mail:
                     n = fm_mail_await(
                         self.mailbox, self.into, self.room, self.fd, spinner, spare)
                 elif spinner is not NULL:
                     n = fm_recv_soon(self.fd, self.into, self.room, spinner, spare)
                 if n == -EAGAIN:
                     n = fm_recv(self.fd, self.into, self.room, 0)
-            self.mailed = came_by_mail
+            self.by_mail = came_by_mail
             if n > 0:
                 self._received(<size_t>n)
             elif n == 0:
@@ -505,48 +506,48 @@ cdef class Stream:
 
     # -- the mailbox ----------------------------------------------------
 
-    cdef int share(self, Segment segment, bint serves) except -1:
+    cdef int attach_mailbox(self, Segment segment, bint serves_mail) except -1:
         """Have a mailbox beside the socket from now on; at first it is shut."""
         if segment.size < FM_MAILBOX_SIZE:
             raise OSError(f"a mailbox of {segment.size} bytes: {FM_MAILBOX_SIZE} are needed")
-        self.shared = segment
-        self.serves = serves
+        self.mailbox_segment = segment
+        self.serves_mail = serves_mail
         self.mailbox = <fm_mailbox *>segment.at
         return 0
 
-    cdef int unshare(self) except -1:
+    cdef int detach_mailbox(self) except -1:
         """Give the mailbox up, when nobody waits for anything in it."""
         self.mailbox = NULL
-        self.shared = None
-        self.serves = self.mailed = False
+        self.mailbox_segment = None
+        self.serves_mail = self.by_mail = False
         return 0
 
-    cdef bint mail(self, const char *source, size_t size) noexcept:
+    cdef bint send_by_mail(self, const char *source, size_t size) noexcept:
         """Send a request by mail; False where it has to go over the socket.
 
         Only where everything sent before has been answered.
         """
-        self.mailed = self.mailbox is not NULL and fm_mail_post(self.mailbox, source, size)
-        return self.mailed
+        self.by_mail = self.mailbox is not NULL and fm_mail_post(self.mailbox, source, size)
+        return self.by_mail
 
     cdef bint has_mail(self) noexcept:
         """Whether there is a request in the mailbox that the server has not taken."""
         return self.mailbox is not NULL and fm_mail_is_there(self.mailbox)
 
-    cdef bint shut(self) noexcept:
+    cdef bint shut_mailbox(self) noexcept:
         """Let no request be posted until others look for one; whether there is one already."""
         return self.mailbox is not NULL and fm_mail_shut(self.mailbox)
 
-    cdef bint answer_by_mail(self, const char *source, size_t size, list segments) noexcept:
+    cdef bint answer_by_mail(self, const char *source, size_t size, list buffers) noexcept:
         """Reply to a request that came by mail; False where the reply goes over the socket."""
-        self.mailed = False
-        if segments is not None or self.unsent is not None or size > FM_MAIL_ROOM:
+        self.by_mail = False
+        if buffers is not None or self.unsent is not None or size > FM_MAIL_ROOM:
             size = 0
         return fm_mail_answer(self.mailbox, source, size) and size
 
     # -- sending --------------------------------------------------------
 
-    cdef int send_now(self, const char *source, size_t size, list segments) except -9:
+    cdef int send_now(self, const char *source, size_t size, list buffers) except -9:
         """Send without waiting, and keep what the peer does not take now.
 
         Returns
@@ -557,10 +558,10 @@ cdef class Stream:
         """
         cdef ssize_t n
         cdef size_t sent = 0
-        if self.mailed and self.answer_by_mail(source, size, segments):
+        if self.by_mail and self.answer_by_mail(source, size, buffers):
             return FRAME_READY
         if self.unsent is None:
-            if segments is None:
+            if buffers is None:
                 while sent < size:
                     n = fm_send(self.fd, source + sent, size - sent, MSG_DONTWAIT)
                     if n >= 0:
@@ -575,8 +576,8 @@ cdef class Stream:
             self.unsent_at = 0
         if sent < size:
             self.unsent.append(PyBytes_FromStringAndSize(source + sent, <Py_ssize_t>(size - sent)))
-        if segments is not None:
-            self.unsent += segments
+        if buffers is not None:
+            self.unsent += buffers
         return self.flush_now()
 
     cdef int flush_now(self) except -9:
@@ -614,15 +615,15 @@ cdef class Stream:
         self.unsent = None
         return FRAME_READY
 
-    cdef int send_all(self, const char *source, size_t size, list segments) except -1:
+    cdef int send_all(self, const char *source, size_t size, list buffers) except -1:
         """Send everything, waiting where the peer is slow."""
         cdef ssize_t n
         cdef size_t sent = 0
         cdef int status = FRAME_READY
         if self.fd < 0:
             raise OSError("handle is closed")
-        if segments is not None or self.unsent is not None or self.mailed:
-            status = self.send_now(source, size, segments)
+        if buffers is not None or self.unsent is not None or self.by_mail:
+            status = self.send_now(source, size, buffers)
             while status == FRAME_PARTIAL:
                 self._wait_for_room()
                 status = self.flush_now()
@@ -652,6 +653,69 @@ cdef class Stream:
             raise OSError(-ready, os.strerror(-ready))
         return 0
 
+    cdef bint send_small(self, const char *source, size_t size) noexcept:
+        """Send a small frame without waiting; False where nothing of it was sent.
+
+        Nothing is sent behind bytes that are kept; what is cut off of the frame is kept.
+        """
+        cdef ssize_t n
+        if self.fd < 0 or self.unsent is not None:
+            return False
+        n = fm_send(self.fd, source, size, MSG_DONTWAIT)
+        if 0 < n < <ssize_t>size:
+            self.unsent = [source[n:size]]
+            self.unsent_at = 0
+        return n > 0
+
+    cdef size_t send_some(self, const char *source, size_t size) except? 0:
+        """Send a portion without waiting, or wait until something can be sent or received."""
+        cdef ssize_t n = fm_send(self.fd, source, min(size, <size_t>PORTION), MSG_DONTWAIT)
+        cdef int ready
+        if n >= 0:
+            return <size_t>n
+        if -n == EAGAIN:
+            with nogil:
+                ready = fm_poll_one(self.fd, POLLIN | POLLOUT, FM_SIGNALS_MS)
+            if ready > 0:
+                return 0
+            n = ready
+        if n != 0 and -n != EINTR:
+            raise OSError(-n, os.strerror(-n))
+        PyErr_CheckSignals()
+        return 0
+
+    # -- the connection ---------------------------------------------------
+
+    cdef bint is_local(self) noexcept:
+        """Whether the peer is on this host and can be passed descriptors."""
+        return fm_is_unix(self.fd)
+
+    cdef bint at_end(self) noexcept:
+        """Whether the peer has closed, or we have, and nothing is left to receive."""
+        return self.fd < 0 or fm_hung_up(self.fd)
+
+    cdef void shut_down(self) noexcept:
+        """Let both ends see the end of the connection; the descriptor stays ours."""
+        fm_shutdown(self.fd)
+
+    cdef void reset(self) noexcept:
+        """Close, and have the peer see it before it has received all that was sent."""
+        if self.fd >= 0:
+            fm_reset_at_close(self.fd)
+        self.close_fd()
+
+    cdef void close_after(self, int milliseconds) noexcept:
+        """Say that no more is sent, and close when the peer has closed or the time is up.
+
+        No handler of a signal runs here.
+        """
+        cdef int fd = self.fd
+        self.fd = -1        # no other thread sends, or closes it
+        if fd >= 0:
+            with nogil:
+                fm_await_end(fd, milliseconds)
+            os_close(fd)
+
     cdef void close_fd(self) noexcept:
         if self.fd >= 0:
             os_close(self.fd)
@@ -674,7 +738,7 @@ cdef class Stream:
         cdef int status = self.receive(patient, NULL, False)
         if status == FRAME_READY:
             body = PyBytes_FromStringAndSize(self.body, <Py_ssize_t>self.size)
-            self.tidy()
+            self.drop_buffers()
             return body
         if status == FRAME_EOF:
             raise EOFError
@@ -737,7 +801,7 @@ cdef class Stream:
             raise OSError(-status, os.strerror(-status))
         return 0
 
-    def acknowledge(self):
+    cpdef acknowledge(self):
         """Over TCP: let a peer know at once what has been received, for it may wait for that."""
         fm_acknowledge(self.fd)
 

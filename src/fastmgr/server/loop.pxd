@@ -73,7 +73,7 @@ cdef class Loop:
     cdef int postpone(self, Conn conn) except -1
     cdef int answer(self, Conn conn) except -1
     cdef int prove(self, Conn conn) except -1
-    cdef int send(self, Conn conn, const char *data, size_t size, list segments) except -1
+    cdef int send(self, Conn conn, const char *data, size_t size, list buffers) except -1
     cdef int flush(self, Conn conn) except -1
     cdef int set_interest(self, Conn conn, int interest) except -1
     cdef int attend(self, Conn conn) except -1

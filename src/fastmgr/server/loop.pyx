@@ -16,8 +16,8 @@ from fastmgr.link.mailbox cimport (
 )
 from fastmgr.link.stream cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
 from fastmgr.link.system cimport (
-    FM_HANGUP, FM_READ, FM_WRITE, fm_acknowledge, fm_event, fm_now_ns, fm_poller_close,
-    fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, fm_shutdown, int64_t, os_close,
+    FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close,
+    fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, int64_t, os_close,
 )
 
 import errno
@@ -155,7 +155,7 @@ cdef class Loop:
         for conn in self.conns.values():
             # Clients, and workers of ours that wait for them, learn that it is over.
             self.shut(conn)
-            fm_shutdown((<Conn>conn).stream.fd)
+            (<Conn>conn).stream.shut_down()
         fm_poller_close(&self.poller)
 
     cdef int serve_all(self) except -1:
@@ -381,7 +381,7 @@ cdef class Loop:
                     return self.postpone(conn)
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
-                conn.stream.tidy()
+                conn.stream.drop_buffers()
                 break
             if status == FRAME_TOO_LARGE:
                 return self.drop(conn)
@@ -437,13 +437,13 @@ cdef class Loop:
         if conn.challenger.done:
             conn.handshake, conn.challenger = conn.challenger, None
             conn.stream.limit = 0
-            fm_acknowledge(conn.stream.fd)
+            conn.stream.acknowledge()
             del self.unproven[conn]
         return KEEP
 
-    cdef int send(self, Conn conn, const char *data, size_t size, list segments) except -1:
+    cdef int send(self, Conn conn, const char *data, size_t size, list buffers) except -1:
         """Send, and keep for later what the peer does not take now."""
-        cdef int status = conn.stream.send_now(data, size, segments)
+        cdef int status = conn.stream.send_now(data, size, buffers)
         if status == FRAME_EOF:
             return self.drop(conn)
         if status == FRAME_PARTIAL:
@@ -480,7 +480,7 @@ cdef class Loop:
     cdef int shut(self, Conn conn) except -1:
         """Let nothing come by mail; the client is not posting, or it is at an end."""
         fm_mailroom_forget(&self.mail, conn.stream.fd)
-        conn.stream.shut()
+        conn.stream.shut_mailbox()
         return 0
 
     cdef int disregard(self, Conn conn, int interest) except -1:
@@ -495,7 +495,7 @@ cdef class Loop:
             return 0
         assert get_ident() == self.ident and not conn.on_worker
         if conn.undelivered is None:
-            conn.stream.put_back()
+            conn.stream.untake()
         self.disregard(conn, FM_HANGUP)
         conn.on_worker = True
         try:
@@ -522,7 +522,7 @@ cdef class Loop:
             fm_poller_forget(&self.poller, conn.stream.fd)
             del self.conns[conn.stream.fd]
             conn.stream.close_fd()
-            conn.stream.unshare()   # a queue may know a dead waiter, and with it `conn`, for long
+            conn.stream.detach_mailbox()    # a dead waiter in a queue may keep `conn` for long
             conn.in_transit = None
         return 0
 
@@ -536,7 +536,7 @@ cdef class Loop:
         for conn in self.conns.values():
             conn.closed = True
             conn.stream.close_fd()
-            conn.stream.unshare()
+            conn.stream.detach_mailbox()
         self.conns.clear()
         self.unproven.clear()
         if self.listener is not None:
@@ -579,7 +579,7 @@ cdef class Loop:
         """The peer is gone while a worker is busy with its call."""
         conn.left = True
         self.on_left(conn)
-        fm_shutdown(conn.stream.fd)     # a peer that was interrupted waits for it
+        conn.stream.shut_down()     # a peer that was interrupted waits for it
         return 0
 
     cdef int on_left(self, Conn conn) except -1:

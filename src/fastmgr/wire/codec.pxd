@@ -19,8 +19,8 @@ cdef class Writer:
     cdef char *data           # NULL until the first byte; moves whenever the buffer grows
     cdef size_t size          # bytes written
     cdef size_t capacity
-    cdef bint segmented       # whether large buffers are left out
-    cdef list segments        # those that were: bytes, or bytearrays that nobody changes
+    cdef bint out_of_band       # whether large buffers are left out
+    cdef list buffers        # those that were: bytes, or bytearrays that nobody changes
     cdef list writable        # whether each has to arrive as a bytearray
     cdef int pickles          # written
     # Make room for `extra` more bytes.
@@ -48,10 +48,10 @@ cdef class Reader:
     cdef const char *end
     cdef bint allow_pickle
     cdef bint carry           # pickles become `Opaque`; takes precedence, set after `feed`
-    cdef list segments        # what SEGMENT stands for, in order
-    cdef Py_ssize_t segment
-    # Begin with the values at `data`, whose large buffers are `segments` (None for none).
-    cdef void feed(self, const char *data, size_t n, list segments, bint allow_pickle) noexcept
+    cdef list buffers        # what OUTSIDE stands for, in order
+    cdef Py_ssize_t next_buffer
+    # Begin with the values at `data`, whose large buffers are `buffers` (None for none).
+    cdef void feed(self, const char *data, size_t n, list buffers, bint allow_pickle) noexcept
     # The next value. After an exception `pos` is anywhere up to `end`: feed again.
     cdef object get(self)
     cdef bint done(self) noexcept

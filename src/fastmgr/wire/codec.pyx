@@ -4,7 +4,7 @@ A value is a tag byte and what the tag calls for, numbers little-endian. A *size
 255, or 255 and eight bytes. ::
 
     PICKLE  8-byte length, a pickle       BUFFERED  as PICKLE, then a TUPLE of its buffers
-    SEGMENT                               INT_1, INT_4, INT_8  1, 4, 8 bytes
+    OUTSIDE                               INT_1, INT_4, INT_8  1, 4, 8 bytes
     NONE, TRUE, FALSE                     INT_N                size, two's complement
     FLOAT   8 bytes                       STR, BYTES, BYTEARRAY  size, bytes (STR in UTF-8)
     COMPLEX 16 bytes                      TUPLE, LIST          size, elements
@@ -17,7 +17,7 @@ the same reason a value that holds a mutable object twice is pickled. Within a c
 only pickles that came so: a server keeps such a value unread (`Opaque`) if it has only to hand it
 back.
 
-Large buffers may stay outside (SEGMENT: the next of those that come with the values), so that
+Large buffers may stay outside (OUTSIDE: the next of those that come with the values), so that
 neither side copies them: they are sent from where they are and received where they are to be.
 """
 
@@ -122,7 +122,7 @@ cdef extern from "Python.h":
 cdef enum Tag:
     PICKLE = FM_WIRE_PICKLE
     NONE, TRUE, FALSE, INT_1, INT_4, INT_8, INT_N, FLOAT, COMPLEX, STR, BYTES,
-    BYTEARRAY, TUPLE, LIST, DICT, SET, FROZENSET, SLICE, ERROR, BUFFERED, SEGMENT
+    BYTEARRAY, TUPLE, LIST, DICT, SET, FROZENSET, SLICE, ERROR, BUFFERED, OUTSIDE
 
 cdef enum:
     ENCODE_DEPTH = 32           # of nested containers; deeper values are pickled
@@ -274,24 +274,24 @@ cdef int _put_bytes(
     if n >= LARGE:
         if tag != BYTEARRAY and _repeats(walk, owner):
             return 1
-        if w.segmented and (tag == BYTES or tag == BYTEARRAY):
+        if w.out_of_band and (tag == BYTES or tag == BYTEARRAY):
             if tag == BYTEARRAY:
                 owner = PyBytes_FromStringAndSize(data, n)      # it may change while it is sent
-            return _put_segment(w, owner, tag == BYTEARRAY)
+            return _put_outside(w, owner, tag == BYTEARRAY)
         walk.limit += <size_t>n
     memcpy(_put_head(w, tag, n, n), data, <size_t>n)
     w.size += <size_t>n
     return 0
 
 
-cdef int _put_segment(Writer w, object segment, bint writable) except -1:
+cdef int _put_outside(Writer w, object buffer, bint writable) except -1:
     """Leave a buffer that never changes to be sent from where it is."""
-    if w.segments is None:
-        w.segments = []
+    if w.buffers is None:
+        w.buffers = []
         w.writable = []
-    w.segments.append(segment)
+    w.buffers.append(buffer)
     w.writable.append(writable)
-    _room(w, HEAD)[0] = <char>SEGMENT
+    _room(w, HEAD)[0] = <char>OUTSIDE
     w.size += 1
     return 0
 
@@ -499,8 +499,8 @@ cdef int _put_pickled(Writer w, object data, object buffers, Walk *walk) except 
     for buffer in buffers:
         writable = PyByteArray_CheckExact(buffer)
         n = len(buffer)
-        if w.segmented and n >= LARGE:
-            _put_segment(w, buffer, writable)
+        if w.out_of_band and n >= LARGE:
+            _put_outside(w, buffer, writable)
             continue
         if walk is not NULL:
             walk.limit += <size_t>n
@@ -540,7 +540,7 @@ def use_pickler(kind):
 cdef int _put_pickle(Writer w, object value) except -1:
     """Pickle a value; 1 if it may be carried unread, 2 if not."""
     cdef _Outside outside = None
-    if w.segmented:
+    if w.out_of_band:
         outside = _Outside()
         outside.buffers = []
     file = BytesIO()
@@ -549,7 +549,7 @@ cdef int _put_pickle(Writer w, object value) except -1:
     pickler.dispatch_table = {**copyreg.dispatch_table, **_own_reducers}
     pickler.dump(value)
     data = file.getvalue()
-    _put_pickled(w, data, outside.buffers if w.segmented else None, NULL)
+    _put_pickled(w, data, outside.buffers if w.out_of_band else None, NULL)
     # Proxies, connections, sockets and whatever else refers to a process: the server must hold
     # its own. Their pickles name the module that makes them.
     return 2 if b"multiprocessing" in data or b"fastmgr" in data else 1
@@ -601,7 +601,7 @@ cdef class Writer:
         walk.count = 0
         walk.keyed = 0
         walk.limit = start + BUDGET
-        cdef Py_ssize_t segments = len(self.segments) if self.segments is not None else 0
+        cdef Py_ssize_t buffers = len(self.buffers) if self.buffers is not None else 0
         cdef int pickles = self.pickles
         try:
             outcome = _encode(self, value, &walk, 0)
@@ -609,9 +609,9 @@ cdef class Writer:
             if outcome:
                 self.size = start
                 self.pickles = pickles
-                if self.segments is not None:
-                    del self.segments[segments:]
-                    del self.writable[segments:]
+                if self.buffers is not None:
+                    del self.buffers[buffers:]
+                    del self.writable[buffers:]
         return outcome
 
     cdef int put(self, object value) except -1:
@@ -642,7 +642,7 @@ cdef class Writer:
                 else:
                     return outcome
                 self.size = start
-                self.segments = self.writable = None
+                self.buffers = self.writable = None
         _put_pickle(self, args)
         return 2
 
@@ -656,7 +656,7 @@ cdef class Writer:
         cdef char *data
         self.size = 0
         self.pickles = 0
-        self.segments = self.writable = None
+        self.buffers = self.writable = None
         if self.capacity > KEPT:
             data = <char *>realloc(self.data, SMALL)
             if data is not NULL:
@@ -821,18 +821,18 @@ cdef object _decode(Reader r, int depth, size_t owed):
         return _get_slice(r, depth, owed)
     elif tag == ERROR:
         return _get_error(r, depth, owed)
-    elif tag == SEGMENT:
-        return _get_segment(r)
+    elif tag == OUTSIDE:
+        return _get_outside(r)
     elif tag == PICKLE or tag == BUFFERED:
         return _get_pickle(r, tag, depth, owed)
     _refuse("an unknown tag")
 
 
-cdef object _get_segment(Reader r):
-    if r.segments is None or r.segment >= len(r.segments):
+cdef object _get_outside(Reader r):
+    if r.buffers is None or r.next_buffer >= len(r.buffers):
         _refuse("a buffer that did not come with the value")
-    r.segment += 1
-    return r.segments[r.segment - 1]
+    r.next_buffer += 1
+    return r.buffers[r.next_buffer - 1]
 
 
 cdef object _get_pickle(Reader r, unsigned char tag, int depth, size_t owed):
@@ -865,11 +865,11 @@ cdef object _get_pickle(Reader r, unsigned char tag, int depth, size_t owed):
 cdef class Reader:
     """A cursor over encoded values."""
 
-    cdef void feed(self, const char *data, size_t n, list segments, bint allow_pickle) noexcept:
+    cdef void feed(self, const char *data, size_t n, list buffers, bint allow_pickle) noexcept:
         self.pos = data
         self.end = data + n
-        self.segments = segments
-        self.segment = 0
+        self.buffers = buffers
+        self.next_buffer = 0
         self.allow_pickle = allow_pickle
         self.carry = False
 
