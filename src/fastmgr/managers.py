@@ -25,6 +25,7 @@ from traceback import format_exc as format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from fastmgr.client.session import authkeys
+from fastmgr.client.sessions import control_client, retire_sessions, session_with
 from fastmgr.kinds import makers, shared, waits
 from fastmgr.kinds.shared import Array as Array, Namespace as Namespace, Value as Value
 from fastmgr.link.stream import SIGNALS_INTERVAL
@@ -56,9 +57,6 @@ from fastmgr.proxies import (
     _BaseSetProxy as _BaseSetProxy,
     as_authkey,
     authkey_for,
-    control_client,
-    retire_sessions,
-    session_with,
 )
 from fastmgr.stock.dialect import (
     RemoteError as RemoteError,

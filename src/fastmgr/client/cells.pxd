@@ -3,7 +3,7 @@
 cimport cython
 
 from fastmgr.client.channel cimport posting_channels
-from fastmgr.client.session cimport ProxyCore
+from fastmgr.client.proxy cimport ProxyCore
 from fastmgr.memory.arena cimport THREAD_BITS, Segment, View, fm_serves, uint32_t
 
 cdef class CellCore(ProxyCore):

@@ -1,4 +1,4 @@
-from fastmgr.client.session import ProxyCore
+from fastmgr.client.proxy import ProxyCore
 
 class CellCore(ProxyCore):
     _has_cell: bool

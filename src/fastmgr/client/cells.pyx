@@ -13,7 +13,8 @@ could run any, nor allocates what the garbage collector tracks.
 """
 
 from fastmgr.client.channel cimport posting_channels
-from fastmgr.client.session cimport ClientSession, ProxyCore
+from fastmgr.client.proxy cimport ProxyCore
+from fastmgr.client.session cimport ClientSession
 from fastmgr.memory.arena cimport Segment, View, fm_growths
 
 

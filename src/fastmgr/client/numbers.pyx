@@ -4,7 +4,7 @@
 cimport cython
 
 from fastmgr.client.cells cimport CellCore
-from fastmgr.client.session cimport ClientSession, Ref
+from fastmgr.client.session cimport ClientSession
 from fastmgr.kinds.words cimport (
     add_to_item, add_to_word, check_integers, counter_add, counter_exchange, counter_get,
     counter_replace, is_asked, is_plain_code, plain_item, plain_key, value_of, whole,
@@ -404,7 +404,6 @@ cdef class ArrayCore(CellCore):
         """The items, or None; who has them holds the memory, and the reference to the array."""
         cdef View view
         cdef Segment segment
-        cdef Ref ref
         cdef char *at
         cdef size_t size
         if not self.at_hand():

@@ -92,18 +92,11 @@ cdef class ClientSession:
     cdef object one_shot(self, object name, object args, object kwds)
     cdef int disconnect(self) except -1
 
-cdef class ProxyCore:
+cdef class Target:
     cdef public object _token
     cdef public object _id
-    cdef public object _manager
-    cdef public object _serializer
-    cdef public object _authkey
-    cdef public object _owned_by_manager
-    cdef public bint _awaits_reference  # it came with a process that was being spawned
-    cdef public object _referent      # in the server: the entry that this proxy holds
-    cdef ClientSession _session_
-    cdef Ref _ref
-    cdef uint64_t _handle
-    cdef object __weakref__
-    cdef dict __dict__
-    cdef ClientSession _session(self)
+    cdef object _ref                # what returns the reference when it is dropped
+    cdef uint64_t _handle           # that `_id` spells
+
+cdef bint makes_oneway_calls
+cdef uint64_t handle_of(object ident) noexcept

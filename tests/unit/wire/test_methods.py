@@ -17,7 +17,7 @@ import pytest
 from support import DEADLINE, KEY, ProbeManager, poll, readable, settle
 
 from fastmgr import managers, oneway
-from fastmgr.client.session import Recording
+from fastmgr.client.proxy import Recording
 from fastmgr.kinds.verbs import VERBS
 from fastmgr.link.introduction import VERSION, parse_introduction
 from fastmgr.wire import codec

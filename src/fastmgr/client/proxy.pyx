@@ -1,0 +1,188 @@
+# cython: auto_pickle=False
+"""What a proxy does with a call: the session makes it, the proxy takes or raises the outcome."""
+
+cimport cython
+
+from fastmgr.client.session cimport ClientSession, Target, handle_of, makes_oneway_calls
+from fastmgr.link.stream cimport FLAG_GAINS, OP_CALL, OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
+from fastmgr.link.system cimport uint8_t
+
+from traceback import format_exception_only
+
+from fastmgr.link.stream import KINDS
+from fastmgr.stock.dialect import RemoteError, convert_to_error
+
+
+class OnewayError(Exception):
+    """A call made with `oneway` has failed; the error is its ``__cause__``.
+
+    Raised by the same thread's next call, which was made all the same unless it is one that
+    takes something: ``acquire``, ``get`` of a queue, ``pop``, ... (see `ProxyCore._gains`).
+
+    Attributes
+    ----------
+    failed : int
+        How many such calls have failed since the last that was not one-way; the cause is the
+        first one's.
+    result : object
+        What the call that raises this returned, or the exception that it raised.
+    call : str
+        The call that failed first: the referent's type, the method, the object's ident.
+    reason : str
+        The error of that call, in a line.
+    made : bool
+        Whether the call that raises this was made. One that was not has changed nothing and can be
+        made again.
+    """
+
+    __module__ = "fastmgr"      # where users find it
+
+    def __init__(self, failed, result, call="", reason="", made=True):
+        message = f"the one-way call {call} failed: {reason}" if call else "a one-way call failed"
+        if failed > 1:
+            message += f" (and {failed - 1:,} more after it)"
+        if not made:
+            message += "; the call that tells it was not made: make it again"
+        super().__init__(message)
+        self.failed = failed
+        self.result = result
+        self.call = call
+        self.reason = reason
+        self.made = made
+
+    def __reduce__(self):
+        return type(self), (self.failed, self.result, self.call, self.reason, self.made)
+
+
+cdef str in_a_line(error):
+    """What was raised, as a traceback's last line has it."""
+    if type(error) is RemoteError:
+        lines = str(error.args[0]).split("\n")
+    else:
+        lines = format_exception_only(type(error), error)
+    line = next((line for line in map(str.strip, reversed(lines)) if line), "")
+    return line if len(line) <= 500 else line[:500] + "..."
+
+
+cdef class ProxyCore(Target):
+    """The compiled part of `BaseProxy`: what a call needs."""
+
+    # Calls that take something, which is lost where they raise: they are not made where they
+    # would have to tell that one-way calls have failed.
+    _gains = frozenset((
+        "acquire", "__enter__", "get", "get_nowait", "pop", "popitem", "exchange", "__next__",
+        "send",
+    ))
+
+    def _callmethod(self, methodname, args=(), kwds={}):  # no-cython-lint: the stdlib's signature
+        """Call a method of the referent and return a copy of the result.
+
+        Parameters
+        ----------
+        methodname : str
+        args : tuple
+        kwds : dict
+
+        Raises
+        ------
+        RemoteError
+            The server could not serve the call: the method is not exposed, the
+            object is gone, or the result cannot be pickled.
+        Exception
+            Whatever the method raised.
+        """
+        cdef uint8_t flags = 0
+        cdef tuple reply
+        if makes_oneway_calls and methodname in self._gains:
+            flags = FLAG_GAINS
+        reply = self._session().perform(
+            OP_CALL, flags, self._id, self._handle, methodname, args, kwds
+        )
+        if <int>reply[0] == OP_RETURN:      # as an object it would be made a member of its enum
+            return reply[1]
+        return self._settle(*reply)
+
+    def _getvalue(self):
+        """Return a copy of the referent."""
+        return self._callmethod("#GETVALUE")
+
+    def _settle(self, op, payload):
+        """Turn a reply other than a plain result into a proxy, or raise what it stands for."""
+        cdef ClientSession session = self._session()
+        if op == OP_RETURN:
+            return payload
+        if op == OP_FAILED:
+            failed, (call, (kind, error)), reply = payload
+            made = reply[0] != OP_REFUSED
+            try:
+                result = self._settle(*reply) if made else None
+            except Exception as raised:
+                result = raised
+            error = convert_to_error(KINDS[kind], error)
+            raise OnewayError(failed, result, call, in_a_line(error), made) from error
+        if op == OP_PROXY:
+            if len(payload) == 2:
+                payload = *payload, session.given(payload[0])
+            ident, (exposed, typeid, proxytype), _ref = payload
+            return self._build_proxy(typeid, ident, exposed, proxytype)
+        try:
+            raise convert_to_error(KINDS[op], payload)
+        finally:
+            payload = None
+
+    cdef ClientSession _session(self):
+        if self._session_ is None:
+            self._session_ = self._open_session()
+        return self._session_
+
+    def _session_of(self):
+        """The session that the proxy's calls go by."""
+        return self._session()
+
+    def _set_token(self, token):
+        self._token = token
+        self._id = token.id
+        self._handle = handle_of(token.id)
+
+    def _take_reference(self):
+        """Hold a reference in the server from now on; once is enough."""
+        if self._ref is None:
+            self._ref = self._session().acquire(self._id)
+
+    def _close(self):
+        """Give the reference back before the proxy is dropped; twice does nothing."""
+        self._ref = None
+
+    def _connect(self):
+        """Give the calling thread a fresh connection to the server."""
+        self._session().connect()
+
+
+@cython.final
+cdef class Recording:
+    """A method of a proxy whose calls are noted in a list: proxy, name, arguments, keywords."""
+
+    cdef list calls
+    cdef object proxy, name
+
+    def __init__(self, list calls, proxy, name):
+        self.calls = calls
+        self.proxy = proxy
+        self.name = name
+
+    def __call__(self, *args, **kwds):
+        self.calls += (self.proxy, self.name, args, kwds or None)
+
+
+@cython.final
+cdef class Posting:
+    """A method of a proxy whose calls wait for nothing."""
+
+    cdef object proxy, name
+
+    def __init__(self, proxy, name):
+        self.proxy = proxy
+        self.name = name
+
+    def __call__(self, *args, **kwds):
+        (<ProxyCore>self.proxy)._session().post(self.proxy, self.name, args, kwds)
