@@ -16,36 +16,48 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pickle import PickleBuffer
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from support import DEADLINE, KEY, Address, ProbeManager, connected, poll, rss_bytes, sockets_to
-from unit.server.test_server import (
+from support import (
+    DEADLINE,
+    KEY,
+    Address,
+    ProbeManager,
+    connected,
+    handle_of,
+    poll,
+    rss_bytes,
+    sockets_to,
+)
+from support.frames import (
+    CARRIED,
     HEADER,
     OP_CALL,
     OP_RETURN,
     OP_TRACEBACK,
+    OUTSIDE,
     PICKLED,
-    FastPeer,
-    choose_poller,
+    SEGMENTED,
+    TABLE,
+    TUPLE,
+    WRITABLE,
+    Buffers,
+    list_of,
+    request,
+    table,
 )
+from support.peers import SegmentPeer
+from support.servers import choose_poller
 
 import fastmgr
 from fastmgr.managers import DictProxy, RemoteError, Token
 from fastmgr.wire.codec import dumps, loads
 
 pytestmark = pytest.mark.timeout(60)
-
-# As in stream.pxd and codec.pyx; written out, for they are the wire's.
-CARRIED, SEGMENTED = 8, 16
-TABLE = struct.Struct("<QQ")
-WRITABLE = 1 << 63
 BUFFERED, SEGMENT = 20, 21
-PICKLE, TUPLE, LIST = dumps(object)[0], dumps(())[0], dumps([])[0]
 LARGE = 1 << 16  # from here on buffers are left out
-
-Buffers = Sequence[bytes | bytearray]
 
 
 def pattern(seed: int, size: int) -> bytes:
@@ -129,82 +141,6 @@ def shared_manager() -> Iterator[SegmentManager]:
     """Takes the place of the suite's, with one of these tests' own."""
     with SegmentManager(authkey=KEY) as manager:
         yield manager
-
-
-# Frames by hand
-
-
-class Frame(NamedTuple):
-    op: int
-    call: int
-    values: bytes
-    segments: list[bytes]
-
-
-class SegmentPeer(FastPeer):
-    """A peer that cuts its frames itself, and takes those of the server apart."""
-
-    def frame(
-        self, handle: int, values: bytes, segments: Buffers = (), flags: int = 0, op: int = OP_CALL
-    ) -> bytes:
-        self.calls += 1
-        body = table(values, segments) + b"".join(segments) if segments else values
-        flags |= SEGMENTED if segments else 0
-        return HEADER.pack(len(body), handle, self.calls, 0, op, flags) + body
-
-    def _read(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            more = self.sock.recv(min(size - len(data), 1 << 20))
-            if not more:
-                raise EOFError(f"{len(data)} of {size} bytes")
-            data += more
-        return bytes(data)
-
-    def take(self) -> Frame:
-        size, _handle, call, _method, op, flags = HEADER.unpack(self._read(HEADER.size))
-        body = self._read(size)
-        if not flags & SEGMENTED:
-            return Frame(op, call, body, [])
-        count, length = TABLE.unpack_from(body)
-        sizes = struct.unpack_from(f"<{count}Q", body, TABLE.size)
-        at = TABLE.size + 8 * count
-        values, at = body[at : at + length], at + length
-        segments = []
-        for size in sizes:
-            size &= ~WRITABLE
-            segments.append(body[at : at + size])
-            at += size
-        assert at == len(body)
-        return Frame(op, call, values, segments)
-
-    def expect(self, op: int = OP_RETURN) -> Frame:
-        """The reply to the last call."""
-        reply = self.take()
-        assert (reply.op, reply.call) == (op, self.calls), reply
-        return reply
-
-
-def table(values: bytes, segments: Buffers) -> bytes:
-    sizes = [len(s) | (WRITABLE if isinstance(s, bytearray) else 0) for s in segments]
-    head = TABLE.pack(len(segments), len(values))
-    return head + struct.pack(f"<{len(sizes)}Q", *sizes) + values
-
-
-def request(method: str, *args: bytes) -> bytes:
-    """The values of a call whose arguments are encoded already."""
-    return dumps(method) + bytes([TUPLE, len(args)]) + b"".join(args) + dumps(None)
-
-
-def list_of(*items: bytes) -> bytes:
-    return bytes([LIST, len(items)]) + b"".join(items)
-
-
-OUTSIDE = bytes([SEGMENT])
-
-
-def handle_of(proxy: Any) -> int:
-    return int(proxy._token.id, 16)
 
 
 @pytest.fixture

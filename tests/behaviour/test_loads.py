@@ -10,17 +10,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, SANITIZED, ProbeManager, RawPeer, poll, rss_bytes, stopped
-from unit.server.test_server import (
-    HEADER,
-    ONEWAY,
-    OP_CALL,
-    OP_FAILED,
-    OP_INCREF,
-    OP_RETURN,
+from support import (
+    DEADLINE,
+    KEY,
+    SANITIZED,
     FastPeer,
-    hooked,
+    ProbeManager,
+    RawPeer,
+    poll,
+    rss_bytes,
+    stopped,
 )
+from support.frames import HEADER, ONEWAY, OP_CALL, OP_FAILED, OP_INCREF, OP_RETURN
+from support.servers import hooked
 
 from fastmgr import _core
 from fastmgr.link.handshake import Challenger

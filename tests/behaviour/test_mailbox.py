@@ -20,9 +20,18 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support import DEADLINE, KEY, ProbeManager, in_thread, poll, rss_bytes, settle, together
+from support import (
+    DEADLINE,
+    KEY,
+    ProbeManager,
+    in_thread,
+    manager_without_arena,
+    poll,
+    rss_bytes,
+    settle,
+    together,
+)
 from support.mailboxes import AFTER, MARK, OPEN, REQUEST, ROOM, SLEEPS, Box, Call, boxes, fresh_box
-from unit.memory.test_arena import manager_without_arena
 
 from fastmgr import OnewayError, RemoteError, oneway
 

@@ -15,17 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
-from support import DEADLINE, KEY, Script, in_thread, poll, settle
-from unit.server.test_server import HEADER, ONEWAY, OP_CALL, FastPeer
-from unit.server.test_table import TableServer, told
-from unit.test_pipeline import Interrupt, signals_when
+from support import DEADLINE, KEY, FastPeer, Script, in_thread, poll, settle
+from support.frames import HEADER, ONEWAY, OP_CALL
+from support.oneway import Journal, OnewayManager, cause_of, failure_of
+from support.servers import TableServer, told
+from support.signals import Interrupt, signals_when
 
-from behaviour.test_oneway import Journal, OnewayManager, cause_of, failure_of, stock_manager
 from fastmgr import OnewayError, managers, oneway
 from fastmgr.wire import codec
 from fastmgr.wire.methods import METHODS
-
-__all__ = ["stock_manager"]
 
 ENDED: list[str] = []
 

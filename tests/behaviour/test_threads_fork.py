@@ -34,7 +34,7 @@ from support import (
     stopped,
     together,
 )
-from unit.test_pipeline import Interrupt, signals_when
+from support.signals import Interrupt, signals_when
 
 from fastmgr import SyncManager, managers, oneway
 from fastmgr.client import session as _session

@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import mmap
 import os
 import random
 import signal
-import socket
 import struct
 import sys
 import threading
@@ -26,7 +23,6 @@ from support import (
     KEY,
     Address,
     ProbeManager,
-    RawPeer,
     Script,
     asleep,
     in_thread,
@@ -37,12 +33,23 @@ from support import (
     say,
     stopped,
 )
-from support.mailboxes import OPEN, PAGE, REPLY, REQUEST, ROOM, SLEEPS, Box, boxes, fresh_box
+from support.frames import HEADER, ONEWAY, OP_CALL, OP_GOODBYE, OP_RELEASE, SEGMENTED
+from support.mailboxes import (
+    MAILBOX,
+    OPEN,
+    PAGE,
+    REPLY,
+    REQUEST,
+    ROOM,
+    SLEEPS,
+    Box,
+    MailPeer,
+    boxes,
+    fresh_box,
+)
 
 from fastmgr import managers
-from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.managers import Token
-from fastmgr.wire import codec
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -53,15 +60,6 @@ SECONDS = float(os.environ.get("FASTMGR_MAIL_SECONDS", "2"))
 MOST_GROWTH = 48 << 20
 #: What a call says when the server is gone.
 GONE = (EOFError, ConnectionError)
-
-# As in stream.pxd.
-MAILBOX = 0x7FFFFFFF
-HEADER = struct.Struct("<QQIHBB")
-OP_CALL, OP_CREATE, OP_CONTROL, OP_INCREF, OP_RELEASE, OP_GOODBYE, OP_LOCATE, OP_ATTACH = range(
-    1, 9
-)
-OP_RETURN = 16
-PICKLED, SEGMENTED, ONEWAY = 1, 16, 32
 
 
 class Adder:
@@ -447,99 +445,6 @@ def test_many_clients_at_once_with_pauses(manager: MailManager) -> None:
     assert q.qsize() == 0
     poll(lambda: len(boxes(manager._process.pid)) <= 1, "their mailboxes are gone")
     expect_quiet(manager._process.pid)
-
-
-# What is not to be written there
-
-
-class MailPeer(RawPeer):
-    """A peer that speaks the fast dialect by hand, also by mail."""
-
-    def __init__(self, address: Address) -> None:
-        super().__init__(address)
-        self.login(KEY)
-        self.calls = 0
-        assert self.introduce(os.urandom(SESSION_ID_SIZE)) is not None
-
-    def frame(self, op: int, body: bytes = b"", handle: int = 0, flags: int = 0) -> bytes:
-        self.calls += 1
-        return HEADER.pack(len(body), handle, self.calls, 0, op, flags) + body
-
-    def call(self, proxy: Any, name: str, *args: Any, flags: int = 0) -> bytes:  # type: ignore[override]
-        body = b"".join(map(codec.dumps, (name, args, None)))
-        return self.frame(OP_CALL, body, int(proxy._token.id, 16), flags)
-
-    def reply(self) -> Any:
-        """The value of the next reply over the socket."""
-        size, _, call, _, op, flags = HEADER.unpack(self._read(HEADER.size))
-        assert (op, call) == (OP_RETURN, self.calls)
-        return codec.loads(self._read(size), allow_pickle=bool(flags & PICKLED))
-
-    def hold(self, *proxies: Any) -> None:
-        """Have references, as a client does."""
-        handles = [int(proxy._token.id, 16) for proxy in proxies]
-        body = struct.pack(f"<{len(handles)}Q", *handles)
-        self.sock.sendall(self.frame(OP_INCREF, body))
-        assert self.reply() == {}  # none is missing
-
-    def attach(self, number: int = MAILBOX) -> tuple[Any, int | None]:
-        """What is said about a segment, and its descriptor."""
-        self.sock.sendall(self.frame(OP_ATTACH, handle=number))
-        data, passed, _, _ = socket.recv_fds(self.sock, HEADER.size, 1)
-        data += self._read(HEADER.size - len(data))
-        size, _, call, _, op, _ = HEADER.unpack(data)
-        assert (op, call) == (OP_RETURN, self.calls)
-        return codec.loads(self._read(size)), passed[0] if passed else None
-
-    def map_mailbox(self) -> None:
-        about, fd = self.attach()
-        assert about is not None and fd is not None
-        self.memory = mmap.mmap(fd, 16 + ROOM)
-        os.close(fd)
-        self.words = (ctypes.c_uint64 * 2).from_buffer(self.memory)
-
-    def nudge(self) -> None:
-        """Have the server look at this connection: releases of nothing get no reply."""
-        with contextlib.suppress(OSError):  # it may have hung up
-            self.sock.sendall(self.frame(OP_RELEASE))
-            self.calls -= 1
-
-    def put(self, message: bytes, state: int = OPEN | REQUEST, size: int | None = None) -> None:
-        """Write a message and then a state, whatever the server makes of it."""
-        assert len(message) <= ROOM
-        self.memory[16 : 16 + len(message)] = message
-        self.words[1] = len(message) if size is None else size
-        self.words[0] = state
-
-    def by_mail(self, message: bytes) -> Any:
-        """Post a call as a client would, and take the value of the reply."""
-        self.put(message)
-
-        def answered() -> bool:
-            if not self.words[0] & REPLY:
-                self.nudge()
-            return bool(self.words[0] & REPLY)
-
-        poll(answered, "a reply by mail")
-        frame = bytes(self.memory[16 : 16 + self.words[1]])
-        self.words[0] = OPEN
-        size, _, call, _, op, flags = HEADER.unpack_from(frame)
-        assert (op, call, len(frame)) == (OP_RETURN, self.calls, HEADER.size + size)
-        return codec.loads(frame[HEADER.size :], allow_pickle=bool(flags & PICKLED))
-
-    def hung_up(self) -> bool:
-        """Whether the server has closed the connection; what it says is thrown away."""
-        self.sock.setblocking(False)
-        try:
-            while self.sock.recv(65536):
-                pass
-            return True
-        except BlockingIOError:
-            return False
-        except ConnectionError:
-            return True
-        finally:
-            self.sock.settimeout(DEADLINE)
 
 
 def test_who_asks_twice_has_one(manager: MailManager) -> None:

@@ -26,6 +26,7 @@ from support import (
     at_rest,
     call_in_subprocess,
     connected,
+    handle_of,
     in_thread,
     kill,
     poll,
@@ -35,6 +36,7 @@ from support import (
     settle,
     sockets_to,
 )
+from support.frames import HEADER, OP_CALL, SEGMENT, SEGMENTED, TUPLE
 
 from fastmgr.managers import DictProxy, Token
 from fastmgr.wire.codec import dumps
@@ -42,11 +44,7 @@ from fastmgr.wire.codec import dumps
 pytestmark = pytest.mark.timeout(90)
 
 LARGE = 50 << 20
-# As in stream.pxd and codec.pyx; written out, for they are the wire's.
-HEADER = struct.Struct("<QQIHBB")
-TABLE = struct.Struct("<QQQ")
-OP_CALL, SEGMENTED = 1, 16
-TUPLE, SEGMENT = dumps(())[0], 21
+TABLE_OF_ONE = struct.Struct("<QQQ")
 
 
 class Held:
@@ -77,14 +75,10 @@ def socket_to(address: Address) -> socket.socket:
     return found
 
 
-def handle_of(proxy: Any) -> int:
-    return int(proxy._token.id, 16)
-
-
 def setting(proxy: Any, key: str, size: int) -> bytes:
     """The beginning of ``proxy[key] = size bytes``: all of the frame but the bytes."""
     values = dumps("__setitem__") + bytes([TUPLE, 2]) + dumps(key) + bytes([SEGMENT]) + dumps(None)
-    body = TABLE.pack(1, len(values), size) + values
+    body = TABLE_OF_ONE.pack(1, len(values), size) + values
     return HEADER.pack(len(body) + size, handle_of(proxy), 9, 0, OP_CALL, SEGMENTED) + body
 
 

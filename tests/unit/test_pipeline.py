@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import multiprocessing
 import os
@@ -10,19 +9,19 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import managers as stdlib
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, call_in_subprocess, in_thread, poll
+from support import DEADLINE, KEY, FastPeer, call_in_subprocess, in_thread, poll
+from support.signals import Interrupt, signals_when
 
 import fastmgr
 from fastmgr import managers
 from fastmgr.link import sockets
 from fastmgr.managers import SyncManager
-from unit.server.test_server import FastPeer
 
 
 class Echo:
@@ -524,46 +523,6 @@ def test_pipelines_of_several_threads(manager: Any) -> None:
         assert results[1::3] == list(range(1, 1001))
         assert results[::3] == sorted(results[::3])
     assert sorted(n for results in everything for n in results[::3]) == list(range(1, 4001))
-
-
-# What comes in between
-
-
-@contextlib.contextmanager
-def signals_when(condition: Callable[[], object], number: int, handler: Any) -> Iterator[None]:
-    """Once `condition()` is true, send this thread so many signals, each until it is handled."""
-    handled = 0
-    here = threading.get_ident()
-
-    def handle(*_: object) -> None:
-        nonlocal handled
-        handled += 1
-        handler()
-
-    def interrupt() -> None:
-        poll(condition, "it is time for signals")
-        for i in range(number):
-
-            def seen(i: int = i) -> bool:
-                # Whoever is not asleep yet may sleep over one.
-                if handled <= i:
-                    signal.pthread_kill(here, signal.SIGUSR1)
-                return handled > i
-
-            poll(seen, "the signal is handled")
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    with ThreadPoolExecutor(1) as other:
-        future = other.submit(interrupt)
-        try:
-            yield
-        finally:
-            future.result(DEADLINE)
-            signal.signal(signal.SIGUSR1, before)
-
-
-class Interrupt(BaseException):
-    """As KeyboardInterrupt, but pytest has none of its own."""
 
 
 @pytest.mark.timeout(60)

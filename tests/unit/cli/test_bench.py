@@ -16,11 +16,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from support.processes import await_end_of_group
 
 import fastmgr
 from fastmgr.__main__ import main
 from fastmgr.cli import bench, chart
-from unit.cli.test_demo import await_end_of_group
 
 TINY = bench.Effort(alternations=2, seconds=0)
 CONTENDERS = ("stock manager", "multiprocessing", "fastmgr")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.processes import await_end_of_group
 
 import fastmgr
 from fastmgr.__main__ import main
@@ -138,19 +139,6 @@ def test_interrupt_ends_everything(method: str) -> None:
     assert errors.endswith("interrupted\n")
     assert "Traceback" not in errors
     await_end_of_group(demo_process.pid)
-
-
-def await_end_of_group(group: int) -> None:
-    """Wait for an empty process group: helpers that end with their pipe may need a moment."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    os.killpg(group, signal.SIGKILL)
-    pytest.fail("processes are left")
 
 
 @pytest.mark.parametrize("command", [(), ("demo",), ("bench",)])

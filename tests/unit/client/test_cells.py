@@ -22,6 +22,8 @@ from support import (
     Script,
     in_thread,
     kill,
+    locally,
+    manager_without_arena,
     poll,
     say,
     sockets_to,
@@ -39,7 +41,6 @@ from fastmgr.managers import (
     Token,
     ValueProxy,
 )
-from unit.memory.test_arena import locally, manager_without_arena
 
 pytestmark = pytest.mark.timeout(90)
 

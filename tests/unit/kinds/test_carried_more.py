@@ -12,13 +12,22 @@ from pickle import PickleBuffer
 from typing import Any, ClassVar
 
 import pytest
-from behaviour.test_large_buffers import SegmentPeer, handle_of, request
-from support import DEADLINE, KEY, ProbeManager, call_in_subprocess, connected, in_thread, poll
+from support import (
+    DEADLINE,
+    KEY,
+    ProbeManager,
+    call_in_subprocess,
+    connected,
+    handle_of,
+    in_thread,
+    poll,
+)
+from support.carried import Counted, Gate, Insight, Judge, Slow
+from support.frames import HEADER, OP_TRACEBACK, request
+from support.peers import SegmentPeer
 
 from fastmgr.managers import DictProxy, ListProxy, Server, Token
 from fastmgr.wire.codec import dumps, loads
-from unit.kinds.test_carried import Counted, Gate, Insight, Judge, Slow
-from unit.server.test_server import HEADER, OP_TRACEBACK
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -19,14 +19,24 @@ from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
-from support import DEADLINE, KEY, ProbeManager, Script, in_thread, say, settle, stopped
+from support import (
+    DEADLINE,
+    KEY,
+    ProbeManager,
+    Script,
+    in_thread,
+    locally,
+    manager_without_arena,
+    say,
+    settle,
+    stopped,
+)
 
 from fastmgr import managers, oneway
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counter, Counters
 from fastmgr.kinds.values import Value
 from fastmgr.managers import ArrayProxy, RemoteError, Token, ValueProxy
-from unit.memory.test_arena import locally, manager_without_arena
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -23,6 +23,7 @@ from hypothesis import given, settings, strategies as st
 from support import (
     DEADLINE,
     KEY,
+    FastPeer,
     Probe,
     ProbeManager,
     Tracked,
@@ -31,11 +32,11 @@ from support import (
     in_thread,
     poll,
 )
+from support.frames import OP_CALL, OP_INCREF
 
 import fastmgr
 from fastmgr.kinds import shared, waits
 from fastmgr.wire import codec
-from unit.server.test_server import OP_CALL, OP_INCREF, FastPeer
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -28,14 +28,16 @@ from support import (
     connected,
     in_thread,
     kill,
+    locally,
     mapped,
     poll,
     process_gone,
     rss_bytes,
     say,
     settle,
-    stopped,
 )
+from support.frames import HEADER, OP_CREATE, OP_RETURN
+from support.peers import PassedPeer
 
 from fastmgr import oneway
 from fastmgr.kinds.arrays import Array
@@ -43,7 +45,6 @@ from fastmgr.kinds.counters import Counters
 from fastmgr.managers import CounterProxy, RemoteError, Token, retire_sessions
 from fastmgr.memory import arena as _arena
 from fastmgr.wire import codec
-from unit.server.test_server import HEADER, OP_CREATE, OP_RELEASE, OP_RETURN, FastPeer, Reply
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -96,31 +97,6 @@ def peer(manager: ProbeManager) -> Iterator[PassedPeer]:
         yield peer
 
 
-# What other modules of tests use as well
-
-
-@contextlib.contextmanager
-def manager_without_arena(kind: type[ProbeManager] = ProbeManager) -> Iterator[Any]:
-    """A manager with which this process works through the server alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FASTMGR_ARENA", "off")
-        manager = kind(authkey=KEY)
-        manager.start()
-        kept = manager.list()  # and with it the session, which has looked at the variable by now
-        len(kept)
-    try:
-        yield manager
-    finally:
-        del kept
-        manager.shutdown()
-
-
-def locally(manager: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a function that gets on without the server."""
-    with stopped(manager._process.pid):
-        return in_thread(function, *args)
-
-
 def held(pid: int | str = "self") -> int:
     """How many descriptors of pieces of an arena a process has."""
     count = 0
@@ -128,35 +104,6 @@ def held(pid: int | str = "self") -> int:
         with contextlib.suppress(OSError):
             count += "memfd:fastmgr" in os.readlink(f"/proc/{pid}/fd/{name}")
     return count
-
-
-class PassedPeer(FastPeer):
-    """A peer that asks for cells and segments."""
-
-    def locate(self, handle: int) -> Any:
-        call = self.send(OP_LOCATE, handle=handle)
-        reply = self.recv()
-        assert (reply.op, reply.handle, reply.call) == (OP_RETURN, 0, call)
-        return reply.payload
-
-    def attach(self, number: int) -> tuple[Any, int | None]:
-        """What is said about a segment, and its descriptor, which is the caller's."""
-        call = self.send(OP_ATTACH, handle=number)
-        data, passed, _, _ = socket.recv_fds(self.sock, HEADER.size, 1)
-        data += self._read(HEADER.size - len(data))
-        size, handle, answered, _, op, _ = HEADER.unpack(data)
-        reply = Reply(op, handle, answered, codec.loads(self._read(size)))
-        assert reply[:3] == (OP_RETURN, 0, call)
-        return reply.payload, passed[0] if passed else None
-
-    def segment(self, number: int) -> Any:
-        """A segment, mapped."""
-        (offset, size, is_file), fd = self.attach(number)
-        assert fd is not None
-        return _arena.map_segment(number, fd, offset, size, is_file)
-
-    def drop(self, handle: int) -> None:
-        self.handles(OP_RELEASE, handle, 1)
 
 
 # Who maps it

@@ -11,21 +11,39 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from multiprocessing import AuthenticationError, connection
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import (
     DEADLINE,
     KEY,
-    Address,
+    FastPeer,
     ProbeManager,
     RawPeer,
     connected,
-    hide_server,
     poll,
     settle,
 )
+from support.frames import (
+    ANONYMOUS,
+    CARRIED,
+    HEADER,
+    ONEWAY,
+    OP_CALL,
+    OP_CONTROL,
+    OP_CREATE,
+    OP_ERROR,
+    OP_GOODBYE,
+    OP_INCREF,
+    OP_PROXY,
+    OP_RELEASE,
+    OP_RETURN,
+    OP_TRACEBACK,
+    OP_UNSERIALIZABLE,
+    PICKLED,
+)
+from support.servers import choose_poller, hooked
 
 from fastmgr import managers
 from fastmgr.client.session import ClientSession
@@ -33,12 +51,6 @@ from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.managers import Server, Token, listener_client
 from fastmgr.server.workers import Workers
 from fastmgr.wire import codec
-
-HEADER = struct.Struct("<QQIHBB")
-PICKLED, ANONYMOUS, CARRIED, ONEWAY = 1, 2, 8, 32
-# As in stream.pxd; written out, for they are the wire's.
-OP_CALL, OP_CREATE, OP_CONTROL, OP_INCREF, OP_RELEASE, OP_GOODBYE = range(1, 7)
-OP_RETURN, OP_ERROR, OP_TRACEBACK, OP_PROXY, OP_UNSERIALIZABLE, OP_FAILED = range(16, 22)
 
 # A server in this process
 
@@ -261,6 +273,11 @@ def test_stashing_by_hand_counts_for_no_client(server: Server) -> None:
 CALLS: list[str] = []
 
 
+@pytest.fixture(autouse=True)
+def forget_calls() -> None:
+    CALLS.clear()
+
+
 class HookServer(Server):
     public: ClassVar[list[str]] = [*Server.public, "hook_calls"]
 
@@ -347,37 +364,6 @@ HOOKS = {
 }
 
 
-@contextlib.contextmanager
-def hooked(server_class: type[Server]) -> Iterator[ProbeManager]:
-    """A manager in a thread of this process, whose `_Server` is of the users."""
-
-    class Manager(ProbeManager):
-        _Server = server_class
-
-    CALLS.clear()
-    server = Manager(authkey=KEY).get_server()
-    assert type(server) is server_class
-
-    def serve() -> None:
-        with contextlib.suppress(SystemExit):
-            server.serve_forever()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    manager = Manager(server.address, KEY)
-    streams = sys.stdout, sys.stderr  # which a server that ends resets
-    hide_server(server)
-    try:
-        manager.connect()
-        yield manager
-    finally:
-        server.stop_event.set()
-        thread.join(DEADLINE)
-        sys.stdout, sys.stderr = streams
-        server.listener.close()
-        managers.retire_sessions(server.address)
-
-
 @pytest.mark.parametrize("names", HOOKS)
 def test_hooks_are_called(names: str) -> None:
     with hooked(HOOKS[names]) as manager:
@@ -449,79 +435,6 @@ def test_foreign_serializer(monkeypatch: pytest.MonkeyPatch) -> None:
     server = ProbeManager(authkey=KEY, serializer="mine").get_server()
     assert isinstance(server.listener, Recording)
     server.listener.close()
-
-
-# Frames by hand
-
-
-class Reply(NamedTuple):
-    op: int
-    handle: int
-    call: int
-    payload: Any
-
-
-class FastPeer(RawPeer):
-    """A peer that speaks the fast dialect frame by frame."""
-
-    def __init__(self, address: Address, session: bytes | None = None) -> None:
-        super().__init__(address)
-        self.login(KEY)
-        self.calls = 0
-        self.instance, self.resumed, *_ = self.introduce(session or os.urandom(SESSION_ID_SIZE))
-
-    def send(self, op: int, body: bytes = b"", handle: int = 0, flags: int = 0) -> int:
-        self.calls += 1
-        self.sock.sendall(HEADER.pack(len(body), handle, self.calls, 0, op, flags) + body)
-        return self.calls
-
-    def recv(self) -> Reply:
-        size, handle, call, method, op, flags = HEADER.unpack(self._read(HEADER.size))
-        assert method in (0, 1)  # whether the server spins
-        body = self._read(size)
-        assert flags in (0, PICKLED)
-        if op == OP_FAILED:  # before the error the call in words: a tag, a size, the text
-            body = body[2 + body[1] :]
-        return Reply(op, handle, call, codec.loads(body, allow_pickle=flags == PICKLED))
-
-    def recv_reply(self) -> Reply:
-        """The next reply, whatever calls without one have failed before."""
-        while (reply := self.recv()).op == OP_FAILED:
-            pass
-        return reply
-
-    def ask(self, op: int, *values: Any, handle: int = 0, flags: int = 0) -> Reply:
-        call = self.send(op, b"".join(map(codec.dumps, values)), handle, flags)
-        reply = self.recv()
-        assert reply.call == call
-        return reply
-
-    def create(self, typeid: str, *args: Any, flags: int = 0, **kwds: Any) -> int:
-        reply = self.ask(OP_CREATE, typeid, args, kwds or None, flags=flags)
-        assert reply.op == OP_RETURN, reply
-        return reply.handle
-
-    def method(self, handle: int, name: Any, *args: Any, flags: int = 0) -> Reply:
-        return self.ask(OP_CALL, name, args, None, handle=handle, flags=flags)
-
-    def control(self, name: Any, *args: Any) -> Reply:
-        return self.ask(OP_CONTROL, name, args, None)
-
-    def handles(self, op: int, *numbers: int) -> int:
-        return self.send(op, struct.pack(f"<{len(numbers)}Q", *numbers))
-
-    def ended(self) -> bool:
-        """Wait for the server to hang up."""
-        try:
-            return self.sock.recv(1) == b""
-        except ConnectionResetError:
-            return True
-
-
-def choose_poller(kind: str) -> None:
-    """Called in the server's process, before the server is made."""
-    if kind:
-        os.environ["FASTMGR_POLLER"] = kind
 
 
 class OddTypes:

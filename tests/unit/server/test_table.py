@@ -11,16 +11,17 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, poll, settle
+from support import DEADLINE, KEY, FastPeer, ProbeManager, poll, settle
+from support.frames import OP_INCREF, OP_RELEASE, OP_RETURN, OP_TRACEBACK
+from support.servers import TableServer, hooked, told
 
 from fastmgr import managers
 from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.server.server import Server
 from fastmgr.server.table import Entry, Table, key_of
-from unit.server.test_server import OP_INCREF, OP_RELEASE, OP_RETURN, OP_TRACEBACK, FastPeer, hooked
 
 
 class Thing:
@@ -324,34 +325,6 @@ def test_no_session_without_a_client(table: Table) -> None:
     assert table.session_count == 0
 
 
-# The entries of the last handles, as calls over connections find them
-
-
-class TableServer(Server):
-    """Changes its table as users' servers do, when it is told to."""
-
-    public: ClassVar[list[str]] = [*Server.public, "put", "take_out", "again", "stash", "forget"]
-    stashed: ClassVar[list[Entry]] = []
-
-    def put(self, c: Any, ident: str, obj: Any) -> None:
-        refcount = self.id_to_refcount.get(ident, 1)
-        self.id_to_obj[ident] = (obj, {"__len__", "pop", "append"}, None)
-        self.id_to_refcount[ident] = refcount
-
-    def take_out(self, c: Any, ident: str) -> None:
-        del self.id_to_obj[ident]
-
-    def again(self, c: Any, ident: str, exposed: list[str]) -> None:
-        """Share what is shared already, so that other methods are exposed of it."""
-        self.table.add(self.id_to_obj[ident][0], set(exposed), None, False)
-
-    def stash(self, c: Any, ident: str) -> None:
-        self.stashed.append(self.table.stash(ident))
-
-    def forget(self, c: Any) -> None:
-        self.stashed.clear()
-
-
 class TableManager(ProbeManager):
     _Server = TableServer
 
@@ -420,10 +393,6 @@ def assert_gone(peer: FastPeer, handle: int) -> None:
     reply = peer.method(handle, "__len__")
     assert reply.op == OP_TRACEBACK
     assert f"KeyError: '{handle:x}: no such object" in reply.payload
-
-
-def told(peer: FastPeer, name: str, *args: Any) -> None:
-    assert peer.control(name, *args)[0] == OP_RETURN
 
 
 def test_released_handles_are_never_served(peer: FastPeer) -> None:

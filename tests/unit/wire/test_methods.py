@@ -14,7 +14,9 @@ from multiprocessing import managers as stdlib
 from typing import Any, NamedTuple
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, poll, readable, settle
+from support import DEADLINE, KEY, FastPeer, ProbeManager, poll, readable, settle
+from support.frames import HEADER, ONEWAY, OP_CALL, OP_ERROR, OP_FAILED, OP_RETURN, OP_TRACEBACK
+from support.peers import Reply
 
 from fastmgr import managers, oneway
 from fastmgr.client.proxy import Recording
@@ -22,17 +24,6 @@ from fastmgr.kinds.verbs import VERBS
 from fastmgr.link.introduction import VERSION, parse_introduction
 from fastmgr.wire import codec
 from fastmgr.wire.methods import METHODS
-from unit.server.test_server import (
-    HEADER,
-    ONEWAY,
-    OP_CALL,
-    OP_ERROR,
-    OP_FAILED,
-    OP_RETURN,
-    OP_TRACEBACK,
-    FastPeer,
-    Reply,
-)
 
 # The list
 

@@ -1,0 +1,83 @@
+"""Servers that run in this process, or as users make theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from fastmgr import managers
+from fastmgr.managers import Server
+from fastmgr.server.table import Entry
+from support.frames import OP_RETURN
+from support.managers import KEY, ProbeManager, hide_server
+from support.peers import FastPeer
+from support.waiting import DEADLINE
+
+
+@contextlib.contextmanager
+def hooked(server_class: type[Server]) -> Iterator[ProbeManager]:
+    """A manager in a thread of this process, whose `_Server` is of the users."""
+
+    class Manager(ProbeManager):
+        _Server = server_class
+
+    server = Manager(authkey=KEY).get_server()
+    assert type(server) is server_class
+
+    def serve() -> None:
+        with contextlib.suppress(SystemExit):
+            server.serve_forever()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    manager = Manager(server.address, KEY)
+    streams = sys.stdout, sys.stderr  # which a server that ends resets
+    hide_server(server)
+    try:
+        manager.connect()
+        yield manager
+    finally:
+        server.stop_event.set()
+        thread.join(DEADLINE)
+        sys.stdout, sys.stderr = streams
+        server.listener.close()
+        managers.retire_sessions(server.address)
+
+
+def choose_poller(kind: str) -> None:
+    """Called in the server's process, before the server is made."""
+    if kind:
+        os.environ["FASTMGR_POLLER"] = kind
+
+
+class TableServer(Server):
+    """Changes its table as users' servers do, when it is told to."""
+
+    public: ClassVar[list[str]] = [*Server.public, "put", "take_out", "again", "stash", "forget"]
+    stashed: ClassVar[list[Entry]] = []
+
+    def put(self, c: Any, ident: str, obj: Any) -> None:
+        refcount = self.id_to_refcount.get(ident, 1)
+        self.id_to_obj[ident] = (obj, {"__len__", "pop", "append"}, None)
+        self.id_to_refcount[ident] = refcount
+
+    def take_out(self, c: Any, ident: str) -> None:
+        del self.id_to_obj[ident]
+
+    def again(self, c: Any, ident: str, exposed: list[str]) -> None:
+        """Share what is shared already, so that other methods are exposed of it."""
+        self.table.add(self.id_to_obj[ident][0], set(exposed), None, False)
+
+    def stash(self, c: Any, ident: str) -> None:
+        self.stashed.append(self.table.stash(ident))
+
+    def forget(self, c: Any) -> None:
+        self.stashed.clear()
+
+
+def told(peer: FastPeer, name: str, *args: Any) -> None:
+    assert peer.control(name, *args)[0] == OP_RETURN
