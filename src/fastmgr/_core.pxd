@@ -4,12 +4,10 @@ from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.stream cimport Header
 from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
 from fastmgr.memory.arena cimport Arena
-from fastmgr.server.loop cimport Conn, Loop
+from fastmgr.server.load cimport Load
+from fastmgr.server.loop cimport Conn, Driver, Handler, Loop
 from fastmgr.server.table cimport Entry, Session, Table
-from fastmgr.wire.codec cimport Reader, Writer
-
-cdef enum:
-    RECENT = 16
+from fastmgr.wire.codec cimport Writer
 
 cdef class Gift:
     cdef uint32_t call
@@ -20,66 +18,61 @@ cdef class Gift:
     cdef object value             # which it was given
     cdef bint is_hard             # to drop on the loop: it may be a user's
 
-cdef class Engine(Loop):
+cdef class Worker(Driver):
+    pass
+
+cdef class Engine(Handler):
+    cdef readonly Loop loop
+    cdef Load load
+    cdef object server
     cdef readonly Table table
     cdef object workers
-    cdef Reader reader            # the loop's own
-    cdef Writer writer            # the loop's own
     cdef Arena arena              # None: nothing is shared
     cdef bint offers_fast         # the fast dialect is spoken to those who ask for it
-    cdef int cores
-    cdef int recent[RECENT]       # the descriptors of the last requests, negative from workers
-    cdef unsigned int served      # requests so far
-    cdef list timers              # heap of (deadline, serial, Waiter)
-    cdef Py_ssize_t timers_set
     cdef list doomed              # what the next turn of the loop has dropped on a worker
     cdef readonly int disposing   # workers that are dropping objects this moment
     cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
 
     cdef int end_wait(self, Conn conn) except -1
-    cdef int note_request(self, Conn conn, bint on_loop) noexcept
     cdef int introduce(self, Conn conn, object handshake) except -1
-    cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
-    cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
+    cdef int dispatch(self, Conn conn, Driver by) except -1
+    cdef int serve_call(self, Conn conn, Driver by) except -1
     cdef int serve_call_of(
-        self, Conn conn, Entry entry, Reader reader, Writer writer, bint on_loop, bint carried
+        self, Conn conn, Entry entry, Driver by, bint carried
     ) except -1
-    cdef int serve_create(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1
-    cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1
-    cdef int serve_incref(self, Conn conn, Writer writer, bint on_loop) except -1
-    cdef int serve_locate(self, Conn conn, Writer writer, bint on_loop) except -1
-    cdef int serve_attach(self, Conn conn, Writer writer, bint on_loop) except -1
-    cdef int serve_release(self, Conn conn, bint on_loop) except -1
+    cdef int serve_create(self, Conn conn, Driver by) except -1
+    cdef int serve_control(self, Conn conn, Driver by) except -1
+    cdef int serve_incref(self, Conn conn, Driver by) except -1
+    cdef int serve_locate(self, Conn conn, Driver by) except -1
+    cdef int serve_attach(self, Conn conn, Driver by) except -1
+    cdef int serve_release(self, Conn conn, Driver by) except -1
     cdef int work_fast(self, Conn conn) except -1
     cdef int work_stock(self, Conn conn) except -1
     cdef int serve_blocking(
-        self, Conn conn, Entry entry, Writer writer, object name, object args, object kwds,
-        bint on_loop
+        self, Conn conn, Entry entry, Driver by, object name, object args, object kwds
     ) except -1
     cdef int discard(self, Waiter waiter) except -1
-    cdef int set_timer(self, Waiter waiter) except -1
     cdef int pin(self, Conn conn) except -1
     cdef int reply(
-        self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload, bint on_loop
+        self, Conn conn, Driver by, uint8_t op, uint64_t handle, object payload
     ) except -1
     cdef str call_at_hand(self, Conn conn)
     cdef int put_any(self, Conn conn, Writer writer, object payload) except -1
     cdef int drop_elsewhere(self, object payload) except -1
-    cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1
-    cdef int flush_replies(self, Conn conn, Writer writer) except -1
+    cdef int report_failure(self, Conn conn, Driver by) except -1
     cdef int part(self, Conn conn, const Header *goodbye) except -1
     cdef Gift note_gift(self, Conn conn)
     cdef int reply_taking(
-        self, Conn conn, Writer writer, Waiter waiter, object value, bint on_loop
+        self, Conn conn, Driver by, Waiter waiter, object value
     ) except -1
-    cdef int forget_gifts(self, Conn conn, bint on_loop) except -1
+    cdef int forget_gifts(self, Conn conn, Driver by) except -1
     cdef int drop_gifts(self, list given) except -1
     cdef int forget_taking(self, Conn conn, object count) except -1
     cdef int take_back_gifts(self, Conn conn, list given, bint cut_off) except -1
     cdef int end_exchange(self, Conn conn) except -1
     cdef int dispose(self, list dead) except -1
     cdef int dispose_elsewhere(self, list dead) except -1
-    cdef object run(
+    cdef object perform(
         self, object c, Conn conn, Entry entry, object ident, object name, object args,
         object kwds, uint8_t *op, uint64_t *handle
     )

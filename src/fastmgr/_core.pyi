@@ -1,7 +1,8 @@
 from typing import Any, final
 
 from fastmgr.memory.arena import Arena
-from fastmgr.server.loop import Conn, Loop
+from fastmgr.server.load import Load
+from fastmgr.server.loop import Conn, Driver, Handler, Loop
 from fastmgr.server.table import Entry, Table
 
 def look_inside(entry: Entry) -> None: ...
@@ -19,7 +20,12 @@ def create(
 def revive(server: Any, key: Any) -> Entry | None: ...
 
 @final
-class Engine(Loop):
+class Worker(Driver):
+    def __init__(self, load: Load) -> None: ...
+
+@final
+class Engine(Handler):
+    loop: Loop
     table: Table
     disposing: int
     def __init__(
@@ -30,6 +36,9 @@ class Engine(Loop):
         offers_fast: bool,
         arena: Arena | None = None,
     ) -> None: ...
+    def run(self) -> None: ...
+    @property
+    def conns(self) -> dict[int, Conn]: ...
     def dispose_now(self, dead: list[Entry]) -> None: ...
     def work(self, conn: Conn) -> bool: ...
     def call(

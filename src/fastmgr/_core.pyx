@@ -3,7 +3,7 @@
 Two drivers call one dispatch.  The loop serves connections whose requests run
 built-in code on plain values; a worker thread serves one connection whose
 requests may run anything.  `Engine.serve` is what both call, and the stock
-dialect's ``serve_client`` runs the same `Engine.run`.
+dialect's ``serve_client`` runs the same `Engine.perform`.
 """
 
 cimport cython
@@ -18,7 +18,8 @@ from fastmgr.link.stream cimport (
     OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY,
     OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
 )
-from fastmgr.server.loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Loop
+from fastmgr.server.load cimport Load, note_request
+from fastmgr.server.loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Driver, Handler, Loop
 from fastmgr.link.mailbox cimport FM_MAILBOX_SIZE
 from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.system cimport fm_spinner, uint8_t, uint64_t
@@ -30,11 +31,9 @@ cdef extern from "Python.h":
     object PyObject_Vectorcall(object function, PyObject **args, size_t count, PyObject *names)
 
 import array
-import os
 import queue
 import threading
 from contextlib import suppress
-from heapq import heapify, heappop, heappush
 from multiprocessing import util
 from time import sleep
 from traceback import format_exc
@@ -380,8 +379,22 @@ cdef int note_taking(dict taken, Gift gift) except -1:
 
 
 @cython.final
-cdef class Engine(Loop):
-    """The loop of a server, with what it does with requests.
+cdef class Worker(Driver):
+    """One thread that serves one connection by blocking reads."""
+
+    def __init__(self, Load load):
+        self.load = load
+
+    cdef int send_replies(self, Conn conn) except -1:
+        if self.writer.size or conn.stream.unsent is not None:
+            conn.stream.send_all(self.writer.data, self.writer.size, self.writer.buffers or None)
+            self.writer.reset()
+        return 0
+
+
+@cython.final
+cdef class Engine(Handler):
+    """What a server does with requests.
 
     Parameters
     ----------
@@ -398,24 +411,28 @@ cdef class Engine(Loop):
     """
 
     def __init__(self, server, listener, workers, bint offers_fast, Arena arena=None):
-        super().__init__(server, listener)
+        self.load = Load()
+        self.loop = Loop(server, listener, self.load)
+        self.server = server
         self.table = server.table
         self.workers = workers
-        self.reader = Reader()
-        self.writer = Writer()
         self.offers_fast = offers_fast
         self.arena = arena
         self.proxytypes = {}
-        self.timers = []
         self.doomed = []
-        try:
-            self.cores = len(os.sched_getaffinity(0))
-        except (AttributeError, OSError):       # not on this system, or not in this sandbox
-            self.cores = os.cpu_count() or 1
+
+    def run(self):
+        """Serve until the loop is stopped."""
+        self.loop.run(self)
+
+    @property
+    def conns(self):
+        """The connections by their descriptors."""
+        return self.loop.conns
 
     # -- driver one: the loop -----------------------------------------------
 
-    cdef int on_begin(self) except -1:
+    cdef int begin(self) except -1:
         if self.arena is not None:
             try:
                 self.arena.open()
@@ -424,16 +441,16 @@ cdef class Engine(Loop):
                 self.arena = None
         return 0
 
-    cdef int on_end(self) except -1:
-        for conn in self.conns.values():
+    cdef int end(self) except -1:
+        for conn in self.loop.conns.values():
             self.end_wait(conn)     # nobody would hear what it is given
         if self.arena is not None:
             self.arena.close()
         return 0
 
-    cdef int on_frame(self, Conn conn) except -1:
+    cdef int serve(self, Conn conn) except -1:
         if conn.stream.fast:
-            return self.serve(conn, self.reader, self.writer, True)
+            return self.dispatch(conn, self.loop)
         if conn.stock is not None:
             return HAND_OFF
         handshake, conn.handshake = conn.handshake, None
@@ -465,14 +482,14 @@ cdef class Engine(Loop):
             self.server.instance, conn.session.connections > 1, conn.session.number,
             conn.session.place,
         )
-        self.send_frames(conn, [answer_introduction(frame, answer, handshake.prove)])
+        self.loop.send_frames(conn, [answer_introduction(frame, answer, handshake.prove)])
         conn.stream.fast = True
         return 1
 
     cdef int part(self, Conn conn, const Header *goodbye) except -1:
         """The peer has closed this connection in order, or ends as a process."""
         conn.clean = True
-        conn.untaken = goodbye.call     # read by `on_left`, which comes next
+        conn.untaken = goodbye.call     # read by `leave`, which comes next
         if goodbye.handle:
             conn.session.clean = True
         return 0
@@ -487,8 +504,7 @@ cdef class Engine(Loop):
             conn.in_transit.append(gift)
         return gift
 
-    cdef int reply_taking(self, Conn conn, Writer writer, Waiter waiter, object value,
-                          bint on_loop) except -1:
+    cdef int reply_taking(self, Conn conn, Driver by, Waiter waiter, object value) except -1:
         """Reply to a call of a primitive with `value`, which it may have got from it."""
         cdef Gift gift
         cdef int verdict
@@ -496,7 +512,7 @@ cdef class Engine(Loop):
             waiter.method == "put" or is_oneway(conn)
             or value is False and waiter.method == "acquire"    # nothing was given
         ):
-            return self.reply(conn, writer, OP_RETURN, 0, value, on_loop)
+            return self.reply(conn, by, OP_RETURN, 0, value)
         gift = self.note_gift(conn)
         gift.handle = conn.stream.header.handle
         gift.waiter = waiter
@@ -507,16 +523,16 @@ cdef class Engine(Loop):
             return CLOSE
         if conn.taken is not None:
             note_taking(conn.taken, gift)
-        verdict = self.reply(conn, writer, OP_RETURN, 0, value, on_loop)
-        gift.is_hard = (verdict == HAND_OFF or not on_loop) and type(value) not in PLAIN
+        verdict = self.reply(conn, by, OP_RETURN, 0, value)
+        gift.is_hard = (verdict == HAND_OFF or not by.on_loop) and type(value) not in PLAIN
         return verdict
 
-    cdef int forget_gifts(self, Conn conn, bint on_loop) except -1:
+    cdef int forget_gifts(self, Conn conn, Driver by) except -1:
         """The peer has taken what it was given, or shall have it."""
         cdef list given
         given, conn.in_transit = conn.in_transit, None
         conn.taken = None
-        if on_loop and given is not None:
+        if by.on_loop and given is not None:
             self.drop_gifts(given)
         return 0
 
@@ -576,7 +592,7 @@ cdef class Engine(Loop):
                         else self.table.session_release(conn.session, key, 1))
         return self.dispose([entry for entry in dead if entry is not None])
 
-    cdef int on_left(self, Conn conn) except -1:
+    cdef int leave(self, Conn conn) except -1:
         """The peer is gone; with its session's last connection go its references."""
         cdef Session session = conn.session
         cdef Entry entry
@@ -635,64 +651,20 @@ cdef class Engine(Loop):
         conn.parked = None
         return self.discard(waiter)
 
-    cdef int on_due(self, Conn conn) except -1:
+    cdef int answer(self, Conn conn) except -1:
         cdef Waiter waiter = conn.parked
         conn.parked = None
         # A waiter may stay among the timers until its deadline: not with what it was given.
         value, waiter.value = waiter.value, None
         self.discard(waiter)
         if waiter.failed:
-            return self.reply(conn, self.writer, OP_ERROR, 0, value, True)
-        return self.reply_taking(conn, self.writer, waiter, value, True)
+            return self.reply(conn, self.loop, OP_ERROR, 0, value)
+        return self.reply_taking(conn, self.loop, waiter, value)
 
     cdef int discard(self, Waiter waiter) except -1:
         """Drop what a call brought that came to nothing, on a worker: it may be a user's."""
         item, waiter.item = waiter.item, None
         return self.drop_elsewhere(item)
-
-    def finished(self, Waiter waiter):
-        """A waiter of one of our connections has been finished, by whatever thread."""
-        self.due.append(waiter)
-        if threading.get_ident() != self.ident:
-            self.wake()
-
-    cdef int set_timer(self, Waiter waiter) except -1:
-        cdef tuple timer
-        cdef list kept
-        if not waiter.deadline < FOREVER:
-            return 0            # nor for a timeout that is not a number
-        # All that is allocated comes first: it may have the collector run finalizers, while which
-        # other threads set timers of theirs.
-        self.timers_set += 1
-        timer = waiter.deadline, self.timers_set, waiter
-        if len(self.timers) > 64 and len(self.timers) > 4 * len(self.conns):
-            # A connection waits for one thing at a time: most of these are over.
-            kept = []
-            for old in self.timers:
-                if not (<Waiter>old[2]).finished:
-                    kept.append(old)
-            heapify(kept)
-            self.timers = kept
-        heappush(self.timers, timer)
-        if waiter.deadline < self.next_timer:
-            self.next_timer = waiter.deadline
-            if threading.get_ident() != self.ident:
-                self.wake()
-        return 0
-
-    cdef int on_timer(self, double now) except -1:
-        """Time out the parked calls whose time has come."""
-        cdef Waiter waiter
-        while self.timers:
-            waiter = self.timers[0][2]
-            if not waiter.finished and waiter.deadline > now:
-                if waiter.deadline != FOREVER:
-                    break
-            heappop(self.timers)
-            if not waiter.finished and waiter.deadline <= now:
-                waiter.at.expire(waiter)
-        self.next_timer = self.timers[0][0] if self.timers else FOREVER
-        return 0
 
     cdef int dispose(self, list dead) except -1:
         """Drop entries from the loop: where a destructor might be a user's, elsewhere."""
@@ -718,7 +690,7 @@ cdef class Engine(Loop):
         finally:
             self.disposing -= 1
 
-    cdef int on_hand_off(self, Conn conn) except -1:
+    cdef int hand_off(self, Conn conn) except -1:
         if not conn.timed:
             conn.timed = True
             conn.stream.set_timeout(WORKER_PATIENCE)
@@ -748,26 +720,25 @@ cdef class Engine(Loop):
             util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
         finally:
             here.owner = None
-            self.give_back(conn)
+            self.loop.give_back(conn)
         return not conn.pinned
 
     cdef int work_fast(self, Conn conn) except -1:
-        cdef Reader reader = Reader()
-        cdef Writer writer = Writer()
+        cdef Worker by = Worker(self.load)
         cdef fm_spinner spinner
         cdef int status, verdict
         memset(&spinner, 0, sizeof(spinner))
         if conn.undelivered is not None:
             (op, handle, payload), conn.undelivered = conn.undelivered, None
-            self.reply(conn, writer, op, handle, payload, False)
+            self.reply(conn, by, op, handle, payload)
             payload = None
         while not conn.finished:
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
-                self.flush_replies(conn, writer)
-                reader.buffers = None
+                by.send_replies(conn)
+                by.reader.buffers = None
                 conn.receiving = True
-                status = conn.stream.receive(False, &spinner, self.may_spin)
+                status = conn.stream.receive(False, &spinner, self.load.may_spin)
                 conn.receiving = False
             if status == FRAME_READY:
                 if (
@@ -775,21 +746,21 @@ cdef class Engine(Loop):
                     and conn.stream.header.op != OP_RELEASE and conn.stream.header.op != OP_GOODBYE
                 ):
                     # Its last request, which may take long: what it held goes back before.
-                    self.on_hang_up(conn)
+                    self.loop.hang_up(conn)
                 if conn.stream.unsent is not None:
-                    self.flush_replies(conn, writer)    # what is served now may take long
-                verdict = self.serve(conn, reader, writer, False)
+                    by.send_replies(conn)    # what is served now may take long
+                verdict = self.dispatch(conn, by)
                 if verdict == PARK or verdict == CLOSE:
-                    self.flush_replies(conn, writer)
+                    by.send_replies(conn)
                 if verdict == PARK:
                     conn.stream.shut_mailbox()
                     return 0
                 if verdict == CLOSE:
                     conn.finished = True
                 conn.stream.drop_buffers()
-                if conn.streak > STREAK and not self.may_spin and not conn.pinned:
+                if conn.streak > STREAK and not self.load.may_spin and not conn.pinned:
                     # Where many are busy one loop serves them better than as many threads.
-                    self.flush_replies(conn, writer)
+                    by.send_replies(conn)
                     conn.streak = 0
                     if not conn.stream.shut_mailbox():
                         return 0
@@ -820,81 +791,56 @@ cdef class Engine(Loop):
             conn.stock.may_idle = False
         return 0
 
-    cdef int note_request(self, Conn conn, bint on_loop) noexcept:
-        """Keep count of who is busy, for deciding whether processors are left for spinning.
-
-        A client and what serves it want one each; the loop serves many clients
-        with one.  Clients spin where the server says in its replies that it does.
-        """
-        cdef int i, j, loop_clients = 0, worker_clients = 0
-        self.recent[self.served % RECENT] = conn.stream.fd if on_loop else -conn.stream.fd
-        self.served += 1
-        if self.served % RECENT:
-            return 0
-        for i in range(RECENT):
-            for j in range(i):
-                if self.recent[j] == self.recent[i]:
-                    break
-            else:
-                if self.recent[i] > 0:
-                    loop_clients += 1
-                else:
-                    worker_clients += 1
-        self.may_spin = (
-            loop_clients + (1 if loop_clients else 0) + 2 * worker_clients <= self.cores
-        )
-        return 0
-
     # -- the dispatch of both -------------------------------------------------
 
-    cdef int serve(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
-        """Serve the stream's last frame.  The caller owns `conn`, `reader` and `writer`."""
+    cdef int dispatch(self, Conn conn, Driver by) except -1:
+        """Serve the stream's last frame.  The caller owns `conn` and `by`."""
         cdef uint8_t op = conn.stream.header.op
-        self.note_request(conn, on_loop)
+        note_request(self.load, conn.stream.fd, by.on_loop)
         if op == OP_CALL:
-            return self.serve_call(conn, reader, writer, on_loop)
+            return self.serve_call(conn, by)
         if op == OP_RELEASE:
-            return self.serve_release(conn, on_loop)
+            return self.serve_release(conn, by)
         if op == OP_INCREF:
-            return self.serve_incref(conn, writer, on_loop)
+            return self.serve_incref(conn, by)
         if op == OP_LOCATE:
-            return self.serve_locate(conn, writer, on_loop)
+            return self.serve_locate(conn, by)
         if op == OP_ATTACH:
-            return self.serve_attach(conn, writer, on_loop)
+            return self.serve_attach(conn, by)
         if op == OP_GOODBYE:
             self.part(conn, &conn.stream.header)
             return CLOSE
         if conn.in_transit is not None:
-            self.forget_gifts(conn, on_loop)
+            self.forget_gifts(conn, by)
         if op == OP_CREATE:
-            return self.serve_create(conn, reader, writer, on_loop)
+            return self.serve_create(conn, by)
         if op == OP_CONTROL:
-            return HAND_OFF if on_loop else self.serve_control(conn, reader, writer)
+            return HAND_OFF if by.on_loop else self.serve_control(conn, by)
         util.info("connection dropped: unknown operation %d", op)
         return CLOSE
 
-    cdef int serve_call(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
+    cdef int serve_call(self, Conn conn, Driver by) except -1:
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         cdef int verdict
         if conn.failed and conn.stream.header.flags & FLAG_GAINS:
             # Who is told of a failure by an exception could not use, nor give back, what it gains.
-            return self.reply(conn, writer, OP_REFUSED, 0, None, on_loop)
+            return self.reply(conn, by, OP_REFUSED, 0, None)
         if (
             conn.stream.header.flags & FLAG_CARRIED and entry is not None and entry.known
             and entry.carries and not entry.looking
         ):
             entry.carrying += 1
             try:
-                verdict = self.serve_call_of(conn, entry, reader, writer, on_loop, True)
+                verdict = self.serve_call_of(conn, entry, by, True)
             finally:
                 entry.carrying -= 1
                 assert entry.carrying >= 0
             if verdict != NOT_CARRIED:
                 return verdict
-        return self.serve_call_of(conn, entry, reader, writer, on_loop, False)
+        return self.serve_call_of(conn, entry, by, False)
 
     cdef int serve_call_of(
-        self, Conn conn, Entry entry, Reader reader, Writer writer, bint on_loop, bint carried
+        self, Conn conn, Entry entry, Driver by, bint carried
     ) except -1:
         """Serve a call of an entry (None: there is none); with `carried` its pickle is kept.
 
@@ -905,38 +851,38 @@ cdef class Engine(Loop):
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
         cdef uint8_t op = OP_RETURN
         if entry is None or (pickled and not carried) or not (entry.known or entry.parks):
-            if on_loop:
+            if by.on_loop:
                 return HAND_OFF
             conn.streak = 0
         else:
             conn.streak += 1
         if conn.in_transit is not None and not conn.stream.header.flags & FLAG_FOLLOWS:
-            self.forget_gifts(conn, on_loop)
-        reader.feed(
-            conn.stream.body, conn.stream.size, conn.stream.buffers, pickled and not on_loop
+            self.forget_gifts(conn, by)
+        by.reader.feed(
+            conn.stream.body, conn.stream.size, conn.stream.buffers, pickled and not by.on_loop
         )
-        reader.carry = carried
+        by.reader.carry = carried
         try:
-            name = method_name(conn, reader)
-            args, kwds = call_arguments(reader)
+            name = method_name(conn, by.reader)
+            args, kwds = call_arguments(by.reader)
             if carried and not keeps(entry, name, args):
                 return NOT_CARRIED
         except BaseException:
-            return self.reply(conn, writer, OP_TRACEBACK, 0, told(conn), on_loop)
+            return self.reply(conn, by, OP_TRACEBACK, 0, told(conn))
         if entry is not None:
             if carried:
                 assert entry.known and entry.carries    # nobody else may see an `Opaque`
                 entry.opaque = True
             elif pickled and not shows_values(entry, name):
                 entry.known = False     # from now on it may hold anything; or else once all is read
-            if entry.opaque and on_loop and (
+            if entry.opaque and by.on_loop and (
                 not is_blind(entry.obj, name) or shows_values(entry, name)
             ):
                 return HAND_OFF
             if entry.pins and not conn.pinned:
                 self.pin(conn)
             if entry.parks:
-                if on_loop and not entry.known and name == "shutdown":
+                if by.on_loop and not entry.known and name == "shutdown":
                     return HAND_OFF     # it may drop what users put there
                 blocks = name in entry.names and (<Primitive>entry.obj).blocks(name)
                 if conn.left and (blocks or name == "release" or name == "consistent"):
@@ -949,12 +895,12 @@ cdef class Engine(Loop):
                         self.table.note_parked(conn.session, entry)
                         conn.noted = conn.stream.header.handle
                     if entry.method_to_typeid is None or name not in entry.method_to_typeid:
-                        return self.serve_blocking(conn, entry, writer, name, args, kwds, on_loop)
-                    if on_loop:
+                        return self.serve_blocking(conn, entry, by, name, args, kwds)
+                    if by.on_loop:
                         return HAND_OFF     # what it returns is to be shared: a worker waits for it
                 if conn.in_transit is not None and (name == "release" or name == "task_done"):
                     returned = args[0] if args else kwds.get("n", 1) if kwds else 1
-        payload = self.run(
+        payload = self.perform(
             conn, conn, entry, "%x" % handle if entry is None else None, name, args, kwds, &op,
             &handle,
         )
@@ -962,11 +908,10 @@ cdef class Engine(Loop):
         entry = args = kwds = None
         if returned is not None and op == OP_RETURN:
             self.forget_taking(conn, returned)
-        return self.reply(conn, writer, op, handle, payload, on_loop)
+        return self.reply(conn, by, op, handle, payload)
 
     cdef int serve_blocking(
-        self, Conn conn, Entry entry, Writer writer, object name, object args, object kwds,
-        bint on_loop
+        self, Conn conn, Entry entry, Driver by, object name, object args, object kwds
     ) except -1:
         """A call that may have to wait: it is answered now, or parked, or a pinned worker waits."""
         cdef Waiter waiter
@@ -975,24 +920,24 @@ cdef class Engine(Loop):
                 waiter = Waiter(conn)
                 (<Primitive>entry.obj).wait_here(waiter, name, args, kwds or {})
             else:
-                waiter = Waiter(conn, self.finished, conn.stream)
+                waiter = Waiter(conn, self.loop.finished, conn.stream)
                 # Before it is queued, for it may be finished by another thread at once.
                 conn.parked = waiter
                 waiter.method = name
                 (<Primitive>entry.obj).begin(waiter, name, args, kwds or {})
         except Exception as error:
             conn.parked = None
-            return self.reply(conn, writer, OP_ERROR, 0, error, on_loop)
+            return self.reply(conn, by, OP_ERROR, 0, error)
         if waiter.at is not None and not conn.pinned:
-            self.set_timer(waiter)
+            self.loop.set_timer(waiter)
             return PARK
         conn.parked = None
         if waiter.failed:
-            return self.reply(conn, writer, OP_ERROR, 0, waiter.value, on_loop)
+            return self.reply(conn, by, OP_ERROR, 0, waiter.value)
         value, waiter.value = waiter.value, None
-        return self.reply_taking(conn, writer, waiter, value, on_loop)
+        return self.reply_taking(conn, by, waiter, value)
 
-    cdef object run(
+    cdef object perform(
         self, object c, Conn conn, Entry entry, object ident, object name, object args,
         object kwds, uint8_t *op, uint64_t *handle
     ):
@@ -1095,70 +1040,70 @@ cdef class Engine(Loop):
             here.owner = conn       # None: the thread is its own owner
             if conn is not None and entry.pins and not conn.pinned:
                 self.pin(conn)
-        payload = self.run(c, conn, entry, ident, name, args, kwds, &op, &handle)
+        payload = self.perform(c, conn, entry, ident, name, args, kwds, &op, &handle)
         return KINDS[op], payload
 
-    cdef int serve_create(self, Conn conn, Reader reader, Writer writer, bint on_loop) except -1:
+    cdef int serve_create(self, Conn conn, Driver by) except -1:
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
         cdef bint anonymous = conn.stream.header.flags & FLAG_ANONYMOUS
         cdef Entry entry
         typeid = kwds = None
-        if on_loop and pickled:
+        if by.on_loop and pickled:
             return HAND_OFF
-        reader.feed(
-            conn.stream.body, conn.stream.size, conn.stream.buffers, pickled and not on_loop
+        by.reader.feed(
+            conn.stream.body, conn.stream.size, conn.stream.buffers, pickled and not by.on_loop
         )
         try:
-            typeid = reader.get()
-            if on_loop:
+            typeid = by.reader.get()
+            if by.on_loop:
                 registered = self.server.registry.get(typeid)
                 if registered is None or registered[0] not in KNOWN_CALLABLES:
                     return HAND_OFF
-            args, kwds = call_arguments(reader)
+            args, kwds = call_arguments(by.reader)
             util.debug("%r requested by %s", typeid, conn.name)
             entry = create(self.server, typeid, args, kwds, not pickled)
             note_carried(entry)
         except BaseException as error:
             op, payload = failed_creation(self.server, typeid, kwds, error)
-            return self.reply(conn, writer, op, 0, payload, on_loop)
+            return self.reply(conn, by, op, 0, payload)
         if not self.give(conn, entry, anonymous):
             return CLOSE
-        return self.reply(conn, writer, OP_RETURN, entry.key, tuple(entry.names), on_loop)
+        return self.reply(conn, by, OP_RETURN, entry.key, tuple(entry.names))
 
-    cdef int serve_control(self, Conn conn, Reader reader, Writer writer) except -1:
+    cdef int serve_control(self, Conn conn, Driver by) except -1:
         """One of the server's public functions."""
-        reader.feed(conn.stream.body, conn.stream.size, conn.stream.buffers, True)
+        by.reader.feed(conn.stream.body, conn.stream.size, conn.stream.buffers, True)
         conn.answered = False
         try:
-            name = reader.get()
-            args, kwds = call_arguments(reader)
+            name = by.reader.get()
+            args, kwds = call_arguments(by.reader)
             function = self.server.public_function(name)
-            self.flush_replies(conn, writer)    # before its own, if it replies by itself
+            by.send_replies(conn)    # before its own, if it replies by itself
             result = function(conn, *args, **(kwds or {}))
         except BaseException:
             if conn.answered:
                 return CLOSE    # a second reply would be taken for that to the next request
-            return self.reply(conn, writer, OP_TRACEBACK, 0, format_exc(), False)
+            return self.reply(conn, by, OP_TRACEBACK, 0, format_exc())
         if conn.answered:
             return KEEP
-        return self.reply(conn, writer, OP_RETURN, 0, result, False)
+        return self.reply(conn, by, OP_RETURN, 0, result)
 
     def reply_by_hook(self, Conn conn, message):
         """Send the reply that a public function gives by itself."""
         kind, payload = message
         conn.answered = True
-        cdef Writer writer = Writer()
-        self.reply(conn, writer, OPS[kind], 0, payload, False)
-        self.flush_replies(conn, writer)    # now: the hook may end the process
+        cdef Worker by = Worker(self.load)
+        self.reply(conn, by, OPS[kind], 0, payload)
+        by.send_replies(conn)    # now: the hook may end the process
 
-    cdef int serve_incref(self, Conn conn, Writer writer, bint on_loop) except -1:
+    cdef int serve_incref(self, Conn conn, Driver by) except -1:
         cdef size_t count = conn.stream.size // sizeof(uint64_t)
         cdef uint64_t handle
         cdef size_t i
         cdef dict missing = {}      # handle -> why, of the first
         cdef list retained = []
         cdef Gift gift
-        if on_loop and count > HANDLES_AT_ONCE:
+        if by.on_loop and count > HANDLES_AT_ONCE:
             return HAND_OFF
         if conn.left:
             return CLOSE        # nobody would return what it counts
@@ -1181,7 +1126,7 @@ cdef class Engine(Loop):
             # A proxy's reference may be asked for where another in the same reply is still to be
             # read; what else was given has been taken.
             in_transit = [thing for thing in conn.in_transit if type(thing) is not Gift]
-            self.forget_gifts(conn, on_loop)
+            self.forget_gifts(conn, by)
             conn.in_transit = in_transit or None
         gift = self.note_gift(conn)
         gift.keys = retained
@@ -1189,9 +1134,9 @@ cdef class Engine(Loop):
             conn.untaken = gift.call
             self.take_back_gifts(conn, [gift], False)
             return CLOSE
-        return self.reply(conn, writer, OP_RETURN, 0, missing, on_loop)
+        return self.reply(conn, by, OP_RETURN, 0, missing)
 
-    cdef int serve_locate(self, Conn conn, Writer writer, bint on_loop) except -1:
+    cdef int serve_locate(self, Conn conn, Driver by) except -1:
         """Say where a client on this host finds an object's cell.
 
         The reply is None for an object that has none, and False where no client can have any.
@@ -1203,7 +1148,7 @@ cdef class Engine(Loop):
             payload = False
         elif entry is not None and isinstance(entry.obj, Celled):
             obj = entry.obj
-            if on_loop and obj.is_heavy(False):
+            if by.on_loop and obj.is_heavy(False):
                 return HAND_OFF
             calls = CELL_CALLS.get(type(obj))       # a user's subclass wants to see its calls
             if (
@@ -1214,9 +1159,9 @@ cdef class Engine(Loop):
                     obj.kind, obj.cell.segment.number, obj.cell.offset, obj.cell.size, obj.about())
                 if entry.parks:
                     self.table.note_parked(conn.session, entry)
-        return self.reply(conn, writer, OP_RETURN, 0, payload, on_loop)
+        return self.reply(conn, by, OP_RETURN, 0, payload)
 
-    cdef int serve_attach(self, Conn conn, Writer writer, bint on_loop) except -1:
+    cdef int serve_attach(self, Conn conn, Driver by) except -1:
         """Pass a segment's descriptor to a client on this host."""
         cdef uint64_t number = conn.stream.header.handle
         cdef Segment segment = None
@@ -1229,35 +1174,32 @@ cdef class Engine(Loop):
                 with suppress(OSError, MemoryError):
                     segment = new_segment(MAILBOX, FM_MAILBOX_SIZE)
         if segment is None:
-            return self.reply(conn, writer, OP_RETURN, 0, None, on_loop)
-        if on_loop:
-            self.on_drained(conn)
-        else:
-            self.flush_replies(conn, writer)
+            return self.reply(conn, by, OP_RETURN, 0, None)
+        by.send_replies(conn)
         if conn.closed or conn.stream.unsent is not None:
             return CLOSE        # who asks for a segment waits for nothing else
-        start = begin_message(writer)
-        writer.out_of_band = False
-        writer.put_compact((segment.offset, segment.size, bool(segment.is_file)))
+        start = begin_message(by.writer)
+        by.writer.out_of_band = False
+        by.writer.put_compact((segment.offset, segment.size, bool(segment.is_file)))
         memset(&header, 0, HEADER_SIZE)
         header.call = conn.stream.header.call
         header.op = OP_RETURN
-        seal(writer, start, &header)
-        outcome = conn.stream.send_passing(writer.data, writer.size, segment.fd)
-        writer.reset()
+        seal(by.writer, start, &header)
+        outcome = conn.stream.send_passing(by.writer.data, by.writer.size, segment.fd)
+        by.writer.reset()
         if outcome == FRAME_PARTIAL:
-            return self.reply(conn, writer, OP_RETURN, 0, None, on_loop)
+            return self.reply(conn, by, OP_RETURN, 0, None)
         if number == MAILBOX:
             segment.forget_fd()
             conn.stream.attach_mailbox(segment, True)
         return KEEP if outcome == FRAME_READY else CLOSE
 
-    cdef int serve_release(self, Conn conn, bint on_loop) except -1:
+    cdef int serve_release(self, Conn conn, Driver by) except -1:
         cdef size_t count = conn.stream.size // (2 * sizeof(uint64_t))
         cdef uint64_t pair[2]
         cdef size_t i
         cdef Entry entry
-        if on_loop:
+        if by.on_loop:
             if count > HANDLES_AT_ONCE:
                 return HAND_OFF
             for i in range(count):
@@ -1280,8 +1222,9 @@ cdef class Engine(Loop):
             self.disposing -= 1
         return KEEP
 
-    cdef int reply(self, Conn conn, Writer writer, uint8_t op, uint64_t handle, object payload,
-                   bint on_loop) except -1:
+    cdef int reply(
+        self, Conn conn, Driver by, uint8_t op, uint64_t handle, object payload
+    ) except -1:
         """Encode a whole reply, and send it with those of the other frames at hand."""
         cdef Header header
         cdef int pickled = 0
@@ -1295,43 +1238,43 @@ cdef class Engine(Loop):
                         payload.__traceback__ = payload.__context__ = payload.__cause__ = None
                     conn.failure = self.call_at_hand(conn), (op, payload)
                     return KEEP
-            if on_loop:
+            if by.on_loop:
                 self.drop_elsewhere(payload)
             return KEEP
-        if conn.failure is not None and self.report_failure(conn, writer, on_loop):
+        if conn.failure is not None and self.report_failure(conn, by):
             conn.undelivered = (op, handle, payload)
             return HAND_OFF
-        start = begin_message(writer)
-        writer.pickles = 0
-        writer.out_of_band = True
-        if on_loop:
-            if writer.put_compact(payload) == 0:
+        start = begin_message(by.writer)
+        by.writer.pickles = 0
+        by.writer.out_of_band = True
+        if by.on_loop:
+            if by.writer.put_compact(payload) == 0:
                 pass
             elif type(payload) in KNOWN_ERRORS and payload.args == ():
-                pickled = writer.put(payload)
+                pickled = by.writer.put(payload)
             else:
-                writer.size = start - HEADER_SIZE
+                by.writer.size = start - HEADER_SIZE
                 conn.undelivered = (op, handle, payload)
                 return HAND_OFF
         else:
             try:
-                pickled = self.put_any(conn, writer, payload)
+                pickled = self.put_any(conn, by.writer, payload)
             except BaseException:
                 op = OP_UNSERIALIZABLE
-                writer.size = start
-                writer.buffers = writer.writable = None
-                pickled = writer.put(format_exc())
+                by.writer.size = start
+                by.writer.buffers = by.writer.writable = None
+                pickled = by.writer.put(format_exc())
         header.handle = handle
         header.call = conn.stream.header.call
-        header.method = self.may_spin
+        header.method = self.load.may_spin
         header.op = op
-        header.flags = FLAG_PICKLED if pickled or writer.pickles else 0
-        seal(writer, start, &header)
-        if conn.stream.start == conn.stream.end or writer.size > BATCH_SIZE or writer.buffers:
-            if on_loop:
-                self.on_drained(conn)
-            else:
-                self.flush_replies(conn, writer)
+        header.flags = FLAG_PICKLED if pickled or by.writer.pickles else 0
+        seal(by.writer, start, &header)
+        if (
+            conn.stream.start == conn.stream.end or by.writer.size > BATCH_SIZE
+            or by.writer.buffers
+        ):
+            by.send_replies(conn)
         return KEEP
 
     cdef str call_at_hand(self, Conn conn):
@@ -1367,7 +1310,7 @@ cdef class Engine(Loop):
             self.doomed.append(payload)
         return 0
 
-    cdef int on_turn(self) except -1:
+    cdef int turn(self) except -1:
         # Only now: those who called `drop_elsewhere` had a reference too, until they returned.
         cdef list doomed
         if self.doomed:
@@ -1375,7 +1318,7 @@ cdef class Engine(Loop):
             self.dispose_elsewhere(doomed)
         return 0
 
-    cdef int report_failure(self, Conn conn, Writer writer, bint on_loop) except -1:
+    cdef int report_failure(self, Conn conn, Driver by) except -1:
         """Say that calls without a reply have failed; 1 if that takes a worker."""
         cdef Header header
         cdef size_t start, start_of_error
@@ -1384,46 +1327,29 @@ cdef class Engine(Loop):
         if first is None:
             return 0        # the loop has seen the peer leave, and dropped it
         call, failure = first
-        start = begin_message(writer)
-        writer.pickles = 0
-        writer.out_of_band = False
-        writer.put_compact(call)        # by itself: it is read also where the error cannot be
-        pickled = writer.put_compact(failure)
+        start = begin_message(by.writer)
+        by.writer.pickles = 0
+        by.writer.out_of_band = False
+        by.writer.put_compact(call)        # by itself: it is read also where the error cannot be
+        pickled = by.writer.put_compact(failure)
         if pickled:
-            if on_loop:
-                writer.size = start - HEADER_SIZE
+            if by.on_loop:
+                by.writer.size = start - HEADER_SIZE
                 return 1
-            start_of_error = writer.size
+            start_of_error = by.writer.size
             try:
-                self.put_any(conn, writer, failure)
+                self.put_any(conn, by.writer, failure)
             except BaseException:
-                writer.size = start_of_error
-                writer.put((<int>OP_UNSERIALIZABLE, format_exc()))
+                by.writer.size = start_of_error
+                by.writer.put((<int>OP_UNSERIALIZABLE, format_exc()))
         memset(&header, 0, HEADER_SIZE)
         header.handle = <uint64_t>conn.failed
         header.call = conn.stream.header.call
         header.op = OP_FAILED
         header.flags = FLAG_PICKLED if pickled else 0
-        seal(writer, start, &header)
+        seal(by.writer, start, &header)
         conn.failed = 0
         conn.failure = None
-        return 0
-
-    cdef int flush_replies(self, Conn conn, Writer writer) except -1:
-        if writer.size or conn.stream.unsent is not None:
-            conn.stream.send_all(writer.data, writer.size, writer.buffers or None)
-            writer.reset()
-        return 0
-
-    cdef int on_dropped(self) except -1:
-        self.writer.reset()
-        return 0
-
-    cdef int on_drained(self, Conn conn) except -1:
-        self.reader.buffers = None
-        if self.writer.size:
-            self.send(conn, self.writer.data, self.writer.size, self.writer.buffers or None)
-            self.writer.reset()
         return 0
 
 

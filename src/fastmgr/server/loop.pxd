@@ -4,7 +4,10 @@ from fastmgr.kinds.waits cimport Owner, Waiter
 from fastmgr.link.mailbox cimport fm_mailroom
 from fastmgr.link.stream cimport Stream
 from fastmgr.link.system cimport fm_poller, fm_spinner, uint32_t, uint64_t
+from fastmgr.server.load cimport Load
 from fastmgr.server.table cimport Session
+from fastmgr.server.timers cimport Timers
+from fastmgr.wire.codec cimport Reader, Writer
 
 cdef enum Verdict:
     KEEP = 0       # the frame is served; the connection stays with the loop
@@ -44,13 +47,30 @@ cdef class Conn(Owner):
     cdef tuple failure            # of the first of them: in words, and (operation, payload)
     cdef tuple undelivered        # operation, handle and payload of what a worker must encode
 
-cdef class Loop:
+cdef class Driver:
+    cdef bint on_loop             # only known code may run, and nothing may wait
+    cdef Reader reader
+    cdef Writer writer            # replies that are not sent yet
+    cdef Load load
+
+    cdef int send_replies(self, Conn conn) except -1
+
+cdef class Handler:
+    cdef int begin(self) except -1
+    cdef int end(self) except -1
+    cdef int serve(self, Conn conn) except -1
+    cdef int answer(self, Conn conn) except -1
+    cdef int leave(self, Conn conn) except -1
+    cdef int hand_off(self, Conn conn) except -1
+    cdef int turn(self) except -1
+
+cdef class Loop(Driver):
     cdef fm_poller poller
     cdef fm_mailroom mail         # the mailboxes of connections in `conns`, which keep them
     cdef int wake_read, wake_write
     cdef unsigned long ident      # the loop's thread
     cdef fm_spinner spinner
-    cdef bint may_spin            # there is a processor for it
+    cdef Handler handler          # while the loop runs
     cdef object listener
     cdef object server
     cdef readonly dict conns      # fd -> Conn
@@ -62,7 +82,7 @@ cdef class Loop:
     cdef bint accepting
     cdef double accept_again
     cdef list due                 # finished waiters whose clients wait for the reply
-    cdef double next_timer        # when the first parked call times out
+    cdef Timers timers            # of parked calls
     cdef object tick              # called about once a second, or None
     cdef double next_tick
 
@@ -89,15 +109,5 @@ cdef class Loop:
     cdef int timeout_ms(self) except -2
     cdef int housekeeping(self) except -1
     cdef int serve_all(self) except -1
-    # The composition root overrides these.
-    cdef int on_begin(self) except -1
-    cdef int on_end(self) except -1
-    cdef int on_frame(self, Conn conn) except -1
-    cdef int on_turn(self) except -1
-    cdef int on_drained(self, Conn conn) except -1
-    cdef int on_dropped(self) except -1
-    cdef int on_due(self, Conn conn) except -1
-    cdef int on_timer(self, double now) except -1
-    cdef int on_hang_up(self, Conn conn) except -1
-    cdef int on_left(self, Conn conn) except -1
-    cdef int on_hand_off(self, Conn conn) except -1
+    cdef int set_timer(self, Waiter waiter) except -1
+    cdef int hang_up(self, Conn conn) except -1

@@ -19,6 +19,9 @@ from fastmgr.link.system cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close,
     fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, int64_t, os_close,
 )
+from fastmgr.server.load cimport Load
+from fastmgr.server.timers cimport Timers
+from fastmgr.wire.codec cimport Reader, Writer
 
 import errno
 import os
@@ -72,7 +75,52 @@ cdef class Conn(Owner):
         self.finished = True
 
 
-cdef class Loop:
+cdef class Driver:
+    """Who serves a frame: the loop, or a worker."""
+
+    def __cinit__(self, *args):
+        self.reader = Reader()
+        self.writer = Writer()
+
+    cdef int send_replies(self, Conn conn) except -1:
+        """Send the replies to the connection's frames that the writer has collected."""
+        raise NotImplementedError
+
+
+cdef class Handler:
+    """What the loop asks of the server's other parts."""
+
+    cdef int begin(self) except -1:
+        """The loop's thread begins."""
+        raise NotImplementedError
+
+    cdef int end(self) except -1:
+        """The loop's thread ends, for whatever reason."""
+        raise NotImplementedError
+
+    cdef int serve(self, Conn conn) except -1:
+        """Serve the stream's last frame; return a `Verdict`."""
+        raise NotImplementedError
+
+    cdef int answer(self, Conn conn) except -1:
+        """Reply to the parked call, which is finished; return a `Verdict`."""
+        raise NotImplementedError
+
+    cdef int leave(self, Conn conn) except -1:
+        """The peer is gone: return what it held."""
+        raise NotImplementedError
+
+    cdef int hand_off(self, Conn conn) except -1:
+        """Let a worker serve the connection until the worker gives it back."""
+        raise NotImplementedError
+
+    cdef int turn(self) except -1:
+        """The loop has served all that was ready."""
+        raise NotImplementedError
+
+
+@cython.final
+cdef class Loop(Driver):
     """The descriptors of one server and what to do when they are ready.
 
     Parameters
@@ -90,7 +138,8 @@ cdef class Loop:
             raise OSError(-status, os.strerror(-status))
         self.wake_read = self.wake_write = -1
 
-    def __init__(self, server, listener):
+    def __init__(self, server, listener, Load load):
+        self.on_loop = True
         self.server = server
         self.listener = listener
         self.conns = {}
@@ -99,7 +148,8 @@ cdef class Loop:
         self.backlog = []
         self.inbox = []
         self.due = []
-        self.next_timer = FOREVER
+        self.timers = Timers()
+        self.load = load
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(
             os, "pipe2") else _nonblocking_pipe()
         fm_poller_set(&self.poller, self.wake_read, FM_READ, True)
@@ -131,6 +181,18 @@ cdef class Loop:
         self.wake()
         return 0
 
+    def finished(self, Waiter waiter):
+        """A waiter of one of the connections has been finished, by whatever thread."""
+        self.due.append(waiter)
+        if get_ident() != self.ident:
+            self.wake()
+
+    cdef int set_timer(self, Waiter waiter) except -1:
+        """Let a waiter of one of the connections time out at its deadline."""
+        if self.timers.set(waiter, len(self.conns)) and get_ident() != self.ident:
+            self.wake()
+        return 0
+
     # -- set-up ------------------------------------------------------------
 
     def watch(self, int fd, callback):
@@ -144,14 +206,15 @@ cdef class Loop:
 
     # -- the loop ----------------------------------------------------------
 
-    def run(self):
+    def run(self, Handler handler not None):
         """Serve until `stop`."""
         self.ident = get_ident()
-        self.on_begin()
+        self.handler = handler
+        handler.begin()
         try:
             self.serve_all()
         finally:
-            self.on_end()
+            handler.end()
         for conn in self.conns.values():
             # Clients, and workers of ours that wait for them, learn that it is over.
             self.shut(conn)
@@ -167,7 +230,7 @@ cdef class Loop:
                 n = 0
                 if timeout:
                     n = fm_mailroom_soon(
-                        &self.mail, &self.poller, events, &self.spinner, self.may_spin)
+                        &self.mail, &self.poller, events, &self.spinner, self.load.may_spin)
                 if n == 0:
                     n = fm_mailroom_sleep(&self.mail, &self.poller, events, timeout)
             for i in range(n if n > 0 else 0):
@@ -177,9 +240,9 @@ cdef class Loop:
                     self.give_up(self.conns.get(events[i].fd))
             try:
                 self.housekeeping()
-                self.on_turn()
+                self.handler.turn()
             except Exception:
-                self.on_dropped()
+                self.writer.reset()
                 util.sub_warning("internal error in the loop:\n%s", format_exc())
         return 0
 
@@ -199,8 +262,8 @@ cdef class Loop:
             wait = ACCEPT_PAUSE
         if self.due or self.inbox or self.backlog:
             return 0
-        if self.next_timer != FOREVER:
-            until = self.next_timer - <double>monotonic()
+        if self.timers.next != FOREVER:
+            until = self.timers.next - <double>monotonic()
             if until <= 0:
                 return 0
             if wait < 0 or until < wait:
@@ -233,8 +296,8 @@ cdef class Loop:
                     self.take_back(conn)
                 except Exception:
                     self.give_up(conn)
-        if self.next_timer != FOREVER and self.next_timer <= <double>monotonic():
-            self.on_timer(monotonic())
+        if self.timers.next != FOREVER and self.timers.next <= <double>monotonic():
+            self.timers.expire(monotonic())
         while self.due:
             finished, self.due = self.due, []
             for waiter in finished:
@@ -295,7 +358,7 @@ cdef class Loop:
                     if conn.receiving:
                         conn.hung_up = True     # the worker sees what was sent before
                     elif not conn.left:
-                        self.on_hang_up(conn)
+                        self.hang_up(conn)
                 return 0
             if conn.stream.unsent is not None:
                 if ready & (FM_WRITE | FM_HANGUP):
@@ -388,23 +451,23 @@ cdef class Loop:
             if conn.challenger is not None:
                 verdict = self.prove(conn)
             else:
-                verdict = self.on_frame(conn)
+                verdict = self.handler.serve(conn)
             if verdict == HAND_OFF:
                 return self.entrust(conn)
             if verdict == CLOSE:
-                self.on_drained(conn)
+                self.send_replies(conn)
                 return self.drop(conn)
             if verdict == PARK:
-                self.on_drained(conn)
+                self.send_replies(conn)
                 if conn.closed:
                     return 0
                 return self.disregard(
                     conn, FM_HANGUP if conn.stream.unsent is None else FM_HANGUP | FM_WRITE)
-        return self.on_drained(conn)
+        return self.send_replies(conn)
 
     cdef int postpone(self, Conn conn) except -1:
         """Let the others be served before what more has arrived."""
-        self.on_drained(conn)
+        self.send_replies(conn)
         if not conn.closed and conn.stream.unsent is None:
             conn.waits = True
             self.backlog.append(conn)
@@ -415,7 +478,7 @@ cdef class Loop:
         cdef int verdict
         assert get_ident() == self.ident and not conn.on_worker and conn.parked.finished
         self.attend(conn)
-        verdict = self.on_due(conn)
+        verdict = self.handler.answer(conn)
         if verdict == HAND_OFF:
             return self.entrust(conn)
         return self.drain(conn)
@@ -448,6 +511,14 @@ cdef class Loop:
             return self.drop(conn)
         if status == FRAME_PARTIAL:
             self.disregard(conn, FM_WRITE)
+        return 0
+
+    cdef int send_replies(self, Conn conn) except -1:
+        self.reader.buffers = None
+        if self.writer.size:
+            self.send(conn, self.writer.data, self.writer.size, self.writer.buffers or None)
+            # A connection that is dropped meanwhile leaves nothing for another.
+            self.writer.reset()
         return 0
 
     cdef int flush(self, Conn conn) except -1:
@@ -490,7 +561,7 @@ cdef class Loop:
 
     cdef int entrust(self, Conn conn) except -1:
         """Hand the connection to a worker, with the frame or the reply that needs it."""
-        self.on_drained(conn)
+        self.send_replies(conn)
         if conn.closed:
             return 0
         assert get_ident() == self.ident and not conn.on_worker
@@ -499,7 +570,7 @@ cdef class Loop:
         self.disregard(conn, FM_HANGUP)
         conn.on_worker = True
         try:
-            return self.on_hand_off(conn)
+            return self.handler.hand_off(conn)
         except BaseException:
             conn.on_worker = False      # it is the loop's to drop
             raise
@@ -510,13 +581,13 @@ cdef class Loop:
             return 0
         assert get_ident() == self.ident and not conn.on_worker
         conn.closed = True
-        self.on_dropped()
+        self.writer.reset()
         self.unproven.pop(conn, None)
         self.shut(conn)
         try:
             if not conn.left:
                 conn.left = True
-                self.on_left(conn)
+                self.handler.leave(conn)
         finally:
             # Before close: a forked child's copy would keep the registration.
             fm_poller_forget(&self.poller, conn.stream.fd)
@@ -546,46 +617,11 @@ cdef class Loop:
             os_close(fd)
         self.wake_read = self.wake_write = -1
 
-    cdef int on_begin(self) except -1:
-        """The loop's thread begins."""
-        return 0
-
-    cdef int on_end(self) except -1:
-        """The loop's thread ends, however it does."""
-        return 0
-
-    cdef int on_frame(self, Conn conn) except -1:
-        return CLOSE
-
-    cdef int on_turn(self) except -1:
-        """All that was ready has been seen to."""
-        return 0
-
-    cdef int on_drained(self, Conn conn) except -1:
-        """No more frames are at hand: what is still to be sent is sent now."""
-        return 0
-
-    cdef int on_dropped(self) except -1:
-        """A connection goes: what was collected for it must not go to another."""
-        return 0
-
-    cdef int on_due(self, Conn conn) except -1:
-        return KEEP
-
-    cdef int on_timer(self, double now) except -1:
-        return 0
-
-    cdef int on_hang_up(self, Conn conn) except -1:
+    cdef int hang_up(self, Conn conn) except -1:
         """The peer is gone while a worker is busy with its call."""
         conn.left = True
-        self.on_left(conn)
+        self.handler.leave(conn)
         conn.stream.shut_down()     # a peer that was interrupted waits for it
-        return 0
-
-    cdef int on_left(self, Conn conn) except -1:
-        return 0
-
-    cdef int on_hand_off(self, Conn conn) except -1:
         return 0
 
 

@@ -311,7 +311,7 @@ class Server(_StockServer):
                     leave_if_copied(pid)
         finally:
             self.stop_event.set()
-            engine.stop()
+            engine.loop.stop()
             threads[0].join(1.0)
             self._close()
             if not threads[0].is_alive():
@@ -338,7 +338,7 @@ class Server(_StockServer):
     def _each_second(self, engine: _core.Engine, check: Callable[[], object]) -> None:
         if check not in self._checks:
             self._checks.append(check)
-        engine.set_tick(lambda: [check() for check in self._checks])
+        engine.loop.set_tick(lambda: [check() for check in self._checks])
 
     def _watch_parent(self, engine: _core.Engine) -> None:
         """Stop when the process that started this one is gone, however it went, and so is the rest.
@@ -369,7 +369,7 @@ class Server(_StockServer):
             nonlocal alone_since
             if not orphaned and os.getppid() == direct:
                 return
-            if engine.occupied() or self._foreign:
+            if engine.loop.occupied() or self._foreign:
                 alone_since = None
             elif alone_since is None:
                 alone_since = monotonic()
@@ -378,10 +378,10 @@ class Server(_StockServer):
                 self.stop_event.set()
 
         # All that were forked by the parent have the sentinel's other end, until they close it.
-        engine.watch(parent.sentinel, family_gone)
+        engine.loop.watch(parent.sentinel, family_gone)
         if hasattr(os, "pidfd_open") and not has_few_descriptors():
             try:
-                engine.watch(os.pidfd_open(parent.pid), gone)
+                engine.loop.watch(os.pidfd_open(parent.pid), gone)
                 return
             except ProcessLookupError:
                 gone()
@@ -617,7 +617,7 @@ def _after_fork_in_child() -> None:
     # A child of a server (a managed Pool's worker, or what a user's method forks) holds copies of
     # its sockets: it must not answer, and clients would wait for ever on a server that is gone.
     for server in _running:
-        server._engine.abandon()
+        server._engine.loop.abandon()
         if not server._accepts_raw() and isinstance(server.listener, connection.Listener):
             server.listener.close()  # its file's finalizer is the parent's alone
         for conn in server._foreign.values():
