@@ -4,8 +4,10 @@ from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.stream cimport Header
 from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
 from fastmgr.memory.arena cimport Arena
+from fastmgr.server.connection cimport Conn
+from fastmgr.server.driver cimport Driver
 from fastmgr.server.load cimport Load
-from fastmgr.server.loop cimport Conn, Driver, Handler, Loop
+from fastmgr.server.loop cimport Handler, Loop
 from fastmgr.server.table cimport Entry, Session, Table
 from fastmgr.wire.codec cimport Writer
 

@@ -1,8 +1,10 @@
 from typing import Any, final
 
 from fastmgr.memory.arena import Arena
+from fastmgr.server.connection import Conn
+from fastmgr.server.driver import Driver
 from fastmgr.server.load import Load
-from fastmgr.server.loop import Conn, Driver, Handler, Loop
+from fastmgr.server.loop import Handler, Loop
 from fastmgr.server.table import Entry, Table
 
 def look_inside(entry: Entry) -> None: ...

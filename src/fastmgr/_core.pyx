@@ -18,8 +18,10 @@ from fastmgr.link.stream cimport (
     OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY,
     OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
 )
+from fastmgr.server.connection cimport CLOSE, HAND_OFF, KEEP, PARK, Conn
+from fastmgr.server.driver cimport Driver
 from fastmgr.server.load cimport Load, note_request
-from fastmgr.server.loop cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Driver, Handler, Loop
+from fastmgr.server.loop cimport Handler, Loop
 from fastmgr.link.mailbox cimport FM_MAILBOX_SIZE
 from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.system cimport fm_spinner, uint8_t, uint64_t

@@ -1,22 +1,13 @@
 from collections.abc import Callable
 from typing import Any, final
 
-from fastmgr.kinds.waits import Owner, Waiter
-from fastmgr.link.stream import Stream
+from fastmgr.kinds.waits import Waiter
+from fastmgr.server.connection import Conn
+from fastmgr.server.driver import Driver
 from fastmgr.server.load import Load
 
 def has_few_descriptors() -> bool: ...
 
-@final
-class Conn(Owner):
-    stream: Stream
-    name: str
-    introduced: bool
-    def __init__(self, stream: Stream, server: Any) -> None: ...
-    def send(self, message: tuple[str, Any]) -> None: ...
-    def close(self) -> None: ...
-
-class Driver: ...
 class Handler: ...
 
 @final

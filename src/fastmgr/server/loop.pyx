@@ -9,7 +9,7 @@ noticed even while its call is still running.
 cimport cython
 from posix.unistd cimport read as posix_read, write as posix_write
 
-from fastmgr.kinds.waits cimport Owner, Waiter
+from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.mailbox cimport (
     FM_MAIL, FM_MAIL_MOST, fm_mailroom_forget, fm_mailroom_open, fm_mailroom_sleep,
     fm_mailroom_soon,
@@ -19,9 +19,10 @@ from fastmgr.link.system cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close,
     fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, int64_t, os_close,
 )
+from fastmgr.server.connection cimport CLOSE, HAND_OFF, KEEP, PARK, Conn
+from fastmgr.server.driver cimport Driver
 from fastmgr.server.load cimport Load
 from fastmgr.server.timers cimport Timers
-from fastmgr.wire.codec cimport Reader, Writer
 
 import errno
 import os
@@ -52,39 +53,6 @@ cdef int MANY_DESCRIPTORS = 32
 def has_few_descriptors():
     """Whether this process may open so few files that its clients need all of them."""
     return 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < MANY_DESCRIPTORS
-
-
-@cython.final
-cdef class Conn(Owner):
-    """One accepted connection."""
-
-    def __init__(self, Stream stream, server):
-        self.stream = stream
-        self.server = server
-        self.name = ""
-
-    def send(self, message):
-        """Reply to the current request from a server's own function.
-
-        ``Server.shutdown`` and users' functions do ``c.send(('#RETURN', value))``.
-        """
-        self.server._engine.reply_by_hook(self, message)
-
-    def close(self):
-        """Close the connection, once the current request is done with."""
-        self.finished = True
-
-
-cdef class Driver:
-    """Who serves a frame: the loop, or a worker."""
-
-    def __cinit__(self, *args):
-        self.reader = Reader()
-        self.writer = Writer()
-
-    cdef int send_replies(self, Conn conn) except -1:
-        """Send the replies to the connection's frames that the writer has collected."""
-        raise NotImplementedError
 
 
 cdef class Handler:
