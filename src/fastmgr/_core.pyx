@@ -1090,13 +1090,12 @@ cdef class Engine(Handler):
             return KEEP
         return self.reply(conn, by, OP_RETURN, 0, result)
 
-    def reply_by_hook(self, Conn conn, message):
-        """Send the reply that a public function gives by itself."""
+    cdef int respond(self, Conn conn, object message) except -1:
         kind, payload = message
         conn.answered = True
         cdef Worker by = Worker(self.load)
         self.reply(conn, by, OPS[kind], 0, payload)
-        by.send_replies(conn)    # now: the hook may end the process
+        return by.send_replies(conn)    # now: the function may end the process
 
     cdef int serve_incref(self, Conn conn, Driver by) except -1:
         cdef size_t count = conn.stream.size // sizeof(uint64_t)

@@ -11,6 +11,9 @@ cdef enum Verdict:
     CLOSE = 2
     PARK = 3       # the call waits; no frame is taken before it is answered
 
+cdef class Responder:
+    cdef int respond(self, Conn conn, object message) except -1
+
 cdef class Conn(Owner):
     cdef readonly Stream stream
     cdef object challenger        # None once both sides have proved the key
@@ -18,7 +21,7 @@ cdef class Conn(Owner):
     cdef double deadline          # by when they must have
     cdef readonly Session session  # None: a stock peer
     cdef public Waiter parked            # what its call waits for; None if it does not
-    cdef object server            # whose connection this is
+    cdef Responder responder
     cdef readonly object name     # what the peer calls its thread
     cdef object stock             # the StockConnection, once a stock peer is served
     cdef readonly bint introduced  # a stock peer has asked for a session (accept_connection)

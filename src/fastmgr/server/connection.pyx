@@ -6,13 +6,20 @@ from fastmgr.kinds.waits cimport Owner
 from fastmgr.link.stream cimport Stream
 
 
+cdef class Responder:
+    """What sends the reply that one of a server's functions gives by itself."""
+
+    cdef int respond(self, Conn conn, object message) except -1:
+        raise NotImplementedError
+
+
 @cython.final
 cdef class Conn(Owner):
     """One accepted connection."""
 
-    def __init__(self, Stream stream, server):
+    def __init__(self, Stream stream, Responder responder):
         self.stream = stream
-        self.server = server
+        self.responder = responder
         self.name = ""
 
     def send(self, message):
@@ -20,7 +27,7 @@ cdef class Conn(Owner):
 
         ``Server.shutdown`` and users' functions do ``c.send(('#RETURN', value))``.
         """
-        self.server._engine.reply_by_hook(self, message)
+        self.responder.respond(self, message)
 
     def close(self):
         """Close the connection, once the current request is done with."""

@@ -3,11 +3,11 @@
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.mailbox cimport fm_mailroom
 from fastmgr.link.system cimport fm_poller, fm_spinner
-from fastmgr.server.connection cimport Conn
+from fastmgr.server.connection cimport Conn, Responder
 from fastmgr.server.driver cimport Driver
 from fastmgr.server.timers cimport Timers
 
-cdef class Handler:
+cdef class Handler(Responder):
     cdef int begin(self) except -1
     cdef int end(self) except -1
     cdef int serve(self, Conn conn) except -1

@@ -19,7 +19,7 @@ from fastmgr.link.system cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close,
     fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, int64_t, os_close,
 )
-from fastmgr.server.connection cimport CLOSE, HAND_OFF, KEEP, PARK, Conn
+from fastmgr.server.connection cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Responder
 from fastmgr.server.driver cimport Driver
 from fastmgr.server.load cimport Load
 from fastmgr.server.timers cimport Timers
@@ -55,7 +55,7 @@ def has_few_descriptors():
     return 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < MANY_DESCRIPTORS
 
 
-cdef class Handler:
+cdef class Handler(Responder):
     """What the loop asks of the server's other parts."""
 
     cdef int begin(self) except -1:
@@ -365,7 +365,7 @@ cdef class Loop(Driver):
                     return 0
                 continue    # the peer gave up before it was accepted
             stream = Stream(sock.detach(), HANDSHAKE_LIMIT)
-            conn = Conn(stream, self.server)
+            conn = Conn(stream, self.handler)
             conn.challenger = Challenger(self.server.authkey)
             conn.deadline = <double>monotonic() + <double>self.server.handshake_timeout
             self.conns[stream.fd] = conn

@@ -1,5 +1,4 @@
 from typing import final
 
 @final
-class Timers:
-    def __init__(self) -> None: ...
+class Timers: ...
