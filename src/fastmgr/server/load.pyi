@@ -1,4 +1,5 @@
 from typing import final
 
 @final
-class Load: ...
+class Load:
+    def __init__(self) -> None: ...

@@ -1,4 +1,5 @@
 from typing import final
 
 @final
-class Timers: ...
+class Timers:
+    def __init__(self) -> None: ...
