@@ -641,7 +641,7 @@ cdef class Engine(Handler):
 
     cdef int end_wait(self, Conn conn) except -1:
         """End the wait of a connection whose client does not wait any more, if there is one."""
-        cdef Waiter waiter = conn.parked
+        cdef Waiter waiter = conn.waiter
         if waiter is None or waiter.at is None:
             return 0
         conn.finished = True    # its worker makes none of the calls that were to come after it
@@ -650,12 +650,12 @@ cdef class Engine(Handler):
                 waiter.at.interrupted(waiter)    # it was given something this moment
             waiter.failed, waiter.value = True, None
         waiter.at.cancel(waiter)
-        conn.parked = None
+        conn.waiter = None
         return self.discard(waiter)
 
     cdef int answer(self, Conn conn) except -1:
-        cdef Waiter waiter = conn.parked
-        conn.parked = None
+        cdef Waiter waiter = conn.waiter
+        conn.waiter = None
         # A waiter may stay among the timers until its deadline: not with what it was given.
         value, waiter.value = waiter.value, None
         self.discard(waiter)
@@ -922,18 +922,18 @@ cdef class Engine(Handler):
                 waiter = Waiter(conn)
                 (<Primitive>entry.obj).wait_here(waiter, name, args, kwds or {})
             else:
-                waiter = Waiter(conn, self.loop.finished, conn.stream)
+                waiter = Waiter(conn, self.loop.finished)
                 # Before it is queued, for it may be finished by another thread at once.
-                conn.parked = waiter
+                conn.waiter = waiter
                 waiter.method = name
                 (<Primitive>entry.obj).begin(waiter, name, args, kwds or {})
         except Exception as error:
-            conn.parked = None
+            conn.waiter = None
             return self.reply(conn, by, OP_ERROR, 0, error)
         if waiter.at is not None and not conn.pinned:
             self.loop.set_timer(waiter)
             return PARK
-        conn.parked = None
+        conn.waiter = None
         if waiter.failed:
             return self.reply(conn, by, OP_ERROR, 0, waiter.value)
         value, waiter.value = waiter.value, None

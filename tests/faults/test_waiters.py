@@ -46,13 +46,13 @@ class Census(Probe):
         return sorted(
             conn.name
             for conn in list(server._engine.conns.values())
-            if conn.parked is not None and not conn.parked.finished
+            if conn.waiter is not None and not conn.waiter.finished
         )
 
     def crowd(self) -> int:
         """How many wait; no names, for speed."""
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        return sum(conn.parked is not None for conn in list(server._engine.conns.values()))
+        return sum(conn.waiter is not None for conn in list(server._engine.conns.values()))
 
     def looked_at(self, name: str) -> int:
         """How many objects the server will look at when that client dies."""

@@ -1,16 +1,19 @@
 """Primitives whose waiters are records, not threads."""
 
-from fastmgr.link.stream cimport Stream
 from fastmgr.memory.arena cimport Celled, uint64_t
+
+cdef class Waiter
 
 cdef class Owner:
     cdef readonly uint64_t number    # in a slot (see memory/arena.pxd)
+    cdef readonly Waiter waiter      # of the call that waits; None: no call does
 
     cdef void belong(self, uint64_t session, uint64_t thread) noexcept
+    cdef bint is_there(self) noexcept
+    cdef void serve_no_more(self) noexcept
 
 cdef class Waiter:
     cdef readonly Owner owner        # who waits: a connection, or a thread in here
-    cdef Stream stream               # of the client it is for; None for none
     cdef object sink                 # called with this waiter when it is finished; None: `gate`
     cdef object gate                 # a locked lock that the waiting thread sleeps on
     cdef Primitive at                # where it is queued

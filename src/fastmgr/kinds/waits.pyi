@@ -8,6 +8,7 @@ here: threading.local
 
 class Owner:
     number: int
+    waiter: Waiter | None
 
 @final
 class Waiter:
@@ -16,9 +17,7 @@ class Waiter:
     finished: bool
     failed: bool
     value: Any
-    def __init__(
-        self, owner: Owner, sink: Callable[[Waiter], object] | None = None, fd: int = -1
-    ) -> None: ...
+    def __init__(self, owner: Owner, sink: Callable[[Waiter], object] | None = None) -> None: ...
 
 class Primitive(Celled): ...
 

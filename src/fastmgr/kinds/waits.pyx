@@ -17,7 +17,6 @@ allocated first, then the books are changed.
 
 cimport cython
 
-from fastmgr.link.stream cimport Stream
 from fastmgr.memory.arena cimport (
     CONTENDED, KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, LOCAL, OWNER,
     OWNER_DIED, THREAD_BITS, Cell, Celled, fm_clear_bits, fm_load, fm_replace, fm_set_bits,
@@ -61,6 +60,13 @@ cdef class Owner:
             owners_without_session += 1
             self.number = LOCAL | owners_without_session
 
+    cdef bint is_there(self) noexcept:
+        """Whether the owner can still be given something; a thread in here always can."""
+        return True
+
+    cdef void serve_no_more(self) noexcept:
+        """The owner's wait was cancelled: nothing that it asked for after it may be done."""
+
 
 cdef Owner current_owner():
     owner = getattr(here, "owner", None)
@@ -85,18 +91,14 @@ cdef inline uint64_t party_of(uint64_t owner) noexcept:
 cdef class Waiter:
     """One call that waits."""
 
-    def __init__(self, Owner owner, sink=None, Stream stream=None):
+    def __init__(self, Owner owner not None, sink=None):
         self.owner = owner
         self.sink = sink
-        self.stream = stream
         self.deadline = FOREVER
 
     cdef bint is_there(self):
-        """Whether there is anybody to be given something.
-
-        A client may be dead already and the loop about to hear of it.
-        """
-        return not self.gone and (self.stream is None or not self.stream.at_end())
+        """Whether there is anybody to be given something."""
+        return not self.gone and self.owner.is_there()
 
     cdef int done(self, object value) except -1:
         """Finish with a result; of two that try the first wins."""
@@ -219,15 +221,12 @@ cdef class Primitive(Celled):
 
     cdef object wait_here(self, Waiter waiter, object name, object args, object kwds):
         """Do a blocking method on the calling thread, for the waiter's owner."""
-        cdef bint serves = type(waiter.owner) is not Owner
         waiter.method = name
         waiter.gate = threading.Lock()
         waiter.gate.acquire()
         self.begin(waiter, name, args, kwds)
         if not waiter.finished:
-            if serves:
-                waiter.stream = waiter.owner.stream
-                waiter.owner.parked = waiter    # so that the loop can cancel it
+            waiter.owner.waiter = waiter    # so that the loop can cancel the wait of a client
             try:
                 while not waiter.finished:
                     if waiter.deadline == FOREVER:
@@ -248,12 +247,10 @@ cdef class Primitive(Celled):
                         fm_store((<RLock>self).depth(), <uint64_t>waiter.depth)
                 raise
             finally:
-                if serves:
-                    waiter.owner.parked = None
+                waiter.owner.waiter = None
         if waiter.failed:
             if waiter.value is None:        # abandoned
-                if serves:
-                    waiter.owner.close()    # what it has sent behind this counted on it
+                waiter.owner.serve_no_more()
                 raise EOFError("the client that waited is gone")
             raise waiter.value
         return waiter.value

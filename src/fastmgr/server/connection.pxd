@@ -1,6 +1,6 @@
 """One accepted connection, and where it is in its life."""
 
-from fastmgr.kinds.waits cimport Owner, Waiter
+from fastmgr.kinds.waits cimport Owner
 from fastmgr.link.stream cimport Stream
 from fastmgr.link.system cimport uint32_t, uint64_t
 from fastmgr.server.table cimport Session
@@ -20,7 +20,6 @@ cdef class Conn(Owner):
     cdef object handshake         # the same from then on, until the first request
     cdef double deadline          # by when they must have
     cdef readonly Session session  # None: a stock peer
-    cdef public Waiter parked            # what its call waits for; None if it does not
     cdef Responder responder
     cdef readonly object name     # what the peer calls its thread
     cdef object stock             # the StockConnection, once a stock peer is served

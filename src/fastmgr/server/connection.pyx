@@ -29,6 +29,13 @@ cdef class Conn(Owner):
         """
         self.responder.respond(self, message)
 
+    cdef bint is_there(self) noexcept:
+        """Whether the client is there: it may be dead, and the loop not know it yet."""
+        return not self.stream.at_end()
+
+    cdef void serve_no_more(self) noexcept:
+        self.finished = True
+
     def close(self):
         """Close the connection, once the current request is done with."""
-        self.finished = True
+        self.serve_no_more()

@@ -271,7 +271,7 @@ cdef class Loop(Driver):
             for waiter in finished:
                 conn = (<Waiter>waiter).owner
                 # One that a worker still has comes by the inbox.
-                if conn.parked is waiter and not conn.on_worker and not conn.closed:
+                if conn.waiter is waiter and not conn.on_worker and not conn.closed:
                     try:
                         self.answer(conn)
                     except Exception:
@@ -297,10 +297,10 @@ cdef class Loop(Driver):
         conn.on_worker = False
         if conn.finished or conn.left:
             return self.drop(conn)
-        if conn.parked is None:
+        if conn.waiter is None:
             self.attend(conn)
             return self.drain(conn)
-        if conn.parked.finished:
+        if conn.waiter.finished:
             return self.answer(conn)
         return 0
 
@@ -309,7 +309,7 @@ cdef class Loop(Driver):
         cdef char waste[64]
         cdef int status
         if conn is not None:
-            if conn.parked is not None and not conn.on_worker:
+            if conn.waiter is not None and not conn.on_worker:
                 # Nothing that it sends concerns us before its call is answered.
                 if ready & FM_HANGUP:
                     return self.drop(conn)
@@ -444,7 +444,7 @@ cdef class Loop(Driver):
     cdef int answer(self, Conn conn) except -1:
         """Reply to a parked call that has been finished, and go on with the connection."""
         cdef int verdict
-        assert get_ident() == self.ident and not conn.on_worker and conn.parked.finished
+        assert get_ident() == self.ident and not conn.on_worker and conn.waiter.finished
         self.attend(conn)
         verdict = self.handler.answer(conn)
         if verdict == HAND_OFF:
