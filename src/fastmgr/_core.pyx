@@ -32,19 +32,14 @@ from fastmgr.wire.codec cimport Opaque, Reader, Writer
 cdef extern from "Python.h":
     object PyObject_Vectorcall(object function, PyObject **args, size_t count, PyObject *names)
 
-import array
-import queue
 import threading
 from contextlib import suppress
 from multiprocessing import util
 from time import sleep
 from traceback import format_exc
 
-from fastmgr.kinds import arrays, counters, makers, shared, values, waits
-from fastmgr.kinds.carried import BLIND as _blind
-from fastmgr.kinds.carried import KEPT_ARGUMENT as _kept_argument
+from fastmgr.kinds import rows
 from fastmgr.kinds.carried import put_in_place, read_values
-from fastmgr.kinds.verbs import VERBS as _verbs
 from fastmgr.kinds.waits import here
 from fastmgr.link.handshake import HANDSHAKE_LIMIT
 from fastmgr.link.introduction import (
@@ -55,21 +50,6 @@ from fastmgr.server.named import named_handle
 from fastmgr.stock.dialect import Idle, StockConnection, Token
 from fastmgr.wire.methods import METHODS as _methods
 from fastmgr.wire.transit import transit
-
-# Callables that run no code but their own on plain arguments.  What they make
-# the loop may make; what of it the loop may also use, the table decides.
-cdef frozenset KNOWN_CALLABLES = frozenset((
-    dict, list, set, shared.Namespace, shared.Array, array.array, makers.Array,
-    makers.Counter, makers.Counters, makers.Value, arrays.Array,
-    counters.Counter, counters.Counters, values.Value,
-    waits.Lock, waits.RLock, shared.Condition, waits.Semaphore, waits.BoundedSemaphore,
-    waits.Event, shared.Barrier, waits.Queue,
-))
-
-# Exceptions that the loop may pickle: there is nothing in them but their type.
-cdef frozenset KNOWN_ERRORS = frozenset((
-    queue.Empty, queue.Full, threading.BrokenBarrierError, getattr(queue, "ShutDown", queue.Full),
-))
 
 # Calls in a row that the loop could have served until a worker gives its connection back.
 cdef enum:
@@ -94,47 +74,20 @@ cdef enum:
 cdef enum:
     BATCH_SIZE = 64 * 1024
 
-# What a client calls without a call where it has the cell: all of it has to be exposed.
-cdef dict CELL_CALLS = {
-    kind: frozenset(names.split()) for kind, names in (
-        (waits.Lock, "acquire release locked"),
-        (waits.RLock, "acquire release locked"),
-        (waits.Semaphore, "acquire release locked"),
-        (waits.BoundedSemaphore, "acquire release locked"),
-        (waits.Event, "is_set"),
-        (counters.Counter, "incr decr get set exchange compare_exchange"),
-        (counters.Counters,
-         "incr decr exchange compare_exchange keys snapshot __getitem__ __setitem__ __len__"),
-        (values.Value, "get set incr exchange compare_exchange"),
-        (arrays.Array, "__len__ __getitem__ __setitem__ incr"),
-    )
-}
-
-# What no stock program creates: what these raise is raised to who asked, as it is.
-cdef frozenset OURS = frozenset((makers.Counter, makers.Counters))
-cdef frozenset OURS_IF_NAMED = frozenset((makers.Value, makers.Array))
-
 cdef object MISSING = object()
 cdef frozenset PLAIN = frozenset((bool, int, float, str, bytes, Opaque))
-cdef dict KEPT_ARGUMENT = _kept_argument
-cdef dict BLIND = _blind
 cdef tuple METHODS = _methods
-cdef dict VERBS = _verbs
 
+# What is particular to the types; filled as they are declared.
+cdef set MADE_ON_LOOP = rows.MADE_ON_LOOP
+cdef set SHOWN_IF_MADE_BY = rows.SHOWN_IF_MADE_BY
+cdef set SHOWN_IF_NAMED_BY = rows.SHOWN_IF_NAMED_BY
+cdef set ERRORS = rows.ERRORS
+cdef dict CELL_CALLS = rows.CELL_CALLS
+cdef dict KEPT_ARGUMENT = rows.KEPT_ARGUMENT
+cdef dict UNREAD = rows.UNREAD
+cdef dict VERBS = rows.VERBS
 
-cdef dict methods_of(kind):
-    """By name, what may be called with an object of exactly this type and the arguments."""
-    methods = {
-        name: method for name, method in vars(kind).items()
-        if type(method) in (type(dict.get), type(dict.__setitem__))
-    }
-    methods.update({name: verb for (owner, name), verb in _verbs.items() if owner is kind})
-    return methods
-
-
-# Objects of these have no attributes of their own that could come before their type's.
-cdef dict DICT_METHODS = methods_of(dict)
-cdef dict LIST_METHODS = methods_of(list)
 cdef double FOREVER = float("inf")
 
 # Seconds without a request after which a worker gives its connection back.
@@ -162,8 +115,8 @@ cpdef tuple failed_creation(server, typeid, kwds, error):
         return <int>OP_TRACEBACK, error.text
     registered = server.registry.get(typeid) if type(typeid) is str else None
     if registered is not None and isinstance(error, Exception) and (
-        registered[0] in OURS
-        or registered[0] in OURS_IF_NAMED and type(kwds) is dict and "name" in kwds
+        registered[0] in SHOWN_IF_MADE_BY
+        or registered[0] in SHOWN_IF_NAMED_BY and type(kwds) is dict and "name" in kwds
     ):
         error.__traceback__ = None
         return <int>OP_ERROR, error
@@ -196,7 +149,7 @@ def create(server, typeid, args, kwds, bint known=False):
             raise
         except BaseException as error:      # it is not to end the thread that serves the client
             raise RuntimeError(f"{typeid!r}: what makes it raised {error!r}") from error
-        known = known and function in KNOWN_CALLABLES
+        known = known and function in MADE_ON_LOOP
     handle = 0
     if kwds and type(typeid) is str:
         name = kwds.get("name")
@@ -221,11 +174,14 @@ cdef Entry share(server, typeid, obj, bint known, uint64_t handle):
 
 cdef int note_carried(Entry entry) except -1:
     """See whether the object may hold `Opaque` values, and whether it does."""
+    cdef object unread = UNREAD.get(type(entry.obj))
     entry.carries = entry.known
-    if type(entry.obj) is shared.Value and entry.obj._other is not None:
+    if unread is not None and unread.beside_cell is not None:
         # One with a name may have had a life before.
-        entry.opaque = type(entry.obj._other) is Opaque
-        entry.known = entry.known and entry.opaque
+        held = unread.beside_cell(entry.obj)
+        if held is not None:
+            entry.opaque = type(held) is Opaque
+            entry.known = entry.known and entry.opaque
     return 0
 
 
@@ -278,8 +234,8 @@ cdef bint keeps(Entry entry, object name, object args) except -1:
     for i in range(len(<tuple>args)):
         if type((<tuple>args)[i]) is Opaque and i != kept:
             return False
-    # `__dict__` and its like are not among a Namespace's values.
-    return type(obj) is not shared.Namespace or not str(args[0]).startswith("__")
+    keeps_if = UNREAD[type(obj)].keeps_if
+    return keeps_if is None or keeps_if(args)
 
 
 cdef object call_unbound(object function, object obj, object args, object kwds):
@@ -323,8 +279,8 @@ cdef object told(Conn conn):
 
 cdef bint is_blind(object obj, object name):
     """Whether the method does not look at what `obj` holds."""
-    blind = BLIND.get(type(obj))
-    return name in blind if blind is not None else isinstance(obj, Primitive)
+    unread = UNREAD.get(type(obj))
+    return unread is not None and (unread.blind is None or name in unread.blind)
 
 
 def look_inside(Entry entry):
@@ -361,10 +317,10 @@ cdef bint shows_values(Entry entry, object name) except -1:
         return False
     if not is_blind(entry.obj, name):
         return True
-    # What it returns is shared by itself, and not only sent; a dict's iterator has but keys.
+    # What it returns is shared by itself, and not only sent.
     return (
         entry.method_to_typeid is not None and name in entry.method_to_typeid
-        and not (name == "__iter__" and type(entry.obj) is dict)
+        and name not in UNREAD[type(entry.obj)].bare
     )
 
 
@@ -958,11 +914,7 @@ cdef class Engine(Handler):
                 look_inside(entry)
             if name in entry.names:
                 function = MISSING
-                unbound = None
-                if type(obj) is dict:
-                    unbound = DICT_METHODS.get(name)
-                elif type(obj) is list:
-                    unbound = LIST_METHODS.get(name)
+                unbound = entry.methods.get(name) if entry.methods is not None else None
                 if unbound is None:
                     try:
                         function = getattr(obj, name)
@@ -1059,7 +1011,7 @@ cdef class Engine(Handler):
             typeid = by.reader.get()
             if by.on_loop:
                 registered = self.server.registry.get(typeid)
-                if registered is None or registered[0] not in KNOWN_CALLABLES:
+                if registered is None or registered[0] not in MADE_ON_LOOP:
                     return HAND_OFF
             args, kwds = call_arguments(by.reader)
             util.debug("%r requested by %s", typeid, conn.name)
@@ -1251,7 +1203,7 @@ cdef class Engine(Handler):
         if by.on_loop:
             if by.writer.put_compact(payload) == 0:
                 pass
-            elif type(payload) in KNOWN_ERRORS and payload.args == ():
+            elif type(payload) in ERRORS and payload.args == ():
                 pickled = by.writer.put(payload)
             else:
                 by.writer.size = start - HEADER_SIZE

@@ -17,7 +17,14 @@ import threading
 import time as time
 import types as types
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import connection, get_context, pool, process, reduction as reduction, util
+from multiprocessing import (
+    connection,
+    get_context,
+    pool as pool,
+    process,
+    reduction as reduction,
+    util,
+)
 from multiprocessing.context import ProcessError, get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from os import getpid
@@ -26,8 +33,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from fastmgr.client.session import authkeys
 from fastmgr.client.sessions import control_client, retire_sessions, session_with
-from fastmgr.kinds import makers, shared, waits
-from fastmgr.kinds.shared import Array as Array, Namespace as Namespace, Value as Value
+from fastmgr.kinds import standard
+from fastmgr.kinds.containers import Array as Array
+from fastmgr.kinds.namespace import Namespace as Namespace
+from fastmgr.kinds.rows import Row
+from fastmgr.kinds.values import Value as Value
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.pipeline import Pipeline
 from fastmgr.proxies import (
@@ -57,6 +67,7 @@ from fastmgr.proxies import (
     _BaseSetProxy as _BaseSetProxy,
     as_authkey,
     authkey_for,
+    find_by_name,
 )
 from fastmgr.stock.dialect import (
     RemoteError as RemoteError,
@@ -708,27 +719,17 @@ class SyncManager(BaseManager, CreateMethods):
     """
 
 
-SyncManager.register("Queue", waits.Queue)
-SyncManager.register("JoinableQueue", waits.Queue)
-SyncManager.register("Event", waits.Event, EventProxy)
-SyncManager.register("Lock", waits.Lock, AcquirerProxy)
-SyncManager.register("RLock", waits.RLock, AcquirerProxy)
-SyncManager.register("Semaphore", waits.Semaphore, AcquirerProxy)
-SyncManager.register("BoundedSemaphore", waits.BoundedSemaphore, AcquirerProxy)
-SyncManager.register("Condition", shared.Condition, ConditionProxy)
-SyncManager.register("Barrier", shared.Barrier, BarrierProxy)
-SyncManager.register("Pool", pool.Pool, PoolProxy)
-SyncManager.register("list", list, ListProxy)
-SyncManager.register("dict", dict, DictProxy)
-SyncManager.register("set", set, SetProxy)
-SyncManager.register("Value", makers.Value, ValueProxy)
-SyncManager.register("Array", makers.Array, ArrayProxy)
-SyncManager.register("Counter", makers.Counter, CounterProxy)
-SyncManager.register("Counters", makers.Counters, CountersProxy)
-SyncManager.register("Namespace", Namespace, NamespaceProxy)
-# What methods of the above return.
-SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)
-SyncManager.register("AsyncResult", create_method=False)
+def register_rows(manager: type[BaseManager], rows: Iterable[Row]) -> None:
+    """Register the types of rows with a class of managers, each under all of its ids."""
+    for row in rows:
+        proxytype = AutoProxy if row.proxy is None else find_by_name(row.proxy)
+        for typeid in row.typeids:
+            manager.register(
+                typeid, row.make, proxytype, row.exposed, row.method_to_typeid, row.make is not None
+            )
+
+
+register_rows(SyncManager, standard.ROWS)
 
 # -- shared memory --------------------------------------------------------------------
 

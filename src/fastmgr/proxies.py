@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Iterable
 from multiprocessing import process, util
 from multiprocessing.context import get_spawning_popen
-from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from fastmgr.client.asnumber import AsNumber, as_ndarray
 from fastmgr.client.cells import CellCore
@@ -20,6 +20,12 @@ from fastmgr.client.privates import Locals, OnDemand, privates_of, return_refere
 from fastmgr.client.proxy import ProxyCore
 from fastmgr.client.session import ClientSession, authkeys
 from fastmgr.client.sessions import _sessions, session_with
+from fastmgr.kinds.containers import DICT, ITERATOR, LIST, SET
+from fastmgr.kinds.makers import ARRAY, COUNTER, COUNTERS, VALUE
+from fastmgr.kinds.namespace import NAMESPACE
+from fastmgr.kinds.pools import POOL
+from fastmgr.kinds.primitives import BARRIER, CONDITION, EVENT, LOCK
+from fastmgr.kinds.rows import BY_TYPEID
 from fastmgr.link.sockets import is_ours
 from fastmgr.stock.dialect import Token, stock_client
 from fastmgr.wire.transit import note_transit
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
         _BaseDictProxy as _BaseDictProxy,
         _BaseSetProxy as _BaseSetProxy,
     )
-    from fastmgr.kinds.shared import Namespace as _Namespace
+    from fastmgr.kinds.namespace import Namespace as _Namespace
 else:
     # To a type checker proxies are what the stdlib's stubs say that managers return.
     _Barrier = _Condition = _Namespace = object
@@ -250,15 +256,29 @@ def _proxytype_of(manager: Any, typeid: str, name: str | None) -> Any:
     if manager is not None and typeid in manager._registry:
         return manager._registry[typeid][-1]
     if name is not None:
-        module, _, qualname = name.partition(":")
         try:
-            found: Any = importlib.import_module(module)
-            for part in qualname.split("."):
-                found = getattr(found, part)
-            return found
+            return find_by_name(name)
         except (ImportError, AttributeError) as error:
             util.info("no proxy type %s here (%s); using AutoProxy", name, error)
-    return _STANDARD_RESULTS.get(typeid, AutoProxy)
+    row = BY_TYPEID.get(typeid)
+    if row is None or row.make is not None or row.proxy is None:
+        return AutoProxy
+    return find_by_name(row.proxy)  # of what only methods return
+
+
+def find_by_name(name: str) -> Any:
+    """Return what ``module:qualname`` names.
+
+    Raises
+    ------
+    ImportError, AttributeError
+        There is nothing of that name.
+    """
+    module, _, qualname = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def RebuildProxy(
@@ -367,7 +387,7 @@ def AutoProxy(
 class IteratorProxy(BaseProxy):
     """A proxy of an iterator or generator."""
 
-    _exposed_ = ("__next__", "send", "throw", "close")
+    _exposed_ = ITERATOR.exposed
 
     def __iter__(self) -> IteratorProxy:
         return self
@@ -388,9 +408,7 @@ class IteratorProxy(BaseProxy):
 class AcquirerProxy(LockCore, BaseProxy):
     """A proxy of a lock or semaphore."""
 
-    _exposed_: ClassVar[tuple[str, ...]] = (
-        "acquire", "release", "locked", "owner_died", "consistent",
-    )  # fmt: skip
+    _exposed_ = LOCK.exposed
 
 
 class ConditionProxy(AcquirerProxy, _Condition):
@@ -399,9 +417,7 @@ class ConditionProxy(AcquirerProxy, _Condition):
     if TYPE_CHECKING:
         _recorder_: ConditionRecorder
 
-    _exposed_ = (
-        "acquire", "release", "locked", "owner_died", "consistent", "wait", "notify", "notify_all",
-    )  # fmt: skip
+    _exposed_ = CONDITION.exposed
     _has_cell = False  # its waiters are the server's in any case
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -456,7 +472,7 @@ class ConditionProxy(AcquirerProxy, _Condition):
 class EventProxy(EventCore, BaseProxy):
     """A proxy of an event."""
 
-    _exposed_ = ("is_set", "set", "clear", "wait")
+    _exposed_ = EVENT.exposed
 
     def set(self) -> None:
         return self._callmethod("set")
@@ -474,7 +490,7 @@ class BarrierProxy(BaseProxy, _Barrier):
     if TYPE_CHECKING:
         _recorder_: BarrierRecorder
 
-    _exposed_ = ("__getattribute__", "wait", "abort", "reset")
+    _exposed_ = BARRIER.exposed
 
     def wait(self, timeout: float | None = None) -> int:
         return self._callmethod("wait", (timeout,))
@@ -504,7 +520,7 @@ class NamespaceProxy(BaseProxy, _Namespace):
     if TYPE_CHECKING:
         _recorder_: NamespaceRecorder
 
-    _exposed_ = ("__getattribute__", "__setattr__", "__delattr__", "incr")
+    _exposed_ = NAMESPACE.exposed
 
     def incr(self, name: str, amount: Any = 1, **default: Any) -> Any:
         """Add to an attribute in one step and return the sum.
@@ -550,19 +566,12 @@ class _Telling(CellCore, BaseProxy):
 class ValueProxy(ValueCore[_T], _Telling):
     """A proxy of a `Value`."""
 
-    _exposed_ = ("get", "set", "incr", "exchange", "compare_exchange")
-    _gains = ProxyCore._gains - {"get"}  # which takes nothing away
+    _exposed_ = VALUE.exposed
+    _gains = VALUE.gains
 
 
 if not TYPE_CHECKING:
-    BaseListProxy = MakeProxyType(
-        "BaseListProxy",
-        (
-            "__add__", "__contains__", "__delitem__", "__getitem__", "__imul__", "__len__",
-            "__mul__", "__reversed__", "__rmul__", "__setitem__", "append", "clear", "copy",
-            "count", "extend", "incr", "index", "insert", "pop", "remove", "reverse", "sort",
-        ),
-    )  # fmt: skip
+    BaseListProxy = MakeProxyType("BaseListProxy", LIST.exposed)
     BaseListProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
@@ -587,16 +596,8 @@ class ListProxy(BaseListProxy[_T]):
 collections.abc.MutableSequence.register(BaseListProxy)
 
 if not TYPE_CHECKING:
-    _BaseDictProxy = MakeProxyType(
-        "_BaseDictProxy",
-        (
-            "__contains__", "__delitem__", "__getitem__", "__ior__", "__iter__", "__len__",
-            "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "compare_exchange",
-            "copy", "exchange", "fromkeys", "get", "incr", "items", "keys", "pop", "popitem",
-            "setdefault", "update", "values",
-        ),
-    )  # fmt: skip
-    _BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator"}
+    _BaseDictProxy = MakeProxyType("_BaseDictProxy", DICT.exposed)
+    _BaseDictProxy._method_to_typeid_ = DICT.method_to_typeid
     _BaseDictProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
@@ -608,7 +609,7 @@ class DictProxy(_BaseDictProxy[_K, _V]):
     value was, ``compare_exchange(key, expected, desired)`` whether it was set.
     """
 
-    _gains = ValueProxy._gains
+    _gains = DICT.gains
 
     def __ior__(self, value: Any) -> Self:  # type: ignore[override,misc]
         self._callmethod("__ior__", (value,))
@@ -618,18 +619,7 @@ class DictProxy(_BaseDictProxy[_K, _V]):
 collections.abc.MutableMapping.register(_BaseDictProxy)
 
 if not TYPE_CHECKING:
-    _BaseSetProxy = MakeProxyType(
-        "_BaseSetProxy",
-        (
-            "__and__", "__class_getitem__", "__contains__", "__ge__", "__gt__", "__iand__",
-            "__ior__", "__isub__", "__iter__", "__ixor__", "__le__", "__len__", "__lt__",
-            "__or__", "__rand__", "__ror__", "__rsub__", "__rxor__", "__sub__", "__xor__",
-            "add", "clear", "copy", "difference", "difference_update", "discard",
-            "intersection", "intersection_update", "isdisjoint", "issubset", "issuperset",
-            "pop", "remove", "symmetric_difference", "symmetric_difference_update", "union",
-            "update",
-        ),
-    )  # fmt: skip
+    _BaseSetProxy = MakeProxyType("_BaseSetProxy", SET.exposed)
     _BaseSetProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
@@ -664,7 +654,7 @@ class ArrayProxy(ArrayCore[_T], _Telling):
     Elsewhere `numpy.asarray` makes a copy that cannot be written to.
     """
 
-    _exposed_ = ("__len__", "__getitem__", "__setitem__", "incr")
+    _exposed_ = ARRAY.exposed
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """For numpy, where there is no buffer: a copy, which cannot be written to."""
@@ -677,8 +667,8 @@ class CounterProxy(CounterCore, AsNumber, _Telling):
     In an expression it is the number that the counter has at the moment.
     """
 
-    _exposed_ = ("incr", "decr", "get", "set", "exchange", "compare_exchange")
-    _gains = ValueProxy._gains
+    _exposed_ = COUNTER.exposed
+    _gains = COUNTER.gains
 
     def __iadd__(self, amount: int) -> Self:  # type: ignore[misc]  # the sum is an int
         self.incr(amount)
@@ -702,10 +692,7 @@ class CounterProxy(CounterCore, AsNumber, _Telling):
 class CountersProxy(CountersCore[_K], _Telling):
     """A proxy of counters in a row: integers of 64 bits, by name or by index."""
 
-    _exposed_ = (
-        "incr", "decr", "exchange", "compare_exchange", "keys", "snapshot", "as_dict",
-        "__getitem__", "__setitem__", "__contains__", "__len__",
-    )  # fmt: skip
+    _exposed_ = COUNTERS.exposed
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """For numpy: the values of all, which cannot be written to."""
@@ -713,20 +700,8 @@ class CountersProxy(CountersCore[_K], _Telling):
 
 
 if not TYPE_CHECKING:
-    BasePoolProxy = MakeProxyType(
-        "PoolProxy",
-        (
-            "apply", "apply_async", "close", "imap", "imap_unordered", "join", "map",
-            "map_async", "starmap", "starmap_async", "terminate",
-        ),
-    )  # fmt: skip
-    BasePoolProxy._method_to_typeid_ = {
-        "apply_async": "AsyncResult",
-        "map_async": "AsyncResult",
-        "starmap_async": "AsyncResult",
-        "imap": "Iterator",
-        "imap_unordered": "Iterator",
-    }
+    BasePoolProxy = MakeProxyType("PoolProxy", POOL.exposed)
+    BasePoolProxy._method_to_typeid_ = POOL.method_to_typeid
 
 
 class PoolProxy(BasePoolProxy):
@@ -737,7 +712,3 @@ class PoolProxy(BasePoolProxy):
 
     def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
         self.terminate()
-
-
-#: What methods of our own types return, where neither manager nor server says.
-_STANDARD_RESULTS: dict[str, Any] = {"Iterator": IteratorProxy}

@@ -18,7 +18,7 @@ from common import instrumented
 from server_inputs import CALL, CREATE, HEADER, RELEASE
 
 with instrumented():
-    from fastmgr.kinds.shared import Barrier
+    from fastmgr.kinds.primitives import Barrier
     from fastmgr.kinds.waits import Queue
     from fastmgr.link.introduction import Introducer
     from fastmgr.link.sockets import connect

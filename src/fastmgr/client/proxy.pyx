@@ -9,6 +9,7 @@ from fastmgr.link.system cimport uint8_t
 
 from traceback import format_exception_only
 
+from fastmgr.kinds.rows import GAINS
 from fastmgr.link.stream import KINDS
 from fastmgr.stock.dialect import RemoteError, convert_to_error
 
@@ -69,10 +70,7 @@ cdef class ProxyCore(Target):
 
     # Calls that take something, which is lost where they raise: they are not made where they
     # would have to tell that one-way calls have failed.
-    _gains = frozenset((
-        "acquire", "__enter__", "get", "get_nowait", "pop", "popitem", "exchange", "__next__",
-        "send",
-    ))
+    _gains = GAINS
 
     def _callmethod(self, methodname, args=(), kwds={}):  # no-cython-lint: the stdlib's signature
         """Call a method of the referent and return a copy of the result.

@@ -4,7 +4,8 @@ What a client puts into a shared dict, list, queue, namespace or value may need 
 Where it is only kept and handed back the server keeps the pickle (`Opaque`): nothing is
 unpickled and pickled again, and the server need not be able to import what is in it.
 Before a method that looks at the values they are read, and from then on the object is
-served as one that holds a user's values.
+served as one that holds a user's values.  Which methods keep, and which look, is in the
+type's row (`rows.Unread`).
 
 Not carried are values that refer to processes, such as proxies, connections and
 sockets: the server must hold its own (`wire.codec` knows them).
@@ -14,58 +15,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmgr.kinds import shared
-from fastmgr.kinds.verbs import replace
-from fastmgr.kinds.waits import Queue
+from fastmgr.kinds.rows import UNREAD
+from fastmgr.kinds.verbs import replace_item, replace_key
 from fastmgr.wire.codec import Opaque, opaque_values
 
-__all__ = ["BLIND", "KEPT_ARGUMENT", "put_in_place", "read_values"]
+__all__ = ["in_list", "in_mapping", "put_in_list", "put_in_mapping", "put_in_place", "read_values"]
 
-# (type, method) -> which argument is kept.
-KEPT_ARGUMENT: dict[tuple[type, str], int] = {
-    (dict, "__setitem__"): 1,
-    (dict, "exchange"): 1,
-    (dict, "get"): 1,
-    (dict, "pop"): 1,
-    (dict, "setdefault"): 1,
-    (list, "__setitem__"): 1,
-    (list, "append"): 0,
-    (list, "insert"): 1,
-    (shared.Namespace, "__setattr__"): 1,
-    (shared.Value, "exchange"): 0,
-    (shared.Value, "set"): 0,
-    (Queue, "put"): 0,
-    (Queue, "put_nowait"): 0,
-}
+#: The unread values of a list.
+in_list = opaque_values
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+def in_mapping(mapping: dict[Any, Any]) -> list[Opaque]:
+    """Return the unread values of a dict, or of an object's attributes."""
+    return opaque_values(list(mapping.values()))
 
 
-# type -> methods that do not look at the values, whatever plain arguments they get.  What is not
-# among them may: it reads all values before.
-BLIND: dict[type, frozenset[str]] = {
-    dict: _names(
-        "__contains__ __delitem__ __getitem__ __iter__ __len__ __reversed__ __setitem__ clear copy "
-        "exchange get items keys pop popitem setdefault update values #GETVALUE"
-    ),
-    list: _names(
-        "__delitem__ __getitem__ __len__ __setitem__ append clear copy extend insert pop reverse "
-        "#GETVALUE"
-    ),
-    shared.Namespace: _names("__delattr__ __getattribute__ __setattr__ #GETVALUE"),
-    shared.Value: _names("exchange get set #GETVALUE"),
-}
+def put_in_list(items: list[Any], read: dict[Opaque, Any]) -> None:
+    """Put ``read[value]`` in the place of each unread value."""
+    for value in in_list(items):
+        replace_item(items, value, read[value])
 
 
-def _unread(obj: Any) -> list[Opaque]:
-    """Return the values of a list, dict, Value or Namespace that are unread, as of one moment."""
-    if type(obj) is list:
-        return opaque_values(obj)
-    if type(obj) is shared.Value:
-        return opaque_values([obj._other])
-    return opaque_values(list((obj if type(obj) is dict else vars(obj)).values()))
+def put_in_mapping(mapping: dict[Any, Any], read: dict[Opaque, Any]) -> None:
+    """Put ``read[value]`` in the place of each unread value."""
+    for key, value in list(mapping.items()):
+        if type(value) is Opaque:
+            replace_key(mapping, key, value, read[value])
 
 
 def read_values(obj: Any, read: dict[Opaque, Any]) -> bool:
@@ -73,7 +48,8 @@ def read_values(obj: Any, read: dict[Opaque, Any]) -> bool:
 
     Parameters
     ----------
-    obj : list, dict, Value or Namespace
+    obj : object
+        Of a type whose row says how it holds unread values.
     read : dict
         What is known of them, and where the rest is put.
 
@@ -88,7 +64,8 @@ def read_values(obj: Any, read: dict[Opaque, Any]) -> bool:
     Exception
         Whatever unpickling raises.
     """
-    missing = [value for value in _unread(obj) if value not in read]
+    find = UNREAD[type(obj)].find
+    missing = [value for value in find(obj) if value not in read] if find is not None else []
     for value in missing:
         read[value] = value.load()
     return bool(missing)
@@ -100,15 +77,6 @@ def put_in_place(obj: Any, read: dict[Opaque, Any]) -> None:
     What others have written since they were read stays, and what they have taken away does not
     come back.
     """
-    if type(obj) is list:
-        for value in _unread(obj):
-            replace(obj, None, value, read[value])
-        return
-    if type(obj) is shared.Value:
-        if type(value := obj._other) is Opaque:
-            obj._other = read[value]
-        return
-    namespace = obj if type(obj) is dict else vars(obj)
-    for key, value in list(namespace.items()):
-        if type(value) is Opaque:
-            replace(namespace, key, value, read[value])
+    put = UNREAD[type(obj)].put_in_place
+    if put is not None:
+        put(obj, read)

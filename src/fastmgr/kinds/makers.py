@@ -1,4 +1,4 @@
-"""What makes the objects that a name may be given to.
+"""The rows of the numbers on cells, and what makes the objects that a name may be given to.
 
 Each function is called what users call it by: the messages of wrong arguments show that.
 """
@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from multiprocessing import process
 from typing import Any
 
-from fastmgr.kinds import arrays, counters, values
+from fastmgr.kinds import arrays, carried, counters, values
+from fastmgr.kinds.rows import GAINS, Row, Unread, declare, names
+from fastmgr.wire.codec import Opaque
 
-__all__ = ["Array", "Counter", "Counters", "Value"]
+__all__ = ["ARRAY", "COUNTER", "COUNTERS", "VALUE", "Array", "Counter", "Counters", "Value"]
 
 
 def _named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
@@ -111,3 +113,83 @@ def Array(
         The array of that name has another length.
     """
     return _named(name, arrays.Array, (typecode, sequence))
+
+
+def _put_in_value(value: values.Value, read: dict[Opaque, Any]) -> None:
+    if type(held := value._other) is Opaque:
+        value._other = read[held]
+
+
+COUNTER = declare(
+    Row(
+        typeids=("Counter",),
+        make=Counter,
+        also_make=(counters.Counter,),
+        types=(counters.Counter,),
+        proxy="fastmgr.proxies:CounterProxy",
+        exposed=("incr", "decr", "get", "set", "exchange", "compare_exchange"),
+        gains=GAINS - {"get"},
+        cell_calls=names("incr decr get set exchange compare_exchange"),
+        loop_makes=True,
+        loop_runs=True,
+        creation_errors="shown",
+    )
+)
+
+COUNTERS = declare(
+    Row(
+        typeids=("Counters",),
+        make=Counters,
+        also_make=(counters.Counters,),
+        types=(counters.Counters,),
+        proxy="fastmgr.proxies:CountersProxy",
+        exposed=(
+            "incr", "decr", "exchange", "compare_exchange", "keys", "snapshot", "as_dict",
+            "__getitem__", "__setitem__", "__contains__", "__len__",
+        ),
+        cell_calls=names(
+            "incr decr exchange compare_exchange keys snapshot __getitem__ __setitem__ __len__"
+        ),
+        loop_makes=True,
+        loop_runs=True,
+        creation_errors="shown",
+    )
+)  # fmt: skip
+
+VALUE = declare(
+    Row(
+        typeids=("Value",),
+        make=Value,
+        also_make=(values.Value,),
+        types=(values.Value,),
+        proxy="fastmgr.proxies:ValueProxy",
+        exposed=("get", "set", "incr", "exchange", "compare_exchange"),
+        gains=GAINS - {"get"},
+        cell_calls=names("get set incr exchange compare_exchange"),
+        unread=Unread(
+            keeps={"exchange": 0, "set": 0},
+            blind=names("exchange get set #GETVALUE"),
+            find=lambda value: carried.in_list([value._other]),
+            put_in_place=_put_in_value,
+            beside_cell=lambda value: value._other,
+        ),
+        loop_makes=True,
+        loop_runs=True,
+        creation_errors="named",
+    )
+)
+
+ARRAY = declare(
+    Row(
+        typeids=("Array",),
+        make=Array,
+        also_make=(arrays.Array,),
+        types=(arrays.Array,),
+        proxy="fastmgr.proxies:ArrayProxy",
+        exposed=("__len__", "__getitem__", "__setitem__", "incr"),
+        cell_calls=names("__len__ __getitem__ __setitem__ incr"),
+        loop_makes=True,
+        loop_runs=True,
+        creation_errors="named",
+    )
+)

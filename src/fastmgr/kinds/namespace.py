@@ -1,31 +1,19 @@
-"""The types behind the proxies that the stdlib does not have elsewhere."""
+"""An object whose attributes are the shared values."""
 
 from __future__ import annotations
 
-import array
-import threading
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from fastmgr.kinds import waits
-from fastmgr.kinds.values import Value as Value
+from fastmgr.kinds import carried
+from fastmgr.kinds.rows import Row, Unread, declare, names
+from fastmgr.kinds.verbs import NamespaceVerbs
 
 if TYPE_CHECKING:
     from multiprocessing.managers import Namespace as _StockNamespace
 else:
     _StockNamespace = object
 
-__all__ = [
-    "Array",
-    "Barrier",
-    "Condition",
-    "Namespace",
-    "Value",
-    "is_locked",
-]
-
-
-_RLock = type(threading.RLock())
+__all__ = ["NAMESPACE", "Namespace"]
 
 
 class Namespace(_StockNamespace):
@@ -43,36 +31,23 @@ class Namespace(_StockNamespace):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def Condition(lock: Any = None) -> Any:
-    """Return a condition; one over a lock that is given waits in threads."""
-    return waits.Condition() if lock is None else threading.Condition(lock)
-
-
-def Barrier(parties: int, action: Any = None, timeout: float | None = None) -> Any:
-    """Return a barrier; one with an action to call waits in threads."""
-    if action is None:
-        return waits.Barrier(parties, timeout)
-    return threading.Barrier(parties, action, timeout)
-
-
-def is_locked(obj: Any) -> bool:
-    """Whether a primitive of `threading` is held, where it cannot say so itself.
-
-    Raises
-    ------
-    AttributeError
-        It is no primitive that can be held.
-    """
-    if isinstance(obj, threading.Condition):
-        obj = obj._lock  # type: ignore[attr-defined]
-    if isinstance(obj, threading.Semaphore):
-        return bool(obj._value == 0)
-    if isinstance(obj, _RLock):
-        # The compiled RLock tells its state in its representation alone.
-        return repr(obj).startswith("<locked")
-    return bool(obj.locked())
-
-
-def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
-    """Return an `array.array`; `lock` is accepted and ignored, as in the stdlib."""
-    return array.array(typecode, sequence)
+NAMESPACE = declare(
+    Row(
+        typeids=("Namespace",),
+        make=Namespace,
+        types=(Namespace,),
+        proxy="fastmgr.proxies:NamespaceProxy",
+        exposed=("__getattribute__", "__setattr__", "__delattr__", "incr"),
+        verbs={"incr": NamespaceVerbs.incr},
+        unread=Unread(
+            keeps={"__setattr__": 1},
+            blind=names("__delattr__ __getattribute__ __setattr__ #GETVALUE"),
+            find=lambda obj: carried.in_mapping(vars(obj)),
+            put_in_place=lambda obj, read: carried.put_in_mapping(vars(obj), read),
+            # `__dict__` and its like are not among the values.
+            keeps_if=lambda args: not str(args[0]).startswith("__"),
+        ),
+        loop_makes=True,
+        loop_runs=True,
+    )
+)

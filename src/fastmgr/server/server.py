@@ -18,7 +18,7 @@ from traceback import format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastmgr import _core
-from fastmgr.kinds.shared import is_locked
+from fastmgr.kinds.primitives import is_locked
 from fastmgr.link.introduction import stock_is_refused
 from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_over
 from fastmgr.link.stream import KINDS, SIGNALS_INTERVAL

@@ -9,6 +9,7 @@ cpdef object key_of(object ident)
 cdef class Entry:
     cdef readonly object obj
     cdef dict names                       # of the exposed methods: a set that keeps its order
+    cdef dict methods                     # of a closed type, by name; None: the object is asked
     cdef public object method_to_typeid   # dict or None
     cdef readonly object ident            # str: how stock peers name it
     cdef readonly object key              # int handle, or the ident where it is no handle

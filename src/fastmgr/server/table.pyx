@@ -21,36 +21,16 @@ from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from libc.string cimport memset
 
-import _thread
-import array
 import os
-import queue
-import threading
 from weakref import KeyedRef, WeakValueDictionary
 
-from fastmgr.kinds import arrays, counters, shared, values, waits
+from fastmgr.kinds import rows
 
-# Types whose methods run no code but their own, so the loop may run them, as
-# long as only values of known types were ever put into the object.
-cdef frozenset KNOWN_TYPES = frozenset((
-    dict, list, set, array.array, shared.Namespace, arrays.Array, counters.Counter,
-    counters.Counters, values.Value,
-    type(iter({})), type(iter({}.values())), type(iter({}.items())), type(reversed({})),
-    type(iter([])), type(reversed([])), type(iter(set())),
-))
-
-# Primitives that are owned by connections, and whose waiters the loop can keep.
-cdef frozenset PARKING_TYPES = frozenset((
-    waits.Lock, waits.RLock, waits.Condition, waits.Semaphore, waits.BoundedSemaphore,
-    waits.Event, waits.Barrier, waits.Queue,
-))
-
-# Types whose methods do not care which thread calls them; what is in a user's
-# class may.
-cdef frozenset UNPINNED_TYPES = KNOWN_TYPES | PARKING_TYPES | frozenset((
-    _thread.LockType, queue.Queue, threading.Semaphore, threading.BoundedSemaphore,
-    threading.Event, threading.Barrier,
-))
+# Filled as types are declared.
+cdef set RUN_ON_LOOP = rows.RUN_ON_LOOP
+cdef set PARKING = rows.PARKING
+cdef set ANY_THREAD = rows.ANY_THREAD
+cdef dict METHODS_OF = rows.METHODS_OF
 
 
 @cython.final
@@ -63,9 +43,10 @@ cdef class Entry:
         self.method_to_typeid = method_to_typeid
         self.take(key)
         self.refcount = 0
-        self.parks = type(obj) in PARKING_TYPES
-        self.known = known and (self.parks or type(obj) in KNOWN_TYPES)
-        self.pins = type(obj) not in UNPINNED_TYPES
+        self.methods = METHODS_OF.get(type(obj))
+        self.parks = type(obj) in PARKING
+        self.known = known and (self.parks or type(obj) in RUN_ON_LOOP)
+        self.pins = type(obj) not in ANY_THREAD
 
     cdef int take(self, object key) except -1:
         """Be found at this key; only before anybody knows of another."""

@@ -23,7 +23,9 @@ from support import DEADLINE, in_thread, poll, settle
 from support.carried import GHOSTS, SOURCE, Box, CarriedManager, Counted, Slow
 
 import fastmgr
-from fastmgr.kinds import carried, shared
+from fastmgr.kinds import rows
+from fastmgr.kinds.namespace import Namespace
+from fastmgr.kinds.values import Value
 from fastmgr.kinds.waits import Queue
 from fastmgr.managers import RemoteError
 
@@ -116,9 +118,9 @@ PUTS: dict[tuple[type, str], Callable[[Any, Any], Any]] = {
     (list, "__setitem__"): put_in_place,
     (list, "append"): lambda items, value: items.append(value),
     (list, "insert"): lambda items, value: items.insert(0, value),
-    (shared.Namespace, "__setattr__"): lambda ns, value: setattr(ns, "k", value),
-    (shared.Value, "exchange"): lambda v, value: v.exchange(value),
-    (shared.Value, "set"): lambda v, value: v.set(value),
+    (Namespace, "__setattr__"): lambda ns, value: setattr(ns, "k", value),
+    (Value, "exchange"): lambda v, value: v.exchange(value),
+    (Value, "set"): lambda v, value: v.set(value),
     (Queue, "put"): lambda q, value: q.put(value, timeout=1),
     (Queue, "put_nowait"): lambda q, value: q.put_nowait(value),
 }
@@ -167,12 +169,12 @@ GETS: dict[type, dict[str, Callable[[Any], Any]]] = {
         "deepcopy": lambda items: copy.deepcopy(items)[0],
         "reverse": lambda items: (items.extend([1, 2]), items.reverse(), items[-1])[2],
     },
-    shared.Namespace: {
+    Namespace: {
         "ns.k": lambda ns: ns.k,
         "_getvalue": lambda ns: ns._getvalue().k,
         "__dict__": lambda ns: ns._callmethod("__getattribute__", ("__dict__",))["k"],
     },
-    shared.Value: {
+    Value: {
         "get": lambda v: v.get(),
         "value": lambda v: v.value,
         "exchange": lambda v: v.exchange(0),
@@ -189,14 +191,14 @@ GETS: dict[type, dict[str, Callable[[Any], Any]]] = {
 MAKES: dict[type, Callable[[CarriedManager], Any]] = {
     dict: lambda manager: manager.dict(),
     list: lambda manager: manager.list(),
-    shared.Namespace: lambda manager: manager.Namespace(),
-    shared.Value: lambda manager: manager.Value("O", None),
+    Namespace: lambda manager: manager.Namespace(),
+    Value: lambda manager: manager.Value("O", None),
     Queue: lambda manager: manager.Queue(),
 }
 
 
 def test_every_method_that_keeps_is_tested() -> None:
-    assert PUTS.keys() == carried.KEPT_ARGUMENT.keys()
+    assert PUTS.keys() == rows.KEPT_ARGUMENT.keys()
     assert {kind for kind, _ in PUTS} == GETS.keys() == MAKES.keys()
 
 
@@ -347,8 +349,8 @@ LOOKS: dict[type, dict[str, Callable[[Any], Any]]] = {
         "reversed": lambda items: reversed(items),
         "incr": lambda items: items.incr(0),
     },
-    shared.Namespace: {"incr": lambda ns: ns.incr("k")},
-    shared.Value: {
+    Namespace: {"incr": lambda ns: ns.incr("k")},
+    Value: {
         "incr": lambda v: v.incr(),
         "compare_exchange": lambda v: v.compare_exchange(1, 2),
     },
@@ -356,11 +358,11 @@ LOOKS: dict[type, dict[str, Callable[[Any], Any]]] = {
 FILLS: dict[type, Callable[[Any, Any], Any]] = {
     dict: lambda d, value: (d.__setitem__("plain", 1), d.__setitem__("k", value)),
     list: lambda items, value: (items.append(value), items.append(1), items.append(value)),
-    shared.Namespace: lambda ns, value: setattr(ns, "k", value),
-    shared.Value: lambda v, value: v.set(value),
+    Namespace: lambda ns, value: setattr(ns, "k", value),
+    Value: lambda v, value: v.set(value),
 }
 # Ways of reading that leave what they read.
-STAY = {dict: "d[k]", list: "l[:]", shared.Namespace: "ns.k", shared.Value: "get"}
+STAY = {dict: "d[k]", list: "l[:]", Namespace: "ns.k", Value: "get"}
 LOOKING = [(kind, way) for kind, ways in LOOKS.items() for way in ways]
 EACH_LOOK = pytest.mark.parametrize(
     ("kind", "way"), LOOKING, ids=[f"{kind.__name__} {way}" for kind, way in LOOKING]
@@ -404,7 +406,7 @@ def test_a_failed_look_changes_nothing(
             if dialect == "fast":
                 LOOKS[kind][way](proxy)
             else:
-                fastmgr.dispatch(conn, proxy._id, "incr", () if kind is shared.Value else ("k",))
+                fastmgr.dispatch(conn, proxy._id, "incr", () if kind is Value else ("k",))
         FILLS[kind](proxy, ghosts.Ghost(i))
         assert (proxy[-1] if kind is list else GETS[kind][STAY[kind]](proxy)) == ghosts.Ghost(i)
     conn.close()
@@ -511,8 +513,8 @@ def test_a_method_that_looks_does_what_it_does_to_values(
     here: Any = {
         dict: lambda: {"plain": 1, "k": Fraction(1, 2)},
         list: lambda: [Fraction(1, 2), 1, Fraction(1, 2)],
-        shared.Namespace: lambda: shared.Namespace(k=Fraction(1, 2)),
-        shared.Value: lambda: shared.Value("O", Fraction(1, 2)),
+        Namespace: lambda: Namespace(k=Fraction(1, 2)),
+        Value: lambda: Value("O", Fraction(1, 2)),
     }[kind]()
     proxy = MAKES[kind](manager)
     FILLS[kind](proxy, Fraction(1, 2))

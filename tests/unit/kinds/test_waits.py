@@ -35,7 +35,7 @@ from support import (
 from support.frames import OP_CALL, OP_INCREF
 
 import fastmgr
-from fastmgr.kinds import shared, waits
+from fastmgr.kinds import primitives, waits
 from fastmgr.wire import codec
 
 pytestmark = pytest.mark.timeout(60)
@@ -127,7 +127,7 @@ class Place:
     def __init__(self) -> None:
         for kind in ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event"):
             setattr(self, kind, getattr(waits, kind))
-        self.Barrier, self.Queue = shared.Barrier, waits.Queue
+        self.Barrier, self.Queue = primitives.Barrier, waits.Queue
 
     Lock: Any
     RLock: Any
@@ -1487,10 +1487,10 @@ def test_a_barrier_with_an_action(park_manager: ParkManager) -> None:
 
 
 def test_shared_makes_what_parks_where_it_can() -> None:
-    assert type(shared.Condition()) is waits.Condition
-    assert type(shared.Condition(threading.Lock())) is threading.Condition
-    assert type(shared.Barrier(2)) is waits.Barrier
-    assert type(shared.Barrier(2, lambda: None)) is threading.Barrier
+    assert type(primitives.Condition()) is waits.Condition
+    assert type(primitives.Condition(threading.Lock())) is threading.Condition
+    assert type(primitives.Barrier(2)) is waits.Barrier
+    assert type(primitives.Barrier(2, lambda: None)) is threading.Barrier
 
 
 def test_an_item_that_was_handed_over_is_not_kept(park_manager: ParkManager) -> None:

@@ -20,7 +20,7 @@ from support.peers import Reply
 
 from fastmgr import managers, oneway
 from fastmgr.client.proxy import Recording
-from fastmgr.kinds.verbs import VERBS
+from fastmgr.kinds.rows import VERBS
 from fastmgr.link.introduction import VERSION, parse_introduction
 from fastmgr.wire import codec
 from fastmgr.wire.methods import METHODS

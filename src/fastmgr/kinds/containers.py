@@ -1,0 +1,124 @@
+"""The rows of the interpreter's own containers, their iterators, and arrays without a cell."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterable
+from typing import Any
+
+from fastmgr.kinds import carried
+from fastmgr.kinds.rows import GAINS, Row, Unread, declare, names
+from fastmgr.kinds.verbs import DictVerbs, ListVerbs
+
+__all__ = ["DICT", "ITERATOR", "LIST", "SET", "Array"]
+
+DICT = declare(
+    Row(
+        typeids=("dict",),
+        make=dict,
+        types=(dict,),
+        proxy="fastmgr.proxies:DictProxy",
+        exposed=(
+            "__contains__", "__delitem__", "__getitem__", "__ior__", "__iter__", "__len__",
+            "__or__", "__reversed__", "__ror__", "__setitem__", "clear", "compare_exchange",
+            "copy", "exchange", "fromkeys", "get", "incr", "items", "keys", "pop", "popitem",
+            "setdefault", "update", "values",
+        ),
+        method_to_typeid={"__iter__": "Iterator"},
+        gains=GAINS - {"get"},  # which takes nothing away
+        verbs={
+            "incr": DictVerbs.incr,
+            "exchange": DictVerbs.exchange,
+            "compare_exchange": DictVerbs.compare_exchange,
+        },
+        is_closed=True,
+        unread=Unread(
+            keeps={"__setitem__": 1, "exchange": 1, "get": 1, "pop": 1, "setdefault": 1},
+            blind=names(
+                "__contains__ __delitem__ __getitem__ __iter__ __len__ __reversed__ __setitem__ "
+                "clear copy exchange get items keys pop popitem setdefault update values #GETVALUE"
+            ),
+            find=carried.in_mapping,
+            put_in_place=carried.put_in_mapping,
+            bare=names("__iter__"),  # which has the keys alone
+        ),
+        loop_makes=True,
+        loop_runs=True,
+    )
+)  # fmt: skip
+
+LIST = declare(
+    Row(
+        typeids=("list",),
+        make=list,
+        types=(list,),
+        proxy="fastmgr.proxies:ListProxy",
+        exposed=(
+            "__add__", "__contains__", "__delitem__", "__getitem__", "__imul__", "__len__",
+            "__mul__", "__reversed__", "__rmul__", "__setitem__", "append", "clear", "copy",
+            "count", "extend", "incr", "index", "insert", "pop", "remove", "reverse", "sort",
+        ),
+        verbs={"incr": ListVerbs.incr},
+        is_closed=True,
+        unread=Unread(
+            keeps={"__setitem__": 1, "append": 0, "insert": 1},
+            blind=names(
+                "__delitem__ __getitem__ __len__ __setitem__ append clear copy extend insert pop "
+                "reverse #GETVALUE"
+            ),
+            find=carried.in_list,
+            put_in_place=carried.put_in_list,
+        ),
+        loop_makes=True,
+        loop_runs=True,
+    )
+)  # fmt: skip
+
+SET = declare(
+    Row(
+        typeids=("set",),
+        make=set,
+        types=(set,),
+        proxy="fastmgr.proxies:SetProxy",
+        exposed=(
+            "__and__", "__class_getitem__", "__contains__", "__ge__", "__gt__", "__iand__",
+            "__ior__", "__isub__", "__iter__", "__ixor__", "__le__", "__len__", "__lt__",
+            "__or__", "__rand__", "__ror__", "__rsub__", "__rxor__", "__sub__", "__xor__",
+            "add", "clear", "copy", "difference", "difference_update", "discard",
+            "intersection", "intersection_update", "isdisjoint", "issubset", "issuperset",
+            "pop", "remove", "symmetric_difference", "symmetric_difference_update", "union",
+            "update",
+        ),
+        loop_makes=True,
+        loop_runs=True,
+    )
+)  # fmt: skip
+
+#: Of whatever a method returns as an iterator, generators among them.
+ITERATOR = declare(
+    Row(
+        typeids=("Iterator",),
+        proxy="fastmgr.proxies:IteratorProxy",
+        exposed=("__next__", "send", "throw", "close"),
+    )
+)
+
+declare(
+    Row(
+        types=(
+            type(iter({})), type(iter({}.values())), type(iter({}.items())), type(reversed({})),
+            type(iter([])), type(reversed([])), type(iter(set())),
+        ),
+        loop_runs=True,
+    )
+)  # fmt: skip
+
+
+def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
+    """Return an `array.array`; `lock` is accepted and ignored, as in the stdlib."""
+    return array.array(typecode, sequence)
+
+
+declare(
+    Row(make=Array, also_make=(array.array,), types=(array.array,), loop_makes=True, loop_runs=True)
+)

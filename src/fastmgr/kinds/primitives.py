@@ -1,0 +1,143 @@
+"""The rows of the primitives, and what makes those that may have to wait in threads."""
+
+from __future__ import annotations
+
+import _thread
+import queue
+import threading
+from typing import Any
+
+from fastmgr.kinds import waits
+from fastmgr.kinds.rows import Row, Unread, declare, names
+
+__all__ = [
+    "BARRIER",
+    "BOUNDED_SEMAPHORE",
+    "CONDITION",
+    "EVENT",
+    "LOCK",
+    "QUEUE",
+    "RLOCK",
+    "SEMAPHORE",
+    "Barrier",
+    "Condition",
+    "is_locked",
+]
+
+_RLock = type(threading.RLock())
+
+
+def Condition(lock: Any = None) -> Any:
+    """Return a condition; one over a lock that is given waits in threads."""
+    return waits.Condition() if lock is None else threading.Condition(lock)
+
+
+def Barrier(parties: int, action: Any = None, timeout: float | None = None) -> Any:
+    """Return a barrier; one with an action to call waits in threads."""
+    if action is None:
+        return waits.Barrier(parties, timeout)
+    return threading.Barrier(parties, action, timeout)
+
+
+def is_locked(obj: Any) -> bool:
+    """Whether a primitive of `threading` is held, where it cannot say so itself.
+
+    Raises
+    ------
+    AttributeError
+        It is no primitive that can be held.
+    """
+    if isinstance(obj, threading.Condition):
+        obj = obj._lock  # type: ignore[attr-defined]
+    if isinstance(obj, threading.Semaphore):
+        return bool(obj._value == 0)
+    if isinstance(obj, _RLock):
+        # The compiled RLock tells its state in its representation alone.
+        return repr(obj).startswith("<locked")
+    return bool(obj.locked())
+
+
+def _holdable(kind: type) -> Row:
+    """Declare a lock or semaphore: each call of it may be one step on a slot."""
+    return declare(
+        Row(
+            typeids=(kind.__name__,),
+            make=kind,
+            types=(kind,),
+            proxy="fastmgr.proxies:AcquirerProxy",
+            exposed=("acquire", "release", "locked", "owner_died", "consistent"),
+            cell_calls=names("acquire release locked"),
+            loop_makes=True,
+            parks=True,
+        )
+    )
+
+
+LOCK = _holdable(waits.Lock)
+RLOCK = _holdable(waits.RLock)
+SEMAPHORE = _holdable(waits.Semaphore)
+BOUNDED_SEMAPHORE = _holdable(waits.BoundedSemaphore)
+
+CONDITION = declare(
+    Row(
+        typeids=("Condition",),
+        make=Condition,
+        types=(waits.Condition,),
+        proxy="fastmgr.proxies:ConditionProxy",
+        exposed=(*LOCK.exposed, "wait", "notify", "notify_all"),
+        cell_calls=frozenset(),  # its waiters are the server's in any case
+        loop_makes=True,
+        parks=True,
+    )
+)
+
+EVENT = declare(
+    Row(
+        typeids=("Event",),
+        make=waits.Event,
+        types=(waits.Event,),
+        proxy="fastmgr.proxies:EventProxy",
+        exposed=("is_set", "set", "clear", "wait"),
+        cell_calls=names("is_set"),
+        loop_makes=True,
+        parks=True,
+    )
+)
+
+BARRIER = declare(
+    Row(
+        typeids=("Barrier",),
+        make=Barrier,
+        types=(waits.Barrier,),
+        proxy="fastmgr.proxies:BarrierProxy",
+        exposed=("__getattribute__", "wait", "abort", "reset"),
+        cell_calls=frozenset(),
+        loop_makes=True,
+        parks=True,
+        errors=(threading.BrokenBarrierError,),
+    )
+)
+
+QUEUE = declare(
+    Row(
+        typeids=("Queue", "JoinableQueue"),
+        make=waits.Queue,
+        types=(waits.Queue,),
+        cell_calls=frozenset(),
+        unread=Unread(keeps={"put": 0, "put_nowait": 0}, blind=None),
+        loop_makes=True,
+        parks=True,
+        errors=(queue.Empty, queue.Full, getattr(queue, "ShutDown", queue.Full)),
+    )
+)
+
+# The stdlib's own, which users register: they wait in threads, but in any thread.
+declare(
+    Row(
+        types=(
+            _thread.LockType, queue.Queue, threading.Semaphore, threading.BoundedSemaphore,
+            threading.Event, threading.Barrier,
+        ),
+        any_thread=True,
+    )
+)  # fmt: skip

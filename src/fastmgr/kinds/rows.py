@@ -1,0 +1,337 @@
+"""One row per shared type, and the tables that are derived from the rows.
+
+Everything particular to a type is one `Row`, in the file of that type in this room.  `declare`
+checks that the row is whole and enters it into the tables below, in which the server's hot path,
+the files of named objects and the managers look.  The tables are filled in place and never
+replaced, so a row that is declared late, by a test or by another package, counts like all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from fastmgr.kinds.waits import Primitive
+from fastmgr.memory.arena import Celled
+from fastmgr.wire.methods import METHODS
+
+__all__ = ["GAINS", "Codec", "Row", "Unread", "declare", "names"]
+
+
+def names(text: str) -> frozenset[str]:
+    """Return the names in a text, as the fields of a `Row` hold them."""
+    return frozenset(text.split())
+
+
+#: Methods that take something, by the names that they have in most types.
+GAINS = names("acquire __enter__ get get_nowait pop popitem exchange __next__ send")
+
+
+class Unread(NamedTuple):
+    """How objects of a type hold values that the server has not read (`Opaque`).
+
+    Attributes
+    ----------
+    keeps : mapping of str to int
+        Methods that keep one of their arguments without looking at it, and which argument that is.
+    blind : frozenset of str or None
+        Methods that look at no value which the object holds, whatever plain arguments they get.
+        Before any other method runs, all values are read.  None: no method of the type looks.
+    find : callable, optional
+        ``find(obj)`` returns the unread values in a list, as of one moment.
+    put_in_place : callable, optional
+        ``put_in_place(obj, read)`` puts ``read[value]`` where the unread `value` still is.
+    keeps_if : callable, optional
+        ``keeps_if(args)`` says whether a method of `keeps` keeps its argument this time.
+    bare : frozenset of str
+        Methods whose result holds no value of the object, even where the result is shared.
+    beside_cell : callable, optional
+        ``beside_cell(obj)`` returns what an object holds that was made earlier and is shared anew;
+        None for nothing.  If that is no unread value, the loop does not know what it is.
+    """
+
+    keeps: Mapping[str, int]
+    blind: frozenset[str] | None
+    find: Callable[[Any], list[Any]] | None = None
+    put_in_place: Callable[[Any, dict[Any, Any]], None] | None = None
+    keeps_if: Callable[[tuple[Any, ...]], bool] | None = None
+    bare: frozenset[str] = frozenset()
+    beside_cell: Callable[[Any], Any] | None = None
+
+
+class Codec(NamedTuple):
+    """How a file keeps named objects of a type.
+
+    Attributes
+    ----------
+    number : int
+        Says in a record of which type the object is.  Numbers below 256 are this package's.
+    about : callable
+        ``about(obj, name)`` returns what else has to be known to make the object again, as JSON can
+        hold it; it raises TypeError where a file cannot keep the object.
+    restore : callable
+        ``restore(about, name)`` makes an object, whose state then is the record's data.  What is
+        in a file is hostile: `restore` raises TypeError or ValueError for what `about` never
+        returns.
+    described : callable
+        ``described(obj)`` says in a few words what is kept, or asked for.
+    join : callable
+        ``join(kept, wanted)`` compares what is kept with what a client asks for.  It returns None,
+        or an object of the type that has to be added to the kept one; it raises TypeError or
+        ValueError, whose text nobody sees, where the two do not agree.
+    added : int, optional
+        Says in a record that the object was added to the one of the same name.
+    grow : callable, optional
+        ``grow(kept, *added)`` adds them.  It needs `added`.
+    """
+
+    number: int
+    about: Callable[[Any, str], Any]
+    restore: Callable[[Any, str], Any]
+    described: Callable[[Any], str]
+    join: Callable[[Any, Any], Any]
+    added: int | None = None
+    grow: Callable[..., None] | None = None
+
+
+class Row(NamedTuple):
+    """All that is particular to one shared type.
+
+    Two things will come here when something uses them: which calls only read the object, and how an
+    engine that is not this package's server hosts it.
+
+    Attributes
+    ----------
+    typeids : tuple of str
+        The names under which `SyncManager` has the type; none for a type that only users register.
+    make : callable, optional
+        Makes an object.  None: objects come only from methods of others.
+    also_make : tuple of callable
+        What else makes such objects, for those who register it themselves.
+    types : tuple of type
+        The exact types of the objects.  A subclass of a user's is another type.
+    proxy : str, optional
+        Names the proxy type, ``module:qualname``, for proxies stand in a room above.  None:
+        `AutoProxy`.
+    exposed : tuple of str
+        Names of the methods that proxies may call.  Empty: every public method.
+    method_to_typeid : dict, optional
+        Methods whose results are shared in their turn, and the id of the results' type.
+    gains : frozenset of str
+        Methods that take something, which is lost where their reply does not reach the caller.
+    cell_calls : frozenset of str, optional
+        Methods that a client on the host does by itself where it has mapped the object's cell.
+        Only if all of them are exposed is a client told where the cell is.  Empty: no client is.
+    verbs : mapping of str to callable
+        Methods that the type itself does not have: ``verb(obj, *args, **kwds)``.  A verb that the
+        loop runs must be one step: nothing in it may give the GIL away.
+    is_closed : bool
+        Objects have no attributes of their own, so a method that the type has is the object's.
+    unread : Unread, optional
+        How objects hold values that the server has not read.  None: they never do.
+    loop_makes : bool
+        Nothing but code of ours or the interpreter's runs when `make` gets plain arguments.
+    loop_runs : bool
+        The same of all methods, as long as only plain values have reached the object.
+    parks : bool
+        The objects are primitives of `kinds.waits`: a call that waits needs no thread.
+    any_thread : bool
+        No method depends on the thread that runs it.  True of what the loop runs or parks.
+    errors : tuple of exception types
+        What methods raise on purpose, without arguments: the loop pickles such an error.
+    creation_errors : {'hidden', 'named', 'shown'}
+        Whether a client gets an error of `make` as it is: 'hidden' in a `RemoteError`, as the
+        stdlib has it; 'named': as it is where the object has a name; 'shown': as it is.
+    codec : Codec, optional
+        How a file keeps the objects that have a name.  `make` then takes the keyword ``name``.
+    """
+
+    typeids: tuple[str, ...] = ()
+    make: Callable[..., Any] | None = None
+    also_make: tuple[Callable[..., Any], ...] = ()
+    types: tuple[type, ...] = ()
+    proxy: str | None = None
+    exposed: tuple[str, ...] = ()
+    method_to_typeid: dict[str, str] | None = None
+    gains: frozenset[str] = GAINS
+    cell_calls: frozenset[str] | None = None
+    verbs: Mapping[str, Callable[..., Any]] = {}
+    is_closed: bool = False
+    unread: Unread | None = None
+    loop_makes: bool = False
+    loop_runs: bool = False
+    parks: bool = False
+    any_thread: bool = False
+    errors: tuple[type[Exception], ...] = ()
+    creation_errors: Literal["hidden", "named", "shown"] = "hidden"
+    codec: Codec | None = None
+
+    @property
+    def label(self) -> str:
+        """What messages call the row."""
+        return self.typeids[0] if self.typeids else "/".join(kind.__name__ for kind in self.types)
+
+    @property
+    def unnumbered(self) -> frozenset[str]:
+        """The exposed methods that a call names in full, since they have no number."""
+        return frozenset(self.exposed).difference(METHODS)
+
+
+# -- the tables -------------------------------------------------------------------
+
+#: By a type's id, and by the exact type of an object.
+BY_TYPEID: dict[str, Row] = {}
+BY_TYPE: dict[type, Row] = {}
+#: What the loop may call to make an object.
+MADE_ON_LOOP: set[Callable[..., Any]] = set()
+#: Types of which the loop may run each method, while only plain values have reached the object.
+RUN_ON_LOOP: set[type] = set()
+#: Types of primitives, whose waiters the loop keeps.
+PARKING: set[type] = set()
+#: Types of which no method depends on the thread that runs it.
+ANY_THREAD: set[type] = set()
+#: Exceptions that the loop pickles: there is nothing in them but their type.
+ERRORS: set[type[Exception]] = set()
+CELL_CALLS: dict[type, frozenset[str]] = {}
+#: By a type and a name, what is called where the type has no such method.
+VERBS: dict[tuple[type, str], Callable[..., Any]] = {}
+#: By a closed type, then by name: what is called with the object and the arguments.
+METHODS_OF: dict[type, dict[str, Callable[..., Any]]] = {}
+UNREAD: dict[type, Unread] = {}
+#: By a type and a method's name: which argument is kept unread.
+KEPT_ARGUMENT: dict[tuple[type, str], int] = {}
+#: What makes objects whose errors a client gets as they are: always, or if they have a name.
+SHOWN_IF_MADE_BY: set[Callable[..., Any]] = set()
+SHOWN_IF_NAMED_BY: set[Callable[..., Any]] = set()
+#: By what makes an object that may have a name: the type of the object.
+NAMED_BY: dict[Callable[..., Any], type] = {}
+#: By the number in a record of a file.
+BY_NUMBER: dict[int, Row] = {}
+
+
+def declare(row: Row) -> Row:
+    """Enter a row into the tables, and return it.
+
+    Raises
+    ------
+    ValueError
+        The row is not whole, or contradicts itself or another row; nothing has been entered.
+    """
+    problems = [*_problems_of_making(row), *_problems_of_methods(row), *_problems_of_keeping(row)]
+    if problems:
+        raise ValueError(f"the row of {row.label}: {'; '.join(problems)}")
+    BY_TYPEID.update(dict.fromkeys(row.typeids, row))
+    BY_TYPE.update(dict.fromkeys(row.types, row))
+    makers = (*((row.make,) if row.make else ()), *row.also_make)
+    for chosen, things, table in (
+        (row.loop_makes, makers, MADE_ON_LOOP),
+        (row.loop_runs, row.types, RUN_ON_LOOP),
+        (row.parks, row.types, PARKING),
+        (row.any_thread or row.loop_runs or row.parks, row.types, ANY_THREAD),
+        (row.creation_errors == "shown", makers[:1], SHOWN_IF_MADE_BY),
+        (row.creation_errors == "named", makers[:1], SHOWN_IF_NAMED_BY),
+        (True, row.errors, ERRORS),
+    ):
+        if chosen:
+            table.update(things)
+    for kind in row.types:
+        if row.cell_calls:
+            CELL_CALLS[kind] = row.cell_calls
+        if row.unread is not None:
+            UNREAD[kind] = row.unread
+            KEPT_ARGUMENT.update({(kind, name): i for name, i in row.unread.keeps.items()})
+        VERBS.update({(kind, name): verb for name, verb in row.verbs.items()})
+        if row.is_closed:
+            METHODS_OF[kind] = {**_methods_of(kind), **row.verbs}
+    if row.codec is not None and row.make is not None:
+        NAMED_BY[row.make] = row.types[0]
+        BY_NUMBER[row.codec.number] = row
+        if row.codec.added is not None:
+            BY_NUMBER[row.codec.added] = row
+    return row
+
+
+def _methods_of(kind: type) -> dict[str, Callable[..., Any]]:
+    compiled = type(dict.get), type(dict.__setitem__)
+    return {name: method for name, method in vars(kind).items() if type(method) in compiled}
+
+
+def _problems_of_making(row: Row) -> list[str]:
+    """What is wrong with the ids, the types, what makes them and where they run."""
+    problems = [
+        *(f"{typeid!r} is another row's" for typeid in row.typeids if typeid in BY_TYPEID),
+        *(f"the type {kind.__name__} has a row" for kind in row.types if kind in BY_TYPE),
+    ]
+    if not row.typeids and not row.types:
+        problems.append("it has neither an id nor a type")
+    if row.proxy is not None and not all(row.proxy.partition(":")):
+        problems.append(f"proxy={row.proxy!r} is not spelled 'module:qualname'")
+    if row.loop_makes and row.make is None:
+        problems.append("loop_makes, but nothing makes it")
+    if row.creation_errors != "hidden" and row.make is None:
+        problems.append("creation_errors, but nothing makes it")
+    if row.loop_runs and row.parks:
+        problems.append("loop_runs and parks exclude each other")
+    if (row.loop_runs or row.parks or row.any_thread) and not row.types:
+        problems.append("it says where its methods run, but not of which types")
+    for kind in row.types:
+        if row.parks != issubclass(kind, Primitive):
+            problems.append(f"parks={row.parks}, and {kind.__name__} is a primitive, or is none")
+        if issubclass(kind, Celled) and row.cell_calls is None:
+            problems.append(f"{kind.__name__} may have a cell: cell_calls, or that there are none")
+        if row.cell_calls and not issubclass(kind, Celled):
+            problems.append(f"cell_calls, but {kind.__name__} has no cell")
+    return problems
+
+
+def _problems_of_methods(row: Row) -> list[str]:
+    """What is wrong with what may be called."""
+    problems = []
+    for field, found in (
+        ("cell_calls", row.cell_calls or ()),
+        ("verbs", row.verbs),
+        ("method_to_typeid", row.method_to_typeid or ()),
+    ):
+        missing = set(found).difference(row.exposed or found)
+        if missing:
+            problems.append(f"{field} has what is not exposed: {_listed(missing)}")
+    for kind in row.types:
+        missing = {name for name in row.exposed if not hasattr(kind, name)} - set(row.verbs)
+        if missing:
+            problems.append(f"{kind.__name__} has nothing exposed as {_listed(missing)}")
+        hidden = {name for name in row.verbs if hasattr(kind, name)}
+        if hidden:
+            problems.append(f"verbs that {kind.__name__} has itself: {_listed(hidden)}")
+    return problems
+
+
+def _problems_of_keeping(row: Row) -> list[str]:
+    """What is wrong with how values are kept unread, and objects in a file."""
+    problems = []
+    unread, codec = row.unread, row.codec
+    if unread is not None:
+        if not unread.keeps:
+            problems.append("unread, but no method keeps anything")
+        if unread.blind is not None:
+            looking = set(unread.keeps) - unread.blind
+            if looking:
+                problems.append(f"what keeps a value looks at the others: {_listed(looking)}")
+            if unread.find is None or unread.put_in_place is None:
+                problems.append("methods look at its values, but it has no find or put_in_place")
+        if not (row.loop_runs or row.parks):
+            problems.append("unread, but the loop neither runs nor parks its methods")
+    if codec is not None:
+        if row.make is None or "name" not in (getattr(row.make, "__kwdefaults__", None) or ()):
+            problems.append("codec, but what makes it takes no keyword 'name'")
+        if len(row.types) != 1 or not issubclass(row.types[0], Celled):
+            problems.append("codec: a file keeps objects of one type that has a cell")
+        if (codec.added is None) != (codec.grow is None):
+            problems.append("codec: added and grow need each other")
+        taken = {codec.number, codec.added or codec.number} & BY_NUMBER.keys()
+        if taken or 0 in (codec.number, codec.added):
+            problems.append(f"codec: another row has the number {codec.number} or {codec.added}")
+    return problems
+
+
+def _listed(found: set[str]) -> str:
+    return ", ".join(sorted(found))
