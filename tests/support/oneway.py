@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import managers as stdlib
 from typing import Any
 
 import pytest
 
-from fastmgr import OnewayError
-from support import DEADLINE, ProbeManager
+from fastmgr import OnewayError, managers
+from support import DEADLINE, KEY, ProbeManager, in_thread, poll
 
 GATE = threading.Event()
 
@@ -120,3 +123,72 @@ def failure_of(function: Callable[..., Any], *args: Any) -> OnewayError:
 def cause_of(error: OnewayError) -> BaseException:
     assert error.__cause__ is not None
     return error.__cause__
+
+
+ENDED: list[str] = []
+
+
+class Marked(Exception):
+    """Notes on which thread of the server it is destroyed."""
+
+    def __del__(self) -> None:
+        ENDED.append(threading.current_thread().name)
+
+
+class Item:
+    """The same; the server unpickles it, for its pickle names multiprocessing."""
+
+    def __reduce__(self) -> Any:
+        return item, ("multiprocessing",)
+
+    def __del__(self) -> None:
+        ENDED.append(threading.current_thread().name)
+
+
+def item(_note: str) -> Item:
+    return Item()
+
+
+class Marking:
+    def fail(self) -> None:
+        raise Marked
+
+    def fail_with(self, value: Any) -> None:
+        raise ValueError("of mine")
+
+    def ended(self) -> list[str]:
+        gc.collect()
+        return list(ENDED)
+
+    def begin(self) -> None:
+        ENDED.clear()
+
+
+THE_JOURNAL = Journal()
+
+
+def the_journal() -> Journal:
+    return THE_JOURNAL
+
+
+OnewayManager.register("Marking", Marking)
+
+
+OnewayManager.register("TheJournal", the_journal)
+
+
+def posted(manager: OnewayManager, function: Callable[[], Any]) -> Future[Any]:
+    """`function()` in a thread of its own, once one of its calls waits in the server."""
+    census = manager.Census()
+    before = in_thread(census.parked)
+    with contextlib.ExitStack() as stack:
+        executor = ThreadPoolExecutor(1)
+        stack.callback(executor.shutdown, wait=False)
+        future = executor.submit(function)
+        poll(lambda: census.parked() == before + 1, "the call waits")
+    return future
+
+
+def exposing_everything(proxy: Any) -> Any:
+    """A proxy of the same object of which nothing is known here; `proxy` has to outlive it."""
+    return managers.BaseProxy(proxy._token, "pickle", authkey=KEY, incref=False)

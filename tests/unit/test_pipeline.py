@@ -24,6 +24,15 @@ from fastmgr.link import sockets
 from fastmgr.managers import SyncManager
 
 
+class Unreadable:
+    def __reduce__(self) -> Any:
+        return unreadable, ()
+
+
+def unreadable() -> None:
+    raise ZeroDivisionError("of its unpickling")
+
+
 class Echo:
     """A class of a user's: its calls are served by a thread."""
 
@@ -36,6 +45,9 @@ class Echo:
 
     def fail(self, text: str) -> None:
         raise ValueError(text)
+
+    def unreadable(self) -> Unreadable:
+        return Unreadable()
 
     def all(self) -> list[Any]:
         return self.seen
@@ -696,3 +708,49 @@ def test_with_a_stock_server() -> None:
                 pipe(items).append(i)
         assert items[3:] == list(range(500))
         del iterator, d, items, echo, pipe
+
+
+class Retiring:
+    def __init__(self, manager: Any) -> None:
+        self.manager = manager
+
+    def __reduce__(self) -> Any:
+        self.manager.shutdown()
+        return int, (1,)
+
+
+def test_pipeline_over_a_connection_that_was_closed_meanwhile() -> None:
+    """What is raised is the private _StaleConnection, not what it stands for."""
+    manager = SyncManager()
+    manager.start()
+    d = manager.dict()
+    pipe = manager.pipeline()
+    pipe(d).get(Retiring(manager))
+    with pytest.raises((OSError, EOFError)):
+        pipe.execute()
+
+
+def test_pipeline_with_a_result_that_cannot_be_unpickled() -> None:
+    """One such takes all results with it, and the references of the proxies among them."""
+    with EchoManager() as manager:
+        echo, d = manager.Echo(), manager.dict(a=1)
+        pipe = manager.pipeline(errors="return")
+        pipe(d).__iter__()
+        pipe(echo).unreadable()
+        pipe(d).get("a")
+        try:
+            results = pipe.execute()
+        except ZeroDivisionError as error:
+            results = [error]
+        assert manager._number_of_objects() == 2 + (len(results) == 3)
+    assert [type(result) for result in results[1:]] == [ZeroDivisionError, int]
+
+
+def test_recorder_records_methods_that_every_object_has(manager: Any) -> None:
+    """``__setattr__``, ``__str__``, ``__le__``: those of the Recorder itself are found."""
+    namespace = manager.Namespace(x=1)
+    with manager.pipeline() as pipe:
+        pipe(namespace).__setattr__("x", 2)
+        pipe(namespace).__getattribute__("x")
+        pipe(manager.list([1])).__str__()
+    assert pipe.results == [None, 2, "[1]"]

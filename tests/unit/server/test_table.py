@@ -11,7 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from support import DEADLINE, KEY, FastPeer, ProbeManager, poll, settle
@@ -580,3 +580,27 @@ def test_lock_taken_while_the_dead_ones_are_sorted_out(monkeypatch: pytest.Monke
                 assert len(dead) < 2000
         assert taken == [True]
         assert heir.method(lock, "acquire", True, DEADLINE).payload is True
+
+
+class AddingServer(TableServer):
+    public: ClassVar[list[str]] = [*TableServer.public, "add_first"]
+
+    def add_first(self, c: Any) -> None:
+        self.table.add(self.stashed[0].obj, {"__len__"}, None, False)
+
+
+class AddingManager(TableManager):
+    _Server = AddingServer
+
+
+def test_adding_over_an_entry_that_was_replaced() -> None:
+    """`Table.add` replaces an entry without `forget_recent`: freed memory is used."""
+    with AddingManager(authkey=KEY) as manager, FastPeer(manager.address) as peer:
+        handle = peer.create("list", [1])
+        told(peer, "stash", f"{handle:x}")
+        told(peer, "put", f"{handle:x}", [1, 2])
+        assert peer.method(handle, "__len__").payload == 2
+        told(peer, "add_first")
+        for _ in range(20):
+            peer.create("list", [1] * 50)
+            assert peer.method(handle, "__len__").payload == 1
