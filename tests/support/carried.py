@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
 
 from support import DEADLINE, ProbeManager
@@ -113,3 +115,16 @@ class CarriedManager(ProbeManager):
 CarriedManager.register("Insight", Insight)
 CarriedManager.register("Judge", Judge)
 CarriedManager.register("Gate", Gate)
+
+
+class Client:
+    """A client whose calls the loop can serve: it never calls a class of a user's."""
+
+    def __init__(self, name: str) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def start(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        return self.thread.submit(function, *args)
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.start(function, *args).result(DEADLINE)
