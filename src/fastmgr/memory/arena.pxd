@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-cdef extern from "memory/arena.h" nogil:
+cdef extern from "memory/segments.h" nogil:
     uint64_t fm_load(const uint64_t *word)
     void fm_store(uint64_t *word, uint64_t value)
     uint64_t fm_exchange(uint64_t *word, uint64_t value)
