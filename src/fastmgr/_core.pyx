@@ -11,7 +11,9 @@ from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
-from fastmgr.memory.arena cimport KIND_NONE, Arena, Celled, Segment, new_segment
+from fastmgr.memory.arena cimport Arena
+from fastmgr.memory.cells cimport KIND_NONE, Celled
+from fastmgr.memory.segments cimport Segment, new_segment
 from fastmgr.link.stream cimport (
     ENDS_CUT_OFF, FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_PICKLED,
     FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL,

@@ -14,7 +14,8 @@ from support import DEADLINE, KEY, ProbeManager, call_in_subprocess
 from fastmgr import managers
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counter, Counters
-from fastmgr.memory import arena as _arena
+from fastmgr.memory.arena import Arena
+from fastmgr.memory.cells import settle
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -168,9 +169,9 @@ def test_the_servers_memory_moves_in_the_middle_of_a_step() -> None:
     """A client asks where an object is, while a call on it runs users' code."""
 
     def moves(obj: Any) -> Callable[[], object]:
-        return lambda: _arena.settle(obj, arena)
+        return lambda: settle(obj, arena)
 
-    arena = _arena.Arena()
+    arena = Arena()
     counter = Counter(1)
     assert counter.incr(Number(moves(counter))) == 2
     assert counter.compare_exchange(Number(moves(counter), 2), 3) and counter.get() == 3

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fastmgr.link.handshake import prove
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
-from fastmgr.memory import arena
+from fastmgr.memory.segments import map_segment
 from fastmgr.wire import codec
 from support.frames import (
     HEADER,
@@ -271,7 +271,7 @@ class PassedPeer(FastPeer):
         """A segment, mapped."""
         (offset, size, is_file), fd = self.attach(number)
         assert fd is not None
-        return arena.map_segment(number, fd, offset, size, is_file)
+        return map_segment(number, fd, offset, size, is_file)
 
     def drop(self, handle: int) -> None:
         self.handles(OP_RELEASE, handle, 1)

@@ -33,7 +33,7 @@ def test_the_search_finds_imports_of_every_kind(rooms: dict[str, Any]) -> None:
     assert {
         ("managers", "server.server"),  # in a function
         ("client.cells", "client.session"),  # a cimport
-        ("link.stream", "memory.arena"),  # in a .pxd, too
+        ("link.stream", "memory.segments"),  # in a .pxd, too
         ("_core", "kinds.rows"),  # a module by its package
     } <= found
     assert ("managers", "server.sharedmemory") not in found  # only for type checkers

@@ -4,7 +4,9 @@ cimport cython
 
 from fastmgr.client.channel cimport posting_channels
 from fastmgr.client.proxy cimport ProxyCore
-from fastmgr.memory.arena cimport THREAD_BITS, Segment, View, fm_serves, uint32_t
+from fastmgr.memory.atomics cimport THREAD_BITS, uint32_t
+from fastmgr.memory.segments cimport Segment, fm_serves
+from fastmgr.memory.view cimport View
 
 cdef class CellCore(ProxyCore):
     cdef View view              # what the cell is mapped in; None before it was looked for

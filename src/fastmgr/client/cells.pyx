@@ -15,7 +15,8 @@ could run any, nor allocates what the garbage collector tracks.
 from fastmgr.client.channel cimport posting_channels
 from fastmgr.client.proxy cimport ProxyCore
 from fastmgr.client.session cimport ClientSession
-from fastmgr.memory.arena cimport Segment, View, fm_growths
+from fastmgr.memory.segments cimport Segment, fm_growths
+from fastmgr.memory.view cimport View
 
 
 cdef class CellCore(ProxyCore):

@@ -2,7 +2,7 @@
 
 from cpython.pythread cimport PyThread_type_lock
 
-from fastmgr.memory.arena cimport Segment
+from fastmgr.memory.segments cimport Segment
 from fastmgr.link.stream cimport Stream
 from fastmgr.link.system cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmgr.wire.codec cimport Reader, Writer

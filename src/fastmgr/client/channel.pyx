@@ -15,7 +15,7 @@ from cpython.pythread cimport (
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from fastmgr.memory.arena cimport Segment
+from fastmgr.memory.segments cimport Segment
 from fastmgr.link.stream cimport (
     FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
     HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF,
@@ -29,7 +29,7 @@ import errno
 import os
 from multiprocessing import util
 
-from fastmgr.memory.arena import map_segment
+from fastmgr.memory.segments import map_segment
 from fastmgr.link.stream import OPS
 from fastmgr.stock.dialect import StockConnection, convert_to_error
 from fastmgr.link.sockets import is_loss

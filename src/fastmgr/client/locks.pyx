@@ -2,10 +2,12 @@
 """Proxies of locks, semaphores and events that work on the cell themselves; see `client.cells`."""
 
 from fastmgr.client.cells cimport CellCore
-from fastmgr.memory.arena cimport (
-    CONTENDED, KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE, OWNER, OWNER_DIED, THREAD_BITS,
-    View, fm_load, fm_owner_here, fm_replace, fm_set_owner_here, fm_store, uint64_t,
+from fastmgr.memory.atomics cimport (
+    CONTENDED, OWNER, OWNER_DIED, THREAD_BITS, fm_load, fm_owner_here, fm_replace,
+    fm_set_owner_here, fm_store, uint64_t,
 )
+from fastmgr.memory.cells cimport KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE
+from fastmgr.memory.view cimport View
 
 import threading
 

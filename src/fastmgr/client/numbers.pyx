@@ -10,10 +10,10 @@ from fastmgr.kinds.words cimport (
     counter_replace, is_asked, is_plain_code, plain_item, plain_key, value_of, whole,
     window_on, word_of,
 )
-from fastmgr.memory.arena cimport (
-    KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE, Segment, View, fm_growths, fm_load,
-    fm_replace, uint64_t,
-)
+from fastmgr.memory.atomics cimport fm_load, fm_replace, uint64_t
+from fastmgr.memory.cells cimport KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE
+from fastmgr.memory.segments cimport Segment, fm_growths
+from fastmgr.memory.view cimport View
 
 import array
 import types

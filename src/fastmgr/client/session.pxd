@@ -4,7 +4,8 @@ from cpython.object cimport PyObject
 
 from fastmgr.client.channel cimport Channel, FastChannel
 from fastmgr.link.system cimport uint8_t, uint64_t
-from fastmgr.memory.arena cimport Segment, View
+from fastmgr.memory.segments cimport Segment
+from fastmgr.memory.view cimport View
 
 cdef class Holding:
     cdef object ident

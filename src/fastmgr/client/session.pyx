@@ -29,7 +29,7 @@ from fastmgr.link.stream cimport (
     OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED, OP_RETURN, Stream,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
-from fastmgr.memory.arena cimport THREAD_BITS, Segment, View
+from fastmgr.memory.atomics cimport THREAD_BITS
 from fastmgr.wire.codec cimport Writer
 
 import os

@@ -2,7 +2,7 @@ import array
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fastmgr.memory.arena import Celled
+from fastmgr.memory.cells import Celled
 
 __all__ = ["Array"]
 

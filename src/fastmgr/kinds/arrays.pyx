@@ -7,7 +7,8 @@ from fastmgr.kinds.words cimport (
     ITEM_SIZES, add_to_item, check_integers, is_plain_code, item_overflow, plain_item, plain_key,
     whole, window_on,
 )
-from fastmgr.memory.arena cimport HEAVY, KIND_ARRAY, KIND_NONE, Arena, Cell, Celled
+from fastmgr.memory.arena cimport Arena
+from fastmgr.memory.cells cimport HEAVY, KIND_ARRAY, KIND_NONE, Cell, Celled
 
 import array
 

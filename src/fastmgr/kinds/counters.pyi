@@ -1,7 +1,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fastmgr.memory.arena import Celled
+from fastmgr.memory.cells import Celled
 
 __all__ = ["Counter", "Counters"]
 

@@ -4,9 +4,9 @@
 from fastmgr.kinds.words cimport (
     counter_add, counter_exchange, counter_get, counter_replace, spelled, whole, word_in,
 )
-from fastmgr.memory.arena cimport (
-    KIND_COUNTER, KIND_COUNTERS, Arena, Cell, Celled, uint64_t,
-)
+from fastmgr.memory.arena cimport Arena
+from fastmgr.memory.atomics cimport uint64_t
+from fastmgr.memory.cells cimport KIND_COUNTER, KIND_COUNTERS, Cell, Celled
 
 from collections.abc import Iterable, Mapping
 

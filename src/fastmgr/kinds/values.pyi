@@ -1,6 +1,6 @@
 from typing import Any
 
-from fastmgr.memory.arena import Celled
+from fastmgr.memory.cells import Celled
 
 __all__ = ["Value"]
 

@@ -2,7 +2,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, final
 
-from fastmgr.memory.arena import Celled
+from fastmgr.memory.cells import Celled
 
 here: threading.local
 

@@ -17,10 +17,12 @@ allocated first, then the books are changed.
 
 cimport cython
 
-from fastmgr.memory.arena cimport (
-    CONTENDED, KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, LOCAL, OWNER,
-    OWNER_DIED, THREAD_BITS, Cell, Celled, fm_clear_bits, fm_load, fm_replace, fm_set_bits,
-    fm_store,
+from fastmgr.memory.atomics cimport (
+    CONTENDED, LOCAL, OWNER, OWNER_DIED, THREAD_BITS, fm_clear_bits, fm_load, fm_replace,
+    fm_set_bits, fm_store,
+)
+from fastmgr.memory.cells cimport (
+    KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, Cell, Celled,
 )
 
 cdef extern from "Python.h":

@@ -1,6 +1,7 @@
 """Numbers in shared memory, and the steps that both halves make on them."""
 
-from fastmgr.memory.arena cimport Cell, int64_t, uint64_t
+from fastmgr.memory.atomics cimport int64_t, uint64_t
+from fastmgr.memory.cells cimport Cell
 
 cdef extern from "Python.h":
     object PyNumber_Index(object number)

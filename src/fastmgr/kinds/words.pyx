@@ -7,7 +7,7 @@ client does by itself are therefore one after the other, in one order for all.
 
 cimport cython
 
-from fastmgr.memory.arena cimport (
+from fastmgr.memory.atomics cimport (
     fm_add_i8, fm_add_i16, fm_add_i32, fm_add_i64, fm_add_u8, fm_add_u16, fm_add_u32, fm_add_u64,
     fm_bits_of, fm_double_of, fm_exchange, fm_load, fm_replace, int8_t, int16_t, int32_t, uint8_t,
     uint16_t, uint32_t,

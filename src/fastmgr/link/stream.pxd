@@ -1,6 +1,6 @@
 """Whole frames over one connected socket."""
 
-from fastmgr.memory.arena cimport Segment
+from fastmgr.memory.segments cimport Segment
 from fastmgr.link.mailbox cimport fm_mailbox
 from fastmgr.link.system cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
 

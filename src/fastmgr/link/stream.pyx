@@ -20,15 +20,16 @@ from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
-from fastmgr.memory.arena cimport Segment, fm_is_unix, fm_recv_fd, fm_send_fd
+from fastmgr.memory.segments cimport Segment
 from fastmgr.link.mailbox cimport (
     FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_expect,
     fm_mail_is_there, fm_mail_post, fm_mail_shut, fm_mail_take, fm_mailbox,
 )
 from fastmgr.link.system cimport (
     FM_SIGNALS_MS, MSG_DONTWAIT, MSG_PEEK, POLLIN, POLLOUT, fm_acknowledge, fm_await_end,
-    fm_hung_up, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_soon, fm_refused,
-    fm_reset_at_close, fm_send, fm_send_two, fm_shutdown, fm_spinner, fm_unread, os_close,
+    fm_hung_up, fm_is_unix, fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_fd, fm_recv_soon,
+    fm_refused, fm_reset_at_close, fm_send, fm_send_fd, fm_send_two, fm_shutdown, fm_spinner,
+    fm_unread, os_close,
 )
 
 import os

@@ -8,6 +8,7 @@
 #define FASTMGR_OS_H
 
 #include <errno.h>
+#include <fcntl.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -31,6 +32,9 @@
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0 /* macOS: SO_NOSIGPIPE, and Python ignores SIGPIPE */
+#endif
+#ifndef MSG_CMSG_CLOEXEC
+#define MSG_CMSG_CLOEXEC 0
 #endif
 
 /* Whether an error says that a sandbox refuses the system call. */
@@ -61,6 +65,65 @@ static inline ssize_t fm_send_two(
         return first_size ? fm_send(fd, first, first_size, flags)
                           : fm_send(fd, second, second_size, flags);
     return n < 0 ? -(ssize_t)errno : n;
+}
+
+/* ---- descriptors over a socket ------------------------------------------ */
+
+static inline int fm_is_unix(int fd) {
+    struct sockaddr_storage name;
+    socklen_t size = sizeof name;
+    memset(&name, 0, sizeof name);
+    return getsockname(fd, (struct sockaddr *)&name, &size) == 0 && name.ss_family == AF_UNIX;
+}
+
+/* A message of one part with room for one descriptor beside it. */
+typedef struct {
+    struct iovec part;
+    union {
+        struct cmsghdr align;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr head;
+} fm_passing;
+
+static inline void fm_passing_begin(fm_passing *p, void *data, size_t size) {
+    memset(p, 0, sizeof *p);
+    p->part.iov_base = data;
+    p->part.iov_len = size;
+    p->head.msg_iov = &p->part;
+    p->head.msg_iovlen = 1;
+    p->head.msg_control = p->control.room;
+    p->head.msg_controllen = sizeof p->control.room;
+}
+
+/* Send bytes with a descriptor beside the first of them. */
+static inline ssize_t fm_send_fd(int fd, const void *from, size_t size, int passed, int flags) {
+    fm_passing p;
+    fm_passing_begin(&p, (void *)(uintptr_t)from, size);
+    struct cmsghdr *beside = CMSG_FIRSTHDR(&p.head);
+    beside->cmsg_level = SOL_SOCKET;
+    beside->cmsg_type = SCM_RIGHTS;
+    beside->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(beside), &passed, sizeof passed);
+    ssize_t n = sendmsg(fd, &p.head, flags | MSG_NOSIGNAL);
+    return n < 0 ? -(ssize_t)errno : n;
+}
+
+/* Receive bytes and the descriptor beside them (-1: none), which the caller then owns. */
+static inline ssize_t fm_recv_fd(int fd, void *into, size_t room, int *passed) {
+    fm_passing p;
+    fm_passing_begin(&p, into, room);
+    *passed = -1;
+    ssize_t n = recvmsg(fd, &p.head, MSG_CMSG_CLOEXEC);
+    if (n < 0)
+        return -(ssize_t)errno;
+    struct cmsghdr *beside = CMSG_FIRSTHDR(&p.head);
+    if (beside != NULL && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
+        beside->cmsg_len == CMSG_LEN(sizeof(int))) {
+        memcpy(passed, CMSG_DATA(beside), sizeof *passed);
+        (void)fcntl(*passed, F_SETFD, FD_CLOEXEC);
+    }
+    return n;
 }
 
 /* Bytes that have arrived and were not received. */

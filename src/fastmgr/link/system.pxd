@@ -16,6 +16,9 @@ cdef extern from "link/system.h" nogil:
         int fd, const void *first, size_t first_size, const void *second, size_t second_size,
         int flags
     )
+    int fm_is_unix(int fd)
+    ssize_t fm_send_fd(int fd, const void *source, size_t size, int passed, int flags)
+    ssize_t fm_recv_fd(int fd, void *into, size_t room, int *passed)
     int fm_refused(int error)
     size_t fm_unread(int fd)
     void fm_shutdown(int fd)

@@ -1,100 +1,25 @@
-/* Shared memory and the atomic steps that are made on it.
+/* Memory that processes share, and whether the server that has made it lives.
 
-   Leaf functions: they never touch Python and may be called without the GIL.  Nothing read from
-   shared memory is used as a pointer, a length or an offset: whoever maps it may write anything
-   there, and then finds wrong numbers, but no way out of its cell. */
-#ifndef FASTMGR_ARENA_H
-#define FASTMGR_ARENA_H
+   Leaf functions: they never touch Python and may be called without the GIL. */
+#ifndef FASTMGR_SEGMENTS_H
+#define FASTMGR_SEGMENTS_H
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
 
+#include "atomics.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/types.h>
-#include <sys/uio.h>
-#include <sys/un.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #endif
-
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
-#endif
-#ifndef MSG_CMSG_CLOEXEC
-#define MSG_CMSG_CLOEXEC 0
-#endif
-
-/* ---- steps on a word ---------------------------------------------------- */
-
-static inline uint64_t fm_load(const uint64_t *word) {
-    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
-}
-
-static inline void fm_store(uint64_t *word, uint64_t value) {
-    __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
-}
-
-static inline uint64_t fm_exchange(uint64_t *word, uint64_t value) {
-    return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST);
-}
-
-static inline uint64_t fm_clear_bits(uint64_t *word, uint64_t bits) {
-    return __atomic_fetch_and(word, ~bits, __ATOMIC_SEQ_CST);
-}
-
-static inline uint64_t fm_set_bits(uint64_t *word, uint64_t bits) {
-    return __atomic_fetch_or(word, bits, __ATOMIC_SEQ_CST);
-}
-
-/* Replace `*expected`; where something else is there, that is put into `*expected`. */
-static inline int fm_replace(uint64_t *word, uint64_t *expected, uint64_t desired) {
-    return __atomic_compare_exchange_n(
-        word, expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-}
-
-/* Add to an integer; 0, and nothing is changed, where the sum does not fit. */
-#define FM_ADD(NAME, TYPE)                                                                       \
-    static inline int NAME(TYPE *at, int64_t amount, TYPE *sum) {                                \
-        TYPE before = __atomic_load_n(at, __ATOMIC_RELAXED);                                     \
-        do {                                                                                     \
-            if (__builtin_add_overflow(before, amount, sum))                                     \
-                return 0;                                                                        \
-        } while (!__atomic_compare_exchange_n(                                                   \
-            at, &before, *sum, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));                          \
-        return 1;                                                                                \
-    }
-
-FM_ADD(fm_add_i8, int8_t)
-FM_ADD(fm_add_u8, uint8_t)
-FM_ADD(fm_add_i16, int16_t)
-FM_ADD(fm_add_u16, uint16_t)
-FM_ADD(fm_add_i32, int32_t)
-FM_ADD(fm_add_u32, uint32_t)
-FM_ADD(fm_add_i64, int64_t)
-FM_ADD(fm_add_u64, uint64_t)
-
-static inline double fm_double_of(uint64_t bits) {
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint64_t fm_bits_of(double value) {
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 /* ---- segments ----------------------------------------------------------- */
 
@@ -167,65 +92,6 @@ static inline void fm_clear(char *at, size_t size) {
     memset(at, 0, size);
 }
 
-/* ---- descriptors over a socket ------------------------------------------ */
-
-static inline int fm_is_unix(int fd) {
-    struct sockaddr_storage name;
-    socklen_t size = sizeof name;
-    memset(&name, 0, sizeof name);
-    return getsockname(fd, (struct sockaddr *)&name, &size) == 0 && name.ss_family == AF_UNIX;
-}
-
-/* A message of one part with room for one descriptor beside it. */
-typedef struct {
-    struct iovec part;
-    union {
-        struct cmsghdr align;
-        char room[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct msghdr head;
-} fm_passing;
-
-static inline void fm_passing_begin(fm_passing *p, void *data, size_t size) {
-    memset(p, 0, sizeof *p);
-    p->part.iov_base = data;
-    p->part.iov_len = size;
-    p->head.msg_iov = &p->part;
-    p->head.msg_iovlen = 1;
-    p->head.msg_control = p->control.room;
-    p->head.msg_controllen = sizeof p->control.room;
-}
-
-/* Send bytes with a descriptor beside the first of them. */
-static inline ssize_t fm_send_fd(int fd, const void *from, size_t size, int passed, int flags) {
-    fm_passing p;
-    fm_passing_begin(&p, (void *)(uintptr_t)from, size);
-    struct cmsghdr *beside = CMSG_FIRSTHDR(&p.head);
-    beside->cmsg_level = SOL_SOCKET;
-    beside->cmsg_type = SCM_RIGHTS;
-    beside->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(beside), &passed, sizeof passed);
-    ssize_t n = sendmsg(fd, &p.head, flags | MSG_NOSIGNAL);
-    return n < 0 ? -(ssize_t)errno : n;
-}
-
-/* Receive bytes and the descriptor beside them (-1: none), which the caller then owns. */
-static inline ssize_t fm_recv_fd(int fd, void *into, size_t room, int *passed) {
-    fm_passing p;
-    fm_passing_begin(&p, into, room);
-    *passed = -1;
-    ssize_t n = recvmsg(fd, &p.head, MSG_CMSG_CLOEXEC);
-    if (n < 0)
-        return -(ssize_t)errno;
-    struct cmsghdr *beside = CMSG_FIRSTHDR(&p.head);
-    if (beside != NULL && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
-        beside->cmsg_len == CMSG_LEN(sizeof(int))) {
-        memcpy(passed, CMSG_DATA(beside), sizeof *passed);
-        (void)fcntl(*passed, F_SETFD, FD_CLOEXEC);
-    }
-    return n;
-}
-
 /* ---- whether the server lives -------------------------------------------- */
 
 /* The server's loop thread keeps its thread id in a word of shared memory.  On Linux the kernel
@@ -289,24 +155,6 @@ static inline uint32_t fm_growths(const uint32_t *alive) {
 
 static inline void fm_note_growth(uint32_t *alive) {
     (void)__atomic_fetch_add(alive + 1, 1U, __ATOMIC_SEQ_CST);
-}
-
-/* ---- which thread this is ------------------------------------------------ */
-
-/* What the calling thread is to the server that `serial` stands for; 0: not known yet. */
-typedef struct {
-    uint64_t serial, owner;
-} fm_thread_owner;
-
-static __thread fm_thread_owner fm_this_thread;
-
-static inline uint64_t fm_owner_here(uint64_t serial) {
-    return fm_this_thread.serial == serial ? fm_this_thread.owner : 0;
-}
-
-static inline void fm_set_owner_here(uint64_t serial, uint64_t owner) {
-    fm_this_thread.serial = serial;
-    fm_this_thread.owner = owner;
 }
 
 #endif

@@ -29,7 +29,9 @@ from typing import Any
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counter, Counters, grow
 from fastmgr.kinds.values import Value
-from fastmgr.memory.arena import Arena, Segment, lie_at, state_size
+from fastmgr.memory.arena import Arena
+from fastmgr.memory.cells import lie_at, state_size
+from fastmgr.memory.segments import Segment
 
 __all__ = ["ArenaFile", "Names"]
 

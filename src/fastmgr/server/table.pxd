@@ -30,7 +30,7 @@ cdef class Forgetter:
 
 cdef class Session:
     cdef readonly bytes id
-    cdef readonly uint64_t number         # as it holds things (memory/arena.pxd); never used twice
+    cdef readonly uint64_t number         # as it holds things (memory/atomics.h); never used twice
     cdef readonly int connections
     cdef bint clean                       # the process ends in order
     cdef bint broken                      # one of its connections has ended otherwise

@@ -43,14 +43,16 @@ from fastmgr import oneway
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counters
 from fastmgr.managers import CounterProxy, RemoteError, Token, retire_sessions
-from fastmgr.memory import arena as _arena
+from fastmgr.memory.arena import Arena
+from fastmgr.memory.cells import Cell, settle as settle_in
+from fastmgr.memory.segments import map_segment
 from fastmgr.wire import codec
 
 pytestmark = pytest.mark.timeout(90)
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-# As in stream.pxd, arena.pxd and arena.pyx.
+# As in link/stream.pxd and in the .pxd files of memory.
 OP_LOCATE, OP_ATTACH = 7, 8
 LOCK, RLOCK, SEMAPHORE, EVENT, COUNTER, COUNTERS, VALUE, ARRAY = range(1, 9)
 LINE, PAGE, SEGMENT_SIZE, LARGE = 64, 4096, 1 << 20, 1 << 18
@@ -320,7 +322,7 @@ def test_cells_of_a_pipelining_peer(peer: PassedPeer) -> None:
     assert [reply.payload for reply in replies] == [9] * 50
     data, passed, _, _ = socket.recv_fds(peer.sock, HEADER.size, 1)
     where = codec.loads(peer._read(HEADER.unpack(data)[0]))
-    segment = _arena.map_segment(number, passed[0], *where)
+    segment = map_segment(number, passed[0], *where)
     assert memoryview(segment)[offset : offset + 8].cast("q")[0] == 9
 
 
@@ -465,7 +467,7 @@ def test_zeros_are_not_copied(own_manager: ProbeManager) -> None:
 
 def write_while_arrays_move() -> list[int]:
     """For a fresh interpreter: how many writes are not in the cells, array by array."""
-    arena = _arena.Arena()
+    arena = Arena()
     arena.open()
     lost = []
     for _ in range(10):
@@ -480,10 +482,10 @@ def write_while_arrays_move() -> list[int]:
 
         thread = threading.Thread(target=write)
         thread.start()
-        other = threading.Thread(target=_arena.settle, args=(array, arena))
+        other = threading.Thread(target=settle_in, args=(array, arena))
         begun.wait()
         other.start()
-        assert _arena.settle(array, arena)
+        assert settle_in(array, arena)
         moved.set()
         thread.join()
         other.join()
@@ -499,10 +501,10 @@ def test_writes_while_an_array_moves() -> None:
 
 def drop_in_a_forked_child() -> list[int]:
     """For a fresh interpreter: what is left in cells that a forked child has dropped."""
-    arena = _arena.Arena()
+    arena = Arena()
     arena.open()
     rows = [Counters(size, [5] + [0] * (size - 1)) for size in (1, LARGE // 8)]
-    assert all(_arena.settle(row, arena) for row in rows)
+    assert all(settle_in(row, arena) for row in rows)
     child = os.fork()
     if child == 0:
         rows.clear()
@@ -517,7 +519,7 @@ def drop_in_a_forked_child() -> list[int]:
 
 def collect_while_room_is_found() -> list[int]:
     """For a fresh interpreter: what two new cells that are written to have of each other."""
-    arena, size = _arena.Arena(), LARGE // 8
+    arena, size = Arena(), LARGE // 8
     arena.open()
     gc.disable()
     found = []
@@ -689,26 +691,26 @@ def test_only_what_stays_as_large_is_mapped(tmp_path: Path) -> None:
     fd = os.memfd_create("a test's", os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, 2 * PAGE)
     with pytest.raises(OSError, match="segment 3"):
-        _arena.map_segment(3, os.dup(fd), 0, PAGE, False)  # not sealed
-    assert memoryview(_arena.map_segment(3, os.dup(fd), 0, PAGE, True)).nbytes == PAGE
+        map_segment(3, os.dup(fd), 0, PAGE, False)  # not sealed
+    assert memoryview(map_segment(3, os.dup(fd), 0, PAGE, True)).nbytes == PAGE
     for offset, size in [(0, 3 * PAGE), (2 * PAGE, PAGE), (2**64 - PAGE, 2 * PAGE)]:
         with pytest.raises(OSError, match="segment 4"):
-            _arena.map_segment(4, os.dup(fd), offset, size, True)
+            map_segment(4, os.dup(fd), offset, size, True)
     os.close(fd)
     with pytest.raises(OSError):
-        _arena.map_segment(5, fd, 0, PAGE, False)
+        map_segment(5, fd, 0, PAGE, False)
 
 
 def test_a_cell_lies_in_its_segment() -> None:
-    segment = _arena.Arena().new(PAGE)
+    segment = Arena().new(PAGE)
     for offset, size in [(PAGE - 8, 16), (PAGE + 8, 8), (2**64 - 8, 8), (0, PAGE + 1)]:
         with pytest.raises(ValueError, match=r"do not lie in a segment"):
-            _arena.Cell(size).lie_in(segment, offset)
-    _arena.Cell(8).lie_in(segment, PAGE - 8)
+            Cell(size).lie_in(segment, offset)
+    Cell(8).lie_in(segment, PAGE - 8)
 
 
 def test_segments_count_up_and_go() -> None:
-    arena = _arena.Arena()
+    arena = Arena()
     first, second = arena.new(PAGE), arena.new(2 * PAGE)
     assert second.number == first.number + 1
     assert (memoryview(second).nbytes, second.offset, second.is_file) == (2 * PAGE, 0, False)
@@ -723,9 +725,9 @@ def test_segments_count_up_and_go() -> None:
 
 def test_what_memory_cannot_hold_is_refused() -> None:
     with pytest.raises(MemoryError):
-        _arena.Cell(2**62)
+        Cell(2**62)
     with pytest.raises(OSError):
-        _arena.Arena().new(2**63)
+        Arena().new(2**63)
 
 
 def test_raw_peers_know_nothing_of_it(manager: ProbeManager) -> None:
@@ -753,14 +755,14 @@ def test_an_anonymous_create_has_a_cell_too(peer: PassedPeer) -> None:
 
 
 def test_an_arena_that_cannot_grow_goes_on_later() -> None:
-    arena, counters = _arena.Arena(), Counters(3, [1, 2, 3])
+    arena, counters = Arena(), Counters(3, [1, 2, 3])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
         for _ in range(2):
-            assert not _arena.settle(counters, arena)
+            assert not settle_in(counters, arena)
             assert counters.incr(0) > 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert _arena.settle(counters, arena)
+    assert settle_in(counters, arena)
     assert counters.snapshot() == [3, 2, 3]
