@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from fastmgr.kinds.waits import Primitive
-from fastmgr.memory.arena import Celled
+from fastmgr.memory.cells import Celled
 from fastmgr.wire.methods import METHODS
 
 __all__ = ["GAINS", "Codec", "Row", "Unread", "declare", "names"]

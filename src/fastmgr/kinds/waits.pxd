@@ -6,7 +6,7 @@ from fastmgr.memory.cells cimport Celled
 cdef class Waiter
 
 cdef class Owner:
-    cdef readonly uint64_t number    # in a slot (see memory/arena.pxd)
+    cdef readonly uint64_t number    # in a slot (see memory/atomics.h)
     cdef readonly Waiter waiter      # of the call that waits; None: no call does
 
     cdef void belong(self, uint64_t session, uint64_t thread) noexcept
