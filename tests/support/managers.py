@@ -6,6 +6,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,3 +141,9 @@ def hide_server(server: Any) -> None:
     here: Any = multiprocessing.current_process()
     poll(lambda: getattr(here, "_manager_server", None) is server, "the server serves")
     here._manager_server = None  # proxies would take the server for theirs
+
+
+def references(manager: ProbeManager) -> dict[str, int]:
+    """The counts of the server, by ident."""
+    found = re.findall(r"^  (\w+):       refcount=(\d+)$", manager._debug_info(), re.MULTILINE)
+    return {ident: int(count) for ident, count in found}

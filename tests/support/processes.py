@@ -199,3 +199,28 @@ def await_end_of_group(group: int) -> None:
         time.sleep(0.05)
     os.killpg(group, signal.SIGKILL)
     pytest.fail("processes are left")
+
+
+def in_child(function: Callable[[], object]) -> tuple[int, str]:
+    """The status of a raw fork that runs `function`, and what it returned."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.write(write, repr(function()).encode())
+            status = 0
+        except BaseException as error:
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(status)
+    os.close(write)
+    try:
+        with open(read) as pipe:
+            text = in_thread(pipe.read)
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
+    return status, text

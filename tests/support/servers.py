@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from fastmgr import managers
-from fastmgr.managers import Server
+from fastmgr.managers import Server, SyncManager
 from fastmgr.server.table import Entry
 from support.frames import OP_RETURN
 from support.managers import KEY, ProbeManager, hide_server
@@ -81,3 +81,27 @@ class TableServer(Server):
 
 def told(peer: FastPeer, name: str, *args: Any) -> None:
     assert peer.control(name, *args)[0] == OP_RETURN
+
+
+class ListeningServer(Server):
+    """Listens as the stdlib does."""
+
+    def accepter(self) -> None:
+        super().accepter()
+
+
+class ListeningManager(SyncManager):
+    _Server = ListeningServer
+
+
+class HookedServer(Server):
+    """With hooks of a user's: clients speak the stdlib's dialect with it."""
+
+    def incref(self, c: Any, ident: str) -> None:
+        super().incref(c, ident)
+
+
+class HookedManager(SyncManager):
+    """A manager of such a server."""
+
+    _Server = HookedServer

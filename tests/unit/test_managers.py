@@ -1,4 +1,4 @@
-"""Managers: their life, their keys, their registry, and what becomes of their processes."""
+"""Managers: their life, their keys, and what becomes of their processes."""
 
 from __future__ import annotations
 
@@ -8,37 +8,23 @@ import inspect
 import multiprocessing
 import os
 import pickle
-import queue
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from multiprocessing import (
-    AuthenticationError,
-    ProcessError,
-    connection,
-    process,
-    resource_tracker,
-    shared_memory,
-)
+from multiprocessing import AuthenticationError, ProcessError, connection, process, resource_tracker
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, poll, process_gone, settle, stopped
+from support import DEADLINE, KEY, ProbeManager, poll, process_gone, stopped
+from support.servers import ListeningManager
 
 import fastmgr
 from fastmgr import managers
 from fastmgr.client.session import ClientSession
 from fastmgr.link.introduction import Introducer
-from fastmgr.managers import (
-    BaseManager,
-    ListProxy,
-    RemoteError,
-    SharedMemoryManager,
-    SyncManager,
-    dispatch,
-)
+from fastmgr.managers import BaseManager, RemoteError, SyncManager, dispatch
 
 
 class Empty(BaseManager):
@@ -193,18 +179,7 @@ def test_initializer_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
     assert manager._state.value == managers.State.INITIAL
 
 
-class Hooked(managers.Server):
-    """Listens as the stdlib does."""
-
-    def accepter(self) -> None:
-        super().accepter()
-
-
-class HookedManager(SyncManager):
-    _Server = Hooked
-
-
-@pytest.mark.parametrize("kind", [SyncManager, HookedManager])
+@pytest.mark.parametrize("kind", [SyncManager, ListeningManager])
 @pytest.mark.parametrize(
     ("address", "error"),
     [
@@ -263,7 +238,7 @@ def test_an_answer_that_does_not_come_in_time() -> None:
             session.control("dummy")
 
 
-@pytest.mark.parametrize("kind", [SyncManager, HookedManager])
+@pytest.mark.parametrize("kind", [SyncManager, ListeningManager])
 def test_address_in_use(kind: Any, tmp_path: Path) -> None:
     with kind(str(tmp_path / "socket")) as manager:
         with pytest.raises(OSError, match="in use") as raised:
@@ -272,7 +247,7 @@ def test_address_in_use(kind: Any, tmp_path: Path) -> None:
         assert manager.list([1])[:] == [1]
 
 
-@pytest.mark.parametrize("kind", [SyncManager, HookedManager])
+@pytest.mark.parametrize("kind", [SyncManager, ListeningManager])
 def test_address_of_a_killed_server_is_free(kind: Any, tmp_path: Path) -> None:
     first = kind(str(tmp_path / "socket"))
     first.start()
@@ -509,174 +484,6 @@ def test_managers_travel_to_processes(keyed: ProbeManager, method: str) -> None:
     assert child.exitcode == 0
 
 
-# The registry
-
-
-def test_register() -> None:
-    class Mine(BaseManager):
-        pass
-
-    Mine.register("thing", queue.Queue, exposed=("put", "get"))
-    assert "thing" not in BaseManager._registry
-    assert Mine._registry["thing"] == (queue.Queue, ("put", "get"), None, managers.AutoProxy)
-    assert Mine.thing.__name__ == "thing"  # type: ignore[attr-defined]
-
-    class Derived(Mine):
-        pass
-
-    Derived.register("other")
-    Derived.register("hidden", create_method=False)
-    assert set(Derived._registry) == {"thing", "other", "hidden"}
-    assert set(Mine._registry) == {"thing"}
-    assert hasattr(Derived, "other")
-    assert not hasattr(Mine, "other")
-    assert not hasattr(Derived, "hidden")
-
-
-def test_register_takes_what_the_proxy_type_says() -> None:
-    class Mine(BaseManager):
-        pass
-
-    Mine.register("d", dict, managers.DictProxy)
-    _, exposed, method_to_typeid, proxytype = Mine._registry["d"]
-    assert exposed == managers.DictProxy._exposed_
-    assert method_to_typeid == managers.DictProxy._method_to_typeid_
-    assert proxytype is managers.DictProxy
-
-
-@pytest.mark.parametrize("wrong", [{1: "list"}, {"x": 1}, {"x": None}])
-def test_register_with_names_that_are_none(wrong: Any) -> None:
-    with pytest.raises(AssertionError, match="is not a string"):
-        Empty.register("x", list, method_to_typeid=wrong)
-
-
-def test_method_to_typeid_has_to_be_a_dict() -> None:
-    class Pairs(list):  # type: ignore[type-arg]
-        def items(self) -> Any:
-            return iter(self)
-
-    class Mine(SyncManager):
-        pass
-
-    Mine.register("wrong", list, method_to_typeid=Pairs([("pop", "list")]))  # type: ignore[arg-type]
-    with Mine(ctx=multiprocessing.get_context("fork")) as manager:
-        with pytest.raises(RemoteError, match=r"(?s)TypeError: Method_to_typeid.*not dict"):
-            manager.wrong()  # type: ignore[attr-defined]
-        assert manager.list([1])[0] == 1
-
-
-def test_result_of_a_method_is_made_by_its_types_callable(keyed: ProbeManager) -> None:
-    """`method_to_typeid` names a type; its callable, if there is one, gets the result."""
-
-    class Mine(SyncManager):
-        pass
-
-    Mine.register("text", str.split, method_to_typeid={"copy": "tally"})
-    Mine.register("tally", len, exposed=("__add__",), create_method=False)
-    with Mine(ctx=multiprocessing.get_context("fork")) as manager:
-        tally = manager.text("a b c").copy()  # type: ignore[attr-defined]
-        assert tally._callmethod("__add__", (1,)) == 4
-
-
-def test_create_by_hand_as_the_stdlib_does(keyed: ProbeManager) -> None:
-    """What programs with create methods of their own have copied from it."""
-    settle(keyed, 0)
-    token, exposed = keyed._create("list", [1, 2])
-    proxy = ListProxy(
-        token, keyed._serializer, manager=keyed, authkey=keyed._authkey, exposed=exposed
-    )
-    conn = keyed._Client(token.address, authkey=keyed._authkey)
-    dispatch(conn, None, "decref", (token.id,))
-    conn.close()
-    gc.collect()
-    assert proxy[:] == [1, 2]
-    assert "refcount=1" in keyed._debug_info()
-    del proxy
-    settle(keyed, 0)
-
-
-def test_created_by_hand_lives_until_it_is_returned(keyed: ProbeManager) -> None:
-    settle(keyed, 0)
-    token, _ = keyed._create("list", [1])
-    proxy = ListProxy(token, "pickle", manager=keyed)
-    assert proxy.pop() == 1
-    del proxy
-    gc.collect()
-    assert keyed._number_of_objects() == 1
-    with keyed._Client(token.address, authkey=keyed._authkey) as conn:
-        dispatch(conn, None, "decref", (token.id,))
-    settle(keyed, 0)
-
-
-class TakesNone:
-    """A proxy of a user's that counts no reference."""
-
-    def __init__(self, token: Any, serializer: str, **kwds: Any) -> None:
-        self.token = token
-
-
-def test_proxy_type_that_takes_no_reference() -> None:
-    class Mine(SyncManager):
-        pass
-
-    Mine.register("loose", list, TakesNone)
-    with Mine(ctx=multiprocessing.get_context("fork")) as manager:
-        loose = manager.loose()  # type: ignore[attr-defined]
-        assert loose.token.typeid == "loose"
-        settle(manager, 0)
-
-
-def test_failing_callable(keyed: ProbeManager) -> None:
-    with pytest.raises(RemoteError, match="TypeError"):
-        keyed.list(1, 2, 3)
-    with pytest.raises(RemoteError, match="KeyError: 'nothing'"):
-        keyed._create("nothing")
-    settle(keyed, 0)
-
-
-def test_type_that_the_server_does_not_have(keyed: ProbeManager) -> None:
-    def say(manager: Any) -> str:
-        with pytest.raises(RemoteError) as raised:
-            manager._create("nothing")
-        return str(raised.value)
-
-    said = say(keyed)
-    assert f"'nothing': the server at {keyed.address!r} has no type of that name" in said
-    assert "'Array', 'AsyncResult', 'Barrier', " in said
-    assert "Traceback" not in said
-    with HookedManager() as hooked:
-        assert "has no type of that name" in say(hooked)
-
-
-@pytest.mark.parametrize("kind", [SyncManager, HookedManager])
-@pytest.mark.parametrize(
-    ("create", "error"),
-    [
-        (lambda m: m.Counter("one"), TypeError),
-        (lambda m: m.Counter(1 << 70), OverflowError),
-        (lambda m: m.Counter(Path()), TypeError),
-        (lambda m: m.Counter(1, 2, 3), TypeError),
-        (lambda m: m.Counters(["a", "a"]), ValueError),
-        (lambda m: m.Value(name="v"), TypeError),
-        (lambda m: m.Array("no typecode", [1], name="a"), (TypeError, ValueError)),
-        (lambda m: m.Array("i", [Path()], name="a"), TypeError),
-    ],
-)
-def test_types_of_our_own_raise_what_is_wrong(kind: Any, create: Any, error: Any) -> None:
-    with kind() as manager:
-        with pytest.raises(error) as raised:
-            create(manager)
-        assert not isinstance(raised.value, RemoteError)
-        assert manager._number_of_objects() == 0
-
-
-def test_types_of_the_stdlib_raise_what_it_raises(keyed: ProbeManager) -> None:
-    with pytest.raises(RemoteError, match="TypeError"):
-        keyed.Value()  # type: ignore[call-arg]
-    with pytest.raises(RemoteError, match="Error"):
-        keyed.Array("no typecode", [1])
-
-
 # The end
 
 
@@ -791,50 +598,3 @@ def test_manager_function() -> None:
     context = multiprocessing.get_context("fork")
     with fastmgr.Manager(context) as manager:
         assert manager._ctx is context
-
-
-# Shared memory
-
-
-def segment_exists(name: str) -> bool:
-    try:
-        segment = shared_memory.SharedMemory(name)
-    except FileNotFoundError:
-        return False
-    segment.close()
-    return True
-
-
-def test_shared_memory_goes_with_its_manager() -> None:
-    with SharedMemoryManager() as manager:
-        segment = manager.SharedMemory(100)
-        segment.buf[:5] = b"hello"
-        other = manager.ShareableList([1, "two", None])
-        assert list(other) == [1, "two", None]
-        names = [segment.name, other.shm.name]
-        with manager._Client(manager.address, authkey=manager._authkey) as conn:
-            listed = dispatch(conn, None, "list_segments")
-        assert [name.lstrip("/") for name in listed] == [name.lstrip("/") for name in names]
-        assert all(map(segment_exists, names))
-        segment.close()
-        other.shm.close()
-    assert not any(map(segment_exists, names))
-
-
-def test_release_of_a_segment() -> None:
-    with SharedMemoryManager() as manager:
-        segment = manager.SharedMemory(10)
-        name = segment.name
-        segment.close()
-        with manager._Client(manager.address, authkey=manager._authkey) as conn:
-            dispatch(conn, None, "release_segment", (name,))
-        assert not segment_exists(name)
-        with manager._Client(manager.address, authkey=manager._authkey) as conn:
-            assert dispatch(conn, None, "list_segments") == []
-
-
-def test_shared_memory_errors() -> None:
-    with pytest.raises(ValueError, match="None"):
-        SharedMemoryManager().SharedMemory(9)
-    with SharedMemoryManager() as manager, pytest.raises(ValueError, match="positive"):
-        manager.SharedMemory(-1)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from support import DEADLINE, KEY, FastPeer, call_in_subprocess, in_thread, poll
+from support.servers import HookedManager
 from support.signals import Interrupt, signals_when
 
 import fastmgr
@@ -248,19 +249,6 @@ def test_calls_served_by_threads_keep_their_order(manager: Any) -> None:
     assert pipe.results[-1] == list(range(300))
     assert pipe.results[:-1:2] == list(range(300))
     assert d[50] is object and d[51] == 51
-
-
-class HookedServer(managers.Server):
-    """With hooks of a user's: clients speak the stdlib's dialect with it."""
-
-    def incref(self, c: Any, ident: str) -> None:
-        super().incref(c, ident)
-
-
-class HookedManager(SyncManager):
-    """A manager of such a server."""
-
-    _Server = HookedServer
 
 
 def test_over_the_stock_dialect() -> None:

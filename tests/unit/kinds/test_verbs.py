@@ -5,25 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
 import pytest
+from support.servers import HookedManager
 
 from fastmgr import managers
 from fastmgr.managers import SyncManager
-
-
-class HookedServer(managers.Server):
-    """With hooks of a user's: clients speak the stdlib's dialect with it."""
-
-    def incref(self, c: Any, ident: str) -> None:
-        super().incref(c, ident)
-
-
-class HookedManager(managers.SyncManager):
-    """A manager of such a server."""
-
-    _Server = HookedServer
 
 
 @pytest.fixture(
