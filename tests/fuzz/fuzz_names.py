@@ -22,8 +22,8 @@ with instrumented():
     from fastmgr.kinds.counters import Counter, Counters
     from fastmgr.kinds.values import Value
     from fastmgr.memory.arena import Arena
-    from fastmgr.server import names as module
-    from fastmgr.server.names import HEADER, LINE, MAGIC, PREDECESSOR, RECORD, ArenaFile, Names
+    from fastmgr.server import arenafile as module
+    from fastmgr.server.arenafile import HEADER, LINE, MAGIC, PREDECESSOR, RECORD, ArenaFile, Names
 
 # Small files grow, and are filled to the end, more often; a file is mapped in pages.
 module.EXTENT = EXTENT = os.sysconf("SC_PAGESIZE")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastmgr.kinds import arrays, counters, makers, values
 
 if TYPE_CHECKING:
-    from fastmgr.server.names import Names
+    from fastmgr.server.arenafile import Names
 
 __all__ = ["NAMED", "Finder", "named_handle"]
 

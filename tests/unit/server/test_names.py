@@ -27,8 +27,8 @@ from fastmgr.kinds.values import Value
 from fastmgr.managers import retire_sessions
 from fastmgr.memory.arena import Arena
 from fastmgr.server import named
+from fastmgr.server.arenafile import EXTENT, HEADER, LINE, MAGIC, RECORD, ArenaFile, Names
 from fastmgr.server.named import Finder, named_handle
-from fastmgr.server.names import EXTENT, HEADER, LINE, MAGIC, RECORD, ArenaFile, Names
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -755,7 +755,7 @@ def test_a_row_that_has_grown_often_is_put_together_once(
         calls.append(len(args))
         grow(*args)
 
-    monkeypatch.setattr("fastmgr.server.names.grow", noted)
+    monkeypatch.setattr("fastmgr.server.arenafile.grow", noted)
     kept = names_in(path)
     assert calls == [500]
     assert kept.objects["n"].as_dict() == {"k0": 1} | {f"k{i}": i for i in range(1, 500)}
