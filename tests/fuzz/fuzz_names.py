@@ -23,7 +23,9 @@ with instrumented():
     from fastmgr.kinds.values import Value
     from fastmgr.memory.arena import Arena
     from fastmgr.server import arenafile as module
-    from fastmgr.server.arenafile import HEADER, LINE, MAGIC, PREDECESSOR, RECORD, ArenaFile, Names
+    from fastmgr.server.arenafile import ArenaFile
+    from fastmgr.server.names import Names
+    from fastmgr.server.records import HEADER, LINE, MAGIC, PREDECESSOR, RECORD
 
 # Small files grow, and are filled to the end, more often; a file is mapped in pages.
 module.EXTENT = EXTENT = os.sysconf("SC_PAGESIZE")

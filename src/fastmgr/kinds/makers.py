@@ -5,18 +5,19 @@ Each function is called what users call it by: the messages of wrong arguments s
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from multiprocessing import process
 from typing import Any
 
 from fastmgr.kinds import arrays, carried, counters, values
-from fastmgr.kinds.rows import GAINS, Row, Unread, declare, names
+from fastmgr.kinds.rows import GAINS, Codec, Row, Unread, declare, names
 from fastmgr.wire.codec import Opaque
 
 __all__ = ["ARRAY", "COUNTER", "COUNTERS", "VALUE", "Array", "Counter", "Counters", "Value"]
 
 
-def _named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
+def make_named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
     """Make an object; one that has a name only if the server has none of that name."""
     if name is None:
         return kind(*arguments)
@@ -42,7 +43,7 @@ def Counter(initial: int = 0, *, name: str | None = None) -> Any:
     TypeError
         It is no integer, or something of another kind has the name.
     """
-    return _named(name, counters.Counter, (initial,))
+    return make_named(name, counters.Counter, (initial,))
 
 
 def Counters(names: Any, *, name: str | None = None) -> Any:
@@ -64,7 +65,7 @@ def Counters(names: Any, *, name: str | None = None) -> Any:
         The name has counters of which some are not asked for while others are, or a counter's name
         occurs twice.
     """
-    return _named(name, counters.Counters, (names,))
+    return make_named(name, counters.Counters, (names,))
 
 
 def Value(typecode: str, value: Any, lock: bool = True, *, name: str | None = None) -> Any:
@@ -86,7 +87,7 @@ def Value(typecode: str, value: Any, lock: bool = True, *, name: str | None = No
     TypeError
         Something of another kind or typecode has the name.
     """
-    return _named(name, values.Value, (typecode, value))
+    return make_named(name, values.Value, (typecode, value))
 
 
 def Array(
@@ -112,7 +113,70 @@ def Array(
     ValueError
         The array of that name has another length.
     """
-    return _named(name, arrays.Array, (typecode, sequence))
+    return make_named(name, arrays.Array, (typecode, sequence))
+
+
+def _spelled(row: counters.Counters) -> list[Any] | int:
+    return len(row) if row.names is None else list(row.names)
+
+
+def _about_counters(row: counters.Counters, name: str) -> list[Any] | int:
+    if not all(type(key) is str for key in row.names or ()):
+        raise TypeError(f"{name!r}: counters in a file are called by strings, or by index")
+    return _spelled(row)
+
+
+def _restore_counters(about: Any, name: str) -> counters.Counters:
+    # Counters may be made of more, such as a text; a file says so in no other way.
+    if type(about) is not int and not (
+        type(about) is list and all(type(key) is str for key in about)
+    ):
+        raise TypeError(f"counters are not called {reprlib.repr(about)}")
+    return counters.Counters(about)
+
+
+def _missing_counters(
+    kept: counters.Counters, wanted: counters.Counters
+) -> counters.Counters | None:
+    """Return the counters that have to be added so that all that are wanted are there."""
+    if len(wanted) == 0:
+        return None
+    if (kept.names is None) != (wanted.names is None):
+        raise ValueError
+    if kept.names is None or wanted.names is None:
+        return counters.Counters(len(wanted) - len(kept)) if len(wanted) > len(kept) else None
+    new = [key for key in wanted.names if key not in kept]
+    if new and not all(key in wanted for key in kept.names):
+        raise ValueError  # it is another row, or one was renamed
+    return counters.Counters({key: wanted[key] for key in new}) if new else None
+
+
+def _about_value(value: values.Value, name: str) -> str | int | None:
+    value.keeper = name
+    value.set(value.get())  # what a file cannot hold is refused before anything is written
+    code = value._typecode
+    if code is not None and not isinstance(code, (str, int)):
+        # JSON has no such thing, or makes another of it, by which nobody finds the value.
+        raise TypeError(f"{name!r}: the typecode of a value in a file is text; not {code!r}")
+    return code
+
+
+def _restore_value(about: Any, name: str) -> values.Value:
+    value = values.Value(about, None)
+    value.keeper = name
+    return value
+
+
+def _join_values(kept: values.Value, wanted: values.Value) -> None:
+    if kept._typecode != wanted._typecode:
+        raise TypeError
+
+
+def _join_arrays(kept: arrays.Array, wanted: arrays.Array) -> None:
+    if kept.typecode != wanted.typecode:
+        raise TypeError
+    if len(wanted) not in (0, len(kept)):  # who asks for no items gets what is kept
+        raise ValueError
 
 
 def _put_in_value(value: values.Value, read: dict[Opaque, Any]) -> None:
@@ -133,6 +197,13 @@ COUNTER = declare(
         loop_makes=True,
         loop_runs=True,
         creation_errors="shown",
+        codec=Codec(
+            number=1,
+            about=lambda counter, name: None,
+            restore=lambda about, name: counters.Counter(),
+            described=lambda counter: "Counter",
+            join=lambda kept, wanted: None,
+        ),
     )
 )
 
@@ -153,6 +224,15 @@ COUNTERS = declare(
         loop_makes=True,
         loop_runs=True,
         creation_errors="shown",
+        codec=Codec(
+            number=2,
+            about=_about_counters,
+            restore=_restore_counters,
+            described=lambda row: f"Counters({reprlib.repr(_spelled(row))})",
+            join=_missing_counters,
+            added=5,
+            grow=counters.grow,
+        ),
     )
 )  # fmt: skip
 
@@ -176,6 +256,13 @@ VALUE = declare(
         loop_makes=True,
         loop_runs=True,
         creation_errors="named",
+        codec=Codec(
+            number=3,
+            about=_about_value,
+            restore=_restore_value,
+            described=lambda value: f"Value({value._typecode!r}, ...)",
+            join=_join_values,
+        ),
     )
 )
 
@@ -191,5 +278,12 @@ ARRAY = declare(
         loop_makes=True,
         loop_runs=True,
         creation_errors="named",
+        codec=Codec(
+            number=4,
+            about=lambda array, name: array.typecode,
+            restore=lambda about, name: arrays.Array(about, ()),
+            described=lambda array: f"Array({array.typecode!r}, ...) of {len(array)} items",
+            join=_join_arrays,
+        ),
     )
 )

@@ -15,7 +15,7 @@ from fastmgr.kinds.waits import Primitive
 from fastmgr.memory.cells import Celled
 from fastmgr.wire.methods import METHODS
 
-__all__ = ["GAINS", "Codec", "Row", "Unread", "declare", "names"]
+__all__ = ["GAINS", "Codec", "Row", "Unread", "codec_of", "declare", "names"]
 
 
 def names(text: str) -> frozenset[str]:
@@ -59,6 +59,10 @@ class Unread(NamedTuple):
     beside_cell: Callable[[Any], Any] | None = None
 
 
+def _stays(kept: Any, *added: Any) -> None:
+    raise ValueError(f"{type(kept).__name__} does not grow")
+
+
 class Codec(NamedTuple):
     """How a file keeps named objects of a type.
 
@@ -81,8 +85,8 @@ class Codec(NamedTuple):
         ValueError, whose text nobody sees, where the two do not agree.
     added : int, optional
         Says in a record that the object was added to the one of the same name.
-    grow : callable, optional
-        ``grow(kept, *added)`` adds them.  It needs `added`.
+    grow : callable
+        ``grow(kept, *added)`` adds them; it raises ValueError for what `join` never returns.
     """
 
     number: int
@@ -91,7 +95,7 @@ class Codec(NamedTuple):
     described: Callable[[Any], str]
     join: Callable[[Any, Any], Any]
     added: int | None = None
-    grow: Callable[..., None] | None = None
+    grow: Callable[..., None] = _stays
 
 
 class Row(NamedTuple):
@@ -251,6 +255,20 @@ def declare(row: Row) -> Row:
     return row
 
 
+def codec_of(kind: type) -> Codec:
+    """Return how a file keeps objects of a type.
+
+    Raises
+    ------
+    TypeError
+        No object of the type may have a name.
+    """
+    codec = BY_TYPE[kind].codec if kind in BY_TYPE else None
+    if codec is None:
+        raise TypeError(f"no row says how a {kind.__name__} is kept by name")
+    return codec
+
+
 def _methods_of(kind: type) -> dict[str, Callable[..., Any]]:
     compiled = type(dict.get), type(dict.__setitem__)
     return {name: method for name, method in vars(kind).items() if type(method) in compiled}
@@ -325,7 +343,7 @@ def _problems_of_keeping(row: Row) -> list[str]:
             problems.append("codec, but what makes it takes no keyword 'name'")
         if len(row.types) != 1 or not issubclass(row.types[0], Celled):
             problems.append("codec: a file keeps objects of one type that has a cell")
-        if (codec.added is None) != (codec.grow is None):
+        if (codec.added is None) != (codec.grow is _stays):
             problems.append("codec: added and grow need each other")
         taken = {codec.number, codec.added or codec.number} & BY_NUMBER.keys()
         if taken or 0 in (codec.number, codec.added):

@@ -1,15 +1,6 @@
-"""Objects that a server keeps by name, in memory or in a file that outlives it.
+"""Named objects whose state lies in a file that outlives the server.
 
-The file (format 2, little-endian) is a header of one line of 64 bytes, ``magic`` and ``end``, and
-records up to ``end``: a line that says what it is and how long its three parts are, then the
-name, what else is to be known (JSON), and the data, each filled up to a line.  A record is written
-whole before ``end`` is moved behind it, so a server that is killed leaves it there or not.  Records
-stay where they are for good: clients have mapped them.  One that is forgotten becomes filling.
-
-Format 1 had no rows of counters that grow, and is read as well.
-
-Clients can write anywhere in the file.  It is read once, when the server starts, with every length
-checked; from then on the server goes by what it has read.
+The file is read once, when the server starts; from then on the server goes by what it has read.
 """
 
 from __future__ import annotations
@@ -17,36 +8,33 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
-import reprlib
 import stat
 import struct
-import threading
 import weakref
 from typing import Any
 
-from fastmgr.kinds.arrays import Array
-from fastmgr.kinds.counters import Counter, Counters, grow
-from fastmgr.kinds.values import Value
+from fastmgr.kinds.rows import BY_NUMBER, codec_of
 from fastmgr.memory.arena import Arena
 from fastmgr.memory.cells import lie_at, state_size
 from fastmgr.memory.segments import Segment
+from fastmgr.server.records import (
+    CUT,
+    FAMILY,
+    FILLING,
+    HEADER,
+    LINE,
+    MAGIC,
+    NONSENSE,
+    PREDECESSOR,
+    Draft,
+    Record,
+    read,
+    write_filling,
+)
 
-__all__ = ["ArenaFile", "Names"]
+__all__ = ["ArenaFile"]
 
-FAMILY = b"fmarena"
-MAGIC = FAMILY + b"2"
-PREDECESSOR = FAMILY + b"1"
-#: Of a file that was cut while a server used it.
-CUT = b"fmcutoff"
-LINE = 64
-HEADER = struct.Struct("<8sQ")
-#: Kind, and the bytes of the name, of what else is known, and of the data.
-RECORD = struct.Struct("<QQQQ")
-#: The last is of counters that were added to those of the same name.
-FILLING, COUNTER, COUNTERS, VALUE, ARRAY, MORE_COUNTERS = range(6)
-KINDS: dict[type, int] = {Counter: COUNTER, Counters: COUNTERS, Value: VALUE, Array: ARRAY}
 #: What the file grows by.
 EXTENT = 1024 * 1024
 
@@ -99,10 +87,6 @@ def _open(path: str) -> int:
 
 def _taken(number: int | None, path: str) -> BlockingIOError:
     return BlockingIOError(number, "another server keeps its objects in this arena", path)
-
-
-def _lines(size: int) -> int:
-    return (size + LINE - 1) // LINE * LINE
 
 
 class ArenaFile:
@@ -234,9 +218,7 @@ class ArenaFile:
         grown = self._map(self.capacity, size)
         rest = self.capacity - self.end
         if rest:
-            RECORD.pack_into(
-                memoryview(self.segment), self.end - self.segment.offset, FILLING, 0, 0, rest - LINE
-            )
+            write_filling(memoryview(self.segment), self.end - self.segment.offset, rest)
         self.segment = grown
         self._commit(self.capacity)
         self.capacity += size
@@ -263,63 +245,35 @@ class ArenaFile:
             raise OSError(errno.EIO, "the arena was cut while this server used it", self.path)
 
     def _read(self) -> None:
-        data = memoryview(self.segment)
-        # All that come to a row at once: it may have grown a thousand times.
-        additions: dict[str, list[Counters]] = {}
-        at = LINE
-        while at < self.end:
-            kind, *sizes = RECORD.unpack_from(data, at)
-            parts = [at + LINE]
-            for size in sizes:
-                parts.append(parts[-1] + _lines(size))
-            if parts[-1] > self.end:
-                raise self._damaged(f"the record at {at} does not end in it")
-            if kind != FILLING:
-                name_at, about_at, data_at, _next = parts
+        # All that come to an object at once: it may have grown a thousand times.
+        additions: dict[str, list[Any]] = {}
+        try:
+            for record in read(memoryview(self.segment), self.end):
                 try:
-                    name = str(data[name_at : name_at + sizes[0]], "utf-8")
-                    about = json.loads(bytes(data[about_at : about_at + sizes[1]]))
-                    self._restore(kind, name, about, data_at, sizes[2], additions)
-                    self.records.setdefault(name, []).append((self.segment, at))
-                except (
-                    ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError,
-                ) as error:  # fmt: skip
-                    raise self._damaged(f"the record at {at} says nonsense ({error})") from error
-            at = parts[-1]
-        for name, added in additions.items():
-            try:
-                grow(self.objects[name], *added)
-            except ValueError as error:
-                raise self._damaged(f"the records of {name!r} say nonsense ({error})") from error
+                    self._restore(record, additions)
+                except NONSENSE as error:
+                    raise ValueError(
+                        f"the record at {record.at} says nonsense ({error})"
+                    ) from error
+                self.records.setdefault(record.name, []).append((self.segment, record.at))
+            for name, added in additions.items():
+                try:
+                    kept = self.objects[name]
+                    codec_of(type(kept)).grow(kept, *added)
+                except ValueError as error:
+                    raise ValueError(f"the records of {name!r} say nonsense ({error})") from error
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
 
-    def _restore(
-        self,
-        kind: int,
-        name: str,
-        about: Any,
-        at: int,
-        size: int,
-        additions: dict[str, list[Counters]],
-    ) -> None:
-        if kind == COUNTER:
-            obj: Any = Counter()
-        elif kind in (COUNTERS, MORE_COUNTERS):
-            # Counters may be made of more, such as a text; a file says so in no other way.
-            if type(about) is not int and not (
-                type(about) is list and all(type(key) is str for key in about)
-            ):
-                raise TypeError(f"counters are not called {reprlib.repr(about)}")
-            obj = Counters(about)
-        elif kind == VALUE:
-            obj = Value(about, None)
-            obj.keeper = name
-        elif kind == ARRAY:
-            obj = Array(about, ())
-        else:
-            raise ValueError(f"kind {kind}")
-        lie_at(obj, self.segment, at, size, False)
-        if kind == MORE_COUNTERS:
-            if type(self.objects[name]) is not Counters:
+    def _restore(self, record: Record, additions: dict[str, list[Any]]) -> None:
+        """Make the object of a record."""
+        row, name = BY_NUMBER.get(record.number), record.name
+        if row is None or row.codec is None:
+            raise ValueError(f"kind {record.number}")
+        obj = row.codec.restore(record.about, name)
+        lie_at(obj, self.segment, record.data_at, record.size, False)
+        if record.number == row.codec.added:
+            if type(self.objects[name]) is not row.types[0]:
                 raise TypeError(f"the name {name!r} is no row's that could have grown")
             additions.setdefault(name, []).append(obj)
         elif name in self.objects:
@@ -337,12 +291,14 @@ class ArenaFile:
         OSError
             The disk is full.
         """
-        self._write(KINDS[type(obj)], name, obj)
+        self._write(codec_of(type(obj)).number, name, obj)
         self.objects[name] = obj
 
-    def add_counters(self, name: str, part: Counters) -> None:
-        """Keep counters that come to those of the same name; the caller joins them."""
-        self._write(MORE_COUNTERS, name, part)
+    def add_part(self, name: str, part: Any) -> None:
+        """Keep what is added to the object of the same name; the caller joins the two."""
+        number = codec_of(type(part)).added
+        assert number is not None
+        self._write(number, name, part)
 
     def forget(self, name: str) -> None:
         """Drop a name; what it named stays as long as somebody holds it."""
@@ -355,152 +311,20 @@ class ArenaFile:
             records.pop()
         del self.records[name], self.objects[name]
 
-    def _write(self, kind: int, name: str, obj: Any) -> None:
+    def _write(self, number: int, name: str, obj: Any) -> None:
         """Write a record, and have the object's state in it."""
-        about: Any = None
-        if kind in (COUNTERS, MORE_COUNTERS):
-            if not all(type(key) is str for key in obj.names or ()):
-                raise TypeError(f"{name!r}: counters in a file are called by strings, or by index")
-            about = len(obj) if obj.names is None else obj.names
-        elif kind == VALUE:
-            obj.keeper = name
-            obj.set(obj.get())  # what a file cannot hold is refused before anything is written
-            about = obj._typecode
-            if about is not None and not isinstance(about, (str, int)):
-                # JSON has no such thing, or makes another of it, by which nobody finds the value.
-                raise TypeError(
-                    f"{name!r}: the typecode of a value in a file is text; not {about!r}"
-                )
-        elif kind == ARRAY:
-            about = obj.typecode
+        about = codec_of(type(obj)).about(obj, name)
         size = state_size(obj)
-        encoded_name = name.encode()
-        encoded_about = json.dumps(about).encode()
-        need = LINE + _lines(len(encoded_name)) + _lines(len(encoded_about)) + _lines(size)
+        draft = Draft(number, name, about, size)
         self._require_whole()
-        if self.end + need > self.capacity:
-            self._grow((need + EXTENT - 1) // EXTENT * EXTENT)
-        data = memoryview(self.segment)
-        begun = at = self.end - self.segment.offset
-        RECORD.pack_into(data, at, kind, len(encoded_name), len(encoded_about), size)
-        at += LINE
-        for part in (encoded_name, encoded_about):
-            data[at : at + len(part)] = part
-            at += _lines(len(part))
-        lie_at(obj, self.segment, at, size, True)
+        if self.end + draft.end > self.capacity:
+            self._grow((draft.end + EXTENT - 1) // EXTENT * EXTENT)
+        begun = self.end - self.segment.offset
+        draft.write(memoryview(self.segment), begun)
+        lie_at(obj, self.segment, begun + draft.data_at, size, True)
         self.records.setdefault(name, []).append((self.segment, begun))
-        self._commit(self.end + need)
+        self._commit(self.end + draft.end)
 
     def _commit(self, end: int) -> None:
         struct.pack_into("<Q", memoryview(self.first), 8, end)
         self.end = end
-
-
-class Names:
-    """What a server keeps by name: as long as it lives, or as a file does.
-
-    Parameters
-    ----------
-    file : ArenaFile, optional
-        Where it is kept.
-    """
-
-    def __init__(self, file: ArenaFile | None = None) -> None:
-        self.file = file
-        self.objects: dict[str, Any] = {} if file is None else file.objects
-        #: Names that have come since the `Finder` looked.
-        self.fresh = set(self.objects)
-        self.lock = threading.Lock()
-
-    def get(
-        self, name: str, kind: type, arguments: tuple[Any, ...], arena: Arena | None = None
-    ) -> Any:
-        """Return the object of that name; it is made if there is none.
-
-        Rows of counters become longer if more are asked for.  Who asks for some of them, as a
-        program does that is older than the last ones, gets all.  Who asks for no items gets what
-        is kept.
-
-        Raises
-        ------
-        TypeError
-            The name is no string, or is an object's of another kind or typecode.
-        ValueError
-            It is that of an array of another length, or of counters of which some are not asked for
-            while others are.
-        """
-        if type(name) is not str:
-            raise TypeError(f"name={name!r}: a name is a string")
-        wanted: Any = kind(*arguments)
-        with self.lock:
-            kept: Any = self.objects.get(name)
-            if kept is None:
-                if self.file is not None:
-                    self.file.add(name, wanted)
-                else:
-                    self.objects[name] = wanted
-                self.fresh.add(name)
-                return wanted
-            same = type(kept) is kind and _typecode(kept) == _typecode(wanted)
-            if not same:
-                raise TypeError(_refusal(name, kept, wanted))
-            if kind in (Counters, Array) and len(wanted) == 0:
-                return kept
-            if kind is Counters:
-                more = _missing(name, kept, wanted)
-                if more is not None:
-                    if self.file is not None:
-                        self.file.add_counters(name, more)
-                    grow(kept, more)
-                    if arena is not None:
-                        arena.note_growth()
-            elif kind is Array and len(kept) != len(wanted):
-                raise ValueError(_refusal(name, kept, wanted))
-            return kept
-
-    def forget(self, name: str) -> bool:
-        """Drop a name; what it named goes when nobody holds it any more."""
-        with self.lock:
-            if name not in self.objects:
-                return False
-            if self.file is not None:
-                self.file.forget(name)
-            else:
-                del self.objects[name]
-            self.fresh.discard(name)
-            return True
-
-
-def _typecode(obj: Any) -> Any:
-    if type(obj) is Value:
-        return obj._typecode
-    return obj.typecode if type(obj) is Array else None
-
-
-def _missing(name: str, kept: Counters, wanted: Counters) -> Counters | None:
-    """The counters that have to be added so that all that are wanted are there."""
-    if (kept.names is None) != (wanted.names is None):
-        raise ValueError(_refusal(name, kept, wanted))
-    if kept.names is None or wanted.names is None:
-        return Counters(len(wanted) - len(kept)) if len(wanted) > len(kept) else None
-    new = [key for key in wanted.names if key not in kept]
-    if new and not all(key in wanted for key in kept.names):
-        raise ValueError(_refusal(name, kept, wanted))  # it is another row, or one was renamed
-    return Counters({key: wanted[key] for key in new}) if new else None
-
-
-def _refusal(name: str, kept: Any, wanted: Any) -> str:
-    return (
-        f"the name {name!r} is in use: {_described(kept)} is kept there, and {_described(wanted)} "
-        f"was asked for; manager.forget({name!r}) would drop what is kept"
-    )
-
-
-def _described(obj: Any) -> str:
-    if type(obj) is Value:
-        return f"Value({obj._typecode!r}, ...)"
-    if type(obj) is Array:
-        return f"Array({obj.typecode!r}, ...) of {len(obj)} items"
-    if type(obj) is Counters:
-        return f"Counters({reprlib.repr(len(obj) if obj.names is None else list(obj.names))})"
-    return type(obj).__name__

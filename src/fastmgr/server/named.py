@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from fastmgr.kinds import arrays, counters, makers, values
+from fastmgr.kinds.rows import NAMED_BY
 
 if TYPE_CHECKING:
-    from fastmgr.server.arenafile import Names
+    from fastmgr.server.names import Names
 
 __all__ = ["NAMED", "Finder", "named_handle"]
 
 #: The bit that only handles of named objects have.
 NAMED = 1 << 62
-
-#: What each function makes that takes a name.
-MAKERS: dict[Callable[..., Any], type] = {
-    makers.Counter: counters.Counter,
-    makers.Counters: counters.Counters,
-    makers.Value: values.Value,
-    makers.Array: arrays.Array,
-}
 
 
 def named_handle(typeid: str, name: str) -> int:
@@ -78,9 +69,9 @@ class Finder:
             self._found = {}
             names.fresh.update(list(names.objects))
         makers = [
-            (typeid, MAKERS[maker])
+            (typeid, NAMED_BY[maker])
             for typeid, (maker, *_) in registry.items()
-            if isinstance(maker, FunctionType) and maker in MAKERS
+            if isinstance(maker, FunctionType) and maker in NAMED_BY
         ]
         while names.fresh:
             try:

@@ -23,9 +23,10 @@ from fastmgr.link.introduction import stock_is_refused
 from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_over
 from fastmgr.link.stream import KINDS, SIGNALS_INTERVAL
 from fastmgr.memory.arena import Arena
-from fastmgr.server.arenafile import ArenaFile, Names
+from fastmgr.server.arenafile import ArenaFile
 from fastmgr.server.loop import has_few_descriptors, share_heap
 from fastmgr.server.named import Finder
+from fastmgr.server.names import Names
 from fastmgr.server.table import Entry, Table, key_of
 from fastmgr.server.workers import Workers, leave_if_copied
 from fastmgr.stock.dialect import listener_and_client, uses_raw_sockets

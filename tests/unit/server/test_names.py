@@ -23,12 +23,15 @@ from support import DEADLINE, KEY, ProbeManager, Script, connected, poll, say, s
 from fastmgr.kinds import makers
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counter, Counters, grow
+from fastmgr.kinds.rows import codec_of
 from fastmgr.kinds.values import Value
 from fastmgr.managers import retire_sessions
 from fastmgr.memory.arena import Arena
 from fastmgr.server import named
-from fastmgr.server.arenafile import EXTENT, HEADER, LINE, MAGIC, RECORD, ArenaFile, Names
+from fastmgr.server.arenafile import EXTENT, ArenaFile
 from fastmgr.server.named import Finder, named_handle
+from fastmgr.server.names import Names
+from fastmgr.server.records import HEADER, LINE, MAGIC, RECORD
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -755,7 +758,8 @@ def test_a_row_that_has_grown_often_is_put_together_once(
         calls.append(len(args))
         grow(*args)
 
-    monkeypatch.setattr("fastmgr.server.arenafile.grow", noted)
+    codec = codec_of(Counters)._replace(grow=noted)
+    monkeypatch.setattr("fastmgr.server.arenafile.codec_of", lambda kind: codec)
     kept = names_in(path)
     assert calls == [500]
     assert kept.objects["n"].as_dict() == {"k0": 1} | {f"k{i}": i for i in range(1, 500)}
