@@ -20,7 +20,7 @@ from support.peers import Reply
 
 from fastmgr import managers, oneway
 from fastmgr.client.proxy import Recording
-from fastmgr.kinds.rows import VERBS
+from fastmgr.kinds.standard import ROWS
 from fastmgr.link.introduction import VERSION, parse_introduction
 from fastmgr.wire import codec
 from fastmgr.wire.methods import METHODS
@@ -80,7 +80,7 @@ def test_every_method_of_the_stdlibs_proxies_has_a_number() -> None:
 
 
 def test_every_verb_has_a_number() -> None:
-    assert {name for _, name in VERBS} <= set(METHODS)
+    assert {name for row in ROWS for name in row.verbs} <= set(METHODS)
     assert set(managers.Server.fallback_mapping) <= set(METHODS)
 
 
