@@ -34,7 +34,6 @@ from fastmgr.wire.codec cimport Opaque, Reader, Writer
 cdef extern from "Python.h":
     object PyObject_Vectorcall(object function, PyObject **args, size_t count, PyObject *names)
 
-import threading
 from contextlib import suppress
 from multiprocessing import util
 from time import sleep

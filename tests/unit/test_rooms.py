@@ -123,13 +123,13 @@ def test_a_client_loads_no_server() -> None:
 
 #: Modules above the budget of lines, each with what it may have at most: only ever less.
 LONG = {
-    "_core.pyx": 1460,
+    "_core.pyx": 1340,
     "client/channel.pyx": 690,
     "client/session.pyx": 1090,
     "kinds/waits.pyx": 1210,
     "link/stream.pyx": 880,
-    "managers.py": 810,
-    "proxies.py": 750,
+    "managers.py": 800,
+    "proxies.py": 720,
     "server/loop.pyx": 610,
     "server/server.py": 690,
     "wire/codec.pyx": 970,
