@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support import DEADLINE, SANITIZED, ProbeManager, settle
+from support import DEADLINE, KEY, SANITIZED, ProbeManager, manager_without_arena, settle
 
 
 def pytest_configure() -> None:
@@ -61,3 +61,15 @@ def manager(shared_manager: ProbeManager) -> ProbeManager:
     if shared_manager._number_of_objects():  # collecting garbage takes longer than most tests
         settle(shared_manager, 0)
     return shared_manager
+
+
+@pytest.fixture
+def own_manager() -> Iterator[ProbeManager]:
+    with ProbeManager(authkey=KEY) as manager:
+        yield manager
+
+
+@pytest.fixture(scope="module")
+def off_manager() -> Iterator[ProbeManager]:
+    with manager_without_arena() as manager:
+        yield manager

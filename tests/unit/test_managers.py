@@ -8,6 +8,7 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import socket
 import time
@@ -598,3 +599,15 @@ def test_manager_function() -> None:
     context = multiprocessing.get_context("fork")
     with fastmgr.Manager(context) as manager:
         assert manager._ctx is context
+
+
+def test_representations_of_managers_and_pipelines() -> None:
+    own = ProbeManager(authkey=KEY)
+    assert repr(own) == "<ProbeManager at None, not started>"
+    with own:
+        counter = own.Counter()
+        assert re.fullmatch(r"<ProbeManager at '.+', started, process \d+>", repr(own))
+        pipe = own.pipeline()
+        pipe(counter).incr()
+        assert repr(pipe) == f"<Pipeline of 1 calls to the manager at {own.address!r}>"
+    assert "shut down" in repr(own) and str(counter) == repr(counter)

@@ -23,7 +23,6 @@ from support import (
     in_thread,
     kill,
     locally,
-    manager_without_arena,
     poll,
     say,
     sockets_to,
@@ -33,14 +32,7 @@ from support import (
 import fastmgr
 from fastmgr import OnewayError, managers, oneway
 from fastmgr.kinds import waits as _waits
-from fastmgr.managers import (
-    AcquirerProxy,
-    CounterProxy,
-    EventProxy,
-    RemoteError,
-    Token,
-    ValueProxy,
-)
+from fastmgr.managers import AcquirerProxy, CounterProxy, EventProxy, RemoteError, Token, ValueProxy
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -101,12 +93,6 @@ def shared_manager() -> Iterator[ProbeManager]:
 def manager(shared_manager: Any) -> Any:
     """The module's manager; none of these tests counts objects."""
     return shared_manager
-
-
-@pytest.fixture(scope="module")
-def off_manager() -> Iterator[ProbeManager]:
-    with manager_without_arena() as manager:
-        yield manager
 
 
 @pytest.fixture(params=["memory", "server", "threading"])
