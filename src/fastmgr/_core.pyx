@@ -46,7 +46,7 @@ from fastmgr.link.handshake import HANDSHAKE_LIMIT
 from fastmgr.link.introduction import (
     answer_introduction, is_proved, parse_introduction, stock_is_refused,
 )
-from fastmgr.link.stream import KINDS, OPS
+from fastmgr.link.cutter import KINDS, OPS
 from fastmgr.server.named import named_handle
 from fastmgr.stock.dialect import Idle, StockConnection, Token
 from fastmgr.wire.methods import METHODS as _methods

@@ -31,7 +31,7 @@ from support import (
     say,
 )
 
-from fastmgr.link.stream import Op
+from fastmgr.link.cutter import Op
 from fastmgr.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(60)

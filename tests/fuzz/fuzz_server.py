@@ -30,7 +30,7 @@ from server_inputs import (
 )
 
 with instrumented():
-    from fastmgr.link.stream import Op
+    from fastmgr.link.cutter import Op
 
 REPLIES = {op for op in Op if op >= Op.OP_RETURN}
 QUIET = 0.003  # seconds after which a server that has said nothing is taken to wait

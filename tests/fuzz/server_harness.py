@@ -20,9 +20,9 @@ from server_inputs import CALL, CREATE, HEADER, RELEASE
 with instrumented():
     from fastmgr.kinds.primitives import Barrier
     from fastmgr.kinds.waits import Queue
+    from fastmgr.link.cutter import Op
     from fastmgr.link.introduction import Introducer
     from fastmgr.link.sockets import connect
-    from fastmgr.link.stream import Op
     from fastmgr.managers import SyncManager
     from fastmgr.server.server import Server
     from fastmgr.wire.codec import dumps, loads

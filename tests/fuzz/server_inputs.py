@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from common import instrumented
 
 with instrumented():
-    from fastmgr.link.stream import Op
+    from fastmgr.link.cutter import Op
     from fastmgr.managers import SyncManager
     from fastmgr.wire.codec import dumps
     from fastmgr.wire.methods import METHODS

@@ -184,8 +184,8 @@ class Protocol:
         yield "and", c, OPEN
         return False
 
-    def fm_mail_expect(self, c: int) -> Steps:
-        """What came, and whether by mail; nothing where it is time to sleep."""
+    def look_for_request(self, c: int) -> Steps:
+        """`Stream.look_for_request`: what came, and whether by mail; nothing where it is time to sleep."""
         came: Any = ()
         if (yield "choose", 2):
             yield from self.fm_mail_open(c)
@@ -459,7 +459,7 @@ class Protocol:
 
     def receive(self, c: int) -> Steps:
         yield "set", c, "receiving", True
-        came, mailed = yield from self.fm_mail_expect(c)
+        came, mailed = yield from self.look_for_request(c)
         if came == ():
             came = yield "recv_up", c, WORKER
         yield "gil", 1

@@ -30,7 +30,7 @@ import os
 from multiprocessing import util
 
 from fastmgr.memory.segments import map_segment
-from fastmgr.link.stream import OPS
+from fastmgr.link.cutter import OPS
 from fastmgr.stock.dialect import StockConnection, convert_to_error
 from fastmgr.link.sockets import is_loss
 from fastmgr.wire.methods import METHODS

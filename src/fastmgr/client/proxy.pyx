@@ -10,7 +10,7 @@ from fastmgr.link.system cimport uint8_t
 from traceback import format_exception_only
 
 from fastmgr.kinds.rows import GAINS
-from fastmgr.link.stream import KINDS
+from fastmgr.link.cutter import KINDS
 from fastmgr.stock.dialect import RemoteError, convert_to_error
 
 

@@ -40,7 +40,7 @@ from multiprocessing import AuthenticationError, process, util
 
 from fastmgr.client.channel import StaleConnection, StockChannel
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
-from fastmgr.link.stream import KINDS
+from fastmgr.link.cutter import KINDS
 from fastmgr.link.switches import is_off
 from fastmgr.link.sockets import HANDSHAKE_TIMEOUT, connect, is_loss, named, settle
 from fastmgr.stock.dialect import (

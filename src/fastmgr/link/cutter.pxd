@@ -1,8 +1,11 @@
-"""Whole frames over one connected socket."""
+"""What a frame is, and bytes cut into frames."""
 
-from fastmgr.memory.arena cimport Segment
-from fastmgr.link.mailbox cimport fm_mailbox
-from fastmgr.link.system cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
+from cpython.bytearray cimport (
+    PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_GET_SIZE,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+from fastmgr.link.system cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 # The fast dialect's header: little-endian, packed, before every body.
 cdef packed struct Header:
@@ -68,74 +71,63 @@ cdef enum Status:
     FRAME_TIMEOUT = -2
     FRAME_TOO_LARGE = -3
 
-# What was sent before an end.
-cdef enum Ending:
-    ENDS_WHOLE = 0
-    ENDS_CUT_OFF = 1    # in the middle of a frame
+# Write a frame of the stdlib at `at`, where there is room for 12 bytes more than the body; its end.
+cdef char *write_stock_frame(char *at, bytes body) noexcept
 
 # Bytes of what comes before the values of a body with buffers.
 cdef size_t table_size(list buffers) noexcept
 # Write it; return the bytes of the buffers.
 cdef size_t write_table(char *at, size_t values, list buffers, list writable) except? 0
 
-cdef class Stream:
-    cdef int fd                # owned; -1 once closed
+# The announced size of a buffer, and whether it has to be writable.
+cdef size_t announced(const Header *header, size_t i, bint *writable) noexcept
+
+# What a buffer is: exact bytes or a bytearray.
+cdef inline char *data_of(object buffer) noexcept:
+    if PyByteArray_CheckExact(buffer):
+        return PyByteArray_AS_STRING(buffer)
+    return PyBytes_AS_STRING(buffer)
+
+
+cdef inline size_t size_of(object buffer) noexcept:
+    if PyByteArray_CheckExact(buffer):
+        return <size_t>PyByteArray_GET_SIZE(buffer)
+    return <size_t>PyBytes_GET_SIZE(buffer)
+
+
+cdef class Cutter:
     cdef char *data            # owned (malloc); holds data[start:end]
     cdef size_t start, end, capacity
     cdef size_t limit          # the largest body accepted; 0: any
-    cdef double until          # by when, on the monotonic clock, all is to be received; 0: ever
-    cdef bint filled           # the last receive took all there was room for
+    cdef bint filled           # the last bytes took all the room there was
     cdef bint fast             # which of the two framings is spoken
+    cdef bint in_buffers       # the frame at `start` has its values; its buffers are received
+    cdef bint into_buffer      # `into` is in the last of them; else in `data`
     cdef Header header         # of the last frame
-    cdef const char *body      # of the last frame: borrowed, valid until the next receive
+    cdef const char *body      # of the last frame: borrowed, valid until `make_room`
     cdef size_t size
-    cdef list buffers         # of the last frame, those made: bytes, bytearrays; None for none
-    cdef size_t rewind         # where the last frame began, for putting it back
-    cdef bint in_buffers      # the frame at `start` has its values; its buffers are received
-    cdef size_t buffer_at     # bytes of the last of them that are there
-    cdef char *into            # where the next receive goes
-    cdef size_t room           # and how much it may bring
-    cdef list unsent           # what the peer was too slow to take; None for nothing
-    cdef size_t unsent_at      # bytes of its first that are sent
-    cdef Segment mailbox_segment     # with the peer; None: there is no mailbox
-    cdef fm_mailbox *mailbox   # in `mailbox_segment`
-    cdef bint serves_mail           # requests come by it; else replies
-    cdef bint by_mail           # the request under way went, or came, by mail
+    cdef list buffers          # of the last frame, those made: bytes, bytearrays; None for none
+    cdef size_t rewind         # where the last frame began, for `untake`
+    cdef size_t buffer_at      # bytes of the last of `buffers` that are there
+    cdef char *into            # where the next bytes go
+    cdef size_t room           # and how many may come
 
+    # Make room for the next bytes, at `into`.
+    cdef int make_room(self) except -1
+    # Cut the next frame off, if it is whole: FRAME_READY, FRAME_PARTIAL or FRAME_TOO_LARGE.
     cdef int take(self) except -9
-    cdef int receive_now(self) except -9
-    cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9
-    cdef int receive_passed(self, int *passed) except -9
-    cdef int attach_mailbox(self, Segment segment, bint serves_mail) except -1
-    cdef bint shut_mailbox(self) noexcept
-    cdef int detach_mailbox(self) except -1
-    cdef bint send_by_mail(self, const char *source, size_t size) noexcept
-    cdef bint has_mail(self) noexcept
-    cdef int receive_mail(self) except -9
-    cdef bint answer_by_mail(self, const char *source, size_t size, list buffers) noexcept
+    # Undo the last `take`.
     cdef void untake(self) noexcept
-    cdef int ending(self, Header *last) noexcept
+    # Forget the last frame's buffers, and give a large `data` back once nothing is pending in it.
     cdef void drop_buffers(self) noexcept
-    cdef size_t _want(self) noexcept
-    cdef size_t _want_with_buffers(self, const Header *header, size_t have) noexcept
-    cdef size_t _buffer_size(self, size_t i) noexcept
-    cdef bint _buffers_add_up(self, size_t head) noexcept
-    cdef bint _fill_buffers(self, size_t head) except -1
-    cdef int _grow_buffer(self, size_t size) except -1
-    cdef int _room(self) except -1
-    cdef void _received(self, size_t n) noexcept
-    cdef int send_now(self, const char *source, size_t size, list buffers) except -9
-    cdef int flush_now(self) except -9
-    cdef int _wait_for_room(self) except -1
-    cdef int _set_timeout(self, long milliseconds) except -1
-    cdef int send_all(self, const char *source, size_t size, list buffers) except -1
-    cdef int send_passing(self, const char *source, size_t size, int passed) noexcept
-    cdef bint send_small(self, const char *source, size_t size) noexcept
-    cdef size_t send_some(self, const char *source, size_t size) except? 0
-    cdef bint is_local(self) noexcept
-    cdef bint at_end(self) noexcept
-    cdef void shut_down(self) noexcept
-    cpdef acknowledge(self)
-    cdef void reset(self) noexcept
-    cdef void close_after(self, int milliseconds) noexcept
-    cdef void close_fd(self) noexcept
+    cdef bint fill_buffers(self, size_t before) except -1
+    cdef int grow_buffer(self, size_t size) except -1
+
+
+cdef inline void received(Cutter self, size_t n) noexcept:
+    """There are `n` bytes more at `into`."""
+    if self.into_buffer:
+        self.buffer_at += n
+    else:
+        self.end += n
+        self.filled = self.end == self.capacity

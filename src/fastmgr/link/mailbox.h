@@ -81,10 +81,10 @@ static inline int fm_mail_post(fm_mailbox *box, const void *from, size_t size) {
         &box->state, &open, FM_MAIL_OPEN | FM_MAIL_REQUEST, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-/* Wait for the reply, or what comes over the socket in its place, as recv would say it; -EAGAIN
-   where it is time to sleep: then it does come over the socket. */
+/* Wait for the reply; its size, 0 where it comes over the socket in place of the mailbox, -EAGAIN
+   where it is time to sleep: then it comes over the socket, too. */
 static inline ssize_t fm_mail_await(
-    fm_mailbox *box, void *into, size_t room, int fd, fm_spinner *s, int spare
+    fm_mailbox *box, void *into, size_t room, fm_spinner *s, int spare
 ) {
     fm_look look;
     int there = 0;
@@ -99,7 +99,7 @@ static inline ssize_t fm_mail_await(
         return -EAGAIN;
     size_t size = fm_mail_get(box, into, room);
     __atomic_fetch_and(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
-    return size > 0 ? (ssize_t)size : fm_recv_soon(fd, into, room, s, spare);
+    return (ssize_t)size;
 }
 
 /* ---- the server ---------------------------------------------------------- */
@@ -108,6 +108,11 @@ static inline ssize_t fm_mail_await(
 static inline size_t fm_mail_take(fm_mailbox *box, void *into, size_t room) {
     __atomic_fetch_or(&box->state, FM_MAIL_TAKEN, __ATOMIC_SEQ_CST);
     return fm_mail_get(box, into, room);
+}
+
+/* Let requests be posted. */
+static inline void fm_mail_open(fm_mailbox *box) {
+    __atomic_fetch_or(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
 }
 
 /* Let nothing be posted from now; whether there is a request. */
@@ -124,27 +129,6 @@ static inline int fm_mail_answer(fm_mailbox *box, const void *from, size_t size)
         return 1;
     __atomic_fetch_and(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
     return 0;
-}
-
-/* Of one connection: wait for a request by mail (then `*mailed` is set) or over the socket, as recv
-   would say it; -EAGAIN where it is time to sleep.  The mailbox then is shut. */
-static inline ssize_t fm_mail_expect(
-    fm_mailbox *box, void *into, size_t room, int fd, fm_spinner *s, int spare, int *mailed
-) {
-    fm_look look;
-    ssize_t n = -EAGAIN;
-    if (fm_look_begin(&look, s, spare)) {
-        __atomic_fetch_or(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
-        do {
-            *mailed = fm_mail_is_there(box);
-            if (!*mailed && look.looks % FM_MAIL_LOOKS == 0)
-                n = fm_recv(fd, into, room, MSG_DONTWAIT);
-        } while (!*mailed && (n == -EAGAIN || n == -EINTR) && fm_look_again(&look));
-        fm_look_end(&look, *mailed || (n != -EAGAIN && n != -EINTR));
-    }
-    if (!*mailed && n == -EAGAIN)
-        *mailed = fm_mail_shut(box);
-    return *mailed ? (ssize_t)fm_mail_take(box, into, room) : n;
 }
 
 /* The open mailboxes of a server: of the connections that its loop reads from. */
@@ -171,7 +155,7 @@ static inline void fm_mailroom_open(fm_mailroom *room, fm_mailbox *box, int fd) 
         return;
     room->open[room->count].box = box;
     room->open[room->count++].fd = fd;
-    __atomic_fetch_or(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
+    fm_mail_open(box);
 }
 
 /* Look no more for that connection's mail; to shut its mailbox is the caller's. */

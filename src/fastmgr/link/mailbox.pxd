@@ -7,6 +7,7 @@ cdef extern from "link/mailbox.h" nogil:
     enum: FM_MAILBOX_SIZE
     enum: FM_MAIL_ROOM
     enum: FM_MAIL_MOST
+    enum: FM_MAIL_LOOKS
 
     ctypedef struct fm_mailbox:
         pass
@@ -15,15 +16,12 @@ cdef extern from "link/mailbox.h" nogil:
 
     int fm_mail_post(fm_mailbox *box, const void *source, size_t size)
     ssize_t fm_mail_await(
-        fm_mailbox *box, void *into, size_t room, int fd, fm_spinner *spinner, int spare
+        fm_mailbox *box, void *into, size_t room, fm_spinner *spinner, int spare
     )
 
     size_t fm_mail_take(fm_mailbox *box, void *into, size_t room)
-    ssize_t fm_mail_expect(
-        fm_mailbox *box, void *into, size_t room, int fd, fm_spinner *spinner, int spare,
-        int *mailed
-    )
     int fm_mail_answer(fm_mailbox *box, const void *source, size_t size)
+    void fm_mail_open(fm_mailbox *box)
     int fm_mail_shut(fm_mailbox *box)
 
     ctypedef struct fm_mailroom:

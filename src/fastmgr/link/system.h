@@ -312,22 +312,6 @@ static inline void fm_look_end(fm_look *look, int hit) {
     }
 }
 
-/* Receive what comes before it is time to sleep, else -EAGAIN. */
-static inline ssize_t fm_recv_soon(int fd, void *into, size_t room, fm_spinner *s, int spare) {
-    fm_look look;
-    if (!fm_look_begin(&look, s, spare))
-        return -EAGAIN;
-    while (fm_look_again(&look)) {
-        ssize_t n = fm_recv(fd, into, room, MSG_DONTWAIT);
-        if (n != -EAGAIN && n != -EINTR) {
-            fm_look_end(&look, 1);
-            return n;
-        }
-    }
-    fm_look_end(&look, 0);
-    return -EAGAIN;
-}
-
 /* ---- the poller ------------------------------------------------------- */
 
 enum { FM_READ = 1, FM_WRITE = 2, FM_HANGUP = 4 };

@@ -32,9 +32,15 @@ cdef extern from "link/system.h" nogil:
     ctypedef struct fm_spinner:
         pass
 
+    ctypedef struct fm_look:
+        int looks
+
+    int fm_look_begin(fm_look *look, fm_spinner *spinner, int spare)
+    int fm_look_again(fm_look *look)
+    void fm_look_end(fm_look *look, int hit)
+
     int64_t fm_now_ns()
     void fm_share_heap()
-    ssize_t fm_recv_soon(int fd, void *into, size_t room, fm_spinner *spinner, int spare)
 
     int FM_READ
     int FM_WRITE

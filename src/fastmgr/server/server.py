@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastmgr import _core
 from fastmgr.kinds.primitives import is_locked
+from fastmgr.link.cutter import KINDS
 from fastmgr.link.introduction import stock_is_refused
 from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_over
-from fastmgr.link.stream import KINDS, SIGNALS_INTERVAL
+from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.memory.arena import Arena
 from fastmgr.server.arenafile import ArenaFile
 from fastmgr.server.loop import has_few_descriptors, share_heap

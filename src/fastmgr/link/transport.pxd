@@ -1,0 +1,50 @@
+"""Bytes between two processes, whatever carries them."""
+
+cdef class Transport:
+    """A way for bytes.  Where a comment says nothing else a method returns a count or -errno."""
+
+    cdef int fd                # what a poller watches; owned; -1 once closed
+    # Bytes that `read` has at once and that no poller tells of.
+    cdef size_t pending
+
+    # Receive: 0 is the end; -EAGAIN says that nothing has come, yet or within the timeout.
+    cdef ssize_t read(self, void *into, size_t room, bint waits) noexcept nogil
+    # Send, without waiting, of one piece of memory and then of another.
+    cdef ssize_t send(
+        self, const void *first, size_t first_size, const void *second, size_t second_size
+    ) noexcept nogil
+    # Wait until bytes can be received (POLLIN) or sent (POLLOUT): 1, or 0 where the time is up.
+    cdef int wait(self, short events, int milliseconds) noexcept nogil
+    # How long `read` waits; 0: for ever.
+    cdef int set_timeout(self, long milliseconds) noexcept nogil
+    # How many bytes have arrived and are not received, and a copy of them.
+    cdef size_t unread(self) noexcept nogil
+    cdef ssize_t peek(self, void *into, size_t room) noexcept nogil
+    # Whether the peer has closed and nothing is left to receive.
+    cdef bint at_end(self) noexcept nogil
+    # Whether the peer is on this host, so that descriptors can be passed.
+    cdef bint is_local(self) noexcept nogil
+    # Send and receive with a descriptor beside the first byte; -EPERM where none can be passed.
+    cdef ssize_t send_passing(self, const void *source, size_t size, int passed) noexcept nogil
+    cdef ssize_t read_passed(self, void *into, size_t room, int *passed) noexcept nogil
+    # Let the peer know at once what was received.
+    cdef void acknowledge(self) noexcept nogil
+    # Let both peers see the end; the descriptor stays open.
+    cdef void shut_down(self) noexcept nogil
+    # Close, and have the peer see that before it has received all that was sent.
+    cdef void reset(self) noexcept nogil
+    # Say that nothing more is sent, and close when the peer has closed or the time is up.
+    cdef void close_after(self, int milliseconds) noexcept nogil
+    cdef void close(self) noexcept nogil
+
+
+cdef class SocketTransport(Transport):
+    """A connected stream socket in blocking mode, by its descriptor."""
+
+
+cdef class PythonTransport(Transport):
+    """What a Python object carries."""
+
+    cdef object carrier
+    cdef long timeout          # milliseconds
+    cdef ssize_t move(self, void *into, size_t size, const void *source) noexcept with gil
