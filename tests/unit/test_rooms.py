@@ -127,7 +127,6 @@ LONG = {
     "client/channel.pyx": 690,
     "client/session.pyx": 1090,
     "kinds/waits.pyx": 1210,
-    "link/stream.pyx": 880,
     "managers.py": 800,
     "proxies.py": 720,
     "server/loop.pyx": 610,
