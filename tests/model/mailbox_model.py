@@ -185,7 +185,7 @@ class Protocol:
         return False
 
     def look_for_request(self, c: int) -> Steps:
-        """`Stream.look_for_request`: what came, and whether by mail; nothing where it is time to sleep."""
+        """What came, and whether by mail; nothing where it is time to sleep."""
         came: Any = ()
         if (yield "choose", 2):
             yield from self.fm_mail_open(c)
