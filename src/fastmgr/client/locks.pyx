@@ -1,11 +1,13 @@
 # cython: auto_pickle=False
 """Proxies of locks, semaphores and events that work on the cell themselves; see `client.cells`."""
 
+cimport cython
+
 from fastmgr.client.cells cimport CellCore
-from fastmgr.memory.atomics cimport (
-    CONTENDED, OWNER, OWNER_DIED, THREAD_BITS, fm_load, fm_owner_here, fm_replace,
-    fm_set_owner_here, fm_store, uint64_t,
+from fastmgr.kinds.slots cimport (
+    free_rlock, free_slot, holder_of, is_raised, owner_died, take_rlock, take_slot,
 )
+from fastmgr.memory.atomics cimport fm_owner_here, fm_set_owner_here, uint64_t
 from fastmgr.memory.cells cimport KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE
 from fastmgr.memory.view cimport View
 
@@ -23,7 +25,7 @@ cdef class EventCore(CellCore):
     def is_set(self):
         """Whether the event is set."""
         if self.at_hand():
-            return fm_load(<uint64_t *>self.cell) != 0
+            return is_raised(<uint64_t *>self.cell)
         return self._callmethod("is_set")
 
 
@@ -42,77 +44,75 @@ cdef class LockCore(CellCore):
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         return KIND_LOCK <= kind <= KIND_SEMAPHORE
 
+    @cython.final
     cdef bint take(self) except -1:
-        """Take what is free."""
-        cdef uint64_t *slot
-        cdef uint64_t word, owner
+        """Take what is free, by a step of our own; False where the server is to be asked."""
+        cdef uint64_t owner = self.owner_here()
+        cdef uint64_t *slot = <uint64_t *>self.cell     # `owner_here` may have found another
+        cdef bint taken = False
         cdef size_t i
-        owner = self.owner_here()
         if owner == 0:
             return False
-        slot = <uint64_t *>self.cell
-        if self.kind == KIND_SEMAPHORE:
+        if self.kind == KIND_LOCK:
+            taken = take_slot(slot, owner)
+        elif self.kind == KIND_RLOCK:
+            taken = take_rlock(slot, owner)
+        else:
             for i in range(self.size // sizeof(uint64_t)):
-                word = fm_load(slot + i)
-                while word & OWNER == 0:
-                    if fm_replace(slot + i, &word, word | owner):
-                        return True
+                taken = take_slot(slot + i, owner)
+                if taken:
+                    break
+        if taken:
+            self._session().took()
+        return taken
+
+    @cython.final
+    cdef object ask_to_take(self, tuple args):
+        taken = self._callmethod("acquire", args)
+        if taken:
+            self._session().took()
+        return taken
+
+    @cython.final
+    cdef bint free(self) except -1:
+        """Give back what nobody waits for; False where the server is to be asked."""
+        cdef uint64_t owner = self.owner_here()
+        cdef uint64_t *slot = <uint64_t *>self.cell
+        cdef size_t i
+        if owner == 0:
             return False
-        word = fm_load(slot)
-        while word & OWNER == 0:
-            if fm_replace(slot, &word, word | owner):
-                if self.kind == KIND_RLOCK:
-                    fm_store(slot + 1, 1)
+        if self.kind == KIND_LOCK:
+            return free_slot(slot, owner)
+        if self.kind == KIND_RLOCK:
+            return free_rlock(slot, owner)
+        for i in range(self.size // sizeof(uint64_t)):
+            if free_slot(slot + i, owner):
                 return True
-        if self.kind == KIND_RLOCK and word & OWNER == owner:
-            fm_store(slot + 1, fm_load(slot + 1) + 1)
-            return True
         return False
 
-    cdef bint free(self) except -1:
-        """Give back what nobody waits for; what is not ours to give back is the server's matter."""
-        cdef uint64_t *slot
-        cdef uint64_t word, owner
-        cdef size_t i
-        owner = self.owner_here()
-        if owner == 0:
-            return False
-        slot = <uint64_t *>self.cell
-        if self.kind == KIND_SEMAPHORE:
-            for i in range(self.size // sizeof(uint64_t)):
-                word = fm_load(slot + i)
-                if (
-                    (word & OWNER) >> THREAD_BITS == owner >> THREAD_BITS
-                    and not word & CONTENDED and fm_replace(slot + i, &word, word & OWNER_DIED)
-                ):
-                    return True
-            return False
-        word = fm_load(slot)
-        if word & OWNER == 0:
-            return False
-        if self.kind == KIND_RLOCK:
-            if word & OWNER != owner:
-                return False
-            if fm_load(slot + 1) > 1:
-                fm_store(slot + 1, fm_load(slot + 1) - 1)
-                return True
-        elif (word & OWNER) >> THREAD_BITS != owner >> THREAD_BITS:
-            return False    # another's, or one's whose death has given it back before
-        return not word & CONTENDED and fm_replace(slot, &word, word & OWNER_DIED)
+    @cython.final
+    cdef int give_back(self) except -1:
+        if not (self.at_hand() and self.free()):
+            self._callmethod("release")
+        self._session().gave()
+        return 0
 
+    @cython.final
     cdef inline uint64_t owner_here(self) except? 0:
-        """Who takes and gives back; 0 where the cell is not here any more."""
-        cdef View view
+        """The owner for whom a cell that is at hand is changed; 0 where it is so no more."""
+        cdef View view = self.view
         cdef uint64_t owner
+        if self.kind != KIND_RLOCK:
+            return view.owner       # nothing has run since the cell was found to be at hand
         while True:
-            view = self.view
-            owner = self.this_thread() if self.kind == KIND_RLOCK else view.owner
+            owner = self.this_thread()
             if not self.ready():
                 return 0
             if self.view is view:
                 return owner
-            # A thread has met a new server meanwhile: there we have another name.
+            view = self.view    # a thread has met a new server: there we have another number
 
+    @cython.final
     cdef uint64_t this_thread(self) except 0:
         cdef View view = self.view      # another may take its place meanwhile
         cdef uint64_t owner = fm_owner_here(view.serial)
@@ -136,43 +136,31 @@ cdef class LockCore(CellCore):
             and (timeout is None or blocking and is_plain_timeout(timeout)) and self.at_hand()
         ):
             if self.take():
-                self._session().took()
                 return True
             if not blocking and self.kind != KIND_SEMAPHORE:
                 return False
-        taken = self._callmethod(
-            "acquire", (blocking,) if timeout is None else (blocking, timeout))
-        if taken:
-            self._session().took()
-        return taken
+        return self.ask_to_take((blocking,) if timeout is None else (blocking, timeout))
 
     def release(self, n=None):
         """Give it back; of a semaphore `n` permits, if that is given."""
-        if n is not None:
-            self._callmethod("release", (n,))
-            for _ in range(min(n, self._session().taken)):
-                self._session().gave()
+        if n is None:
+            self.give_back()
             return
-        if not (self.at_hand() and self.free()):
-            self._callmethod("release")
-        self._session().gave()
+        self._callmethod("release", (n,))
+        for _ in range(min(n, self._session().taken)):
+            self._session().gave()
 
     def locked(self):
         """Whether it is held, or all of the permits are."""
         if self.at_hand() and self.kind != KIND_SEMAPHORE:
-            return fm_load(<uint64_t *>self.cell) & OWNER != 0
+            return holder_of(<uint64_t *>self.cell) != 0
         return self._callmethod("locked")
 
     def __enter__(self):
-        taken = self.at_hand() and self.take() or self._callmethod("acquire")
-        if taken:
-            self._session().took()
-        return taken
+        return self.at_hand() and self.take() or self.ask_to_take(())
 
     def __exit__(self, exc_type, exc_val, exc_tb):
-        if not (self.at_hand() and self.free()):
-            self._callmethod("release")
-        self._session().gave()
+        self.give_back()
 
     @property
     def owner_died(self):
@@ -184,7 +172,7 @@ cdef class LockCore(CellCore):
         if not self.at_hand():
             return self._callmethod("owner_died")
         for i in range(self.size // sizeof(uint64_t) if self.kind == KIND_SEMAPHORE else 1):
-            if fm_load(<uint64_t *>self.cell + i) & OWNER_DIED:
+            if owner_died(<uint64_t *>self.cell + i):
                 return True
         return False
 

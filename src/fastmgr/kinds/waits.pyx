@@ -17,10 +17,12 @@ allocated first, then the books are changed.
 
 cimport cython
 
-from fastmgr.memory.atomics cimport (
-    CONTENDED, LOCAL, OWNER, OWNER_DIED, THREAD_BITS, fm_clear_bits, fm_load, fm_replace,
-    fm_set_bits, fm_store,
+from fastmgr.kinds.slots cimport (
+    LOCAL, OWNER_DIED, clear_owner_died, depth_of, hand_to, holder_of, leave_free, mark_owner_died,
+    owner_died, party_of, raise_flag, session_of, set_depth, step_down, take_or_contend, take_rlock,
+    take_slot,
 )
+from fastmgr.memory.atomics cimport THREAD_BITS
 from fastmgr.memory.cells cimport (
     KIND_EVENT, KIND_LOCK, KIND_NONE, KIND_RLOCK, KIND_SEMAPHORE, Cell, Celled,
 )
@@ -77,16 +79,6 @@ cdef Owner current_owner():
         if owner is None:
             here.thread = owner = Owner()
     return owner
-
-
-cdef inline uint64_t session_of(uint64_t owner) noexcept:
-    """The number of the client process that an owner belongs to; 0 for none."""
-    return 0 if owner & LOCAL else (owner & OWNER) >> THREAD_BITS
-
-
-cdef inline uint64_t party_of(uint64_t owner) noexcept:
-    """Who may give back what an owner has taken: its process, or else itself; 0 for nobody."""
-    return session_of(owner) or owner & OWNER
 
 
 @cython.final
@@ -246,7 +238,7 @@ cdef class Primitive(Celled):
                     if waiter.depth:
                         # As `threading.Condition.wait` does, whatever ends it.
                         self.block("acquire", ())
-                        fm_store((<RLock>self).depth(), <uint64_t>waiter.depth)
+                        set_depth((<RLock>self).slot(0), <uint64_t>waiter.depth)
                 raise
             finally:
                 waiter.owner.waiter = None
@@ -310,41 +302,28 @@ cdef class Slots(Primitive):
     cdef inline uint64_t *slot(self, size_t i) noexcept:
         return <uint64_t *>self.cell.at + i
 
-    cdef bint take_slot(self, uint64_t owner, bint wanted) noexcept:
+    cdef bint take_any(self, uint64_t owner, bint wanted) noexcept:
         """Take a free slot; where all are held mark them as contended, if it is `wanted`."""
-        cdef uint64_t word
+        cdef uint64_t *slot
         cdef size_t i
         for i in range(self.slots):
-            word = fm_load(self.slot(i))
-            while True:
-                if word & OWNER == 0:
-                    if fm_replace(self.slot(i), &word, word & OWNER_DIED | owner):
-                        return True
-                elif not wanted or word & CONTENDED:
-                    break
-                elif fm_replace(self.slot(i), &word, word | CONTENDED):
-                    break
+            slot = self.slot(i)
+            if take_or_contend(slot, owner) if wanted else take_slot(slot, owner):
+                return True
         return False
 
     cdef bint hand_on(self, size_t i, uint64_t holder, uint64_t died) except -1:
-        """Give a slot to the first in the queue, or leave it free; False if not `holder` has it.
-
-        Where there is a queue the slot is contended, and its holder cannot let go of it meanwhile.
-        """
-        cdef uint64_t word = fm_load(self.slot(i))
+        """Give a slot to the first in the queue, or leave it free; False if not `holder` has it."""
+        cdef uint64_t *slot = self.slot(i)
         cdef Waiter waiter
-        if word & OWNER != holder:
+        if holder_of(slot) != holder:
             return False
         waiter = self.next_waiter()
         if waiter is None:
-            while not fm_replace(self.slot(i), &word, word & OWNER_DIED | died):
-                if word & OWNER != holder:
-                    return False
-            return True
+            return leave_free(slot, holder, died)
         self.prepare(waiter)
-        word = word & OWNER_DIED | died | waiter.owner.number
-        assert word & OWNER and not waiter.finished
-        fm_store(self.slot(i), word | CONTENDED if self.waiting else word)
+        assert holder and waiter.owner.number and not waiter.finished
+        hand_to(slot, waiter.owner.number, died, len(self.waiting) > 0)
         waiter.done(waiter.value if waiter.again else True)
         return True
 
@@ -353,19 +332,19 @@ cdef class Slots(Primitive):
         return 0
 
     cdef int abandon(self, uint64_t session) except -1:
-        cdef uint64_t word
+        cdef uint64_t holder
         cdef size_t i
         for i in range(self.slots):
-            word = fm_load(self.slot(i))
-            if session_of(word) == session:
-                self.returned += self.hand_on(i, word & OWNER, OWNER_DIED)
+            holder = holder_of(self.slot(i))
+            if session_of(holder) == session:
+                self.returned += self.hand_on(i, holder, OWNER_DIED)
         return 0
 
     def owner_died(self):
         """Whether a client was killed while it held this; false again after `consistent`."""
         cdef size_t i
         for i in range(self.slots):
-            if fm_load(self.slot(i)) & OWNER_DIED:
+            if owner_died(self.slot(i)):
                 return True
         return False
 
@@ -374,7 +353,7 @@ cdef class Slots(Primitive):
         cdef size_t i
         self.returned = 0
         for i in range(self.slots):
-            fm_clear_bits(self.slot(i), OWNER_DIED)
+            clear_owner_died(self.slot(i))
 
 
 @cython.embedsignature(False)
@@ -393,11 +372,11 @@ cdef class Lock(Slots):
 
     cdef inline uint64_t holder(self) noexcept:
         """Who holds it, or 0."""
-        return fm_load(self.slot(0)) & OWNER
+        return holder_of(self.slot(0))
 
     cdef bint take(self, uint64_t owner, bint wanted):
         """Take it; where it is held see to it that the server is asked for its release."""
-        return self.take_slot(owner, wanted)
+        return self.take_any(owner, wanted)
 
     cdef bint free(self) except -1:
         """Hand it to the first in the queue, or leave it free."""
@@ -468,42 +447,27 @@ cdef class RLock(Lock):
         if args or kwds:
             threading.RLock(*args, **kwds)  # some interpreters take any
 
-    cdef inline uint64_t *depth(self) noexcept:
-        """How often its owner has taken it: changed by the owner, or for it, alone."""
-        return self.slot(1)
-
     cdef bint take(self, uint64_t owner, bint wanted):
-        if self.holder() == owner:
-            fm_store(self.depth(), fm_load(self.depth()) + 1)
-        elif self.take_slot(owner, wanted):
-            fm_store(self.depth(), 1)
-        else:
+        if take_rlock(self.slot(0), owner):
+            return True
+        if not wanted or not take_or_contend(self.slot(0), owner):
             return False
+        set_depth(self.slot(0), 1)
         return True
 
     cdef int prepare(self, Waiter waiter) except -1:
-        fm_store(self.depth(), <uint64_t>waiter.depth if waiter.again else 1)
+        set_depth(self.slot(0), <uint64_t>waiter.depth if waiter.again else 1)
         return 0
 
     cdef int interrupted(self, Waiter waiter) except -1:
         if waiter.value is True and waiter.depth == 0 and self.holder() == waiter.owner.number:
-            if fm_load(self.depth()) > 1:
-                self.step_down()
-            else:
+            if not step_down(self.slot(0)):
                 Lock.interrupted(self, waiter)
-        return 0
-
-    cdef int step_down(self) except -1:
-        """Its owner has taken it once less."""
-        if fm_load(self.depth()) > 1:
-            fm_store(self.depth(), fm_load(self.depth()) - 1)
-        else:
-            self.free()
         return 0
 
     def __repr__(self):
         cdef uint64_t owner = self.holder()
-        state, count = ("locked", fm_load(self.depth())) if owner else ("unlocked", 0)
+        state, count = ("locked", depth_of(self.slot(0))) if owner else ("unlocked", 0)
         return (
             f"<{state} {type(self).__module__}.RLock object owner={shown_owner(owner)} "
             f"count={count} at {id(self):#x}>"
@@ -512,7 +476,8 @@ cdef class RLock(Lock):
     def release(self):
         if self.holder() != current_owner().number:
             raise RuntimeError("cannot release un-acquired lock")
-        self.step_down()
+        if not step_down(self.slot(0)):
+            self.free()
 
 
 cdef class Condition(RLock):
@@ -613,8 +578,8 @@ cdef class Condition(RLock):
             if other.depth and other.owner.number == owner and not other.finished:
                 self.cancel(other)      # the end of its connection has not been seen yet
         waiter.depth = self.owed.pop(owner, 1)
-        if self.take_slot(owner, True):
-            fm_store(self.depth(), <uint64_t>waiter.depth)
+        if self.take_any(owner, True):
+            set_depth(self.slot(0), <uint64_t>waiter.depth)
             waiter.done(True)
         else:
             waiter.again = True
@@ -630,7 +595,7 @@ cdef class Condition(RLock):
         if timeout is not None:
             waiter.deadline = deadline_of(timeout)
         waiter.at = self
-        waiter.depth = <Py_ssize_t>fm_load(self.depth())
+        waiter.depth = <Py_ssize_t>depth_of(self.slot(0))
         self.sleeping.append(waiter)
         self.free()
 
@@ -697,14 +662,14 @@ cdef class Semaphore(Slots):
         cdef Py_ssize_t free = self.spare
         cdef size_t i
         for i in range(self.slots):
-            free += fm_load(self.slot(i)) & OWNER == 0
+            free += holder_of(self.slot(i)) == 0
         return free
 
     cdef str state(self):
         return f"value={self.value()}"
 
     cdef bint take(self, uint64_t owner, bint wanted) except -1:
-        if self.take_slot(owner, wanted and self.spare == 0):
+        if self.take_any(owner, wanted and self.spare == 0):
             return True
         if self.spare == 0:
             return False
@@ -732,7 +697,7 @@ cdef class Semaphore(Slots):
         cdef uint64_t party
         cdef size_t i
         for i in range(self.slots):
-            party = party_of(fm_load(self.slot(i)))
+            party = party_of(holder_of(self.slot(i)))
             if party:
                 taken[party] = taken.get(party, 0) + 1
         return taken
@@ -759,7 +724,7 @@ cdef class Semaphore(Slots):
         while True:
             found = self.slots
             for i in range(self.slots):
-                word = fm_load(self.slot(i)) & OWNER
+                word = holder_of(self.slot(i))
                 if word == owner or (session and session_of(word) == session):
                     found, holder = i, word
                     break
@@ -788,7 +753,7 @@ cdef class Semaphore(Slots):
         return 0
 
     cdef int abandon(self, uint64_t session) except -1:
-        cdef uint64_t word
+        cdef uint64_t holder
         cdef size_t i
         cdef Py_ssize_t held = self.held.get(session, 0), kept, given
         kept = min(held, self.unsure)
@@ -797,19 +762,19 @@ cdef class Semaphore(Slots):
             self.held[session] = kept
             self.returned += given
             if self.slots:
-                fm_set_bits(self.slot(0), OWNER_DIED)   # what has no slot has no mark of its own
+                mark_owner_died(self.slot(0))
             for _ in range(given):
                 self.give_spare()
         if kept == 0:
             self.held.pop(session, None)
         self.unsure -= kept
         for i in range(self.slots):
-            word = fm_load(self.slot(i))
-            if session_of(word) == session:
+            holder = holder_of(self.slot(i))
+            if session_of(holder) == session:
                 if self.unsure:
                     self.unsure -= 1
                 else:
-                    self.returned += self.hand_on(i, word & OWNER, OWNER_DIED)
+                    self.returned += self.hand_on(i, holder, OWNER_DIED)
         return 0
 
     cdef int interrupted(self, Waiter waiter) except -1:
@@ -924,7 +889,7 @@ cdef class Event(Primitive):
     def set(self):
         cdef Waiter waiter
         self.flag = True
-        fm_store(<uint64_t *>self.cell.at, 1)
+        raise_flag(<uint64_t *>self.cell.at, True)
         while True:
             waiter = self.next_waiter()
             if waiter is None:
@@ -933,7 +898,7 @@ cdef class Event(Primitive):
 
     def clear(self):
         self.flag = False
-        fm_store(<uint64_t *>self.cell.at, 0)
+        raise_flag(<uint64_t *>self.cell.at, False)
 
 
 cdef class Barrier(Primitive):

@@ -9,14 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Who holds something, in 56 bits: a session's number above the number of a thread in it (0: any),
-   or LOCAL and a running number for who has no session.  What can be held is a slot, one word: who
-   holds it, or 0, and two more bits. */
+/* Who holds something: a session's number above the number of a thread in it (0: any). */
 enum { FM_THREAD_BITS = 24 };
-#define FM_LOCAL ((uint64_t)1 << 55)
-#define FM_OWNER (((uint64_t)1 << 56) - 1)
-#define FM_OWNER_DIED ((uint64_t)1 << 62)
-#define FM_CONTENDED ((uint64_t)1 << 63)
 
 /* ---- steps on a word ---------------------------------------------------- */
 

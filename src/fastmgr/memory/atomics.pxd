@@ -24,7 +24,3 @@ cdef extern from "memory/atomics.h" nogil:
     void fm_set_owner_here(uint64_t serial, uint64_t owner)
 
     int THREAD_BITS "FM_THREAD_BITS"
-    uint64_t LOCAL "FM_LOCAL"
-    uint64_t OWNER "FM_OWNER"            # the bits of the owner
-    uint64_t CONTENDED "FM_CONTENDED"    # the server keeps a queue for it, and must be asked
-    uint64_t OWNER_DIED "FM_OWNER_DIED"  # a holder was killed, and all is not yet well
