@@ -1,6 +1,7 @@
 """An exhaustive exploration of how clients and the server share locks and semaphores.
 
-The model is in plain Python, for itself: it imports nothing of what it models.  What it mirrors:
+What is done to a slot is the code of ``kinds/slots.pxd`` itself, compiled so that each of its
+accesses to a word is a step here (`compiled_step`).  What calls that code is mirrored in Python:
 
 * `Client` is `LockCore` of ``client/locks.pyx``: `take`, `free`, `acquire`, `release`,
   `consistent`.
@@ -35,20 +36,18 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace as replace_field
 from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, NamedTuple
 
+from compiled import compiled
 from exploring import Result, Violation, report, uncollected
 
-# Words
-
-THREAD_BITS = 3
-OWNER = 0xFF
-CONTENDED = 1 << 8
-OWNER_DIED = 1 << 9
+slots: Any = compiled("traced_slots")
+THREAD_BITS, OWNER = slots.THREAD_BITS, slots.OWNER
+CONTENDED, OWNER_DIED = slots.CONTENDED, slots.OWNER_DIED
 
 
 def session_of(owner: int) -> int:
@@ -134,16 +133,69 @@ def replace(i: int, expected: int, desired: int) -> Access:
     return ("replace", i, expected, desired)
 
 
-def clear_bits(i: int, bits: int) -> Access:
-    return ("clear_bits", i, bits, 0)
-
-
-def set_bits(i: int, bits: int) -> Access:
-    return ("set_bits", i, bits, 0)
-
-
 def there(client: int) -> Access:
     return ("there", client, 0, 0)
+
+
+def compiled_step(name: str, i: int, *args: int) -> Steps:
+    """What the function of that name in ``slots.pxd`` does to slot `i`."""
+    past: tuple[int, ...] = ()
+    while True:
+        access, result = slots.traced_step(past, name, i, *args)
+        if access is None:
+            return result
+        past = (*past, (yield access))
+
+
+def take_blindly(i: int, owner: int) -> Steps:
+    word = yield load(i)
+    if word & OWNER:
+        return False
+    yield replace(i, word, word | owner)
+    return True
+
+
+def free_plainly(i: int, owner: int) -> Steps:
+    word = yield load(i)
+    if session_of(word) == session_of(owner):
+        yield store(i, word & OWNER_DIED)
+    return session_of(word) == session_of(owner)
+
+
+def free_anothers(i: int, owner: int) -> Steps:
+    word = yield load(i)
+    if word & OWNER == 0 or word & CONTENDED:
+        return False
+    return (yield replace(i, word, word & OWNER_DIED)) == word
+
+
+def contend_blindly(i: int, owner: int) -> Steps:
+    if not (taken := (yield from compiled_step("take_slot", i, owner))):
+        word = yield load(i)
+        if word & OWNER and not word & CONTENDED:
+            yield replace(i, word, word | CONTENDED)
+    return taken
+
+
+def leave_free_plainly(i: int, holder: int, died: int) -> Steps:
+    word = yield load(i)
+    yield store(i, word & OWNER_DIED | died)
+    return True
+
+
+#: What takes the place of a function of ``slots.pxd``, in a client or in the server.
+BROKEN_STEPS: dict[tuple[Mutation | None, str], Callable[..., Steps]] = {
+    (Mutation.TAKES_BLINDLY, "take_slot"): take_blindly,
+    (Mutation.RELEASES_PLAINLY, "free_slot"): free_plainly,
+    (Mutation.FREES_ANOTHERS, "free_slot"): free_anothers,
+    (Mutation.QUEUES_FIRST, "take_or_contend"): contend_blindly,
+    (Mutation.FREES_PLAINLY, "leave_free"): leave_free_plainly,
+}
+
+
+def step(mutation: Mutation | None, name: str, i: int, *args: int) -> Steps:
+    broken = BROKEN_STEPS.get((mutation, name))
+    return broken(i, *args) if broken else compiled_step(name, i, *args)
 
 
 class Phase(IntEnum):
@@ -220,72 +272,30 @@ class Client:
     def __init__(self, config: Config, owner: int) -> None:
         self.config, self.kind = config, config.kind
         self.slots = config.slots
-        self.depth = config.slots
         # A session's number, and with it the thread's where that counts.
         self.view_owner = owner >> THREAD_BITS << THREAD_BITS
         self.this_thread = owner
 
+    def step(self, name: str, i: int, owner: int) -> Steps:
+        return BROKEN_STEPS.get((self.config.mutation, name), partial(compiled_step, name))(
+            i, owner
+        )
+
     def take(self) -> Steps:
-        blindly = self.config.mutation is Mutation.TAKES_BLINDLY
-        if self.kind.counts:
-            for i in range(self.slots):
-                word = yield load(i)
-                if word & OWNER == 0:
-                    found = yield replace(i, word, word | self.view_owner)
-                    if found == word or blindly:
-                        return True
-            return False
-        owner = self.view_owner if self.kind is Kind.LOCK else self.this_thread
-        word = yield load(0)
-        if word & OWNER == 0:
-            found = yield replace(0, word, word | owner)
-            if found != word and not blindly:
-                return False
-            if self.kind is Kind.RLOCK:
-                yield store(self.depth, 1)
-            return True
-        if self.kind is Kind.RLOCK and word & OWNER == owner:
-            depth = yield load(self.depth)
-            yield store(self.depth, depth + 1)
-            return True
+        if self.kind is Kind.RLOCK:
+            return (yield from self.step("take_rlock", 0, self.this_thread))
+        for i in range(self.slots):
+            if (yield from self.step("take_slot", i, self.view_owner)):
+                return True
         return False
 
     def free(self) -> Steps:
-        if self.kind.counts:
-            for i in range(self.slots):
-                word = yield load(i)
-                if session_of(word) == session_of(self.view_owner):
-                    if self.config.mutation is Mutation.RELEASES_PLAINLY:
-                        yield store(i, word & OWNER_DIED)
-                        return True
-                    if not word & CONTENDED:
-                        found = yield replace(i, word, word & OWNER_DIED)
-                        if found == word:
-                            return True
-            return False
-        word = yield load(0)
-        if word & OWNER == 0:
-            return False
         if self.kind is Kind.RLOCK:
-            if word & OWNER != self.this_thread:
-                return False
-            depth = yield load(self.depth)
-            if depth > 1:
-                depth = yield load(self.depth)
-                yield store(self.depth, depth - 1)
+            return (yield from self.step("free_rlock", 0, self.this_thread))
+        for i in range(self.slots):
+            if (yield from self.step("free_slot", i, self.view_owner)):
                 return True
-        elif (
-            session_of(word) != session_of(self.view_owner)
-            and self.config.mutation is not Mutation.FREES_ANOTHERS
-        ):
-            return False
-        if self.config.mutation is Mutation.RELEASES_PLAINLY:
-            yield store(0, word & OWNER_DIED)
-            return True
-        if word & CONTENDED:
-            return False
-        found = yield replace(0, word, word & OWNER_DIED)
-        return found == word
+        return False
 
     def acquire(self, blocking: bool) -> Steps:
         if (yield from self.take()):
@@ -306,7 +316,7 @@ class Server:
 
     def __init__(self, config: Config, owners: tuple[int, ...], books: Books) -> None:
         self.config, self.owners = config, owners
-        self.kind, self.slots, self.depth = config.kind, config.slots, config.slots
+        self.kind, self.slots = config.kind, config.slots
         self.waiting = list(books.queue)
         self.spare = books.spare
         self.held = list(books.held)
@@ -362,50 +372,29 @@ class Server:
 
     # -- Slots ------------------------------------------------------------
 
-    def take_slot(self, owner: int, wanted: bool) -> Steps:
+    def step(self, name: str, i: int, *args: int) -> Steps:
+        return step(self.config.mutation, name, i, *args)
+
+    def take_any(self, owner: int, wanted: bool) -> Steps:
         for i in range(self.slots):
-            word = yield load(i)
-            while True:
-                if word & OWNER == 0:
-                    found = yield replace(i, word, word & OWNER_DIED | owner)
-                    if found == word:
-                        self.taken = True
-                        return True
-                elif not wanted or word & CONTENDED:
-                    break
-                else:
-                    found = yield replace(i, word, word | CONTENDED)
-                    # As if it was queued when it was seen that there is none to take, and
-                    # whether it can be marked was not looked at.
-                    if found == word or self.config.mutation is Mutation.QUEUES_FIRST:
-                        break
-                word = found
+            if (yield from self.step("take_or_contend" if wanted else "take_slot", i, owner)):
+                self.taken = True
+                return True
         return False
 
     def hand_on(self, i: int, holder: int, died: int) -> Steps:
         mutation = self.config.mutation
         if mutation is Mutation.FORGETS_DEATH:
             died = 0
-        word = yield load(i)
-        if word & OWNER != holder:
+        if (yield from self.step("holder_of", i)) != holder:
             return False
         waiter = yield from self.next_waiter()
         if waiter is None:
-            if mutation is Mutation.FREES_PLAINLY:
-                yield store(i, word & OWNER_DIED | died)
-                return True
-            while True:
-                found = yield replace(i, word, word & OWNER_DIED | died)
-                if found == word:
-                    return True
-                word = found
-                if word & OWNER != holder:
-                    return False
+            return (yield from self.step("leave_free", i, holder, died))
         if self.kind is Kind.RLOCK and mutation is not Mutation.KEEPS_DEPTH:
-            yield store(self.depth, 1)  # `prepare`
-        word = word & OWNER_DIED | died | self.owners[waiter]
-        marked = self.waiting and mutation is not Mutation.UNMARKS_ON_HAND_OVER
-        yield store(i, word | CONTENDED if marked else word)
+            yield from self.step("set_depth", i, 1)  # `prepare`
+        others = bool(self.waiting) and mutation is not Mutation.UNMARKS_ON_HAND_OVER
+        yield from self.step("hand_to", i, self.owners[waiter], died, others)
         self.outcome.append((waiter, Phase.GIVEN))
         return True
 
@@ -419,15 +408,15 @@ class Server:
             if held > kept:
                 self.returned += (held - kept) * counts
                 if self.slots and self.config.mutation is not Mutation.SPARES_LEAVE_NO_MARK:
-                    yield set_bits(0, OWNER_DIED)  # a permit without a slot has no mark of its own
+                    yield from self.step("mark_owner_died", 0)
                 for _ in range(held - kept):
                     yield from self.give_spare()
         for i in range(self.slots):
-            word = yield load(i)
-            if session_of(word) == session:
+            holder = yield from self.step("holder_of", i)
+            if session_of(holder) == session:
                 if self.unsure:
                     self.unsure -= 1
-                elif (yield from self.hand_on(i, word & OWNER, OWNER_DIED)):
+                elif (yield from self.hand_on(i, holder, OWNER_DIED)):
                     self.returned += counts
 
     def interrupted(self, client: int) -> Steps:
@@ -438,7 +427,7 @@ class Server:
 
     def consistent(self) -> Steps:
         for i in range(self.slots):
-            yield clear_bits(i, OWNER_DIED)
+            yield from self.step("clear_owner_died", i)
         self.returned = 0
         self.cleared = True
 
@@ -446,7 +435,7 @@ class Server:
 
     def take(self, owner: int, wanted: bool) -> Steps:
         if self.kind.counts:
-            if (yield from self.take_slot(owner, wanted and self.spare == 0)):
+            if (yield from self.take_any(owner, wanted and self.spare == 0)):
                 return True
             if self.spare == 0:
                 return False
@@ -454,16 +443,14 @@ class Server:
             self.held[session_of(owner)] += 1  # `book`
             self.taken = True
             return True
-        if self.kind is Kind.RLOCK:
-            word = yield load(0)
-            if word & OWNER == owner:
-                depth = yield load(self.depth)
-                yield store(self.depth, depth + 1)
-                return True
-        if not (yield from self.take_slot(owner, wanted)):
+        if self.kind is Kind.LOCK:
+            return (yield from self.take_any(owner, wanted))
+        if (yield from self.step("take_rlock", 0, owner)):
+            self.taken = True
+            return True
+        if not wanted or not (yield from self.take_any(owner, True)):
             return False
-        if self.kind is Kind.RLOCK:
-            yield store(self.depth, 1)
+        yield from self.step("set_depth", 0, 1)
         return True
 
     def acquire(self, client: int, wanted: bool) -> Steps:
@@ -479,25 +466,19 @@ class Server:
         owner = self.owners[client]
         if self.kind is Kind.LOCK:
             while True:
-                word = yield load(0)
-                if self.returned and session_of(word) != session_of(owner):
+                holder = yield from self.step("holder_of", 0)
+                if self.returned and session_of(holder) != session_of(owner):
                     self.returned -= 1
                     return True
-                if word & OWNER == 0:
+                if holder == 0:
                     return False
-                if (yield from self.hand_on(0, word & OWNER, 0)):
+                if (yield from self.hand_on(0, holder, 0)):
                     return True
         if self.kind is Kind.RLOCK:
-            word = yield load(0)
-            if word & OWNER != owner:
+            if (yield from self.step("holder_of", 0)) != owner:
                 return False
-            depth = yield load(self.depth)
-            if depth > 1:
-                depth = yield load(self.depth)
-                yield store(self.depth, depth - 1)
-            else:
-                word = yield load(0)
-                yield from self.hand_on(0, word & OWNER, 0)
+            if not (yield from self.step("step_down", 0)):
+                yield from self.hand_on(0, (yield from self.step("holder_of", 0)), 0)
             return True
         if self.returned and session_of(owner) not in (yield from self.takers()):
             self.returned -= 1
@@ -513,15 +494,14 @@ class Server:
     def value(self) -> Steps:
         free = self.spare
         for i in range(self.slots):
-            word = yield load(i)
-            free += word & OWNER == 0
+            free += (yield from self.step("holder_of", i)) == 0
         return free
 
     def takers(self) -> Steps:
         """How many permits each session has."""
         taken = {session: n for session, n in enumerate(self.held) if n}
         for i in range(self.slots):
-            session = session_of((yield load(i)))
+            session = session_of((yield from self.step("holder_of", i)))
             if session:
                 taken[session] = taken.get(session, 0) + 1
         return taken
@@ -541,7 +521,7 @@ class Server:
         while True:
             found = self.slots
             for i in range(self.slots):
-                word = (yield load(i)) & OWNER
+                word = yield from self.step("holder_of", i)
                 if session_of(word) == session:
                     found, holder = i, word
                     break
@@ -857,7 +837,8 @@ class Model:
         return label, True, self.end(state, job, letter, step)
 
     def end(self, state: State, job: Job, letter: str, ended: Ended) -> State:
-        if ended.taken and self.overtaken(state):
+        deeper = self.kind is Kind.RLOCK and state.words[self.slots] > 1  # it was its own before
+        if ended.taken and not deeper and self.overtaken(state):
             raise Violation("a client is given what another waits for")
         before = state.books.queue
         finished = {client for client, _ in ended.outcome}
@@ -1005,7 +986,7 @@ class Model:
             share += 1
         # Between taking an RLock and saying how often.
         if self.kind is Kind.RLOCK and one.phase is Phase.FAST and letter in "atn":
-            share += len(one.past) == 2 and one.past[0] & OWNER == 0
+            share += self.client_next(i, letter, one.past) == store(self.slots, 1)
         return share
 
     def check_still(self, state: State) -> None:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
-from lock_model import Config, Kind, Mutation, Result, Spec, explore, main
+from lock_model import (
+    CONTENDED,
+    OWNER_DIED,
+    THREAD_BITS,
+    Config,
+    Kind,
+    Model,
+    Mutation,
+    Result,
+    Spec,
+    compiled_step,
+    explore,
+    main,
+    slots,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -33,6 +48,41 @@ def holds(config: Config) -> Result:
     result = explore(config, MOST)
     assert result.violation is None, "\n".join([*result.trace, result.violation])
     return result
+
+
+# Every transition of a slot, for one owner and with another about
+ONE, OTHER = 1 << THREAD_BITS | 1, 2 << THREAD_BITS | 1
+STEPS: dict[str, tuple[int, ...]] = {
+    "holder_of": (),
+    "take_slot": (ONE,),
+    "take_rlock": (ONE,),
+    "step_down": (),
+    "free_slot": (ONE,),
+    "free_rlock": (ONE,),
+    "take_or_contend": (ONE,),
+    "leave_free": (OTHER, OWNER_DIED),
+    "hand_to": (ONE, 0, True),
+    "set_depth": (3,),
+    "mark_owner_died": (),
+    "clear_owner_died": (),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_does_to_memory_what_is_explored(name: str) -> None:
+    model = Model(Config(clients("ar"), Kind.RLOCK))
+    for owner, contended, died, depth in itertools.product(
+        (0, ONE, OTHER), (0, CONTENDED), (0, OWNER_DIED), (1, 2)
+    ):
+        words = (owner | contended | died, depth)
+        made = slots.real_step(words, name, 0, *STEPS[name])
+        state = model.start()._replace(words=words)
+        steps, value = compiled_step(name, 0, *STEPS[name]), None
+        with pytest.raises(StopIteration) as end:
+            while True:
+                value, after = model.access(state, steps.send(value))
+                state = state._replace(words=after)
+        assert made == (end.value.value, state.words)
 
 
 LOCKS = {

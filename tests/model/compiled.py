@@ -1,0 +1,35 @@
+"""What the models explore is compiled from the package's own sources, when it is first needed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from Cython.Build import cythonize
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parents[1] / "src"
+BUILD = HERE.parents[1] / "build" / "model" / str(sys.implementation.cache_tag)
+
+
+def compiled(name: str) -> ModuleType:
+    """Import the module of that name beside this one, built anew where a source has changed."""
+    extension = Extension(name, [str(HERE / f"{name}.pyx")], include_dirs=[str(SOURCE / "fastmgr")])
+    extensions = cythonize(
+        extension,
+        include_path=[str(SOURCE)],
+        build_dir=str(BUILD),
+        compiler_directives={"language_level": "3", "legacy_implicit_noexcept": False},
+        quiet=True,
+    )
+    command = build_ext(Distribution({"ext_modules": extensions}))
+    command.build_lib = command.build_temp = str(BUILD)
+    command.ensure_finalized()
+    command.run()
+    if str(BUILD) not in sys.path:
+        sys.path.insert(0, str(BUILD))
+    return importlib.import_module(name)
