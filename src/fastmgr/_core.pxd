@@ -1,7 +1,6 @@
 """The server's hot path."""
 
 from fastmgr.kinds.waits cimport Waiter
-from fastmgr.link.stream cimport Header
 from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
 from fastmgr.memory.arena cimport Arena
 from fastmgr.server.connection cimport Conn
@@ -62,7 +61,6 @@ cdef class Engine(Handler):
     cdef int put_any(self, Conn conn, Writer writer, object payload) except -1
     cdef int drop_elsewhere(self, object payload) except -1
     cdef int report_failure(self, Conn conn, Driver by) except -1
-    cdef int part(self, Conn conn, const Header *goodbye) except -1
     cdef Gift note_gift(self, Conn conn)
     cdef int reply_taking(
         self, Conn conn, Driver by, Waiter waiter, object value

@@ -15,12 +15,14 @@ from fastmgr.memory.arena cimport Arena
 from fastmgr.memory.cells cimport KIND_NONE, Celled
 from fastmgr.memory.segments cimport Segment, new_segment
 from fastmgr.link.stream cimport (
-    ENDS_CUT_OFF, FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_PICKLED,
+    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_PICKLED,
     FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL,
     OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_PROXY,
     OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, OP_UNSERIALIZABLE, Header,
 )
-from fastmgr.server.connection cimport CLOSE, HAND_OFF, KEEP, PARK, Conn
+from fastmgr.server.connection cimport (
+    CLOSE, CLOSED, HAND_OFF, HUNG_UP, IN_ORDER, KEEP, PARK, Conn,
+)
 from fastmgr.server.driver cimport Driver
 from fastmgr.server.load cimport Load, note_request
 from fastmgr.server.loop cimport Handler, Loop
@@ -275,7 +277,7 @@ cdef str some_names(names):
 
 cdef object told(Conn conn):
     """What is said of the error being handled; None where nobody hears more than of the first."""
-    return None if is_oneway(conn) and (conn.failed or conn.left) else format_exc()
+    return None if is_oneway(conn) and (conn.failed or conn.is_gone()) else format_exc()
 
 
 cdef bint is_blind(object obj, object name):
@@ -445,14 +447,6 @@ cdef class Engine(Handler):
         conn.stream.fast = True
         return 1
 
-    cdef int part(self, Conn conn, const Header *goodbye) except -1:
-        """The peer has closed this connection in order, or ends as a process."""
-        conn.clean = True
-        conn.untaken = goodbye.call     # read by `leave`, which comes next
-        if goodbye.handle:
-            conn.session.clean = True
-        return 0
-
     cdef Gift note_gift(self, Conn conn):
         """The reply to the current call gives something that an interrupted peer is not to keep."""
         cdef Gift gift = Gift()
@@ -476,7 +470,7 @@ cdef class Engine(Handler):
         gift.handle = conn.stream.header.handle
         gift.waiter = waiter
         gift.value = value
-        if conn.left:       # this moment, it may be: `end_exchange` undoes a gift once only
+        if conn.is_gone():       # this moment, it may be: `end_exchange` undoes a gift once only
             conn.untaken = gift.call
             self.take_back_gifts(conn, [gift], False)
             return CLOSE
@@ -559,7 +553,7 @@ cdef class Engine(Handler):
             self.end_exchange(conn)
         finally:
             if session is not None:
-                session.broken = session.broken or not conn.clean
+                session.broken = session.broken or conn.end != IN_ORDER
                 if self.table.leave(session):
                     if self.arena is not None:
                         self.arena.leave(session.place)
@@ -575,21 +569,13 @@ cdef class Engine(Handler):
 
     cdef int end_exchange(self, Conn conn) except -1:
         """End the wait of a peer that is gone, and take back what it has not taken."""
-        cdef Header last
         cdef list given
-        cdef bint cut_off = False
-        if conn.session is not None and not conn.clean:
-            # A goodbye lies behind a call that is not done, or behind what nobody will serve.
-            if conn.stream.ending(&last) == ENDS_CUT_OFF:
-                cut_off = last.flags & FLAG_FOLLOWS != 0
-            elif last.op == OP_GOODBYE:
-                self.part(conn, &last)
         self.end_wait(conn)
         given, conn.in_transit = conn.in_transit, None
         conn.taken = None
         if given is not None:
-            if conn.untaken or cut_off:
-                self.take_back_gifts(conn, given, cut_off)
+            if conn.untaken or conn.cut_off:
+                self.take_back_gifts(conn, given, conn.cut_off)
             self.drop_gifts(given)
         if conn.failure is not None:
             failure, conn.failure = conn.failure, None
@@ -601,7 +587,7 @@ cdef class Engine(Handler):
         cdef Waiter waiter = conn.waiter
         if waiter is None or waiter.at is None:
             return 0
-        conn.finished = True    # its worker makes none of the calls that were to come after it
+        conn.serve_no_more()    # its worker makes none of the calls that were to come after it
         if waiter.finished:
             if not waiter.failed:
                 waiter.at.interrupted(waiter)    # it was given something this moment
@@ -673,9 +659,9 @@ cdef class Engine(Handler):
             else:
                 self.work_stock(conn)
         except (EOFError, OSError, SystemExit):
-            conn.finished = True
+            conn.serve_no_more()
         except BaseException:
-            conn.finished = True
+            conn.serve_no_more()
             util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
         finally:
             here.owner = None
@@ -691,17 +677,17 @@ cdef class Engine(Handler):
             (op, handle, payload), conn.undelivered = conn.undelivered, None
             self.reply(conn, by, op, handle, payload)
             payload = None
-        while not conn.finished:
+        while not conn.closing:
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
                 by.send_replies(conn)
                 by.reader.buffers = None
-                conn.receiving = True
+                conn.to_receiving()
                 status = conn.stream.receive(False, &spinner, self.load.may_spin)
-                conn.receiving = False
+                conn.to_serving()
             if status == FRAME_READY:
                 if (
-                    conn.hung_up and not conn.left
+                    conn.end == HUNG_UP
                     and conn.stream.header.op != OP_RELEASE and conn.stream.header.op != OP_GOODBYE
                 ):
                     # Its last request, which may take long: what it held goes back before.
@@ -715,7 +701,7 @@ cdef class Engine(Handler):
                     conn.stream.shut_mailbox()
                     return 0
                 if verdict == CLOSE:
-                    conn.finished = True
+                    conn.serve_no_more()
                 conn.stream.drop_buffers()
                 if conn.streak > STREAK and not self.load.may_spin and not conn.pinned:
                     # Where many are busy one loop serves them better than as many threads.
@@ -724,7 +710,7 @@ cdef class Engine(Handler):
                     if not conn.stream.shut_mailbox():
                         return 0
             elif status != FRAME_TIMEOUT:
-                conn.finished = True
+                conn.serve_no_more()
             elif not conn.pinned:
                 return 0
         return 0
@@ -735,7 +721,7 @@ cdef class Engine(Handler):
         try:
             if not conn.introduced:
                 self.server.answer_request(conn.stock)
-                conn.finished = True
+                conn.serve_no_more()
             else:
                 self.server.serve_client(conn.stock)
         except Idle:
@@ -767,7 +753,8 @@ cdef class Engine(Handler):
         if op == OP_ATTACH:
             return self.serve_attach(conn, by)
         if op == OP_GOODBYE:
-            self.part(conn, &conn.stream.header)
+            if conn.note_goodbye():
+                self.leave(conn)
             return CLOSE
         if conn.in_transit is not None:
             self.forget_gifts(conn, by)
@@ -844,7 +831,7 @@ cdef class Engine(Handler):
                 if by.on_loop and not entry.known and name == "shutdown":
                     return HAND_OFF     # it may drop what users put there
                 blocks = name in entry.names and (<Primitive>entry.obj).blocks(name)
-                if conn.left and (blocks or name == "release" or name == "consistent"):
+                if conn.is_gone() and (blocks or name == "release" or name == "consistent"):
                     # Dead already: what it took now it would hold for ever, and what it held is
                     # another's by now, who has not released it.
                     return CLOSE
@@ -974,7 +961,7 @@ cdef class Engine(Handler):
         """Book the reference that comes with a reply; False where nobody is left to read that."""
         cdef list keys = [entry.key]
         cdef Gift gift = self.note_gift(conn)
-        if conn.left:
+        if conn.is_gone():
             self.table.release(entry.key)       # the process may live, which was interrupted
             return False
         if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
@@ -1059,7 +1046,7 @@ cdef class Engine(Handler):
         cdef Gift gift
         if by.on_loop and count > HANDLES_AT_ONCE:
             return HAND_OFF
-        if conn.left:
+        if conn.is_gone():
             return CLOSE        # nobody would return what it counts
         for i in range(count):
             memcpy(&handle, conn.stream.body + i * sizeof(uint64_t), sizeof(uint64_t))
@@ -1084,7 +1071,7 @@ cdef class Engine(Handler):
             conn.in_transit = in_transit or None
         gift = self.note_gift(conn)
         gift.keys = retained
-        if conn.left:
+        if conn.is_gone():
             conn.untaken = gift.call
             self.take_back_gifts(conn, [gift], False)
             return CLOSE
@@ -1130,7 +1117,7 @@ cdef class Engine(Handler):
         if segment is None:
             return self.reply(conn, by, OP_RETURN, 0, None)
         by.send_replies(conn)
-        if conn.closed or conn.stream.unsent is not None:
+        if conn.place == CLOSED or conn.stream.unsent is not None:
             return CLOSE        # who asks for a segment waits for nothing else
         start = begin_message(by.writer)
         by.writer.out_of_band = False
@@ -1186,7 +1173,7 @@ cdef class Engine(Handler):
         if is_oneway(conn):
             if op != OP_RETURN:
                 conn.failed += 1
-                if conn.failed == 1 and not conn.left:
+                if conn.failed == 1 and not conn.is_gone():
                     if op == OP_ERROR:
                         # Neither frames nor arguments are to wait for the next call.
                         payload.__traceback__ = payload.__context__ = payload.__cause__ = None

@@ -1,7 +1,10 @@
 """One accepted connection, and where it is in its life."""
 
+cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
+
 from fastmgr.kinds.waits cimport Owner
-from fastmgr.link.stream cimport Stream
+from fastmgr.link.stream cimport Header, Stream
 from fastmgr.link.system cimport uint32_t, uint64_t
 from fastmgr.server.table cimport Session
 
@@ -11,36 +14,83 @@ cdef enum Verdict:
     CLOSE = 2
     PARK = 3       # the call waits; no frame is taken before it is answered
 
+cpdef enum Place:
+    LOOP           # the loop reads its requests and serves them
+    QUEUED         # it has had its share of the loop's turn, and more in the next
+    PARKED         # its call waits for a primitive, and no thread is behind it
+    WORKER         # a worker serves a request of it
+    RECEIVING      # its worker waits for the next request, or is about to see it
+    CLOSED         # its descriptor is closed
+
+cpdef enum End:
+    ALIVE
+    HUNG_UP        # the loop has seen the peer hang up; its worker is to serve what came before
+    IN_ORDER       # it said goodbye; what it held is given back
+    LOST           # it did not; what it held is given back
+
 cdef class Responder:
     cdef int respond(self, Conn conn, object message) except -1
 
+@cython.final
 cdef class Conn(Owner):
     cdef readonly Stream stream
-    cdef object challenger        # None once both sides have proved the key
-    cdef object handshake         # the same from then on, until the first request
-    cdef double deadline          # by when they must have
     cdef readonly Session session  # None: a stock peer
-    cdef Responder responder
     cdef readonly object name     # what the peer calls its thread
+    cdef Responder responder
+    # Its life, which the methods below alone change.
+    cdef readonly Place place
+    cdef readonly End end
+    cdef readonly bint closing    # nothing more of it is served: the loop closes it
+    cdef unsigned long loop       # the loop's thread
+    # Who it is: both are None from its first request on.
+    cdef object challenger        # None once both sides have proved the key
+    cdef object handshake         # the same from then on
+    cdef double deadline          # by when they must have
+    # How it is served.
     cdef object stock             # the StockConnection, once a stock peer is served
     cdef readonly bint introduced  # a stock peer has asked for a session (accept_connection)
-    cdef bint on_worker
     cdef bint pinned              # the worker is this connection's for life
+    cdef bint timed               # the socket has its receive timeout
     cdef int streak               # calls in a row that the loop could have served
     cdef uint64_t noted           # handle of the primitive that it noted last for its session
-    cdef bint left                # it counts no more in its session
-    cdef bint clean               # the peer closed it in order
-    cdef bint receiving           # its worker waits for, or is about to see, what comes next
-    cdef bint hung_up             # the peer has, while the worker was receiving
-    cdef bint waits               # it has had its share of the turn, and frames are at hand
-    cdef bint finished            # the worker, or a hook, wants it closed: the loop does that
-    cdef bint closed
-    cdef bint timed               # the socket has its receive timeout
     cdef bint answered            # a hook has replied to the current request itself
+    cdef tuple undelivered        # operation, handle and payload of what a worker must encode
     # What the peer is about to read: entries whose proxies are in a reply, and each `Gift`.
     cdef list in_transit
     cdef dict taken               # of a pipeline that releases: handle -> `Gift`s that took from it
     cdef uint32_t untaken         # the first call whose reply the peer has not taken; 0: none
-    cdef Py_ssize_t failed        # calls without a reply since the last reply
-    cdef tuple failure            # of the first of them: in words, and (operation, payload)
-    cdef tuple undelivered        # operation, handle and payload of what a worker must encode
+    cdef bint cut_off             # the peer's pipeline ends in the middle of a frame
+    # One-way calls that failed since the last reply.
+    cdef Py_ssize_t failed        # how many
+    cdef tuple failure            # the first: in words, and (operation, payload)
+
+    cpdef int to_loop(self) except -1
+    cpdef int to_queue(self) except -1
+    cpdef int to_parked(self) except -1
+    cpdef int to_worker(self) except -1
+    cpdef int to_closed(self) except -1
+    cpdef int note_hang_up(self) except -1
+    cpdef bint note_goodbye(self) except -1
+    cpdef bint note_end(self) except -1
+    cdef int _move(self, int origins, Place place) except -1
+    cdef void _end_in_order(self, const Header *goodbye) noexcept
+
+    cdef inline bint is_with_loop(self) noexcept:
+        """Whether the loop owns the connection, so that the loop may close it."""
+        return self.place <= PARKED
+
+    cdef inline bint is_gone(self) noexcept:
+        """Whether the peer is known to be gone, and what it held is given back."""
+        return self.end >= IN_ORDER
+
+    cdef inline int to_receiving(self) except -1:
+        """The worker is about to wait for the next request."""
+        assert PyThread_get_thread_ident() != self.loop and self.place == WORKER
+        self.place = RECEIVING
+        return 0
+
+    cdef inline int to_serving(self) except -1:
+        """The worker has received."""
+        assert PyThread_get_thread_ident() != self.loop and self.place == RECEIVING
+        self.place = WORKER
+        return 0

@@ -1,9 +1,15 @@
-"""One accepted connection, and where it is in its life."""
+"""One accepted connection, and where it is in its life.
+
+`Conn.place` says which thread owns the connection and its stream: the loop, a worker, or nobody.
+`Conn.end` says what is known of the peer's end.  Each changes by the methods below alone, each of
+which says which thread may call it; docs/architecture.md has the drawing.
+"""
 
 cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
 
 from fastmgr.kinds.waits cimport Owner
-from fastmgr.link.stream cimport Stream
+from fastmgr.link.stream cimport ENDS_CUT_OFF, FLAG_FOLLOWS, OP_GOODBYE, Header, Stream
 
 
 cdef class Responder:
@@ -15,12 +21,15 @@ cdef class Responder:
 
 @cython.final
 cdef class Conn(Owner):
-    """One accepted connection."""
+    """One accepted connection; made by the loop's thread."""
 
     def __init__(self, Stream stream, Responder responder):
         self.stream = stream
         self.responder = responder
         self.name = ""
+        self.loop = PyThread_get_thread_ident()
+
+    # -- for a server's own functions ---------------------------------------
 
     def send(self, message):
         """Reply to the current request from a server's own function.
@@ -29,13 +38,92 @@ cdef class Conn(Owner):
         """
         self.responder.respond(self, message)
 
+    def close(self):
+        """Close the connection, once the current request is done with; any thread may."""
+        self.closing = True
+
+    # -- for primitives -------------------------------------------------------
+
     cdef bint is_there(self) noexcept:
         """Whether the client is there: it may be dead, and the loop not know it yet."""
         return not self.stream.at_end()
 
     cdef void serve_no_more(self) noexcept:
-        self.finished = True
+        self.closing = True
 
-    def close(self):
-        """Close the connection, once the current request is done with."""
-        self.serve_no_more()
+    # -- where it is: for the loop; a worker has `to_receiving` and `to_serving` ------
+
+    cdef int _move(self, int origins, Place place) except -1:
+        assert PyThread_get_thread_ident() == self.loop, "not the loop's thread"
+        assert origins >> self.place & 1, f"from {Place(self.place)!r} to {Place(place)!r}"
+        self.place = place
+        return 0
+
+    cpdef int to_loop(self) except -1:
+        """The loop serves it again: in its next turn, after a wait, or after a worker."""
+        return self._move(1 << QUEUED | 1 << PARKED | 1 << WORKER | 1 << RECEIVING, LOOP)
+
+    cpdef int to_queue(self) except -1:
+        """The loop serves others before it goes on."""
+        return self._move(1 << LOOP, QUEUED)
+
+    cpdef int to_parked(self) except -1:
+        """Its call waits, and the loop serves nothing of it before that is over."""
+        assert self.waiter is not None
+        return self._move(1 << LOOP, PARKED)
+
+    cpdef int to_worker(self) except -1:
+        """The loop lets go of it, and of its stream, for a worker."""
+        return self._move(1 << LOOP, WORKER)
+
+    cpdef int to_closed(self) except -1:
+        """The loop is about to close the descriptor."""
+        return self._move(1 << LOOP | 1 << QUEUED | 1 << PARKED, CLOSED)
+
+    def close_copy(self):
+        """In a forked child of the server: close the copies of what the parent goes on using."""
+        self.place = CLOSED
+        self.stream.close_fd()
+        self.stream.detach_mailbox()
+
+    # -- how it ends: the thread that notices first says so -----------------------
+
+    cpdef int note_hang_up(self) except -1:
+        """The peer has hung up, says the poller to the loop, while the worker receives."""
+        assert PyThread_get_thread_ident() == self.loop and self.place == RECEIVING
+        if self.end == ALIVE:
+            self.end = HUNG_UP
+        return 0
+
+    cpdef bint note_goodbye(self) except -1:
+        """The owner has taken a goodbye from the stream; whether the end is news."""
+        assert self.stream.header.op == OP_GOODBYE and self.session is not None
+        if self.end >= IN_ORDER:
+            return False        # the loop has seen it behind the call that was served
+        self._end_in_order(&self.stream.header)
+        return True
+
+    cpdef bint note_end(self) except -1:
+        """The peer is gone, or to be gone; whether that is news.
+
+        For the loop, unless the worker receives, and for the worker.  A goodbye may lie behind a
+        call that is under way, or behind requests that nobody will serve.
+        """
+        cdef Header last
+        if self.end >= IN_ORDER:
+            return False
+        assert self.place != RECEIVING
+        if self.session is not None:
+            if self.stream.ending(&last) == ENDS_CUT_OFF:
+                self.cut_off = last.flags & FLAG_FOLLOWS != 0
+            elif last.op == OP_GOODBYE:
+                self._end_in_order(&last)
+                return True
+        self.end = LOST
+        return True
+
+    cdef void _end_in_order(self, const Header *goodbye) noexcept:
+        self.end = IN_ORDER
+        self.untaken = goodbye.call
+        if goodbye.handle:
+            self.session.clean = True   # the process ends, and not only its thread

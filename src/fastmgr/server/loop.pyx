@@ -19,7 +19,9 @@ from fastmgr.link.system cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close,
     fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, int64_t, os_close,
 )
-from fastmgr.server.connection cimport CLOSE, HAND_OFF, KEEP, PARK, Conn, Responder
+from fastmgr.server.connection cimport (
+    CLOSE, CLOSED, HAND_OFF, HUNG_UP, KEEP, LOOP, PARK, PARKED, QUEUED, RECEIVING, Conn, Responder,
+)
 from fastmgr.server.driver cimport Driver
 from fastmgr.server.load cimport Load
 from fastmgr.server.timers cimport Timers
@@ -217,7 +219,7 @@ cdef class Loop(Driver):
     cdef int give_up(self, Conn conn) except -1:
         """In an `except`: one connection's trouble must not end the others' service."""
         util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
-        if conn is not None and not conn.on_worker:     # which gives it back
+        if conn is not None and conn.is_with_loop():     # else the worker returns it
             self.drop(conn)
         return 0
 
@@ -252,9 +254,10 @@ cdef class Loop(Driver):
         if self.backlog:
             waiting, self.backlog = self.backlog, []
             for conn in waiting:
-                conn.waits = False
                 try:
-                    self.drain(conn)
+                    if conn.place == QUEUED:
+                        conn.to_loop()
+                        self.drain(conn)
                 except Exception:
                     self.give_up(conn)
         if self.inbox:
@@ -270,8 +273,8 @@ cdef class Loop(Driver):
             finished, self.due = self.due, []
             for waiter in finished:
                 conn = (<Waiter>waiter).owner
-                # One that a worker still has comes by the inbox.
-                if conn.waiter is waiter and not conn.on_worker and not conn.closed:
+                # A connection that a worker still has comes by the inbox.
+                if conn.waiter is waiter and conn.place == PARKED:
                     try:
                         self.answer(conn)
                     except Exception:
@@ -293,13 +296,15 @@ cdef class Loop(Driver):
 
     cdef int take_back(self, Conn conn) except -1:
         """Own a connection again that a worker has given back."""
-        assert get_ident() == self.ident and conn.on_worker
-        conn.on_worker = False
-        if conn.finished or conn.left:
+        conn.to_loop()
+        if conn.closing or conn.is_gone():
             return self.drop(conn)
         if conn.waiter is None:
+            if conn.end == HUNG_UP:     # the poller was told to forget it
+                fm_poller_set(&self.poller, conn.stream.fd, FM_READ, True)
             self.attend(conn)
             return self.drain(conn)
+        conn.to_parked()
         if conn.waiter.finished:
             return self.answer(conn)
         return 0
@@ -309,7 +314,7 @@ cdef class Loop(Driver):
         cdef char waste[64]
         cdef int status
         if conn is not None:
-            if conn.waiter is not None and not conn.on_worker:
+            if conn.place == PARKED:
                 # Nothing that it sends concerns us before its call is answered.
                 if ready & FM_HANGUP:
                     return self.drop(conn)
@@ -320,12 +325,12 @@ cdef class Loop(Driver):
                     if status == FRAME_READY:
                         self.set_interest(conn, FM_HANGUP)
                 return 0
-            if conn.on_worker:
+            if not conn.is_with_loop():
                 if ready & FM_HANGUP:
                     fm_poller_forget(&self.poller, fd)
-                    if conn.receiving:
-                        conn.hung_up = True     # the worker sees what was sent before
-                    elif not conn.left:
+                    if conn.place == RECEIVING:
+                        conn.note_hang_up()     # the worker sees what was sent before
+                    else:
                         self.hang_up(conn)
                 return 0
             if conn.stream.unsent is not None:
@@ -383,8 +388,7 @@ cdef class Loop(Driver):
 
     cdef int readable(self, Conn conn, int ready) except -1:
         cdef int status
-        assert get_ident() == self.ident and not conn.on_worker
-        if conn.waits:
+        if conn.place == QUEUED:
             return 0
         if ready & FM_MAIL or conn.stream.has_mail():
             # Before what the socket may have: that is the end of who posted and was interrupted.
@@ -403,7 +407,7 @@ cdef class Loop(Driver):
         cdef int status, verdict
         cdef int served = 0
         cdef int64_t end = 0
-        while not conn.closed and conn.stream.unsent is None:
+        while conn.place == LOOP and conn.stream.unsent is None:
             served += 1
             if served % FRAMES_A_LOOK == 0:
                 if end == 0:
@@ -427,8 +431,9 @@ cdef class Loop(Driver):
                 return self.drop(conn)
             if verdict == PARK:
                 self.send_replies(conn)
-                if conn.closed:
+                if conn.place == CLOSED:
                     return 0
+                conn.to_parked()
                 return self.disregard(
                     conn, FM_HANGUP if conn.stream.unsent is None else FM_HANGUP | FM_WRITE)
         return self.send_replies(conn)
@@ -436,15 +441,16 @@ cdef class Loop(Driver):
     cdef int postpone(self, Conn conn) except -1:
         """Let the others be served before what more has arrived."""
         self.send_replies(conn)
-        if not conn.closed and conn.stream.unsent is None:
-            conn.waits = True
+        if conn.place == LOOP and conn.stream.unsent is None:
+            conn.to_queue()
             self.backlog.append(conn)
         return 0
 
     cdef int answer(self, Conn conn) except -1:
         """Reply to a parked call that has been finished, and go on with the connection."""
         cdef int verdict
-        assert get_ident() == self.ident and not conn.on_worker and conn.waiter.finished
+        assert conn.waiter.finished
+        conn.to_loop()
         self.attend(conn)
         verdict = self.handler.answer(conn)
         if verdict == HAND_OFF:
@@ -505,10 +511,7 @@ cdef class Loop(Driver):
     cdef int attend(self, Conn conn) except -1:
         """Read from the connection from now on."""
         self.open(conn)
-        # Of a hang-up while a worker was receiving the poller says nothing more: it was forgotten.
-        anew, conn.hung_up = conn.hung_up, False
-        fm_poller_set(&self.poller, conn.stream.fd, FM_READ, anew)
-        return 0
+        return self.set_interest(conn, FM_READ)
 
     cdef int open(self, Conn conn) noexcept:
         """Let requests come by mail, too, if there is a mailbox."""
@@ -530,31 +533,28 @@ cdef class Loop(Driver):
     cdef int entrust(self, Conn conn) except -1:
         """Hand the connection to a worker, with the frame or the reply that needs it."""
         self.send_replies(conn)
-        if conn.closed:
+        if conn.place == CLOSED:
             return 0
-        assert get_ident() == self.ident and not conn.on_worker
         if conn.undelivered is None:
             conn.stream.untake()
         self.disregard(conn, FM_HANGUP)
-        conn.on_worker = True
+        conn.to_worker()
         try:
             return self.handler.hand_off(conn)
         except BaseException:
-            conn.on_worker = False      # it is the loop's to drop
+            conn.to_loop()      # there is no worker: the loop drops it
             raise
 
     cdef int drop(self, Conn conn) except -1:
         """Close a connection that the loop owns; dropping twice does nothing."""
-        if conn.closed:
+        if conn.place == CLOSED:
             return 0
-        assert get_ident() == self.ident and not conn.on_worker
-        conn.closed = True
+        conn.to_closed()
         self.writer.reset()
         self.unproven.pop(conn, None)
         self.shut(conn)
         try:
-            if not conn.left:
-                conn.left = True
+            if conn.note_end():
                 self.handler.leave(conn)
         finally:
             # Before close: a forked child's copy would keep the registration.
@@ -573,9 +573,7 @@ cdef class Loop(Driver):
         """Close a forked child's copies of the descriptors; the parent's stay in service."""
         cdef Conn conn
         for conn in self.conns.values():
-            conn.closed = True
-            conn.stream.close_fd()
-            conn.stream.detach_mailbox()
+            conn.close_copy()
         self.conns.clear()
         self.unproven.clear()
         if self.listener is not None:
@@ -586,10 +584,10 @@ cdef class Loop(Driver):
         self.wake_read = self.wake_write = -1
 
     cdef int hang_up(self, Conn conn) except -1:
-        """The peer is gone while a worker is busy with its call."""
-        conn.left = True
-        self.handler.leave(conn)
-        conn.stream.shut_down()     # a peer that was interrupted waits for it
+        """The peer is gone while a worker is busy with its call: return what it held."""
+        if conn.note_end():
+            self.handler.leave(conn)
+            conn.stream.shut_down()     # a peer that was interrupted waits for it
         return 0
 
 
