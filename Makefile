@@ -52,7 +52,7 @@ test: build  ## the test suite
 
 soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) of a flat line of memory
 	FASTMGR_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest --timeout=1800 $(ARGS) \
-	    tests/faults/test_arena.py tests/faults/test_mixed.py
+	    tests/faults/test_soak.py tests/faults/test_mixed.py
 	FASTMGR_MEMORY_SECONDS=$(if $(filter file,$(origin SECONDS)),600,$(SECONDS)) \
 	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_memory.py
 

@@ -224,3 +224,30 @@ def in_child(function: Callable[[], object]) -> tuple[int, str]:
     finally:
         _, status = os.waitpid(pid, 0)
     return status, text
+
+
+def descriptors(pid: int | str = "self") -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def members(field: int, number: int) -> list[int]:
+    """The living processes of a group (field 2 of their state) or of a session (3)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[0] not in "ZX" and int(fields[field]) == number:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def group(number: int) -> list[int]:
+    return members(2, number)
+
+
+def session(number: int) -> list[int]:
+    return members(3, number)
