@@ -2,27 +2,22 @@
 """Counters, values and arrays, on which a client works by itself; see `client/cells.pyx`."""
 
 cimport cython
+from cpython.buffer cimport PyObject_GetBuffer
 
 from fastmgr.client.cells cimport CellCore
 from fastmgr.client.session cimport ClientSession
 from fastmgr.kinds.words cimport (
-    add_to_item, add_to_word, check_integers, counter_add, counter_exchange, counter_get,
-    counter_replace, is_asked, is_plain_code, plain_item, plain_key, value_of, whole,
-    window_on, word_of,
+    ITEM_SIZES, SINGLES, add_to_item, check_integers, counter_add, counter_exchange, counter_get,
+    counter_replace, index_in, is_asked, items_at, part_with, plain_item, plain_key, value_of,
+    whole, word_of, words_of,
 )
 from fastmgr.memory.atomics cimport fm_load, fm_replace, uint64_t
-from fastmgr.memory.cells cimport KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE
+from fastmgr.memory.cells cimport KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE, Cell
 from fastmgr.memory.segments cimport Segment, fm_growths
 from fastmgr.memory.view cimport View
 
 import array
 import types
-
-from fastmgr.kinds.words import needs_server
-
-cdef extern from "Python.h":
-    Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
-    int PyObject_GetBuffer(object exporter, Py_buffer *view, int flags) except -1
 
 cdef enum:
     SHOWN_ITEMS = 6         # in the representation of a row
@@ -65,9 +60,7 @@ cdef class CounterCore(CellCore):
 
     def get(self):
         """Return the value."""
-        if self.at_hand():
-            return counter_get(<uint64_t *>self.cell)
-        return self._callmethod("get")
+        return counter_get(<uint64_t *>self.cell) if self.at_hand() else self._callmethod("get")
 
     def set(self, value):
         """Set the value."""
@@ -101,15 +94,6 @@ cdef class CounterCore(CellCore):
         self.set(value)
 
 
-@cython.final
-cdef class Part:
-    """Counters that were added to a row, in a cell of their own."""
-
-    cdef Segment segment
-    cdef char *at                   # in `segment`
-    cdef Py_ssize_t start, end      # in the row
-
-
 cdef class CountersCore(CellCore):
     """The compiled part of `CountersProxy`."""
 
@@ -118,35 +102,28 @@ cdef class CountersCore(CellCore):
     cdef tuple names
     cdef dict indices
     cdef Py_ssize_t length          # of all
-    cdef Py_ssize_t own             # of those in `cell`; the others are in
-    cdef list parts
+    cdef list parts                 # the cells of those that are not in `cell`
     cdef Py_ssize_t located         # how often: a restarted server may have other names
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         cdef ClientSession session = self._session()
-        cdef Py_ssize_t length = <Py_ssize_t>(size // sizeof(uint64_t))
-        cdef Part part
+        cdef Segment segment
+        cdef size_t words = size
         cdef list parts = []
         if kind != KIND_COUNTERS:
             return False
         names, places = about
         indices = None if names is None else {name: i for i, name in enumerate(names)}
-        own = length
         for number, offset, part_size in places:
-            part = Part()
-            part.segment = session.segment(session.view, number)
-            if part.segment is None:
+            segment = session.segment(session.view, number)
+            if segment is None:
                 return False
-            part.at = part.segment.place(offset, part_size)
-            part.start = length
-            length += <Py_ssize_t>(<size_t>part_size // sizeof(uint64_t))
-            part.end = length
-            parts.append(part)
-        if names is not None and len(names) != length:
+            parts.append(Cell(part_size, segment, offset))
+            words += <size_t>part_size
+        if names is not None and len(names) != words_of(words):
             return False
         self.names, self.indices, self.parts = names, indices, parts
-        self.own = own
-        self.length = length
+        self.length = words_of(words)
         self.located += 1
         return True
 
@@ -163,14 +140,14 @@ cdef class CountersCore(CellCore):
         text = f"Counters({values if names is None else dict(zip(names, values))})"
         return text if length == count else shortened(text, length)
 
+    @cython.final
     cdef inline uint64_t *word(self, Py_ssize_t i) noexcept:
-        cdef Part part
-        if i < self.own:
+        cdef Cell part
+        if i < words_of(self.size):
             return <uint64_t *>self.cell + i
-        for part in self.parts:
-            if i < part.end:
-                return <uint64_t *>part.at + (i - part.start)
-        return NULL
+        i -= words_of(self.size)
+        part = part_with(self.parts, &i)
+        return <uint64_t *>part.at + i
 
     cdef bint whole_at_hand(self) except -1:
         """Whether all there are by now are at hand."""
@@ -182,28 +159,17 @@ cdef class CountersCore(CellCore):
             return self.at_hand()
         return True
 
-    cdef Py_ssize_t place(self, key) except? -1:
-        """Where a counter is among those that are known; -1 where it is not."""
-        cdef dict indices = self.indices
-        cdef Py_ssize_t i
-        if indices is not None:
-            found = indices.get(key)
-            return -1 if found is None else found
-        i = PyNumber_AsSsize_t(key, IndexError)
-        if i < 0:
-            i = i + self.length if self.whole_at_hand() else -1
-        return i if 0 <= i < self.length else -1
-
+    @cython.final
     cdef uint64_t *at(self, key) except? NULL:
         """The word of a counter; NULL where the server is to be asked, also if there is one."""
         cdef Py_ssize_t i, known
         if self.length == 0 and not self.at_hand():
             return NULL     # its names are not known
         known = self.located
-        i = self.place(key)
-        if i < 0 and self.whole_at_hand():
+        i = index_in(self.indices, self.length, key, False)
+        if i < 0 and self.whole_at_hand():      # it may be new, or be counted from the end
             known = self.located
-            i = self.place(key)
+            i = index_in(self.indices, self.length, key, True)
         if i >= 0 and self.at_hand() and known == self.located:
             return self.word(i)
         return NULL
@@ -276,9 +242,7 @@ cdef class CountersCore(CellCore):
 
     def __getitem__(self, key):
         cdef uint64_t *word = self.at(key)
-        if word is not NULL:
-            return counter_get(word)
-        return self._callmethod("__getitem__", (key,))
+        return counter_get(word) if word is not NULL else self._callmethod("__getitem__", (key,))
 
     def __setitem__(self, key, value):
         cdef uint64_t *word
@@ -293,9 +257,7 @@ cdef class CountersCore(CellCore):
         return self._callmethod("__contains__", (key,))
 
     def __len__(self):
-        if self.whole_at_hand():
-            return self.length
-        return self._callmethod("__len__")
+        return self.length if self.whole_at_hand() else self._callmethod("__len__")
 
     def __iter__(self):
         return iter(self.keys())
@@ -351,13 +313,14 @@ cdef class ValueCore(CellCore):
 
     def incr(self, amount=1):
         """Add to the value in one step and return the sum."""
+        cdef uint64_t before, after
         if (type(amount) is int or type(amount) is float) and self.at_hand():
-            try:
-                total = add_to_word(<uint64_t *>self.cell, amount)
-            except Exception:
-                pass        # the server says what is wrong
-            else:
-                if not needs_server(total):
+            before = fm_load(<uint64_t *>self.cell)
+            while not is_asked(before) and before != SINGLES:   # None, with which nothing adds up
+                total = value_of(before) + amount
+                if not word_of(total, &after):
+                    break
+                if fm_replace(<uint64_t *>self.cell, &before, after):
                     return total
         return self._callmethod("incr", (amount,))
 
@@ -387,10 +350,10 @@ cdef class ArrayCore(CellCore):
     cdef object items_of        # the View it is of
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
-        if kind != KIND_ARRAY or type(about) is not str or not is_plain_code(about):
+        if kind != KIND_ARRAY or type(about) is not str or about not in ITEM_SIZES:
             return False
         self.typecode = about
-        self.itemsize = array.array(about).itemsize
+        self.itemsize = ITEM_SIZES[about]
         return True
 
     cdef object spelled(self):
@@ -413,7 +376,7 @@ cdef class ArrayCore(CellCore):
             # of its own, so that the server leaves the memory to it.
             view, segment, ref, at, size = (
                 self.view, self.segment, self._ref, self.cell, self.size)
-            items = memoryview(window_on(at, size, self.typecode, (segment, ref)))
+            items = items_at(at, size, self.typecode, (segment, ref))
             if self.view is not view or not self.ready():
                 return None
             self.items = items
@@ -435,9 +398,7 @@ cdef class ArrayCore(CellCore):
 
     def __len__(self):
         items = self.mapped()
-        if items is not None:
-            return len(items)
-        return self._callmethod("__len__")
+        return self._callmethod("__len__") if items is None else len(items)
 
     def __bytes__(self):
         # By item, as in the stdlib, and not of the buffer, which may be there or not.
@@ -483,7 +444,7 @@ cdef class ArrayCore(CellCore):
         TypeError
             The array is one of floats.
         """
-        cdef Py_ssize_t at, length
+        cdef Py_ssize_t at
         if type(key) is not int:
             key = plain_key(key)
         items = self.mapped() if type(key) is int else None
@@ -493,11 +454,7 @@ cdef class ArrayCore(CellCore):
                 amount = whole(amount)
                 items = self.mapped()
         if items is not None:
-            length = len(items)
-            if -length <= key < length:
-                at = key
-                if at < 0:
-                    at += length
-                return add_to_item(
-                    self.cell + at * <Py_ssize_t>items.itemsize, self.typecode, amount)
+            at = index_in(None, <Py_ssize_t>(self.size // self.itemsize), key, True)
+            if at >= 0:
+                return add_to_item(self.cell + <size_t>at * self.itemsize, self.typecode, amount)
         return self._callmethod("incr", (key, amount))

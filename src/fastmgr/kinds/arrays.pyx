@@ -4,8 +4,8 @@
 from libc.string cimport memcpy
 
 from fastmgr.kinds.words cimport (
-    ITEM_SIZES, add_to_item, check_integers, is_plain_code, item_overflow, plain_item, plain_key,
-    whole, window_on,
+    ITEM_SIZES, add_to_item, check_integers, index_in, item_overflow, items_at, plain_item,
+    plain_key, whole,
 )
 from fastmgr.memory.arena cimport Arena
 from fastmgr.memory.cells cimport HEAVY, KIND_ARRAY, KIND_NONE, Cell, Celled
@@ -13,16 +13,13 @@ from fastmgr.memory.cells cimport HEAVY, KIND_ARRAY, KIND_NONE, Cell, Celled
 import array
 
 cdef extern from "Python.h":
-    Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
     Py_buffer *PyMemoryView_GET_BUFFER(object view)
 
 __all__ = ["Array"]
 
 
 # What can still be asked of an array when its length is fixed.
-cdef frozenset LASTING = frozenset((
-    "count", "index", "tobytes", "tolist",
-))
+cdef frozenset LASTING = frozenset(("count", "index", "tobytes", "tolist"))
 
 
 cdef class Array(Celled):
@@ -45,11 +42,13 @@ cdef class Array(Celled):
     cdef object items           # array.array; None once the items are in the cell
     cdef Py_ssize_t writes      # to `items` so far
     cdef object mapped          # memoryview of them there
+    cdef size_t itemsize
 
     def __init__(self, typecode, sequence, lock=True):
         self.items = array.array(typecode, sequence)
         self.typecode = self.items.typecode
-        self.kind = KIND_ARRAY if is_plain_code(self.typecode) else KIND_NONE
+        self.itemsize = self.items.itemsize
+        self.kind = KIND_ARRAY if self.typecode in ITEM_SIZES else KIND_NONE
 
     cdef object about(self):
         return self.typecode
@@ -77,7 +76,7 @@ cdef class Array(Celled):
         return self.kind != KIND_NONE and self.state_size() >= HEAVY
 
     cdef Py_ssize_t copy_to(self, Cell cell, object items) except? -1:
-        """Copy the items while others go on; how many writes it has seen, -1 without a copy."""
+        """Copy the items while other threads write; the number of writes that are in the copy."""
         cdef Py_ssize_t writes = self.writes
         cdef Py_buffer *buffer
         with memoryview(items) as view:     # the length stays
@@ -91,17 +90,17 @@ cdef class Array(Celled):
     cdef size_t state_size(self) except? 0:
         if self.kind == KIND_NONE:
             raise TypeError(f"an array of type {self.typecode!r} cannot be kept in a file")
-        return <size_t>len(self) * <size_t>ITEM_SIZES[self.typecode]
+        return <size_t>len(self) * self.itemsize
 
     cdef bint fits(self, size_t size) except -1:
-        return size % <size_t>ITEM_SIZES[self.typecode] == 0
+        return size % self.itemsize == 0
 
     cdef int lie_in(self, Cell cell, bint fresh) except -1:
         return self.move_to(cell, fresh, -1)
 
     cdef int move_to(self, Cell cell, bint fresh, Py_ssize_t seen) except -1:
-        """Lie in a cell that has seen so many of the writes; -1 where it has no items yet."""
-        mapped = memoryview(window_on(cell.at, cell.size, self.typecode, cell))
+        """Lie in a cell that has `seen` of the writes in it; -1: it has no copy."""
+        mapped = items_at(cell.at, cell.size, self.typecode, cell)
         with memoryview(self.items) as items:
             if fresh:
                 if <size_t>PyMemoryView_GET_BUFFER(items).len != cell.size:
@@ -150,10 +149,8 @@ cdef class Array(Celled):
             items[key] = value
             return
         at = self.place(key, "array assignment")
-        # An array says what is wrong with a value as one should.
-        one = array.array(self.typecode, (0,))
-        one[0] = value
-        self.there()[at] = one[0]
+        # An array, unlike a memoryview, says what is wrong with a value.
+        self.there()[at] = array.array(self.typecode, (value,))[0]
 
     cdef int put_slice(self, key, value) except -1:
         if isinstance(value, Array):
@@ -178,13 +175,11 @@ cdef class Array(Celled):
         return 0
 
     cdef Py_ssize_t place(self, key, what) except -1:
-        cdef Py_ssize_t length = len(self)
+        cdef Py_ssize_t at
         if type(key) is not int:
             raise TypeError("array indices must be integers")
-        cdef Py_ssize_t at = PyNumber_AsSsize_t(key, IndexError)
+        at = index_in(None, len(self), key, True)
         if at < 0:
-            at += length
-        if not 0 <= at < length:
             raise IndexError(f"{what} index out of range")
         return at
 
@@ -204,8 +199,7 @@ cdef class Array(Celled):
             return total
         at = self.place(key, "array")
         self.cell.check()
-        return add_to_item(
-            self.cell.at + at * <Py_ssize_t>ITEM_SIZES[self.typecode], self.typecode, amount)
+        return add_to_item(self.cell.at + <size_t>at * self.itemsize, self.typecode, amount)
 
     def __delitem__(self, key):
         key = plain_key(key)

@@ -2,7 +2,8 @@
 """Counters, one by itself or many in a row, as the server holds them."""
 
 from fastmgr.kinds.words cimport (
-    counter_add, counter_exchange, counter_get, counter_replace, spelled, whole, word_in,
+    counter_add, counter_exchange, counter_get, counter_replace, index_in, part_with, spelled,
+    whole, word_in, words_of,
 )
 from fastmgr.memory.arena cimport Arena
 from fastmgr.memory.atomics cimport uint64_t
@@ -12,7 +13,6 @@ from collections.abc import Iterable, Mapping
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
-    Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
 
 __all__ = ["Counter", "Counters"]
 
@@ -83,11 +83,10 @@ cdef class Counters(Celled):
         Their values; zeros if there are none.
     """
 
-    cdef readonly object names      # None: they have indices only
+    cdef readonly tuple names       # None: they have indices only
     cdef dict indices
     cdef Py_ssize_t length          # of all
-    cdef Py_ssize_t own             # of those in its own cell; the others are in
-    cdef list parts                 # [Counters], which were added later
+    cdef list parts                 # the cells of those that were added later
 
     def __init__(self, names, values=None):
         cdef Py_ssize_t i
@@ -95,17 +94,13 @@ cdef class Counters(Celled):
         if values is None and isinstance(names, Mapping):
             names, values = tuple(names), tuple(names.values())
         if isinstance(names, Iterable):
-            self.names = tuple(names)
-            self.indices = {name: i for i, name in enumerate(self.names)}
-            if len(self.indices) != len(self.names):
-                raise ValueError("a name occurs twice among the counters")
+            self.call(tuple(names))
             self.length = len(self.names)
         else:
             names = whole(names)
             if not 0 <= names <= PY_SSIZE_T_MAX // <Py_ssize_t>sizeof(uint64_t):
                 raise ValueError(f"{spelled(names)} counters: so many there cannot be")
             self.length = names
-        self.own = self.length
         self.parts = []
         self.cell = Cell(<size_t>self.length * sizeof(uint64_t))
         if values is not None:
@@ -115,64 +110,65 @@ cdef class Counters(Celled):
             for i in range(self.length):
                 counter_exchange(self.word(i), values[i])
 
+    cdef int call(self, tuple names) except -1:
+        """Give all of them names, of which none may occur twice."""
+        cdef dict indices = {name: i for i, name in enumerate(names)}
+        if len(indices) != len(names):
+            raise ValueError("a name occurs twice among the counters")
+        self.names, self.indices = names, indices
+        return 0
+
     cdef uint64_t *word(self, Py_ssize_t i) except NULL:
-        cdef Counters part = self
-        cdef Py_ssize_t number = 0
-        while i >= part.own:
-            i -= part.own
-            part = self.parts[number]
-            number += 1
-        return word_in(part.cell) + i
+        cdef Cell cell = self.cell
+        if i >= words_of(cell.size):
+            i -= words_of(cell.size)
+            cell = part_with(self.parts, &i)
+        return word_in(cell) + i
+
+    cdef uint64_t *at(self, key) except NULL:
+        """The word of a counter; users' code runs here, and none from here to the step."""
+        cdef Py_ssize_t i = index_in(self.indices, self.length, key, True)
+        if i >= 0:
+            return self.word(i)
+        if self.indices is not None:
+            raise KeyError(key)
+        raise IndexError(f"there is no counter {whole(key)}: there are {self.length}")
 
     cdef bint settle(self, Arena arena) except -1:
-        cdef Counters part
+        cdef Cell part
         for part in self.parts:
-            if not part.cell.settle(arena):
+            if not part.settle(arena):
                 return False
         return self.cell.settle(arena)
 
     cdef object about(self):
         """The names, and where the cells are of those that were added."""
-        cdef Counters part
-        cdef Py_ssize_t located = self.own
+        cdef Cell part
+        cdef size_t located = self.cell.size
         places = []
         for part in self.parts:
-            if part.cell.segment is None:
+            if part.segment is None:
                 break       # it has come this moment; the client will ask again
-            located += part.own
-            places.append((part.cell.segment.number, part.cell.offset, part.cell.size))
-        return self.names if self.names is None else self.names[:located], tuple(places)
-
-    cdef Py_ssize_t place(self, key) except -1:
-        """Where a counter is; users' code runs, so before a word is looked for."""
-        cdef Py_ssize_t i
-        cdef dict indices = self.indices
-        if indices is not None:
-            return indices[key]
-        i = PyNumber_AsSsize_t(key, IndexError)
-        if not -self.length <= i < self.length:
-            raise IndexError(f"there is no counter {i}: there are {self.length}")
-        return i if i >= 0 else i + self.length
+            located += part.size
+            places.append((part.segment.number, part.offset, part.size))
+        names = self.names
+        return None if names is None else names[:words_of(located)], tuple(places)
 
     def incr(self, key, amount=1):
-        cdef Py_ssize_t i = self.place(key)
         amount = whole(amount)
-        return counter_add(self.word(i), amount, False)
+        return counter_add(self.at(key), amount, False)
 
     def decr(self, key, amount=1):
-        cdef Py_ssize_t i = self.place(key)
         amount = whole(amount)
-        return counter_add(self.word(i), amount, True)
+        return counter_add(self.at(key), amount, True)
 
     def exchange(self, key, value):
-        cdef Py_ssize_t i = self.place(key)
         value = whole(value)
-        return counter_exchange(self.word(i), value)
+        return counter_exchange(self.at(key), value)
 
     def compare_exchange(self, key, expected, desired):
-        cdef Py_ssize_t i = self.place(key)
         expected, desired = whole(expected), whole(desired)
-        return counter_replace(self.word(i), expected, desired)
+        return counter_replace(self.at(key), expected, desired)
 
     def keys(self):
         return list(range(self.length) if self.names is None else self.names)
@@ -184,8 +180,7 @@ cdef class Counters(Celled):
         return dict(zip(self.keys(), self.snapshot()))
 
     def __getitem__(self, key):
-        cdef Py_ssize_t i = self.place(key)
-        return counter_get(self.word(i))
+        return counter_get(self.at(key))
 
     def __setitem__(self, key, value):
         self.exchange(key, value)
@@ -205,7 +200,7 @@ cdef class Counters(Celled):
         return reversed(self.keys())
 
     def __repr__(self):
-        return f"Counters({self.as_dict() if self.names is not None else self.snapshot()})"
+        return f"Counters({self.snapshot() if self.names is None else self.as_dict()})"
 
     def __reduce__(self):
         if self.names is None:
@@ -214,7 +209,7 @@ cdef class Counters(Celled):
 
 
 def grow(Counters row not None, *parts):
-    """Add counters to a row, behind those it has.
+    """Add counters to a row, behind those it has; their own cells keep them.
 
     Raises
     ------
@@ -222,17 +217,13 @@ def grow(Counters row not None, *parts):
         One of the names is there already, or only some of the counters have names.
     """
     cdef Counters part
-    cdef Py_ssize_t more = 0
-    names = indices = None
+    cdef list cells = [*row.parts]
+    names = row.names
     for part in parts:
-        if (part.names is None) != (row.names is None):
+        if (part.names is None) != (names is None):
             raise ValueError("only some of the counters have names")
-        more += part.length
-    if row.names is not None:
-        names = row.names + tuple([name for part in parts for name in part.names])
-        indices = {name: i for i, name in enumerate(names)}
-        if len(indices) != len(names):
-            raise ValueError("a name occurs twice among the counters")
-    row.parts = [*row.parts, *parts]
-    row.names, row.indices = names, indices
-    row.length += more
+        cells.append(part.cell)
+    if names is not None:
+        row.call(names + tuple([name for part in parts for name in part.names]))
+    row.parts = cells
+    row.length += sum([part.length for part in parts])

@@ -40,23 +40,35 @@ cdef class Value(Celled):
 
     def __init__(self, typecode, value, lock=True):
         self._typecode = typecode
-        self._swap(value)
+        self.swap(value)
 
     cdef uint64_t *word(self) except NULL:
         return word_in(self.cell)
 
-    cdef object _swap(self, value):
+    cdef object swap(self, value):
         """Put a value in, whatever is there, and return what was."""
-        cdef uint64_t before
-        cdef uint64_t after = self.prepare(value)
+        cdef uint64_t before, after = self.prepare(value)
         old = self._other
-        if after & TAG == ASK:
-            self._other = value
-            before = fm_exchange(self.word(), after)
-        else:
-            before = fm_exchange(self.word(), after)
+        if is_asked(after):
+            self._other = value     # first: nobody is to find the mark without it
+        before = fm_exchange(self.word(), after)
+        if not is_asked(after):
             self._other = None
         return old if is_asked(before) else value_of(before)
+
+    cdef bint replace(self, uint64_t before, value) except -1:
+        """Put a value in if the word still is `before`: whether it was."""
+        cdef uint64_t after = self.prepare(value)
+        cdef bint done
+        old = self._other       # dropped when all is done: its destructor may do anything
+        if is_asked(after):
+            self._other = value
+        done = fm_replace(self.word(), &before, after)
+        if not done:
+            self._other = old
+        elif not is_asked(after):
+            self._other = None
+        return done
 
     cdef uint64_t prepare(self, value) except? 0:
         """The word for a value: a fresh mark where it has none."""
@@ -74,38 +86,14 @@ cdef class Value(Celled):
         self.asked += 1
         return ASK | (self.asked & ~TAG)
 
-    cdef object settle_for(self, uint64_t before, value):
-        """Put a value in if the word still is `before`: whether it was."""
-        cdef uint64_t after = self.prepare(value)
-        old = self._other       # dropped when all is done: its destructor may do anything
-        if after & TAG != ASK:
-            if not fm_replace(self.word(), &before, after):
-                return False
-            self._other = None
-            return True
-        # The object first: nobody is to find the mark without it.
-        self._other = value
-        if fm_replace(self.word(), &before, after):
-            return True
-        self._other = old
-        return False
-
     cdef object read(self, uint64_t word):
         return self._other if is_asked(word) else value_of(word)
-
-    @property
-    def _value(self):
-        return self.read(fm_load(self.word()))
-
-    @_value.setter
-    def _value(self, value):
-        self._swap(value)
 
     def get(self):
         return self.read(fm_load(self.word()))
 
     def set(self, value):
-        self._swap(value)
+        self.swap(value)
 
     def incr(self, amount=1):
         """Add to the value and return the sum."""
@@ -113,12 +101,12 @@ cdef class Value(Celled):
         while True:
             before = fm_load(self.word())
             total = self.read(before) + amount
-            if self.settle_for(before, total):
+            if self.replace(before, total):
                 return total
 
     def exchange(self, value):
         """Replace the value and return what it was."""
-        return self._swap(value)
+        return self.swap(value)
 
     def compare_exchange(self, expected, desired):
         """Replace the value if it equals `expected`; return whether it did."""
@@ -127,7 +115,7 @@ cdef class Value(Celled):
             before = fm_load(self.word())
             if self.read(before) != expected:
                 return False
-            if self.settle_for(before, desired):
+            if self.replace(before, desired):
                 return True
 
     def __repr__(self):
@@ -141,4 +129,4 @@ cdef class Value(Celled):
         for name, value in state.items():
             setattr(self, name, value)
 
-    value = property(get, set)
+    value = _value = property(get, set)

@@ -1,70 +1,88 @@
-"""Numbers in shared memory, and the steps that both halves make on them."""
+"""Numbers in shared memory, and the steps that both halves make on them.
+
+Users' code may run where an argument only stands for a number, and may take any memory away, or
+move it.  So the arguments are made plain first (`whole`, `plain_key`, `plain_item`), then the word
+is looked for, and then nothing is done but the step.
+"""
+
+from cpython.number cimport PyNumber_Index
 
 from fastmgr.memory.atomics cimport int64_t, uint64_t
 from fastmgr.memory.cells cimport Cell
 
 cdef extern from "Python.h":
-    object PyNumber_Index(object number)
+    Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
 
 cdef extern from *:
     """
+    #define FM_MINUS_NAN ((uint64_t)0xfff8 << 48)
     #define FM_INTS ((uint64_t)0xfffa << 48)
     #define FM_SINGLES ((uint64_t)0xfffb << 48)
     #define FM_ASK ((uint64_t)0xfffc << 48)
     #define FM_TAG ((uint64_t)0xffff << 48)
-    #define FM_MINUS_NAN ((uint64_t)0xfff8 << 48)
     """
-    # A word that is no number of a float's and marks something else: the top sixteen bits.
-    const uint64_t INTS "FM_INTS"           # 48 bits of an int follow
-    const uint64_t SINGLES "FM_SINGLES"     # None, False, True
-    const uint64_t ASK "FM_ASK"             # an object that the server has; a running number
-    const uint64_t TAG "FM_TAG"
-    const uint64_t MINUS_NAN "FM_MINUS_NAN"
-
-# Users' code runs where something only stands for a number, and may take any memory away, or move
-# it.  So first the arguments are made plain, by these, then the word is looked for, and then
-# nothing is done but the step.
+    # A Value's word is a float's bits.  Of the NaNs Python makes those below the marks.
+    uint64_t MINUS_NAN "FM_MINUS_NAN"
+    uint64_t INTS "FM_INTS"         # an int, in the 48 bits below the mark
+    uint64_t SINGLES "FM_SINGLES"   # and 0 for None, 1 for False, 2 for True
+    uint64_t ASK "FM_ASK"           # and a running number: the server has the object
+    uint64_t TAG "FM_TAG"           # the bits of a mark
 
 cdef inline object whole(object number):
     """An int, of what stands for one."""
     return number if type(number) is int else PyNumber_Index(number)
+
+cdef object plain_key(object key)
+cdef object plain_item(object typecode, object value)
+
+cdef object spelled(object number)
+
+cdef inline Py_ssize_t words_of(size_t size) noexcept:
+    return <Py_ssize_t>(size // sizeof(uint64_t))
 
 cdef inline uint64_t *word_in(Cell cell) except NULL:
     """Where the server finds a word."""
     cell.check()
     return <uint64_t *>cell.at
 
-cdef object spelled(object number)
-cdef object plain_key(object key)
-cdef object plain_item(object typecode, object value)
-
-# 0 where an int does not fit.
-cdef bint as_int64(object number, int64_t *value) except -1
-
-# A Value's word. 0 where the object has none.
-cdef bint word_of(object value, uint64_t *word) except -1
-cdef bint is_asked(uint64_t word) noexcept
-cdef object value_of(uint64_t word)
-cdef object add_to_word(uint64_t *word, object amount)
-
-# Numbers are ints.
+# A counter's word. Numbers are ints.
 cdef object counter_add(uint64_t *word, object amount, bint negative)
 cdef object counter_get(const uint64_t *word)
 cdef object counter_exchange(uint64_t *word, object value)
 cdef object counter_replace(uint64_t *word, object expected, object desired)
 
-# The typecodes whose items clients may reach, and how they add to one; b"" for none.
+cdef inline Py_ssize_t index_in(
+    dict indices, Py_ssize_t length, object key, bint from_end
+) except? -1:
+    """Where something is in a row, by name if there are `indices`; -1 where it is not."""
+    cdef Py_ssize_t i
+    if indices is not None:
+        found = indices.get(key)
+        return -1 if found is None else found
+    i = PyNumber_AsSsize_t(key, IndexError)
+    if i < 0 and from_end:
+        i += length
+    return i if 0 <= i < length else -1
+
+cdef inline Cell part_with(list parts, Py_ssize_t *i):
+    """Which of the cells has the counter `i` of them all, which becomes its index there."""
+    cdef Cell part
+    for part in parts:
+        if i[0] < words_of(part.size):
+            return part
+        i[0] -= words_of(part.size)
+
+# A Value's word; False where the object has none.
+cdef bint word_of(object value, uint64_t *word) except -1
+cdef object value_of(uint64_t word)
+
+cdef inline bint is_asked(uint64_t word) noexcept:
+    """Whether to ask the server, which is right for bits that only a scribbler writes, too."""
+    return word > (SINGLES | 2)
+
+# An array's items: of these typecodes clients may map them.
 cdef dict ITEM_SIZES
-cdef bint is_plain_code(object typecode) noexcept
 cdef int check_integers(object typecode) except -1
 cdef object item_overflow(object typecode, object amount)
 cdef object add_to_item(char *at, object typecode, object amount)
-
-cdef Window window_on(char *at, size_t size, object typecode, object owners)
-
-cdef class Window:
-    cdef char *at                # in what `owners` keeps
-    cdef Py_ssize_t shape[1]
-    cdef Py_ssize_t strides[1]
-    cdef bytes format
-    cdef object owners
+cdef object items_at(char *at, size_t size, object typecode, object owners)

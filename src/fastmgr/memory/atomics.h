@@ -40,26 +40,28 @@ static inline int fm_replace(uint64_t *word, uint64_t *expected, uint64_t desire
         word, expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-/* Add to an integer; 0, and nothing is changed, where the sum does not fit. */
-#define FM_ADD(NAME, TYPE)                                                                       \
-    static inline int NAME(TYPE *at, int64_t amount, TYPE *sum) {                                \
-        TYPE before = __atomic_load_n(at, __ATOMIC_RELAXED);                                     \
+/* Add to an integer of `size` bytes; 0, and nothing is changed, where the sum does not fit. */
+#define FM_ADD(TYPE)                                                                             \
+    case sizeof(TYPE): {                                                                         \
+        TYPE before = __atomic_load_n((TYPE *)at, __ATOMIC_RELAXED), after;                      \
         do {                                                                                     \
-            if (__builtin_add_overflow(before, amount, sum))                                     \
+            if (__builtin_add_overflow(before, amount, &after))                                  \
                 return 0;                                                                        \
         } while (!__atomic_compare_exchange_n(                                                   \
-            at, &before, *sum, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));                          \
+            (TYPE *)at, &before, after, 1, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));                 \
+        *sum = after;                                                                            \
         return 1;                                                                                \
     }
 
-FM_ADD(fm_add_i8, int8_t)
-FM_ADD(fm_add_u8, uint8_t)
-FM_ADD(fm_add_i16, int16_t)
-FM_ADD(fm_add_u16, uint16_t)
-FM_ADD(fm_add_i32, int32_t)
-FM_ADD(fm_add_u32, uint32_t)
-FM_ADD(fm_add_i64, int64_t)
-FM_ADD(fm_add_u64, uint64_t)
+static inline int fm_add_signed(void *at, size_t size, int64_t amount, int64_t *sum) {
+    switch (size) { FM_ADD(int8_t) FM_ADD(int16_t) FM_ADD(int32_t) FM_ADD(int64_t) }
+    return 0;
+}
+
+static inline int fm_add_unsigned(void *at, size_t size, int64_t amount, uint64_t *sum) {
+    switch (size) { FM_ADD(uint8_t) FM_ADD(uint16_t) FM_ADD(uint32_t) FM_ADD(uint64_t) }
+    return 0;
+}
 
 static inline double fm_double_of(uint64_t bits) {
     double value;

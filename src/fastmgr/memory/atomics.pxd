@@ -1,6 +1,6 @@
 """Atomic steps on words of memory that processes share."""
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "memory/atomics.h" nogil:
     uint64_t fm_load(const uint64_t *word)
@@ -9,14 +9,8 @@ cdef extern from "memory/atomics.h" nogil:
     uint64_t fm_clear_bits(uint64_t *word, uint64_t bits)
     uint64_t fm_set_bits(uint64_t *word, uint64_t bits)
     int fm_replace(uint64_t *word, uint64_t *expected, uint64_t desired)
-    int fm_add_i8(int8_t *at, int64_t amount, int8_t *total)
-    int fm_add_u8(uint8_t *at, int64_t amount, uint8_t *total)
-    int fm_add_i16(int16_t *at, int64_t amount, int16_t *total)
-    int fm_add_u16(uint16_t *at, int64_t amount, uint16_t *total)
-    int fm_add_i32(int32_t *at, int64_t amount, int32_t *total)
-    int fm_add_u32(uint32_t *at, int64_t amount, uint32_t *total)
-    int fm_add_i64(int64_t *at, int64_t amount, int64_t *total)
-    int fm_add_u64(uint64_t *at, int64_t amount, uint64_t *total)
+    int fm_add_signed(void *at, size_t size, int64_t amount, int64_t *total)
+    int fm_add_unsigned(void *at, size_t size, int64_t amount, uint64_t *total)
     double fm_double_of(uint64_t bits)
     uint64_t fm_bits_of(double value)
 

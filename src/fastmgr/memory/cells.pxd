@@ -28,7 +28,6 @@ cdef class Cell:
 
     cpdef bint settle(self, Arena arena) except -1
     cdef bint place(self, Arena arena) except -1
-    cdef int give_back(self) except -1
     cdef int check(self) except -1
 
 cdef class Celled:

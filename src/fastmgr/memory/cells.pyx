@@ -22,11 +22,25 @@ cdef class Cell:
     ----------
     size : int
         Bytes, which are zero at first.
+    segment : Segment, optional
+        Where the cell lies for good: in a file, or as the server says.
+    offset : int
+        Where in the segment.
+
+    Raises
+    ------
+    ValueError
+        It would not lie in the segment.
     """
 
-    def __cinit__(self, size_t size):
-        cdef Arena home = home_here() if size >= LARGE else None
+    def __cinit__(self, size_t size, Segment segment=None, size_t offset=0):
+        cdef Arena home
         self.size = size
+        if segment is not None:
+            self.at = segment.place(offset, size)
+            self.segment, self.offset = segment, offset
+            return
+        home = home_here() if size >= LARGE else None
         if home is not None and self.place(home):
             return
         self.at = <char *>calloc(1, size if size else 1)
@@ -34,15 +48,10 @@ cdef class Cell:
             raise MemoryError(f"no memory for a cell of {size} bytes")
 
     def __dealloc__(self):
-        self.give_back()
-
-    cdef int give_back(self) except -1:
-        """Let the memory go."""
         if self.segment is None:
             free(self.at)
         elif self.arena is not None:
             self.arena.give_back(self.segment, self.offset, self.size)
-        return 0
 
     cdef bint place(self, Arena arena) except -1:
         """Get memory of an arena, zero at first; False if it has none."""
@@ -77,17 +86,6 @@ cdef class Cell:
         if self.segment is not None and self.segment.is_file:
             self.segment.check_file()
         return 0
-
-    def lie_in(self, Segment segment, size_t offset):
-        """Be a part of a segment that is nobody's to take back: of a file."""
-        if offset > segment.size or segment.size - offset < self.size:
-            raise ValueError(
-                f"{self.size} bytes at {offset} do not lie in a segment of {segment.size}")
-        self.give_back()
-        self.arena = None
-        self.at = segment.at + offset
-        self.segment = segment
-        self.offset = offset
 
 
 cdef class Celled:
@@ -144,8 +142,6 @@ def lie_at(Celled obj not None, Segment segment, size_t offset, size_t size, bin
     ValueError
         The state has another size, or does not lie in the segment.
     """
-    cdef Cell cell = Cell(size)
     if not obj.fits(size):
         raise ValueError(f"{size} bytes of state")
-    cell.lie_in(segment, offset)
-    obj.lie_in(cell, fresh)
+    obj.lie_in(Cell(size, segment, offset), fresh)

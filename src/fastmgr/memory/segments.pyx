@@ -5,6 +5,7 @@ What a client may write there is data: no pointer, length or offset in a segment
 """
 
 cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
 from posix.unistd cimport close as os_close
 
 import errno
@@ -50,7 +51,7 @@ cdef class Segment:
     cdef char *place(self, size_t offset, size_t size) except NULL:
         """Where a cell is that somebody else says to be here."""
         if offset > self.size or self.size - offset < size or offset % 8:
-            raise OSError(f"a cell of {size} bytes at {offset} does not lie in its segment")
+            raise ValueError(f"{size} bytes at {offset} do not lie in a segment of {self.size}")
         return self.at + offset
 
     def forget_fd(self):
@@ -58,12 +59,6 @@ cdef class Segment:
         if self.fd >= 0:
             os_close(self.fd)
         self.fd = -1
-
-
-cdef extern from "Python.h":
-    int PyBuffer_FillInfo(
-        Py_buffer *view, object exporter, void *buf, Py_ssize_t len, int readonly, int flags
-    ) except -1
 
 
 def map_segment(int number, int fd, size_t offset, size_t size, bint is_file):

@@ -155,8 +155,8 @@ def test_a_cell_lies_in_its_segment() -> None:
     segment = Arena().new(PAGE)
     for offset, size in [(PAGE - 8, 16), (PAGE + 8, 8), (2**64 - 8, 8), (0, PAGE + 1)]:
         with pytest.raises(ValueError, match=r"do not lie in a segment"):
-            Cell(size).lie_in(segment, offset)
-    Cell(8).lie_in(segment, PAGE - 8)
+            Cell(size, segment, offset)
+    Cell(8, segment, PAGE - 8)
 
 
 def test_the_memory_is_the_one_both_work_on(manager: ProbeManager) -> None:
