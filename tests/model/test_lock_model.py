@@ -6,19 +6,17 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from lock_model import (
+from exploring import Result
+from lock_model import Model, explore, main
+from lock_protocol import (
     CONTENDED,
     OWNER_DIED,
     THREAD_BITS,
     Config,
     Kind,
-    Model,
     Mutation,
-    Result,
     Spec,
     compiled_step,
-    explore,
-    main,
     slots,
 )
 
