@@ -120,7 +120,7 @@ def run_codecs() -> Marked:
             marked.append((leg.name, name, CODEC_OPERATIONS))
 
     for name, value in VALUES.items():
-        data, pickled = _codec.dumps_compact(value), pickle.dumps(value, 5)
+        data, pickled = _codec.dumps(value), pickle.dumps(value, 5)
         assert data is not None and _codec.loads(data) == value
         run(FAST, f"encode {name}", _codec.dumps, value)
         run(STOCK, f"encode {name}", pickle.dumps, value, 5)

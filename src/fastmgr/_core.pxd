@@ -8,7 +8,7 @@ from fastmgr.server.driver cimport Driver
 from fastmgr.server.load cimport Load
 from fastmgr.server.loop cimport Handler, Loop
 from fastmgr.server.table cimport Entry, Session, Table
-from fastmgr.wire.codec cimport Writer
+from fastmgr.wire.writer cimport Writer
 
 cdef class Gift:
     cdef uint32_t call

@@ -31,7 +31,9 @@ from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.system cimport fm_spinner, uint8_t, uint64_t
 from fastmgr.kinds.waits cimport Primitive, Waiter
 from fastmgr.server.table cimport Entry, Session, key_of
-from fastmgr.wire.codec cimport Opaque, Reader, Writer
+from fastmgr.wire.opaque cimport Opaque
+from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.writer cimport Writer
 
 cdef extern from "Python.h":
     object PyObject_Vectorcall(object function, PyObject **args, size_t count, PyObject *names)

@@ -12,7 +12,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from fastmgr import managers
-from fastmgr.wire import codec
+from fastmgr.wire import opaque
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -48,7 +48,7 @@ def install() -> None:
     vars(multiprocessing)["managers"] = managers
     if _replaced[0] is not _ABSENT:
         ForkingPickler.reducer_override = _pickle_by_name  # type: ignore[method-assign]
-        codec.use_pickler(_Pickler)
+        opaque.use_pickler(_Pickler)
 
 
 def uninstall() -> None:
@@ -60,7 +60,7 @@ def uninstall() -> None:
     _replaced = None
     if vars(ForkingPickler).get("reducer_override") is _pickle_by_name:
         del ForkingPickler.reducer_override
-        codec.use_pickler(pickle.Pickler)
+        opaque.use_pickler(pickle.Pickler)
     if isinstance(module, ModuleType):
         sys.modules[_NAME] = module
     else:

@@ -131,7 +131,6 @@ LONG = {
     "proxies.py": 720,
     "server/loop.pyx": 610,
     "server/server.py": 690,
-    "wire/codec.pyx": 970,
 }
 BUDGET = 600
 

@@ -5,7 +5,8 @@ from cpython.pythread cimport PyThread_type_lock
 from fastmgr.memory.segments cimport Segment
 from fastmgr.link.stream cimport Stream
 from fastmgr.link.system cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
-from fastmgr.wire.codec cimport Reader, Writer
+from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.writer cimport Writer
 
 # How many channels of this process have sent calls since the last reply for which none comes.
 cdef int posting_channels

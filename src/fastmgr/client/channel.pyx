@@ -23,7 +23,8 @@ from fastmgr.link.stream cimport (
 )
 from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.system cimport FM_SIGNALS_MS, uint8_t, uint16_t, uint32_t, uint64_t
-from fastmgr.wire.codec cimport Reader, Writer, is_scalar
+from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.writer cimport Writer, is_scalar
 
 import errno
 import os

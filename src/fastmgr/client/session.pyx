@@ -30,7 +30,7 @@ from fastmgr.link.stream cimport (
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.atomics cimport THREAD_BITS
-from fastmgr.wire.codec cimport Writer
+from fastmgr.wire.writer cimport Writer
 
 import os
 import sys

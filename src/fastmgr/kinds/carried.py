@@ -8,7 +8,7 @@ served as one that holds a user's values.  Which methods keep, and which look, i
 type's row (`rows.Unread`).
 
 Not carried are values that refer to processes, such as proxies, connections and
-sockets: the server must hold its own (`wire.codec` knows them).
+sockets: the server must hold its own (`wire.opaque` knows them).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from fastmgr.kinds.rows import UNREAD
 from fastmgr.kinds.verbs import replace_item, replace_key
-from fastmgr.wire.codec import Opaque, opaque_values
+from fastmgr.wire.opaque import Opaque, opaque_values
 
 __all__ = ["in_list", "in_mapping", "put_in_list", "put_in_mapping", "put_in_place", "read_values"]
 

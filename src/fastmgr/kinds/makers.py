@@ -12,7 +12,7 @@ from typing import Any
 
 from fastmgr.kinds import arrays, carried, counters, values
 from fastmgr.kinds.rows import GAINS, Codec, Row, Unread, declare, names
-from fastmgr.wire.codec import Opaque
+from fastmgr.wire.opaque import Opaque
 
 __all__ = ["ARRAY", "COUNTER", "COUNTERS", "VALUE", "Array", "Counter", "Counters", "Value"]
 

@@ -33,7 +33,7 @@ cdef enum:
     WRITABLE_SHIFT = 63          # in a buffer's size
     ADDRESS_BITS = 47            # no process has more memory
     FEW_BUFFERS = 16
-    BYTES_A_BUFFER = 64 * 1024  # the mean of more: `wire.codec` makes none smaller
+    BYTES_A_BUFFER = 64 * 1024  # the mean of more: `wire.writer` makes none smaller
     TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from fastmgr.link.handshake import PROOF_SIZE
 from fastmgr.link.switches import is_off
-from fastmgr.wire.codec import dumps_compact, loads
+from fastmgr.wire.codec import dumps, loads
 
 __all__ = [
     "SESSION_ID_SIZE",
@@ -90,8 +90,7 @@ def is_proved(frame: bytes, prove: Prove) -> bool:
 
 def answer_introduction(frame: bytes, values: tuple[Any, ...], prove: Prove) -> bytes:
     """Return the frame that answers an introduction: plain values, and the server's proof."""
-    encoded = dumps_compact(values)
-    assert encoded is not None
+    encoded = dumps(values)
     return _ANSWER + prove("server", frame + encoded) + encoded
 
 

@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 from fastmgr.link.stream cimport FLAG_BUFFERS, HEADER_SIZE, Header, table_size, write_table
-from fastmgr.wire.codec cimport Writer
+from fastmgr.wire.writer cimport Writer
 
 
 cdef inline size_t begin_message(Writer writer) except 0:

@@ -2,7 +2,8 @@
 
 from fastmgr.server.connection cimport Conn
 from fastmgr.server.load cimport Load
-from fastmgr.wire.codec cimport Reader, Writer
+from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.writer cimport Writer
 
 cdef class Driver:
     cdef bint on_loop             # only known code may run, and nothing may wait

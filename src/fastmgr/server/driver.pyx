@@ -1,7 +1,8 @@
 """What serves frames: the loop, or a worker."""
 
 from fastmgr.server.connection cimport Conn
-from fastmgr.wire.codec cimport Reader, Writer
+from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.writer cimport Writer
 
 
 cdef class Driver:

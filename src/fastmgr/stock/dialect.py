@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from fastmgr.link.introduction import stock_is_refused
 from fastmgr.link.sockets import connect, settle
 from fastmgr.link.stream import Stream
-from fastmgr.wire.codec import check_nesting
+from fastmgr.wire.opaque import check_nesting
 
 __all__ = [
     "SERIALIZERS",

@@ -1,17 +1,4 @@
-"""The values of the fast dialect, for other modules. `codec.pyx` describes the encoding."""
-
-cdef enum:
-    FM_WIRE_PICKLE = 0        # first byte of a value that only `pickle.loads` can read
-
-
-cdef class Opaque:
-    """A value that is kept as the pickle it came as."""
-
-    cdef bytes data
-    cdef tuple buffers        # bytes and bytearrays that nobody else has; None for none
-    # The value; runs whatever code the pickle names.
-    cpdef object load(self)
-
+"""Values to bytes."""
 
 cdef class Writer:
     """A growable buffer of encoded values; owns `data` (malloc)."""
@@ -39,22 +26,6 @@ cdef class Writer:
     cdef char *insert(self, size_t at, size_t n) except NULL
     # Forget what was written, and give a large buffer back.
     cdef void reset(self) noexcept
-
-
-cdef class Reader:
-    """A cursor over bytes it does not own; the caller keeps them alive."""
-
-    cdef const char *pos
-    cdef const char *end
-    cdef bint allow_pickle
-    cdef bint carry           # pickles become `Opaque`; takes precedence, set after `feed`
-    cdef list buffers        # what OUTSIDE stands for, in order
-    cdef Py_ssize_t next_buffer
-    # Begin with the values at `data`, whose large buffers are `buffers` (None for none).
-    cdef void feed(self, const char *data, size_t n, list buffers, bint allow_pickle) noexcept
-    # The next value. After an exception `pos` is anywhere up to `end`: feed again.
-    cdef object get(self)
-    cdef bint done(self) noexcept
 
 
 # Whether nobody can tell two copies of the value from one.

@@ -1,99 +1,23 @@
-"""The values of the fast dialect: bytes in, objects out, no descriptor in sight.
-
-A value is a tag byte and what the tag calls for, numbers little-endian. A *size* is one byte below
-255, or 255 and eight bytes. ::
-
-    PICKLE  8-byte length, a pickle       BUFFERED  as PICKLE, then a TUPLE of its buffers
-    OUTSIDE                               INT_1, INT_4, INT_8  1, 4, 8 bytes
-    NONE, TRUE, FALSE                     INT_N                size, two's complement
-    FLOAT   8 bytes                       STR, BYTES, BYTEARRAY  size, bytes (STR in UTF-8)
-    COMPLEX 16 bytes                      TUPLE, LIST          size, elements
-    SLICE   3 values                      SET, FROZENSET       size, members
-    ERROR   1 byte (of ERRORS), a TUPLE   DICT                 size, pairs
-
-Only exact built-in types are compact: a subclass means more than its base, and pickle knows what.
-A value is pickled as a whole, not in parts, so that what it shares with itself stays shared; for
-the same reason a value that holds a mutable object twice is pickled. Within a container there are
-only pickles that came so: a server keeps such a value unread (`Opaque`) if it has only to hand it
-back.
-
-Large buffers may stay outside (OUTSIDE: the next of those that come with the values), so that
-neither side copies them: they are sent from where they are and received where they are to be.
-"""
+"""Values to bytes (`tags.pxd` describes the encoding)."""
 
 cimport cython
 from cpython cimport (
-    PyErr_Clear, PyErr_ExceptionMatches,
-    PyBUF_SIMPLE, PyBuffer_Release, PyBytes_AS_STRING, PyBytes_CheckExact,
-    PyBytes_FromStringAndSize, PyBytes_GET_SIZE, PyComplex_CheckExact, PyComplex_FromDoubles,
-    PyComplex_ImagAsDouble, PyComplex_RealAsDouble, PyDict_CheckExact, PyDict_Next,
-    PyDict_Size, PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyFloat_FromDouble,
-    PyFrozenSet_CheckExact, PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE, PyList_New,
-    PyList_SET_ITEM, PyLong_AsLongLongAndOverflow, PyLong_CheckExact, PyLong_FromLong,
-    PyLong_FromLongLong, PyObject, PyObject_GetBuffer, PySet_GET_SIZE,
-    PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM,
-    PyTypeObject, PyUnicode_AsUTF8String, PyUnicode_CheckExact, PyUnicode_DecodeUTF8, Py_INCREF,
-    Py_TYPE,
+    PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE,
+    PyComplex_CheckExact, PyComplex_ImagAsDouble, PyComplex_RealAsDouble, PyDict_CheckExact,
+    PyDict_Next, PyDict_Size, PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyFrozenSet_CheckExact,
+    PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE, PyLong_AsLongLongAndOverflow,
+    PyLong_CheckExact, PyObject, PySet_GET_SIZE, PyTuple_CheckExact, PyTuple_GET_ITEM,
+    PyTuple_GET_SIZE, PyTypeObject, PyUnicode_AsUTF8String, PyUnicode_CheckExact, Py_TYPE,
 )
 from cpython.bytearray cimport (
-    PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_FromStringAndSize,
-    PyByteArray_GET_SIZE,
+    PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_GET_SIZE,
 )
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 
-cdef extern from "wire/nesting.h" nogil:
-    int FM_NESTING_FINE, FM_NESTING_MEMO, FM_NESTING_NO_MEMORY
-    int fm_nesting_of(const char *data, size_t n, int limit)
-
-import copyreg
-from copyreg import dispatch_table as _global_reducers
-from functools import partial
-from io import BytesIO
-from multiprocessing.reduction import ForkingPickler
-from pickle import Pickler, loads as _loads
-
-
-cdef extern from *:
-    """
-    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    #define FM_WIRE_LE32(v) __builtin_bswap32(v)
-    #define FM_WIRE_LE64(v) __builtin_bswap64(v)
-    #else
-    #define FM_WIRE_LE32(v) (v)
-    #define FM_WIRE_LE64(v) (v)
-    #endif
-    static inline void fm_wire_store(char *to, uint64_t v) {
-        v = FM_WIRE_LE64(v);
-        memcpy(to, &v, 8);
-    }
-    static inline uint64_t fm_wire_load(const char *from) {
-        uint64_t v;
-        memcpy(&v, from, 8);
-        return FM_WIRE_LE64(v);
-    }
-    static inline uint32_t fm_wire_load_4(const char *from) {
-        uint32_t v;
-        memcpy(&v, from, 4);
-        return FM_WIRE_LE32(v);
-    }
-    static inline uint64_t fm_wire_bits(double d) {
-        uint64_t v;
-        memcpy(&v, &d, 8);
-        return v;
-    }
-    static inline double fm_wire_double(uint64_t v) {
-        double d;
-        memcpy(&d, &v, 8);
-        return d;
-    }
-    """
-    void fm_wire_store(char *to, uint64_t v) noexcept
-    uint64_t fm_wire_load(const char *at) noexcept
-    uint32_t fm_wire_load_4(const char *at) noexcept
-    uint64_t fm_wire_bits(double d) noexcept
-    double fm_wire_double(uint64_t v) noexcept
+from fastmgr.wire.opaque cimport Opaque, has_reducer, names_a_process, pickled
+from fastmgr.wire.tags cimport *
 
 cdef extern from "Python.h":
     ctypedef struct PyBaseExceptionObject:
@@ -106,105 +30,28 @@ cdef extern from "Python.h":
     PyTypeObject PyDictKeys_Type, PyDictValues_Type, PyDictItems_Type
     const Py_ssize_t PY_SSIZE_T_MAX
     bint PyExceptionInstance_Check(object o)
-    # Without a check for errors: the callers do that.
-    int set_item "PyDict_SetItem" (object mapping, object key, object value) noexcept
-    int add_member "PySet_Add" (object members, object member) noexcept
     bint PySet_CheckExact(object o)
     bint PySlice_Check(object o)
     bint PyUnicode_IS_COMPACT_ASCII(object o)
     void *PyUnicode_DATA(object o)
     Py_ssize_t PyUnicode_GET_LENGTH(object o)
-    object PySet_New(PyObject *members)
-    object PyFrozenSet_New(PyObject *members)
-    object PySlice_New(PyObject *start, PyObject *stop, PyObject *step)
-    object PyObject_CallObject(PyObject *function, object args)
-
-cdef enum Tag:
-    PICKLE = FM_WIRE_PICKLE
-    NONE, TRUE, FALSE, INT_1, INT_4, INT_8, INT_N, FLOAT, COMPLEX, STR, BYTES,
-    BYTEARRAY, TUPLE, LIST, DICT, SET, FROZENSET, SLICE, ERROR, BUFFERED, OUTSIDE
 
 cdef enum:
     ENCODE_DEPTH = 32           # of nested containers; deeper values are pickled
-    DECODE_DEPTH = 64           # a later version may nest deeper than this one writes
     IDENTITIES = 64             # objects whose identity one value is searched for
-    LARGE = 1 << 16             # bytes; above it even an immutable is worth not writing twice
     BUDGET = 1 << 20            # bytes; see Walk.limit
     LARGEST_INT = 1 << 16       # bytes
-    PICKLE_DEPTH = 10000        # levels: each may take some hundred bytes of a thread's stack
     HEAD = 10                   # the longest tag and size, and longer than any number with its tag
     KEPT = 256 * 1024           # bytes of buffer a Writer keeps when it is reset
     SMALL = 4096                # and what it starts with
 
 # The exceptions that are nothing but their type and args. Their order is part of the format.
-cdef tuple ERRORS = (
+ERRORS = (
     KeyError, IndexError, ValueError, TypeError, StopIteration, ZeroDivisionError, RuntimeError,
     OverflowError, LookupError, ArithmeticError, NotImplementedError, AssertionError, EOFError,
 )
+cdef tuple _errors = ERRORS
 cdef int N_ERRORS = len(ERRORS)
-cdef dict _own_reducers = ForkingPickler._extra_reducers
-cdef object _pickler = Pickler
-cdef object _int_from_bytes = int.from_bytes
-
-
-class WireError(ValueError):
-    """The bytes are not a value, or not one that is allowed here."""
-
-
-cpdef int check_nesting(bytes data) except -1:
-    """Refuse a pickle that cannot be read without harm, whatever it names.
-
-    Raises
-    ------
-    WireError
-        It nests too deeply, or has the unpickler make a table that it could not fill.
-    """
-    cdef int outcome = fm_nesting_of(
-        PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), PICKLE_DEPTH)
-    if outcome == FM_NESTING_FINE:
-        return 0
-    if outcome == FM_NESTING_NO_MEMORY:
-        raise MemoryError(f"no memory to look over a pickle of {len(data)} bytes")
-    if outcome == FM_NESTING_MEMO:
-        raise WireError(f"a pickle of {len(data)} bytes that remembers more than it can have")
-    raise WireError(
-        f"a value nested more than {PICKLE_DEPTH} levels deep: hashing it could end the process. "
-        "Pass it in a flatter form"
-    )
-
-
-cdef object _unpickle(bytes data, object buffers):
-    check_nesting(data)
-    return _loads(data, buffers=buffers)
-
-
-@cython.final
-@cython.auto_pickle(False)
-cdef class Opaque:
-    """A value that is kept as the pickle it came as; pickled again, it is that value."""
-
-    cpdef object load(self):
-        """Return the value; runs whatever code its pickle names.
-
-        Its buffers stay ours: they may be on their way to somebody this moment.
-        """
-        if self.buffers is None:
-            return _unpickle(self.data, None)
-        return _unpickle(self.data, [
-            bytearray(buffer) if PyByteArray_CheckExact(buffer) else buffer
-            for buffer in self.buffers
-        ])
-
-    def __reduce__(self):
-        if self.buffers:
-            return partial(_loads, buffers=list(self.buffers)), (self.data,)
-        return _loads, (self.data,)
-
-    def __repr__(self):
-        try:
-            return repr(self.load())
-        except Exception:
-            return f"<pickled object, {len(self.data)} bytes>"
 
 
 cdef struct Walk:
@@ -249,7 +96,7 @@ cdef inline int _put_fixed(Writer w, Tag tag, uint64_t bits, size_t n) except -1
     """Write a tag and the low `n` bytes of `bits`; all eight are stored, which needs no branch."""
     cdef char *at = _room(w, HEAD)
     at[0] = <char>tag
-    fm_wire_store(at + 1, bits)
+    store(at + 1, bits)
     w.size += 1 + n
     return 0
 
@@ -263,7 +110,7 @@ cdef inline char *_put_head(Writer w, Tag tag, Py_ssize_t n, Py_ssize_t body) ex
         w.size += 2
     else:
         at[1] = <char>255
-        fm_wire_store(at + 2, <uint64_t>n)
+        store(at + 2, <uint64_t>n)
         w.size += HEAD
     return w.data + w.size
 
@@ -388,7 +235,7 @@ cdef int _put_set(Writer w, Tag tag, object value, Walk *walk, int depth) except
 cdef int _put_slice(Writer w, object value, Walk *walk, int depth) except -1:
     cdef PySliceObject *parts = <PySliceObject *>value
     # Hashable since 3.12 only, and the peer may be older.
-    if walk.keyed or _has_reducer(value):
+    if walk.keyed or has_reducer(<object>Py_TYPE(value)):
         return 1
     _put_fixed(w, SLICE, 0, 0)
     return (
@@ -403,7 +250,7 @@ cdef int _put_error(Writer w, object value, Walk *walk, int depth) except -1:
     cdef PyBaseExceptionObject *error = <PyBaseExceptionObject *>value
     cdef int i
     for i in range(N_ERRORS):
-        if PyTuple_GET_ITEM(ERRORS, i) == <PyObject *>Py_TYPE(value):
+        if PyTuple_GET_ITEM(_errors, i) == <PyObject *>Py_TYPE(value):
             break
     else:
         return 1
@@ -412,16 +259,10 @@ cdef int _put_error(Writer w, object value, Walk *walk, int depth) except -1:
     if error.args is NULL:
         return 1
     cdef object args = <object>error.args
-    if not PyTuple_CheckExact(args) or _has_reducer(value) or _repeats(walk, value):
+    if not PyTuple_CheckExact(args) or has_reducer(<object>Py_TYPE(value)) or _repeats(walk, value):
         return 1
     _put_fixed(w, ERROR, <uint64_t>i, 1)
     return _put_tuple(w, args, walk, depth)
-
-
-cdef bint _has_reducer(object value) except -1:
-    """Whether somebody taught pickle (as tblib does for exceptions) another way with this type."""
-    cdef object kind = <object>Py_TYPE(value)
-    return kind in _own_reducers or kind in <dict>_global_reducers
 
 
 cdef int _encode(Writer w, object value, Walk *walk, int depth) except -1:
@@ -439,7 +280,7 @@ cdef int _encode(Writer w, object value, Walk *walk, int depth) except -1:
     if value is False:
         return _put_fixed(w, FALSE, 0, 0)
     if PyFloat_CheckExact(value):
-        return _put_fixed(w, FLOAT, fm_wire_bits(PyFloat_AS_DOUBLE(value)), 8)
+        return _put_fixed(w, FLOAT, bits_of(PyFloat_AS_DOUBLE(value)), 8)
     if PyBytes_CheckExact(value):
         return _put_bytes(w, walk, BYTES, value, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
     if depth == ENCODE_DEPTH:
@@ -467,32 +308,27 @@ cdef int _encode(Writer w, object value, Walk *walk, int depth) except -1:
         # hash.
         return walk.keyed or _repeats(walk, value) or _put_list(w, list(value), walk, depth)
     if kind == <PyTypeObject *>Opaque:
-        return _put_opaque(w, <Opaque>value, walk)
+        return walk.keyed or _put_pickled(
+            w, (<Opaque>value).data, (<Opaque>value).buffers, walk)
     if PyComplex_CheckExact(value):
-        _put_fixed(w, COMPLEX, fm_wire_bits(PyComplex_RealAsDouble(value)), 8)
-        fm_wire_store(_room(w, 8), fm_wire_bits(PyComplex_ImagAsDouble(value)))
+        _put_fixed(w, COMPLEX, bits_of(PyComplex_RealAsDouble(value)), 8)
+        store(_room(w, 8), bits_of(PyComplex_ImagAsDouble(value)))
         w.size += 8
         return 0
     return 1
 
 
-cdef int _put_pickled(Writer w, object data, object buffers, Walk *walk) except -1:
-    """Write a pickle, and its large buffers; `data` and they never change."""
-    cdef Py_buffer view
-    cdef char head[9]
-    cdef Py_ssize_t n
+cdef int _put_pickled(Writer w, bytes data, object buffers, Walk *walk) except -1:
+    """Write a pickle, and its large buffers, which never change."""
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
+    cdef char *at = _room(w, 9 + <size_t>n)
     w.pickles += 1
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        if walk is not NULL:
-            walk.limit += <size_t>view.len
-        _room(w, 9 + <size_t>view.len)
-        head[0] = <char>(BUFFERED if buffers else PICKLE)
-        fm_wire_store(&head[1], <uint64_t>view.len)
-        w.write(head, 9)
-        w.write(view.buf, <size_t>view.len)
-    finally:
-        PyBuffer_Release(&view)
+    if walk is not NULL:
+        walk.limit += <size_t>n
+    at[0] = <char>(BUFFERED if buffers else PICKLE)
+    store(at + 1, <uint64_t>n)
+    w.size += 9
+    w.write(PyBytes_AS_STRING(data), <size_t>n)
     if not buffers:
         return 0
     _put_head(w, TUPLE, len(buffers), 0)
@@ -509,50 +345,12 @@ cdef int _put_pickled(Writer w, object data, object buffers, Walk *walk) except 
     return 0
 
 
-cdef int _put_opaque(Writer w, Opaque value, Walk *walk) except -1:
-    if walk.keyed:
-        return 1
-    return _put_pickled(w, value.data, value.buffers, walk)
-
-
-@cython.final
-@cython.internal
-cdef class _Outside:
-    """What a pickler asks whether a buffer is to stay out of the pickle."""
-
-    cdef list buffers
-
-    def __call__(self, buffer):
-        raw = buffer.raw()
-        if raw.nbytes < LARGE:
-            return True
-        # A snapshot: what can be written to may change while it is sent.
-        self.buffers.append(bytes(raw) if raw.readonly else bytearray(raw))
-        return False
-
-
-def use_pickler(kind):
-    """Pickle by a class of that kind, a subclass of `pickle.Pickler`, from now on."""
-    global _pickler
-    _pickler = kind
-
-
 cdef int _put_pickle(Writer w, object value) except -1:
     """Pickle a value; 1 if it may be carried unread, 2 if not."""
-    cdef _Outside outside = None
-    if w.out_of_band:
-        outside = _Outside()
-        outside.buffers = []
-    file = BytesIO()
-    pickler = _pickler(file, 5, buffer_callback=outside)
-    # What ForkingPickler does, with a dict in place of its slower chain of dicts.
-    pickler.dispatch_table = {**copyreg.dispatch_table, **_own_reducers}
-    pickler.dump(value)
-    data = file.getvalue()
-    _put_pickled(w, data, outside.buffers if w.out_of_band else None, NULL)
-    # Proxies, connections, sockets and whatever else refers to a process: the server must hold
-    # its own. Their pickles name the module that makes them.
-    return 2 if b"multiprocessing" in data or b"fastmgr" in data else 1
+    cdef list buffers = [] if w.out_of_band else None
+    cdef bytes data = pickled(value, buffers)
+    _put_pickled(w, data, buffers, NULL)
+    return 2 if names_a_process(data) else 1
 
 
 cdef bint is_scalar(object value) noexcept:
@@ -664,235 +462,6 @@ cdef class Writer:
                 self.capacity = SMALL
 
 
-# Decoding. Nothing the bytes say is believed: a size is checked against what is left before
-# anything is made of it. `owed` is the elements that the enclosing containers still wait for, a
-# byte each at the least: without it, containers that each claim all the rest could ask for the
-# input's length times its depth.
-
-cdef int _refuse(str why) except -1:
-    raise WireError(why)
-
-
-cdef int _refuse_key() except -1:
-    """The error that is set came from a key or a member."""
-    if PyErr_ExceptionMatches(TypeError):
-        PyErr_Clear()
-        _refuse("a key or member that has no hash")
-    return -1
-
-
-cdef inline const char *_take(Reader r, size_t n) except NULL:
-    cdef const char *at = r.pos
-    if <size_t>(r.end - at) < n:
-        _refuse("truncated value")
-    r.pos = at + n
-    return at
-
-
-cdef inline Py_ssize_t _take_size(Reader r, size_t owed) except -1:
-    cdef uint64_t n = <unsigned char>_take(r, 1)[0]
-    if n == 255:
-        n = fm_wire_load(_take(r, 8))
-    cdef size_t left = <size_t>(r.end - r.pos)
-    if n > left or owed > left - n:
-        _refuse("a size beyond the end of the value")
-    return <Py_ssize_t>n
-
-
-cdef object _get_str(const char *at, Py_ssize_t n):
-    try:
-        return PyUnicode_DecodeUTF8(<char *>at, n, NULL)
-    except UnicodeDecodeError as error:
-        raise WireError(str(error)) from None
-
-
-cdef tuple _get_tuple(Reader r, int depth, size_t owed):
-    cdef Py_ssize_t i, n = _take_size(r, owed)
-    cdef tuple result = PyTuple_New(n)    # NULL until filled, as its deallocator knows
-    cdef object item
-    for i in range(n):
-        item = _decode(r, depth, owed + <size_t>(n - i - 1))
-        Py_INCREF(item)                     # SET_ITEM steals
-        PyTuple_SET_ITEM(result, i, item)
-    return result
-
-
-cdef list _get_list(Reader r, int depth, size_t owed):
-    cdef Py_ssize_t i, n = _take_size(r, owed)
-    cdef list result = PyList_New(n)
-    cdef object item
-    for i in range(n):
-        item = _decode(r, depth, owed + <size_t>(n - i - 1))
-        Py_INCREF(item)
-        PyList_SET_ITEM(result, i, item)
-    return result
-
-
-cdef dict _get_dict(Reader r, int depth, size_t owed):
-    cdef Py_ssize_t n = _take_size(r, owed)
-    cdef dict result = {}
-    cdef object key, item
-    while n:
-        n -= 1
-        key = _decode(r, depth, owed + <size_t>n + 1)
-        item = _decode(r, depth, owed + <size_t>n)
-        if set_item(result, key, item) < 0:
-            _refuse_key()
-    return result
-
-
-cdef object _get_set(Reader r, object result, int depth, size_t owed):
-    """Fill `result`, a set or frozenset with one reference in the world (PySet_Add insists)."""
-    cdef Py_ssize_t n = _take_size(r, owed)
-    cdef object member
-    while n:
-        n -= 1
-        member = _decode(r, depth, owed + <size_t>n)
-        if add_member(result, member) < 0:
-            _refuse_key()
-    return result
-
-
-cdef object _get_slice(Reader r, int depth, size_t owed):
-    cdef object start = _decode(r, depth, owed + 2)
-    cdef object stop = _decode(r, depth, owed + 1)
-    cdef object step = _decode(r, depth, owed)
-    return PySlice_New(<PyObject *>start, <PyObject *>stop, <PyObject *>step)
-
-
-cdef object _get_error(Reader r, int depth, size_t owed):
-    cdef int i = <unsigned char>_take(r, 1)[0]
-    if i >= N_ERRORS:
-        _refuse("an unknown exception")
-    if <unsigned char>_take(r, 1)[0] != TUPLE:
-        _refuse("an exception without its arguments")
-    cdef tuple args = _get_tuple(r, depth, owed)
-    return PyObject_CallObject(PyTuple_GET_ITEM(ERRORS, i), args)
-
-
-cdef object _decode(Reader r, int depth, size_t owed):
-    cdef unsigned char tag = <unsigned char>_take(r, 1)[0]
-    cdef const char *at
-    cdef Py_ssize_t n
-    if tag == NONE:
-        return None
-    elif tag == TRUE:
-        return True
-    elif tag == FALSE:
-        return False
-    elif tag == INT_1:
-        return PyLong_FromLong(<signed char>_take(r, 1)[0])
-    elif tag == INT_4:
-        return PyLong_FromLong(<int32_t>fm_wire_load_4(_take(r, 4)))
-    elif tag == INT_8:
-        return PyLong_FromLongLong(<int64_t>fm_wire_load(_take(r, 8)))
-    elif tag == INT_N:
-        n = _take_size(r, owed)
-        return _int_from_bytes(PyBytes_FromStringAndSize(_take(r, n), n), "little", signed=True)
-    elif tag == FLOAT:
-        return PyFloat_FromDouble(fm_wire_double(fm_wire_load(_take(r, 8))))
-    elif tag == COMPLEX:
-        at = _take(r, 16)
-        return PyComplex_FromDoubles(
-            fm_wire_double(fm_wire_load(at)), fm_wire_double(fm_wire_load(at + 8)))
-    elif tag == STR:
-        n = _take_size(r, owed)
-        return _get_str(_take(r, n), n)
-    elif tag == BYTES:
-        n = _take_size(r, owed)
-        return PyBytes_FromStringAndSize(_take(r, n), n)
-    elif tag == BYTEARRAY:
-        n = _take_size(r, owed)
-        return PyByteArray_FromStringAndSize(<char *>_take(r, n), n)
-    if depth == DECODE_DEPTH:
-        _refuse(f"a value nested more than {DECODE_DEPTH} levels deep")
-    depth += 1
-    if tag == TUPLE:
-        return _get_tuple(r, depth, owed)
-    elif tag == LIST:
-        return _get_list(r, depth, owed)
-    elif tag == DICT:
-        return _get_dict(r, depth, owed)
-    elif tag == SET:
-        return _get_set(r, PySet_New(NULL), depth, owed)
-    elif tag == FROZENSET:
-        return _get_set(r, PyFrozenSet_New(NULL), depth, owed)
-    elif tag == SLICE:
-        return _get_slice(r, depth, owed)
-    elif tag == ERROR:
-        return _get_error(r, depth, owed)
-    elif tag == OUTSIDE:
-        return _get_outside(r)
-    elif tag == PICKLE or tag == BUFFERED:
-        return _get_pickle(r, tag, depth, owed)
-    _refuse("an unknown tag")
-
-
-cdef object _get_outside(Reader r):
-    if r.buffers is None or r.next_buffer >= len(r.buffers):
-        _refuse("a buffer that did not come with the value")
-    r.next_buffer += 1
-    return r.buffers[r.next_buffer - 1]
-
-
-cdef object _get_pickle(Reader r, unsigned char tag, int depth, size_t owed):
-    cdef Opaque value
-    if not r.allow_pickle and not r.carry:
-        _refuse("a pickle where none is allowed")
-    cdef uint64_t n = fm_wire_load(_take(r, 8))
-    cdef size_t left = <size_t>(r.end - r.pos)
-    if n > left or owed > left - n:
-        _refuse("truncated pickle")
-    value = Opaque.__new__(Opaque)
-    # A copy: loading runs users' code, which may make a call of its own and so refill the
-    # caller's buffer.
-    value.data = PyBytes_FromStringAndSize(_take(r, <size_t>n), <Py_ssize_t>n)
-    if tag == BUFFERED:
-        if <unsigned char>_take(r, 1)[0] != TUPLE:
-            _refuse("a pickle without its buffers")
-        value.buffers = _get_tuple(r, depth, owed)
-        for buffer in value.buffers:
-            if not PyBytes_CheckExact(buffer) and not PyByteArray_CheckExact(buffer):
-                _refuse("a pickle with buffers that are none")
-    if r.carry:
-        return value
-    return _unpickle(value.data, value.buffers)
-
-
-@cython.final
-@cython.auto_pickle(False)
-@cython.freelist(8)
-cdef class Reader:
-    """A cursor over encoded values."""
-
-    cdef void feed(self, const char *data, size_t n, list buffers, bint allow_pickle) noexcept:
-        self.pos = data
-        self.end = data + n
-        self.buffers = buffers
-        self.next_buffer = 0
-        self.allow_pickle = allow_pickle
-        self.carry = False
-
-    cdef object get(self):
-        return _decode(self, 0, 0)
-
-    cdef bint done(self) noexcept:
-        return self.pos == self.end
-
-
-def opaque_values(list values):
-    """Return those of `values` that are `Opaque`, all as of one moment."""
-    cdef list found = []
-    cdef Py_ssize_t i = 0
-    cdef object value
-    while i < PyList_GET_SIZE(values):
-        value = <object>PyList_GET_ITEM(values, i)
-        if type(value) is Opaque:
-            found.append(value)
-        i += 1
-    return found
-
-
 def dumps(value):
     """Encode a value, with pickle where it must be.
 
@@ -909,54 +478,3 @@ def dumps(value):
     cdef Writer w = Writer()
     w.put(value)
     return PyBytes_FromStringAndSize(w.data, <Py_ssize_t>w.size)
-
-
-def dumps_compact(value):
-    """Encode a value without pickle.
-
-    Parameters
-    ----------
-    value : object
-        Any object.
-
-    Returns
-    -------
-    bytes or None
-        None if the value needs pickle.
-    """
-    cdef Writer w = Writer()
-    if w.put_compact(value):
-        return None
-    return PyBytes_FromStringAndSize(w.data, <Py_ssize_t>w.size)
-
-
-def loads(data, allow_pickle=True):
-    """Decode the one value that `data` holds.
-
-    Parameters
-    ----------
-    data : bytes-like
-        What `dumps` wrote.
-    allow_pickle : bool, default True
-        Whether the value may be a pickle. Loading a pickle runs whatever it names.
-
-    Returns
-    -------
-    object
-
-    Raises
-    ------
-    WireError
-        If `data` is anything but exactly one value.
-    """
-    cdef Reader r = Reader()
-    cdef Py_buffer view
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        r.feed(<const char *>view.buf, <size_t>view.len, None, allow_pickle)
-        value = r.get()
-        if not r.done():
-            raise WireError("bytes after the value")
-        return value
-    finally:
-        PyBuffer_Release(&view)

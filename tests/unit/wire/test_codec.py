@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fastmgr.wire.codec import WireError, dumps, dumps_compact, loads
+from fastmgr.wire.codec import WireError, dumps, loads
 
 PICKLE, TUPLE, LIST, DICT, SET, INT_1, STR = (
     dumps(object)[0],
@@ -65,10 +65,18 @@ def same(a, b):
     return a == b
 
 
+def dumps_compact(value):
+    """What is written of a value; None where that is a pickle, or where pickle refuses, too."""
+    try:
+        data = dumps(value)
+    except Exception:
+        return None
+    return None if data[0] == PICKLE else data
+
+
 def compact_round_trip(value):
     data = dumps_compact(value)
     assert data is not None
-    assert data == dumps(value)
     back = loads(data, allow_pickle=False)
     assert same(back, value)
     return back

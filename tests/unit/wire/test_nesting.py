@@ -15,7 +15,7 @@ from support import KEY, RawPeer
 
 from fastmgr import SyncManager
 from fastmgr.wire import codec
-from fastmgr.wire.codec import WireError, check_nesting
+from fastmgr.wire.opaque import WireError, check_nesting
 
 LEVELS = 200_000
 TUPLE_OF_TWO = codec.dumps((1, 2))[:2]
