@@ -187,6 +187,7 @@ cdef int note_carried(Entry entry) except -1:
         if held is not None:
             entry.opaque = type(held) is Opaque
             entry.known = entry.known and entry.opaque
+    assert entry.is_legal()
     return 0
 
 
@@ -313,7 +314,7 @@ def look_inside(Entry entry):
         entry.opaque = False
     finally:
         entry.looking -= 1
-        assert entry.looking >= 0
+        assert entry.is_legal()
 
 
 cdef bint shows_values(Entry entry, object name) except -1:
@@ -536,6 +537,7 @@ cdef class Engine(Handler):
                 entry = self.table.find(gift.handle)
                 if entry is not None and entry.parks:
                     entry.opaque = entry.opaque or type(gift.value) is Opaque
+                    assert entry.is_legal()
                     waiter.value, gift.value = gift.value, None
                     waiter.cut_off = cut_off
                     (<Primitive>entry.obj).interrupted(waiter)
@@ -782,7 +784,7 @@ cdef class Engine(Handler):
                 verdict = self.serve_call_of(conn, entry, by, True)
             finally:
                 entry.carrying -= 1
-                assert entry.carrying >= 0
+                assert entry.is_legal()
             if verdict != NOT_CARRIED:
                 return verdict
         return self.serve_call_of(conn, entry, by, False)

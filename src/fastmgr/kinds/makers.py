@@ -8,6 +8,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable
 from multiprocessing import process
+from operator import attrgetter
 from typing import Any
 
 from fastmgr.kinds import arrays, carried, counters, values
@@ -251,7 +252,7 @@ VALUE = declare(
             blind=names("exchange get set #GETVALUE"),
             find=lambda value: carried.in_list([value._other]),
             put_in_place=_put_in_value,
-            beside_cell=lambda value: value._other,
+            beside_cell=attrgetter("_other"),
         ),
         loop_makes=True,
         loop_runs=True,

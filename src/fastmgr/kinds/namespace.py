@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmgr.kinds import carried
 from fastmgr.kinds.rows import Row, Unread, declare, names
-from fastmgr.kinds.verbs import NamespaceVerbs
+from fastmgr.kinds.verbs import NamespaceVerbs, sets_value
 
 if TYPE_CHECKING:
     from multiprocessing.managers import Namespace as _StockNamespace
@@ -44,8 +44,7 @@ NAMESPACE = declare(
             blind=names("__delattr__ __getattribute__ __setattr__ #GETVALUE"),
             find=lambda obj: carried.in_mapping(vars(obj)),
             put_in_place=lambda obj, read: carried.put_in_mapping(vars(obj), read),
-            # `__dict__` and its like are not among the values.
-            keeps_if=lambda args: not str(args[0]).startswith("__"),
+            keeps_if=sets_value,
         ),
         loop_makes=True,
         loop_runs=True,

@@ -42,7 +42,8 @@ class Unread(NamedTuple):
     put_in_place : callable, optional
         ``put_in_place(obj, read)`` puts ``read[value]`` where the unread `value` still is.
     keeps_if : callable, optional
-        ``keeps_if(args)`` says whether a method of `keeps` keeps its argument this time.
+        ``keeps_if(args)`` says whether a method of `keeps` keeps its argument this time.  As the
+        verbs it must be one step.
     bare : frozenset of str
         Methods whose result holds no value of the object, even where the result is shared.
     beside_cell : callable, optional

@@ -58,6 +58,11 @@ class NamespaceVerbs:
         return new
 
 
+def sets_value(tuple args not None):
+    """Whether ``__setattr__`` sets a value: `__dict__` and its like are none."""
+    return not str(args[0]).startswith("__")
+
+
 def replace_key(dict container not None, key, old, new):
     """Put `new` at a dict's key, if `old` itself still is there."""
     if container.get(key, MISSING) is old:

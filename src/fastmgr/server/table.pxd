@@ -14,15 +14,18 @@ cdef class Entry:
     cdef readonly object ident            # str: how stock peers name it
     cdef readonly object key              # int handle, or the ident where it is no handle
     cdef public Py_ssize_t refcount       # references of clients; 0: only proxies in here hold it
-    cdef public bint known                # only built-in code runs when it is used (see Table.add)
-    cdef public bint carries              # nobody else has the object: it may hold `Opaque` values
-    cdef public bint opaque               # and may do so now
-    cdef Py_ssize_t carrying              # calls under way that may put one there
-    cdef Py_ssize_t looking               # threads that are about to put values in their place
+    # Who may serve its calls.  The first two never change.  The others are changed under the GIL,
+    # by whoever shares the entry or serves a call of it; `is_legal` says which combinations occur.
     cdef readonly bint parks              # a primitive of ours: its waiters are no threads
     cdef readonly bint pins               # its methods may depend on the thread that runs them
+    cdef public bint known                # only built-in code has filled it; it only ever falls
+    cdef public bint carries              # set when it is shared: it may hold `Opaque` values
+    cdef public bint opaque               # it may do so now; falls when all values have been read
+    cdef Py_ssize_t carrying              # calls under way that may put one there
+    cdef Py_ssize_t looking               # threads that are about to put values in their place
     cdef object __weakref__
 
+    cdef bint is_legal(self) noexcept
     cdef int take(self, object key) except -1
 
 cdef class Forgetter:

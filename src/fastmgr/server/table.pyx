@@ -31,6 +31,7 @@ cdef set RUN_ON_LOOP = rows.RUN_ON_LOOP
 cdef set PARKING = rows.PARKING
 cdef set ANY_THREAD = rows.ANY_THREAD
 cdef dict METHODS_OF = rows.METHODS_OF
+cdef dict UNREAD = rows.UNREAD
 
 
 @cython.final
@@ -47,6 +48,19 @@ cdef class Entry:
         self.parks = type(obj) in PARKING
         self.known = known and (self.parks or type(obj) in RUN_ON_LOOP)
         self.pins = type(obj) not in ANY_THREAD
+        assert self.is_legal()
+
+    cdef bint is_legal(self) noexcept:
+        """Whether the flags agree; to be asserted where one has been changed.
+
+        An object whose methods may depend on their thread is a user's: the loop runs, parks and
+        carries nothing for it.  What carries values is of a type whose row says how.
+        """
+        if self.pins and (self.parks or self.known or self.carries or self.opaque):
+            return False
+        if (self.opaque or self.carrying) and type(self.obj) not in UNREAD:
+            return False
+        return self.carrying >= 0 and self.looking >= 0
 
     cdef int take(self, object key) except -1:
         """Be found at this key; only before anybody knows of another."""
