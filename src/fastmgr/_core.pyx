@@ -222,7 +222,11 @@ cdef object method_name(Conn conn, Reader reader):
 
 
 cdef tuple call_arguments(Reader reader):
-    """What follows a name: the arguments, and the keywords or None."""
+    """What follows a name: the arguments, and the keywords or None.
+
+    True in the keywords' place says that the two were encoded as one value: they may share objects.
+    Encoding all calls so would cost both ends a tuple for each.
+    """
     args = reader.get()
     kwds = reader.get()
     return args if kwds is True else (args, kwds)

@@ -314,10 +314,12 @@ def _problems_of_methods(row: Row) -> list[str]:
         missing = set(found).difference(row.exposed or found)
         if missing:
             problems.append(f"{field} has what is not exposed: {_listed(missing)}")
+    unread = row.unread
+    told = {*unread.keeps, *(unread.blind or ()), *unread.bare} if unread is not None else set()
     for kind in row.types:
-        missing = {name for name in row.exposed if not hasattr(kind, name)} - set(row.verbs)
+        missing = {*row.exposed, *told} - {*row.verbs, *dir(kind), "#GETVALUE"}
         if missing:
-            problems.append(f"{kind.__name__} has nothing exposed as {_listed(missing)}")
+            problems.append(f"{kind.__name__} has no method {_listed(missing)}")
         hidden = {name for name in row.verbs if hasattr(kind, name)}
         if hidden:
             problems.append(f"verbs that {kind.__name__} has itself: {_listed(hidden)}")

@@ -155,7 +155,7 @@ KEPT = Unread(keeps={"look": 0}, blind=rows.names("look"))
         (Row(), "neither an id nor a type"),
         (Row(typeids=("Tally",)), "'Tally' is another row's"),
         (Row(types=(dict,)), "the type dict has a row"),
-        (Row(types=(Plain,), exposed=("look", "find")), "Plain has nothing exposed as find"),
+        (Row(types=(Plain,), exposed=("look", "find")), "Plain has no method find"),
         (Row(types=(Plain,), verbs={"look": raise_to}), "verbs that Plain has itself: look"),
         (
             Row(types=(Plain,), exposed=("look",), verbs={"raise_to": raise_to}),
@@ -179,6 +179,10 @@ KEPT = Unread(keeps={"look": 0}, blind=rows.names("look"))
         (Row(typeids=("P",), any_thread=True), "but not of which types"),
         (Row(types=(Plain,), unread=KEPT), "the loop neither runs nor parks"),
         (Row(types=(Plain,), loop_runs=True, unread=KEPT), "no find or put_in_place"),
+        (
+            Row(types=(Plain,), loop_runs=True, unread=KEPT._replace(bare=rows.names("loook"))),
+            "Plain has no method loook",
+        ),
         (
             Row(types=(Plain,), loop_runs=True, unread=Unread({}, None)),
             "unread, but no method keeps anything",
