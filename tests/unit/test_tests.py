@@ -1,0 +1,63 @@
+"""The tests themselves: short files, each named after what it tests, and none imports another."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+UNIT = TESTS / "unit"
+PACKAGE = TESTS.parent / "src" / "fastmgr"
+BUDGET = 800
+#: Files of the public face as a whole, and of the repository.
+WHOLE = {"rooms", "signatures", "tests"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, with what it imports from them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+def test_no_test_imports_another() -> None:
+    """What tests share is in `tests/support`, or a fixture of a conftest.py."""
+    assert not [
+        (str(path.relative_to(TESTS)), name)
+        for path in TESTS.rglob("*.py")
+        for name in imported(path)
+        if any(part.startswith("test_") or part == "conftest" for part in name.split("."))
+    ]
+
+
+def test_files_read_in_one_sitting() -> None:
+    lines = {
+        str(path.relative_to(TESTS)): len(path.read_text().splitlines())
+        for path in TESTS.rglob("*")
+        if path.suffix in (".py", ".pyx")
+    }
+    assert {name: count for name, count in lines.items() if count > BUDGET} == {}
+
+
+def modules(room: Path) -> set[str]:
+    """The names of the modules and headers of a room."""
+    found = (PACKAGE / room).glob("*.*")
+    return {
+        path.stem.lstrip("_")
+        for path in found
+        if path.suffix in (".py", ".pyx", ".pxd", ".h") and path.stem != "__init__"
+    }
+
+
+def test_unit_tests_are_named_after_modules() -> None:
+    """As ``test_<module>.py`` or ``test_<module>_<matter>.py``, in the folder of the room."""
+    strays = []
+    for path in UNIT.rglob("test_*.py"):
+        room, name = path.parent.relative_to(UNIT), path.stem.removeprefix("test_")
+        known = modules(room) | (WHOLE if room == Path() else set())
+        if not any(name == module or name.startswith(f"{module}_") for module in known):
+            strays.append(str(path.relative_to(TESTS)))
+    assert not strays
