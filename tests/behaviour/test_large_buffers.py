@@ -1,4 +1,4 @@
-"""Large buffers travel behind the values, and arrive as what they were sent as."""
+"""Frames with large buffers behind their values, cut anywhere, refused, or read by nobody."""
 
 from __future__ import annotations
 
@@ -6,32 +6,19 @@ import contextlib
 import fcntl
 import os
 import pickle
-import queue
-import random
 import socket
 import struct
 import termios
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from pickle import PickleBuffer
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
-from support import (
-    DEADLINE,
-    KEY,
-    Address,
-    ProbeManager,
-    connected,
-    handle_of,
-    poll,
-    rss_bytes,
-    sockets_to,
-)
+from support import KEY, Address, connected, handle_of, poll, rss_bytes, sockets_to
+from support.buffers import LARGE, BufferManager, Held, arrived, pattern, same
 from support.frames import (
+    BUFFERED,
     CARRIED,
     HEADER,
     OP_CALL,
@@ -48,112 +35,42 @@ from support.frames import (
     request,
     table,
 )
-from support.peers import SegmentPeer
+from support.peers import BufferPeer
 from support.servers import choose_poller
 
-import fastmgr
-from fastmgr.managers import DictProxy, RemoteError, Token
+from fastmgr.managers import DictProxy, Token
 from fastmgr.wire.codec import dumps, loads
 
 pytestmark = pytest.mark.timeout(60)
-BUFFERED, SEGMENT = 20, 21
-LARGE = 1 << 16  # from here on buffers are left out
-
-
-def pattern(seed: int, size: int) -> bytes:
-    """Bytes that tell by themselves where they belong."""
-    return (struct.pack("<HI", seed % 65536, size) * (size // 6 + 1))[:size]
-
-
-class Held:
-    """Leaves its buffer to pickle, which keeps it out of the pickle if it may."""
-
-    def __init__(self, data: Any, note: object = None) -> None:
-        self.data = data
-        self.note = note
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        data = PickleBuffer(self.data) if protocol >= 5 else bytes(self.data)
-        return Held, (data, self.note)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal, with the types equal all the way down."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, Held):
-        return same(a.data, b.data) and same(a.note, b.note)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, dict):
-        return same(list(a.items()), list(b.items()))
-    return bool(a == b)
-
-
-def arrived(value: Any) -> Any:
-    """What pickle itself makes of a value at the other end."""
-    return pickle.loads(pickle.dumps(value, 5))
-
-
-class Keeper:
-    """A class of a user's that gives away what it goes on writing to."""
-
-    def __init__(self, size: int) -> None:
-        self.data = bytearray(size)
-
-    def plain(self) -> bytearray:
-        return self.data
-
-    def held(self) -> Held:
-        return Held(self.data)
-
-    def fill(self, byte: int) -> None:
-        self.data[:] = bytes([byte]) * len(self.data)
-
-    def broken(self, value: Any) -> Any:
-        return [value, threading.Lock()]
-
-    def refuse(self, value: Any) -> None:
-        raise KeyError(value)
-
-    def echo(self, *args: Any, **kwds: Any) -> Any:
-        return args, kwds
-
-
-class SegmentManager(ProbeManager):
-    """With what these tests have in the server."""
-
-
-SegmentManager.register("Keeper", Keeper)
 
 
 @pytest.fixture(scope="module", params=["", "poll"], ids=["default", "poll"])
-def each_manager(request: pytest.FixtureRequest) -> Iterator[SegmentManager]:
+def each_manager(request: pytest.FixtureRequest) -> Iterator[BufferManager]:
     """With the poller of the system, and with poll()."""
-    manager = SegmentManager(authkey=KEY)
+    manager = BufferManager(authkey=KEY)
     manager.start(choose_poller, (request.param,))
     with manager:
         yield manager
 
 
 @pytest.fixture(scope="module")
-def shared_manager() -> Iterator[SegmentManager]:
+def shared_manager() -> Iterator[BufferManager]:
     """Takes the place of the suite's, with one of these tests' own."""
-    with SegmentManager(authkey=KEY) as manager:
+    with BufferManager(authkey=KEY) as manager:
         yield manager
 
 
 @pytest.fixture
-def peer(each_manager: SegmentManager) -> Iterator[SegmentPeer]:
-    with SegmentPeer(each_manager.address) as peer:
+def peer(each_manager: BufferManager) -> Iterator[BufferPeer]:
+    with BufferPeer(each_manager.address) as peer:
         yield peer
 
 
 @pytest.fixture
-def witness(each_manager: SegmentManager) -> Iterator[Callable[[], None]]:
+def witness(each_manager: BufferManager) -> Iterator[Callable[[], None]]:
     """Call it: the loop has then read what was sent before."""
     values = each_manager.list([1])
-    with SegmentPeer(each_manager.address) as peer:
+    with BufferPeer(each_manager.address) as peer:
         handle = handle_of(values)
 
         def wait() -> None:
@@ -164,7 +81,7 @@ def witness(each_manager: SegmentManager) -> Iterator[Callable[[], None]]:
         yield wait
 
 
-def tidbits(peer: SegmentPeer, handle: int, number: int) -> tuple[bytes, list[Any]]:
+def tidbits(peer: BufferPeer, handle: int, number: int) -> tuple[bytes, list[Any]]:
     """A frame with small segments, some of them empty, and the value that it appends."""
     ends = [pattern(number, 3), bytearray(b"!"), b"", bytearray(), pattern(number, 17)]
     values = list_of(OUTSIDE, dumps(number), OUTSIDE, OUTSIDE, dumps("x"), OUTSIDE, OUTSIDE)
@@ -173,7 +90,7 @@ def tidbits(peer: SegmentPeer, handle: int, number: int) -> tuple[bytes, list[An
 
 
 def test_a_request_cut_at_every_byte(
-    each_manager: SegmentManager, peer: SegmentPeer, witness: Callable[[], None]
+    each_manager: BufferManager, peer: BufferPeer, witness: Callable[[], None]
 ) -> None:
     found = each_manager.list()
     handle, expected = handle_of(found), []
@@ -191,7 +108,7 @@ def test_a_request_cut_at_every_byte(
 
 @pytest.mark.parametrize("step", [1, 7, 40, 1000, 100_000])
 def test_frames_right_behind_one_another(
-    step: int, each_manager: SegmentManager, peer: SegmentPeer, witness: Callable[[], None]
+    step: int, each_manager: BufferManager, peer: BufferPeer, witness: Callable[[], None]
 ) -> None:
     """What follows the last segment of a frame in one receive is the next frame."""
     found = each_manager.list()
@@ -212,7 +129,7 @@ def test_frames_right_behind_one_another(
 
 
 def test_a_frame_that_goes_to_a_worker_is_read_there_whole(
-    each_manager: SegmentManager, peer: SegmentPeer
+    each_manager: BufferManager, peer: BufferPeer
 ) -> None:
     """It is put back with its segments, and the frames behind it follow."""
     found, sleeper = each_manager.list(), each_manager.Sleeper()
@@ -269,7 +186,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name: str, each_manager: SegmentManager, peer: SegmentPeer) -> None:
+def test_what_is_refused(name: str, each_manager: BufferManager, peer: BufferPeer) -> None:
     """Before anything is allocated, and nobody else notices."""
     server: int = each_manager._process.pid
     found = each_manager.list([1])
@@ -282,7 +199,7 @@ def test_what_is_refused(name: str, each_manager: SegmentManager, peer: SegmentP
 
 
 def test_announced_values_cost_nothing_yet(
-    each_manager: SegmentManager, peer: SegmentPeer, witness: Callable[[], None]
+    each_manager: BufferManager, peer: BufferPeer, witness: Callable[[], None]
 ) -> None:
     server: int = each_manager._process.pid
     memory = rss_bytes(server)
@@ -306,7 +223,7 @@ MISFITS = {
 
 @pytest.mark.parametrize("name", MISFITS)
 def test_what_is_answered_with_a_traceback(
-    name: str, each_manager: SegmentManager, peer: SegmentPeer
+    name: str, each_manager: BufferManager, peer: BufferPeer
 ) -> None:
     found = each_manager.list()
     value, segments, flags = MISFITS[name]
@@ -317,11 +234,11 @@ def test_what_is_answered_with_a_traceback(
     assert found[:] == [b"good"]
 
 
-def test_a_request_that_ends_in_the_middle(each_manager: SegmentManager) -> None:
+def test_a_request_that_ends_in_the_middle(each_manager: BufferManager) -> None:
     found = each_manager.list()
     length = len(announced(1, -1, [5])) + 5
     for cut in range(1, length, 5):
-        with SegmentPeer(each_manager.address) as peer:
+        with BufferPeer(each_manager.address) as peer:
             frame = peer.frame(handle_of(found), request("append", list_of(OUTSIDE)), [b"12345"])
             assert len(frame) == length
             peer.sock.sendall(frame[:cut])
@@ -336,7 +253,7 @@ def test_a_request_that_ends_in_the_middle(each_manager: SegmentManager) -> None
 @pytest.mark.parametrize("size", [15_000, 20_000, 50_000, 70_000])
 @pytest.mark.parametrize("between", ["a class of a user's", "values of a class", "nothing"])
 def test_replies_that_wait_to_be_read_stay_in_order(
-    between: str, size: int, each_manager: SegmentManager
+    between: str, size: int, each_manager: BufferManager
 ) -> None:
     """Also where the next call is served elsewhere, and where the one after that waits."""
     data, keeper = each_manager.dict(), each_manager.Keeper(1)
@@ -344,7 +261,7 @@ def test_replies_that_wait_to_be_read_stay_in_order(
     data["x"] = value = pattern(1, size)
     get = request("__getitem__", dumps("x"))
 
-    def check_middle(peer: SegmentPeer) -> None:
+    def check_middle(peer: BufferPeer) -> None:
         if between == "a class of a user's":
             assert loads(peer.take().values) == (("between",), {})
         elif between == "values of a class":
@@ -352,7 +269,7 @@ def test_replies_that_wait_to_be_read_stay_in_order(
         assert loads(peer.take().values) == 1
 
     for number in range(1, 4 + 240_000 // size):
-        with SegmentPeer(each_manager.address) as peer:
+        with BufferPeer(each_manager.address) as peer:
             wire = peer.frame(handle_of(data), get) * number
             if between == "a class of a user's":
                 wire += peer.frame(handle_of(keeper), request("echo", dumps("between")))
@@ -380,7 +297,7 @@ def test_replies_that_wait_to_be_read_stay_in_order(
 
 
 def test_a_peer_that_does_not_read_holds_up_nobody(
-    each_manager: SegmentManager, peer: SegmentPeer
+    each_manager: BufferManager, peer: BufferPeer
 ) -> None:
     data = each_manager.dict(x=bytes(20 << 20))
     get = request("__getitem__", dumps("x"))
@@ -396,7 +313,7 @@ def test_a_peer_that_does_not_read_holds_up_nobody(
 
 @pytest.mark.parametrize("method", ["plain", "held"])
 def test_what_is_on_its_way_does_not_change(
-    method: str, each_manager: SegmentManager, peer: SegmentPeer
+    method: str, each_manager: BufferManager, peer: BufferPeer
 ) -> None:
     keeper = each_manager.Keeper(5 << 20)
     peer.sock.sendall(peer.frame(handle_of(keeper), request(method)))
@@ -488,7 +405,7 @@ def unread(sock: socket.socket) -> int:
 
 @pytest.fixture
 def relay(
-    manager: SegmentManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manager: BufferManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Relay]:
     monkeypatch.setenv("FASTMGR_ARENA", "off")  # what goes by shared memory cannot be cut
     with Relay(manager.address, str(tmp_path / "relay")) as relay:
@@ -551,7 +468,7 @@ def test_two_replies_with_small_segments_cut_at_every_byte(relay: Relay) -> None
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_reply_that_is_refused(name: str, manager: SegmentManager, relay: Relay) -> None:
+def test_a_reply_that_is_refused(name: str, manager: BufferManager, relay: Relay) -> None:
     """It is an error of the connection; the next call has another."""
     direct = manager.dict(x=1)  # holds the object when the connection is lost
     token = Token("dict", relay.path, direct._token.id)
@@ -570,231 +487,3 @@ def test_a_reply_that_is_refused(name: str, manager: SegmentManager, relay: Rela
     relay.rewrite = None
     assert rss_bytes(os.getpid()) - memory < 32 << 20
     assert data["x"] == 1
-
-
-# Any values
-
-
-seeds = st.integers(0, 65535)
-sizes = st.sampled_from([0, 1, 300, LARGE - 1, LARGE, LARGE + 1, 150_001])
-buffers = st.builds(pattern, seeds, sizes)
-
-
-def view_of(data: bytes, kind: str) -> Any:
-    """Something whose buffer holds `data`."""
-    if kind == "bytes":
-        return data
-    if kind == "bytearray":
-        return bytearray(data)
-    if kind == "part of a bytearray":
-        return memoryview(bytearray(b"<<" + data + b">>"))[2:-2]
-    if kind == "read-only":
-        return memoryview(bytearray(data)).toreadonly()
-    if kind == "empty":
-        return memoryview(b"")
-    assert kind == "matrix"
-    even = bytearray(data[: len(data) & ~1] or b"xy")
-    return memoryview(even).cast("B", (2, len(even) // 2))
-
-
-kinds = st.sampled_from(
-    ["bytes", "bytearray", "part of a bytearray", "read-only", "empty", "matrix"]
-)
-leaves = (
-    buffers
-    | buffers.map(bytearray)
-    | st.builds(Held, st.builds(view_of, buffers, kinds), st.none() | buffers)
-    | st.integers()
-    | st.text(max_size=5)
-)
-values = st.recursive(
-    leaves,
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(buffers | st.integers(), inner, max_size=3)
-        # The very same object twice
-        | st.builds(lambda value: [value, (value, 1)], inner)
-    ),
-    max_leaves=6,
-)
-
-
-@pytest.fixture(scope="module")
-def quiet_client() -> Iterator[ThreadPoolExecutor]:
-    """A client that never calls a class of a user's: its calls are served by the loop."""
-    with ThreadPoolExecutor(1) as client:
-        yield client
-
-
-@settings(max_examples=40, deadline=None)
-@given(value=values, key=buffers | st.none())
-def test_any_value_arrives_as_it_was(
-    shared_manager: SegmentManager, quiet_client: ThreadPoolExecutor, value: Any, key: Any
-) -> None:
-    manager = shared_manager
-    expected = arrived(value)
-    keeper = manager.Keeper(0)
-
-    def by_the_loop() -> list[Any]:
-        data, items, fifo = manager.dict(), manager.list(), manager.Queue()
-        box, space = manager.Value("O", None), manager.Namespace()
-        data[key] = value
-        items.append(value)
-        fifo.put(value)
-        box.value = value
-        space.x = value
-        seen = [data[key], data.copy()[key], data.items()[0][1], data.pop(key)]
-        seen += [items[0], items[:][0], fifo.get(), box.get(), space.x]
-        with manager.pipeline() as pipe:
-            pipe(data)[key] = value
-            pipe(data)[key]
-            pipe(data)[key]
-            pipe(items).pop()
-        return seen + pipe.results[1:]
-
-    for seen in quiet_client.submit(by_the_loop).result(DEADLINE):
-        assert same(seen, expected)
-    (seen,), kwds = keeper.echo(value, key=value)
-    assert same(seen, expected) and same(kwds, {"key": expected})
-    with pytest.raises(KeyError) as caught:
-        keeper.refuse(value)
-    assert same(caught.value.args, (expected,))
-
-
-def test_what_cannot_be_pickled_leaves_nothing_behind(
-    manager: SegmentManager, quiet_client: ThreadPoolExecutor
-) -> None:
-    """A failure in the middle of a value, behind buffers that were left out already."""
-
-    def by_the_loop() -> None:
-        data = manager.dict()
-        large = pattern(5, LARGE)
-        scattered = Held(memoryview(bytearray(2 * LARGE))[::2])
-        lock = threading.Lock()
-        for wrong in ([large, lock], [Held(bytearray(large)), lock], [large, scattered], scattered):
-            with pytest.raises((TypeError, pickle.PicklingError)):
-                data["x"] = wrong
-            data["y"] = bytearray(large)
-            assert same(data.copy(), {"y": bytearray(large)})
-            with pytest.raises((TypeError, pickle.PicklingError)), manager.pipeline() as pipe:
-                pipe(data)["y"] = large
-                pipe(data)["y"] = wrong
-            assert same(data.pop("y"), bytearray(large))
-
-    quiet_client.submit(by_the_loop).result(DEADLINE)
-    keeper = manager.Keeper(0)
-
-    for value in (pattern(6, LARGE), Held(pattern(7, LARGE))):
-        with pytest.raises(RemoteError, match="cannot pickle"):
-            keeper.broken(value)
-        assert same(keeper.echo(value), ((value,), {}))
-
-
-def test_the_same_large_bytes_twice(manager: SegmentManager) -> None:
-    """One object they were, one object they are."""
-    data = manager.dict()
-    large = pattern(1, 3 * LARGE)
-    data["x"] = [large, {large: (large,)}]
-    first, mapping = data["x"]
-    ((key, (value,)),) = mapping.items()
-    assert first == large and first is key is value
-    text = "text" * LARGE
-    data["x"] = (text, [text])
-    first, (second,) = data["x"]
-    assert first == text and first is second
-
-
-@pytest.mark.parametrize("wrap", [bytearray, Held], ids=["plain", "out of band"])
-def test_copies_are_copies(wrap: Callable[[Any], Any], manager: SegmentManager) -> None:
-    """What one end does to its own changes nothing at the other."""
-    data, items = manager.dict(), manager.list()
-    buffer = bytearray(2 * LARGE)
-    data["x"] = value = buffer if wrap is bytearray else wrap(buffer)
-    items.append(value)
-    buffer[0] = 1
-    for _ in range(2):
-        for found in (data["x"], items[0], *items[:], *data.values()):
-            plain = found if wrap is bytearray else found.data
-            assert type(plain) is bytearray and plain == bytes(2 * LARGE)
-            plain[1] = 2
-            plain.append(3)
-
-
-class Asking:
-    """Pickling it makes a call of its own, by the same thread."""
-
-    def __init__(self, proxy: Any) -> None:
-        self.proxy = proxy
-
-    def __reduce__(self) -> Any:
-        return bytes.upper, (self.proxy["asked"],)
-
-
-def test_pickling_may_make_calls_with_segments_of_their_own(manager: SegmentManager) -> None:
-    data = manager.dict(asked=b"a" * LARGE)
-    before, behind = pattern(1, LARGE), pattern(2, LARGE)
-    data["x"] = [before, Asking(data), Held(behind)]
-    assert same(data["x"], [before, b"A" * LARGE, Held(behind)])
-
-
-def test_one_way_calls_with_segments(
-    manager: SegmentManager, quiet_client: ThreadPoolExecutor
-) -> None:
-    """Also where one of them fails, and where the next reply has segments of its own."""
-    data, keeper = manager.dict(), manager.Keeper(0)
-    large, missing = pattern(1, LARGE), pattern(2, LARGE)
-
-    def play() -> None:
-        post = fastmgr.oneway(data)
-        post["x"] = [large, Held(bytearray(large))]
-        assert same(data["x"], [large, Held(bytearray(large))])
-        post.pop(missing)
-        del post[missing]
-        with pytest.raises(fastmgr.OnewayError) as caught:
-            data["x"]
-        assert caught.value.failed == 2
-        assert same(caught.value.result, [large, Held(bytearray(large))])
-        assert isinstance(caught.value.__cause__, KeyError)
-        assert caught.value.__cause__.args == (missing,)
-        data["y"] = large
-        assert data["y"] == large
-
-    quiet_client.submit(play).result(DEADLINE)
-    fastmgr.oneway(keeper).refuse(Held(large))
-    fastmgr.oneway(keeper).echo(large)
-    with pytest.raises(fastmgr.OnewayError) as caught:
-        keeper.echo(missing)
-    assert caught.value.failed == 1
-    assert same(caught.value.result, ((missing,), {}))
-    assert caught.value.__cause__ is not None
-    assert same(caught.value.__cause__.args, (Held(large),))
-
-
-def test_large_values_between_busy_clients(manager: SegmentManager) -> None:
-    """Each gets its own, whatever is on the way for the others."""
-    fifo: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-
-    def work(number: int) -> None:
-        try:
-            chance = random.Random(number)
-            data, keeper = manager.dict(), manager.Keeper(0)
-            for i in range(15):
-                value = Held(bytearray(pattern(number * 100 + i, chance.randrange(1 << 20))))
-                data[i % 3] = [value, value.data]
-                assert same(data[i % 3], arrived([value, value.data]))
-                if number % 2:
-                    assert same(keeper.echo(value)[0], (arrived(value),))
-            fifo.put(None)
-        except BaseException as error:
-            fifo.put(error)
-
-    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        error = fifo.get(timeout=DEADLINE)
-        if error is not None:
-            raise error
-    for thread in threads:
-        thread.join(DEADLINE)

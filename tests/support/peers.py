@@ -204,7 +204,7 @@ class Frame(NamedTuple):
     segments: list[bytes]
 
 
-class SegmentPeer(FastPeer):
+class BufferPeer(FastPeer):
     """A peer that cuts its frames itself, and takes those of the server apart."""
 
     def frame(

@@ -31,7 +31,7 @@ from support import (
 )
 from support.carried import GHOSTS, Box, CarriedManager, Client, Counted, Gate, Insight, Judge, Slow
 from support.frames import HEADER, OP_TRACEBACK, request
-from support.peers import SegmentPeer
+from support.peers import BufferPeer
 
 from fastmgr.managers import DictProxy, ListProxy, RemoteError, Server, Token
 from fastmgr.wire.codec import dumps, loads
@@ -507,7 +507,7 @@ def test_a_value_that_is_read_while_it_is_sent(sharing_manager: SharingManager) 
     """The server sends the very bytearray that it hands to whatever is unpickled."""
     d = sharing_manager.dict()
     in_thread(d.__setitem__, "x", Growing(bytearray(20 << 20)))
-    with SegmentPeer(sharing_manager.address) as peer:
+    with BufferPeer(sharing_manager.address) as peer:
         peer.sock.sendall(peer.frame(handle_of(d), request("__getitem__", dumps("x"))))
         begin = peer._read(HEADER.size)  # most of it is unsent
         d.incr("n")  # looks at the values
@@ -532,7 +532,7 @@ def test_a_name_without_a_hash(sharing_manager: SharingManager) -> None:
     """By hand; before values were carried it was answered with a traceback."""
     d = sharing_manager.dict()
     in_thread(d.__setitem__, "x", Fraction(1, 2))
-    with SegmentPeer(sharing_manager.address) as peer:
+    with BufferPeer(sharing_manager.address) as peer:
         peer.sock.sendall(peer.frame(handle_of(d), dumps([]) + dumps(()) + dumps(None)))
         peer.expect(OP_TRACEBACK)
 
