@@ -673,7 +673,7 @@ cdef class Engine(Handler):
             util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
         finally:
             here.owner = None
-            self.loop.give_back(conn)
+            self.loop.return_to_loop(conn)
         return not conn.pinned
 
     cdef int work_fast(self, Conn conn) except -1:

@@ -38,24 +38,24 @@ cdef class Loop(Driver):
     cdef object tick              # called about once a second, or None
     cdef double next_tick
 
-    cdef int dispatch_event(self, int fd, int ready) except -1
+    cdef int handle_event(self, int fd, int ready) except -1
     cdef int accept_burst(self) except -1
-    cdef int readable(self, Conn conn, int ready) except -1
-    cdef int drain(self, Conn conn) except -1
+    cdef int receive(self, Conn conn, int ready) except -1
+    cdef int serve_frames(self, Conn conn) except -1
     cdef int postpone(self, Conn conn) except -1
-    cdef int answer(self, Conn conn) except -1
+    cdef int answer_parked(self, Conn conn) except -1
     cdef int prove(self, Conn conn) except -1
     cdef int send(self, Conn conn, const char *data, size_t size, list buffers) except -1
     cdef int flush(self, Conn conn) except -1
     cdef int set_interest(self, Conn conn, int interest) except -1
-    cdef int attend(self, Conn conn) except -1
-    cdef int open(self, Conn conn) noexcept
-    cdef int shut(self, Conn conn) except -1
-    cdef int disregard(self, Conn conn, int interest) except -1
-    cdef int entrust(self, Conn conn) except -1
-    cdef int give_back(self, Conn conn) except -1
-    cdef int give_up(self, Conn conn) except -1
-    cdef int take_back(self, Conn conn) except -1
+    cdef int read_from(self, Conn conn) except -1
+    cdef int open_mailbox(self, Conn conn) noexcept
+    cdef int shut_mailbox(self, Conn conn) except -1
+    cdef int stop_reading(self, Conn conn, int interest) except -1
+    cdef int hand_to_worker(self, Conn conn) except -1
+    cdef int return_to_loop(self, Conn conn) except -1
+    cdef int drop_broken(self, Conn conn) except -1
+    cdef int take_from_worker(self, Conn conn) except -1
     cdef int drop(self, Conn conn) except -1
     cdef int wake(self) noexcept
     cdef int timeout_ms(self) except -2

@@ -1,9 +1,8 @@
 """Accepting, authenticating and watching any number of connections on one thread.
 
-The loop owns a connection until it entrusts it to a worker, and again from when
-the worker gives it back; only then is its stream touched here.  While a worker
-has it the loop watches for the peer's hang-up alone, so a client that dies is
-noticed even while its call is still running.
+The loop owns a connection until it hands it to a worker, and again once the worker has returned
+it; only then does the loop touch its stream.  While a worker has it the loop watches for the
+peer's hang-up alone, so a client that dies is noticed even while its call is still running.
 """
 
 cimport cython
@@ -145,7 +144,7 @@ cdef class Loop(Driver):
         self.stopping = True
         self.wake()
 
-    cdef int give_back(self, Conn conn) except -1:
+    cdef int return_to_loop(self, Conn conn) except -1:
         """A worker is done with `conn` for now; only to be called by that worker."""
         self.inbox.append(conn)
         self.wake()
@@ -187,7 +186,7 @@ cdef class Loop(Driver):
             handler.end()
         for conn in self.conns.values():
             # Clients, and workers of ours that wait for them, learn that it is over.
-            self.shut(conn)
+            self.shut_mailbox(conn)
             (<Conn>conn).stream.shut_down()
         fm_poller_close(&self.poller)
 
@@ -205,9 +204,9 @@ cdef class Loop(Driver):
                     n = fm_mailroom_sleep(&self.mail, &self.poller, events, timeout)
             for i in range(n if n > 0 else 0):
                 try:
-                    self.dispatch_event(events[i].fd, events[i].ready)
+                    self.handle_event(events[i].fd, events[i].ready)
                 except Exception:
-                    self.give_up(self.conns.get(events[i].fd))
+                    self.drop_broken(self.conns.get(events[i].fd))
             try:
                 self.housekeeping()
                 self.handler.turn()
@@ -216,7 +215,7 @@ cdef class Loop(Driver):
                 util.sub_warning("internal error in the loop:\n%s", format_exc())
         return 0
 
-    cdef int give_up(self, Conn conn) except -1:
+    cdef int drop_broken(self, Conn conn) except -1:
         """In an `except`: one connection's trouble must not end the others' service."""
         util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
         if conn is not None and conn.is_with_loop():     # else the worker returns it
@@ -257,16 +256,16 @@ cdef class Loop(Driver):
                 try:
                     if conn.place == QUEUED:
                         conn.to_loop()
-                        self.drain(conn)
+                        self.serve_frames(conn)
                 except Exception:
-                    self.give_up(conn)
+                    self.drop_broken(conn)
         if self.inbox:
             returned, self.inbox = self.inbox, []
             for conn in returned:
                 try:
-                    self.take_back(conn)
+                    self.take_from_worker(conn)
                 except Exception:
-                    self.give_up(conn)
+                    self.drop_broken(conn)
         if self.timers.next != FOREVER and self.timers.next <= <double>monotonic():
             self.timers.expire(monotonic())
         while self.due:
@@ -276,9 +275,9 @@ cdef class Loop(Driver):
                 # A connection that a worker still has comes by the inbox.
                 if conn.waiter is waiter and conn.place == PARKED:
                     try:
-                        self.answer(conn)
+                        self.answer_parked(conn)
                     except Exception:
-                        self.give_up(conn)
+                        self.drop_broken(conn)
         if self.unproven or not self.accepting or self.tick is not None:
             now = monotonic()
             while self.unproven:
@@ -294,7 +293,7 @@ cdef class Loop(Driver):
                 self.tick()
         return 0
 
-    cdef int take_back(self, Conn conn) except -1:
+    cdef int take_from_worker(self, Conn conn) except -1:
         """Own a connection again that a worker has given back."""
         conn.to_loop()
         if conn.closing or conn.is_gone():
@@ -302,14 +301,14 @@ cdef class Loop(Driver):
         if conn.waiter is None:
             if conn.end == HUNG_UP:     # the poller was told to forget it
                 fm_poller_set(&self.poller, conn.stream.fd, FM_READ, True)
-            self.attend(conn)
-            return self.drain(conn)
+            self.read_from(conn)
+            return self.serve_frames(conn)
         conn.to_parked()
         if conn.waiter.finished:
-            return self.answer(conn)
+            return self.answer_parked(conn)
         return 0
 
-    cdef int dispatch_event(self, int fd, int ready) except -1:
+    cdef int handle_event(self, int fd, int ready) except -1:
         cdef Conn conn = self.conns.get(fd)
         cdef char waste[64]
         cdef int status
@@ -337,7 +336,7 @@ cdef class Loop(Driver):
                 if ready & (FM_WRITE | FM_HANGUP):
                     self.flush(conn)
                 return 0
-            return self.readable(conn, ready)
+            return self.receive(conn, ready)
         if fd == self.wake_read:
             while posix_read(fd, waste, sizeof(waste)) == sizeof(waste):
                 pass
@@ -386,7 +385,7 @@ cdef class Loop(Driver):
         cdef bytes data = b"".join([len(body).to_bytes(4, "big") + body for body in bodies])
         self.send(conn, data, <size_t>len(data), None)
 
-    cdef int readable(self, Conn conn, int ready) except -1:
+    cdef int receive(self, Conn conn, int ready) except -1:
         cdef int status
         if conn.place == QUEUED:
             return 0
@@ -395,14 +394,14 @@ cdef class Loop(Driver):
             status = conn.stream.receive_mail()
         else:
             status = conn.stream.receive_now()
-            self.open(conn)
+            self.open_mailbox(conn)
         if status == FRAME_READY:
-            return self.drain(conn)
+            return self.serve_frames(conn)
         if status == FRAME_EOF:
             return self.drop(conn)
         return 0
 
-    cdef int drain(self, Conn conn) except -1:
+    cdef int serve_frames(self, Conn conn) except -1:
         """Serve every whole frame that has arrived, as far as the connection's share goes."""
         cdef int status, verdict
         cdef int served = 0
@@ -425,7 +424,7 @@ cdef class Loop(Driver):
             else:
                 verdict = self.handler.serve(conn)
             if verdict == HAND_OFF:
-                return self.entrust(conn)
+                return self.hand_to_worker(conn)
             if verdict == CLOSE:
                 self.send_replies(conn)
                 return self.drop(conn)
@@ -434,7 +433,7 @@ cdef class Loop(Driver):
                 if conn.place == CLOSED:
                     return 0
                 conn.to_parked()
-                return self.disregard(
+                return self.stop_reading(
                     conn, FM_HANGUP if conn.stream.unsent is None else FM_HANGUP | FM_WRITE)
         return self.send_replies(conn)
 
@@ -446,16 +445,16 @@ cdef class Loop(Driver):
             self.backlog.append(conn)
         return 0
 
-    cdef int answer(self, Conn conn) except -1:
+    cdef int answer_parked(self, Conn conn) except -1:
         """Reply to a parked call that has been finished, and go on with the connection."""
         cdef int verdict
         assert conn.waiter.finished
         conn.to_loop()
-        self.attend(conn)
+        self.read_from(conn)
         verdict = self.handler.answer(conn)
         if verdict == HAND_OFF:
-            return self.entrust(conn)
-        return self.drain(conn)
+            return self.hand_to_worker(conn)
+        return self.serve_frames(conn)
 
     cdef int prove(self, Conn conn) except -1:
         """One frame of the handshake."""
@@ -484,7 +483,7 @@ cdef class Loop(Driver):
         if status == FRAME_EOF:
             return self.drop(conn)
         if status == FRAME_PARTIAL:
-            self.disregard(conn, FM_WRITE)
+            self.stop_reading(conn, FM_WRITE)
         return 0
 
     cdef int send_replies(self, Conn conn) except -1:
@@ -501,43 +500,43 @@ cdef class Loop(Driver):
             return self.drop(conn)
         if status == FRAME_PARTIAL:
             return 0
-        self.attend(conn)
-        return self.drain(conn)
+        self.read_from(conn)
+        return self.serve_frames(conn)
 
     cdef int set_interest(self, Conn conn, int interest) except -1:
         fm_poller_set(&self.poller, conn.stream.fd, interest, False)
         return 0
 
-    cdef int attend(self, Conn conn) except -1:
+    cdef int read_from(self, Conn conn) except -1:
         """Read from the connection from now on."""
-        self.open(conn)
+        self.open_mailbox(conn)
         return self.set_interest(conn, FM_READ)
 
-    cdef int open(self, Conn conn) noexcept:
+    cdef int open_mailbox(self, Conn conn) noexcept:
         """Let requests come by mail, too, if there is a mailbox."""
         if conn.stream.mailbox is not NULL:
             fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
         return 0
 
-    cdef int shut(self, Conn conn) except -1:
+    cdef int shut_mailbox(self, Conn conn) except -1:
         """Let nothing come by mail; the client is not posting, or it is at an end."""
         fm_mailroom_forget(&self.mail, conn.stream.fd)
         conn.stream.shut_mailbox()
         return 0
 
-    cdef int disregard(self, Conn conn, int interest) except -1:
-        """Read no more from the connection until `attend`."""
-        self.shut(conn)
+    cdef int stop_reading(self, Conn conn, int interest) except -1:
+        """Read no more from the connection until `read_from`."""
+        self.shut_mailbox(conn)
         return self.set_interest(conn, interest)
 
-    cdef int entrust(self, Conn conn) except -1:
+    cdef int hand_to_worker(self, Conn conn) except -1:
         """Hand the connection to a worker, with the frame or the reply that needs it."""
         self.send_replies(conn)
         if conn.place == CLOSED:
             return 0
         if conn.undelivered is None:
             conn.stream.untake()
-        self.disregard(conn, FM_HANGUP)
+        self.stop_reading(conn, FM_HANGUP)
         conn.to_worker()
         try:
             return self.handler.hand_off(conn)
@@ -552,7 +551,7 @@ cdef class Loop(Driver):
         conn.to_closed()
         self.writer.reset()
         self.unproven.pop(conn, None)
-        self.shut(conn)
+        self.shut_mailbox(conn)
         try:
             if conn.note_end():
                 self.handler.leave(conn)
@@ -565,11 +564,11 @@ cdef class Loop(Driver):
             conn.in_transit = None
         return 0
 
-    def occupied(self):
+    def has_clients(self):
         """Whether there are clients: who has yet to prove the key is none."""
         return len(self.conns) > len(self.unproven)
 
-    def abandon(self):
+    def close_copies(self):
         """Close a forked child's copies of the descriptors; the parent's stay in service."""
         cdef Conn conn
         for conn in self.conns.values():

@@ -371,7 +371,7 @@ class Server(_StockServer):
             nonlocal alone_since
             if not orphaned and os.getppid() == direct:
                 return
-            if engine.loop.occupied() or self._foreign:
+            if engine.loop.has_clients() or self._foreign:
                 alone_since = None
             elif alone_since is None:
                 alone_since = monotonic()
@@ -619,7 +619,7 @@ def _after_fork_in_child() -> None:
     # A child of a server (a managed Pool's worker, or what a user's method forks) holds copies of
     # its sockets: it must not answer, and clients would wait for ever on a server that is gone.
     for server in _running:
-        server._engine.loop.abandon()
+        server._engine.loop.close_copies()
         if not server._accepts_raw() and isinstance(server.listener, connection.Listener):
             server.listener.close()  # its file's finalizer is the parent's alone
         for conn in server._foreign.values():
