@@ -66,7 +66,8 @@ def extensions() -> list[Extension]:
             compile_args += ["-g0"]
             link_args += ["-Wl,-s"] if sys.platform == "linux" else []
     if not CHECKED:
-        compile_args += ["-Wno-unused-variable"]  # those of assertions that are left out
+        # Those of assertions that are left out.
+        compile_args += ["-Wno-unused-variable", "-Wno-unused-function"]
     if WERROR:
         compile_args += ["-Werror"]
         Options.warning_errors = True

@@ -4,9 +4,9 @@ from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
 from fastmgr.memory.arena cimport Arena
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.driver cimport Driver
+from fastmgr.server.driver cimport Driver, Handler
 from fastmgr.server.load cimport Load
-from fastmgr.server.loop cimport Handler, Loop
+from fastmgr.server.loop cimport Loop
 from fastmgr.server.table cimport Entry, Session, Table
 from fastmgr.wire.writer cimport Writer
 

@@ -2,9 +2,9 @@ from typing import Any, final
 
 from fastmgr.memory.arena import Arena
 from fastmgr.server.connection import Conn
-from fastmgr.server.driver import Driver
+from fastmgr.server.driver import Driver, Handler
 from fastmgr.server.load import Load
-from fastmgr.server.loop import Handler, Loop
+from fastmgr.server.loop import Loop
 from fastmgr.server.table import Entry, Table
 
 def look_inside(entry: Entry) -> None: ...

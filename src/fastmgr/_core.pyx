@@ -23,9 +23,9 @@ from fastmgr.link.stream cimport (
 from fastmgr.server.connection cimport (
     CLOSE, CLOSED, HAND_OFF, HUNG_UP, IN_ORDER, KEEP, PARK, Conn,
 )
-from fastmgr.server.driver cimport Driver
+from fastmgr.server.driver cimport Driver, Handler
 from fastmgr.server.load cimport Load, note_request
-from fastmgr.server.loop cimport Handler, Loop
+from fastmgr.server.loop cimport Loop
 from fastmgr.link.mailbox cimport FM_MAILBOX_SIZE
 from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.system cimport fm_spinner, uint8_t, uint64_t

@@ -129,7 +129,6 @@ LONG = {
     "kinds/waits.pyx": 1210,
     "managers.py": 800,
     "proxies.py": 720,
-    "server/loop.pyx": 610,
     "server/server.py": 690,
 }
 BUDGET = 600

@@ -31,6 +31,7 @@ cpdef enum End:
 cdef class Responder:
     cdef int respond(self, Conn conn, object message) except -1
 
+
 @cython.final
 cdef class Conn(Owner):
     cdef readonly Stream stream
@@ -42,11 +43,8 @@ cdef class Conn(Owner):
     cdef readonly End end
     cdef readonly bint closing    # nothing more of it is served: the loop closes it
     cdef unsigned long loop       # the loop's thread
-    # Who it is: both are None from its first request on.
-    cdef object challenger        # None once both sides have proved the key
-    cdef object handshake         # the same from then on
-    cdef double deadline          # by when they must have
     # How it is served.
+    cdef object handshake         # its Challenger; None from its first request on
     cdef object stock             # the StockConnection, once a stock peer is served
     cdef readonly bint introduced  # a stock peer has asked for a session (accept_connection)
     cdef bint pinned              # the worker is this connection's for life

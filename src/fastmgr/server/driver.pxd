@@ -1,6 +1,6 @@
-"""What serves frames: the loop, or a worker."""
+"""What serves frames, a loop or a worker, and what a loop asks of the rest of the server."""
 
-from fastmgr.server.connection cimport Conn
+from fastmgr.server.connection cimport Conn, Responder
 from fastmgr.server.load cimport Load
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
@@ -12,3 +12,12 @@ cdef class Driver:
     cdef Load load
 
     cdef int send_replies(self, Conn conn) except -1
+
+cdef class Handler(Responder):
+    cdef int begin(self) except -1
+    cdef int end(self) except -1
+    cdef int serve(self, Conn conn) except -1
+    cdef int answer(self, Conn conn) except -1
+    cdef int leave(self, Conn conn) except -1
+    cdef int hand_off(self, Conn conn) except -1
+    cdef int turn(self) except -1

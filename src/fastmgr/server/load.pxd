@@ -1,4 +1,4 @@
-"""How many are busy, which decides who may spin."""
+"""What is left of processors, which decides who may spin, and of descriptors."""
 
 cdef enum:
     RECENT = 16

@@ -1,4 +1,4 @@
-"""How many are busy, which decides who may spin.
+"""What is left of processors, which decides who may spin, and of descriptors.
 
 A client and the thread that serves it want a processor each; the loop serves many clients with
 one.  The server spins where processors are left, and says in its replies whether clients may.
@@ -7,6 +7,15 @@ one.  The server spins where processors are left, and says in its replies whethe
 cimport cython
 
 import os
+import resource
+
+# With fewer descriptors than these a server makes do without those that only make it faster.
+cdef int MANY_DESCRIPTORS = 32
+
+
+def has_few_descriptors():
+    """Whether this process may open so few files that its clients need all of them."""
+    return 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < MANY_DESCRIPTORS
 
 
 @cython.final

@@ -1,20 +1,12 @@
-"""Accepting, authenticating and watching any number of connections on one thread."""
+"""Watching and serving any number of connections on one thread."""
 
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.mailbox cimport fm_mailroom
 from fastmgr.link.system cimport fm_poller, fm_spinner
-from fastmgr.server.connection cimport Conn, Responder
-from fastmgr.server.driver cimport Driver
+from fastmgr.server.acceptor cimport Acceptor
+from fastmgr.server.connection cimport Conn
+from fastmgr.server.driver cimport Driver, Handler
 from fastmgr.server.timers cimport Timers
-
-cdef class Handler(Responder):
-    cdef int begin(self) except -1
-    cdef int end(self) except -1
-    cdef int serve(self, Conn conn) except -1
-    cdef int answer(self, Conn conn) except -1
-    cdef int leave(self, Conn conn) except -1
-    cdef int hand_off(self, Conn conn) except -1
-    cdef int turn(self) except -1
 
 cdef class Loop(Driver):
     cdef fm_poller poller
@@ -23,28 +15,23 @@ cdef class Loop(Driver):
     cdef unsigned long ident      # the loop's thread
     cdef fm_spinner spinner
     cdef Handler handler          # while the loop runs
-    cdef object listener
-    cdef object server
+    cdef Acceptor acceptor
     cdef readonly dict conns      # fd -> Conn
-    cdef dict unproven            # Conn -> None, oldest first
     cdef dict watched             # fd -> callable
     cdef list backlog             # connections that wait for their next share
     cdef list inbox               # connections coming back from workers
     cdef bint stopping
-    cdef bint accepting
-    cdef double accept_again
     cdef list due                 # finished waiters whose clients wait for the reply
     cdef Timers timers            # of parked calls
     cdef object tick              # called about once a second, or None
     cdef double next_tick
 
     cdef int handle_event(self, int fd, int ready) except -1
-    cdef int accept_burst(self) except -1
+    cdef int accept(self) except -1
     cdef int receive(self, Conn conn, int ready) except -1
     cdef int serve_frames(self, Conn conn) except -1
     cdef int postpone(self, Conn conn) except -1
     cdef int answer_parked(self, Conn conn) except -1
-    cdef int prove(self, Conn conn) except -1
     cdef int send(self, Conn conn, const char *data, size_t size, list buffers) except -1
     cdef int flush(self, Conn conn) except -1
     cdef int set_interest(self, Conn conn, int interest) except -1
@@ -60,6 +47,7 @@ cdef class Loop(Driver):
     cdef int wake(self) noexcept
     cdef int timeout_ms(self) except -2
     cdef int housekeeping(self) except -1
+    cdef int look_at_the_clock(self, double now) except -1
     cdef int serve_all(self) except -1
     cdef int set_timer(self, Waiter waiter) except -1
     cdef int hang_up(self, Conn conn) except -1

@@ -2,13 +2,9 @@ from collections.abc import Callable
 from typing import Any, final
 
 from fastmgr.kinds.waits import Waiter
-from fastmgr.server.connection import Conn, Responder
-from fastmgr.server.driver import Driver
+from fastmgr.server.connection import Conn
+from fastmgr.server.driver import Driver, Handler
 from fastmgr.server.load import Load
-
-def has_few_descriptors() -> bool: ...
-
-class Handler(Responder): ...
 
 @final
 class Loop(Driver):

@@ -1,4 +1,4 @@
-"""Accepting, authenticating and watching any number of connections on one thread.
+"""Watching and serving any number of connections on one thread.
 
 The loop owns a connection until it hands it to a worker, and again once the worker has returned
 it; only then does the loop touch its stream.  While a worker has it the loop watches for the
@@ -13,79 +13,33 @@ from fastmgr.link.mailbox cimport (
     FM_MAIL, FM_MAIL_MOST, fm_mailroom_forget, fm_mailroom_open, fm_mailroom_sleep,
     fm_mailroom_soon,
 )
-from fastmgr.link.stream cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE, Stream
+from fastmgr.link.stream cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE
 from fastmgr.link.system cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close,
     fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, int64_t, os_close,
 )
+from fastmgr.server.acceptor cimport Acceptor
 from fastmgr.server.connection cimport (
-    CLOSE, CLOSED, HAND_OFF, HUNG_UP, KEEP, LOOP, PARK, PARKED, QUEUED, RECEIVING, Conn, Responder,
+    CLOSE, CLOSED, HAND_OFF, HUNG_UP, KEEP, LOOP, PARK, PARKED, QUEUED, RECEIVING, Conn,
 )
-from fastmgr.server.driver cimport Driver
+from fastmgr.server.driver cimport Driver, Handler
 from fastmgr.server.load cimport Load
 from fastmgr.server.timers cimport Timers
 
-import errno
 import os
-import resource
-from multiprocessing import AuthenticationError, util
+from multiprocessing import util
 from threading import get_ident
 from time import monotonic
 from traceback import format_exc
 
-from fastmgr.link.handshake import FAILURE, HANDSHAKE_LIMIT, Challenger, Garbage
+from fastmgr.server.load import has_few_descriptors
 
 cdef enum:
     ACCEPT_BATCH = 64
     FRAMES_A_LOOK = 16      # that are served between two looks at the clock
     SHARE_NS = 1000000      # of a turn of the loop, for each connection
 
-# Connections that have yet to prove the key; the oldest go first when there are more.
-cdef int MOST_UNPROVEN = 1024
 cdef double FOREVER = float("inf")
-# Seconds without accepting when descriptors have run out.
-cdef double ACCEPT_PAUSE = 0.1
-
-
-# With fewer descriptors than these a server makes do without those that only make it faster.
-cdef int MANY_DESCRIPTORS = 32
-
-
-def has_few_descriptors():
-    """Whether this process may open so few files that its clients need all of them."""
-    return 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < MANY_DESCRIPTORS
-
-
-cdef class Handler(Responder):
-    """What the loop asks of the server's other parts."""
-
-    cdef int begin(self) except -1:
-        """The loop's thread begins."""
-        raise NotImplementedError
-
-    cdef int end(self) except -1:
-        """The loop's thread ends, for whatever reason."""
-        raise NotImplementedError
-
-    cdef int serve(self, Conn conn) except -1:
-        """Serve the stream's last frame; return a `Verdict`."""
-        raise NotImplementedError
-
-    cdef int answer(self, Conn conn) except -1:
-        """Reply to the parked call, which is finished; return a `Verdict`."""
-        raise NotImplementedError
-
-    cdef int leave(self, Conn conn) except -1:
-        """The peer is gone: return what it held."""
-        raise NotImplementedError
-
-    cdef int hand_off(self, Conn conn) except -1:
-        """Let a worker serve the connection until the worker gives it back."""
-        raise NotImplementedError
-
-    cdef int turn(self) except -1:
-        """The loop has served all that was ready."""
-        raise NotImplementedError
 
 
 @cython.final
@@ -109,22 +63,20 @@ cdef class Loop(Driver):
 
     def __init__(self, server, listener, Load load):
         self.on_loop = True
-        self.server = server
-        self.listener = listener
+        self.acceptor = Acceptor(server, listener)
         self.conns = {}
-        self.unproven = {}
         self.watched = {}
         self.backlog = []
         self.inbox = []
         self.due = []
         self.timers = Timers()
         self.load = load
-        self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(
-            os, "pipe2") else _nonblocking_pipe()
+        self.wake_read, self.wake_write = os.pipe()
+        os.set_blocking(self.wake_read, False)
+        os.set_blocking(self.wake_write, False)
         fm_poller_set(&self.poller, self.wake_read, FM_READ, True)
         if listener is not None:
             fm_poller_set(&self.poller, listener.fileno(), FM_READ, True)
-            self.accepting = True
 
     def __dealloc__(self):
         fm_poller_close(&self.poller)
@@ -224,31 +176,18 @@ cdef class Loop(Driver):
 
     cdef int timeout_ms(self) except -2:
         """How long the poller may wait: to the next deadline, pause's end or tick."""
-        cdef double wait = 1.0 if self.tick is not None else -1.0
-        cdef double until
-        cdef Conn oldest
-        if not self.accepting and self.listener is not None:
-            wait = ACCEPT_PAUSE
+        cdef double wait = 1.0 if self.tick is not None else FOREVER
+        cdef double until = min(self.timers.next, self.acceptor.next_deadline())
         if self.due or self.inbox or self.backlog:
             return 0
-        if self.timers.next != FOREVER:
-            until = self.timers.next - <double>monotonic()
-            if until <= 0:
+        if until != FOREVER:
+            wait = min(wait, until - <double>monotonic())
+            if wait <= 0:
                 return 0
-            if wait < 0 or until < wait:
-                wait = until
-        if self.unproven:
-            oldest = next(iter(self.unproven))
-            until = oldest.deadline - <double>monotonic()
-            if until < 0:
-                until = 0
-            if wait < 0 or until < wait:
-                wait = until
         # An hour at the most: what is farther off would not fit the poller's milliseconds.
-        return -1 if wait < 0 else <int>(min(wait, 3600.0) * 1000) + 1
+        return -1 if wait == FOREVER else <int>(min(wait, 3600.0) * 1000) + 1
 
     cdef int housekeeping(self) except -1:
-        cdef double now
         cdef Conn conn
         if self.backlog:
             waiting, self.backlog = self.backlog, []
@@ -278,19 +217,21 @@ cdef class Loop(Driver):
                         self.answer_parked(conn)
                     except Exception:
                         self.drop_broken(conn)
-        if self.unproven or not self.accepting or self.tick is not None:
-            now = monotonic()
-            while self.unproven:
-                conn = next(iter(self.unproven))
-                if conn.deadline > now:
-                    break
-                self.drop(conn)
-            if not self.accepting and self.listener is not None and now >= self.accept_again:
-                self.accepting = True
-                fm_poller_set(&self.poller, self.listener.fileno(), FM_READ, True)
-            if self.tick is not None and now >= self.next_tick:
-                self.next_tick = now + 1.0
-                self.tick()
+        if self.tick is not None or self.acceptor.next_deadline() != FOREVER:
+            self.look_at_the_clock(monotonic())
+        return 0
+
+    cdef int look_at_the_clock(self, double now) except -1:
+        cdef Conn conn = self.acceptor.overdue(now)
+        while conn is not None:
+            self.drop(conn)
+            conn = self.acceptor.overdue(now)
+        if self.acceptor.again <= now:
+            self.acceptor.again = FOREVER
+            fm_poller_set(&self.poller, self.acceptor.fileno(), FM_READ, True)
+        if self.tick is not None and now >= self.next_tick:
+            self.next_tick = now + 1.0
+            self.tick()
         return 0
 
     cdef int take_from_worker(self, Conn conn) except -1:
@@ -311,37 +252,28 @@ cdef class Loop(Driver):
     cdef int handle_event(self, int fd, int ready) except -1:
         cdef Conn conn = self.conns.get(fd)
         cdef char waste[64]
-        cdef int status
         if conn is not None:
-            if conn.place == PARKED:
+            if conn.place == LOOP:
+                if conn.stream.unsent is None:
+                    return self.receive(conn, ready)
+                if ready & (FM_WRITE | FM_HANGUP):
+                    return self.flush(conn)
+            elif conn.place == PARKED:
                 # Nothing that it sends concerns us before its call is answered.
                 if ready & FM_HANGUP:
                     return self.drop(conn)
                 if conn.stream.unsent is not None:
-                    status = conn.stream.flush_now()
-                    if status == FRAME_EOF:
-                        return self.drop(conn)
-                    if status == FRAME_READY:
-                        self.set_interest(conn, FM_HANGUP)
-                return 0
-            if not conn.is_with_loop():
-                if ready & FM_HANGUP:
-                    fm_poller_forget(&self.poller, fd)
-                    if conn.place == RECEIVING:
-                        conn.note_hang_up()     # the worker sees what was sent before
-                    else:
-                        self.hang_up(conn)
-                return 0
-            if conn.stream.unsent is not None:
-                if ready & (FM_WRITE | FM_HANGUP):
-                    self.flush(conn)
-                return 0
-            return self.receive(conn, ready)
-        if fd == self.wake_read:
+                    return self.flush(conn)
+            elif ready & FM_HANGUP and not conn.is_with_loop():
+                fm_poller_forget(&self.poller, fd)
+                if conn.place != RECEIVING:
+                    return self.hang_up(conn)
+                conn.note_hang_up()     # the worker sees what was sent before
+        elif fd == self.wake_read:
             while posix_read(fd, waste, sizeof(waste)) == sizeof(waste):
                 pass
-        elif self.listener is not None and fd == self.listener.fileno():
-            self.accept_burst()
+        elif fd == self.acceptor.fileno():
+            self.accept()
         elif fd in self.watched:
             fm_poller_forget(&self.poller, fd)
             self.watched.pop(fd)()
@@ -349,35 +281,20 @@ cdef class Loop(Driver):
 
     # -- connections -------------------------------------------------------
 
-    cdef int accept_burst(self) except -1:
+    cdef int accept(self) except -1:
         cdef Conn conn
-        cdef Stream stream
         for _ in range(ACCEPT_BATCH):
-            try:
-                sock = self.listener.accept_socket()
-            except BlockingIOError:
+            conn = self.acceptor.accept(self.handler)
+            if conn is None:
+                if self.acceptor.again != FOREVER:
+                    fm_poller_forget(&self.poller, self.acceptor.fileno())
                 return 0
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    # The listener stays readable, so waiting on it would spin.
-                    util.info("cannot accept: %s; again in %g s", error, ACCEPT_PAUSE)
-                    self.accepting = False
-                    self.accept_again = <double>monotonic() + ACCEPT_PAUSE
-                    fm_poller_forget(&self.poller, self.listener.fileno())
-                    return 0
-                if self.stopping or self.listener.fileno() < 0:
-                    return 0
-                continue    # the peer gave up before it was accepted
-            stream = Stream(sock.detach(), HANDSHAKE_LIMIT)
-            conn = Conn(stream, self.handler)
-            conn.challenger = Challenger(self.server.authkey)
-            conn.deadline = <double>monotonic() + <double>self.server.handshake_timeout
-            self.conns[stream.fd] = conn
-            self.unproven[conn] = None
-            fm_poller_set(&self.poller, stream.fd, FM_READ, True)
-            self.send_frames(conn, [conn.challenger.hello()])
-            if len(self.unproven) > MOST_UNPROVEN:
-                self.drop(next(iter(self.unproven)))
+            self.conns[conn.stream.fd] = conn
+            fm_poller_set(&self.poller, conn.stream.fd, FM_READ, True)
+            self.send_frames(conn, [conn.handshake.hello()])
+            conn = self.acceptor.superfluous()
+            if conn is not None:
+                self.drop(conn)
         return 0
 
     def send_frames(self, Conn conn, list bodies):
@@ -387,8 +304,6 @@ cdef class Loop(Driver):
 
     cdef int receive(self, Conn conn, int ready) except -1:
         cdef int status
-        if conn.place == QUEUED:
-            return 0
         if ready & FM_MAIL or conn.stream.has_mail():
             # Before what the socket may have: that is the end of who posted and was interrupted.
             status = conn.stream.receive_mail()
@@ -419,8 +334,9 @@ cdef class Loop(Driver):
                 break
             if status == FRAME_TOO_LARGE:
                 return self.drop(conn)
-            if conn.challenger is not None:
-                verdict = self.prove(conn)
+            if conn.handshake is not None and not conn.handshake.done:
+                self.send_frames(conn, self.acceptor.answer(conn))
+                verdict = CLOSE if conn.closing else KEEP
             else:
                 verdict = self.handler.serve(conn)
             if verdict == HAND_OFF:
@@ -456,27 +372,6 @@ cdef class Loop(Driver):
             return self.hand_to_worker(conn)
         return self.serve_frames(conn)
 
-    cdef int prove(self, Conn conn) except -1:
-        """One frame of the handshake."""
-        cdef bytes frame = (<const char *>conn.stream.body)[:conn.stream.size]
-        try:
-            replies = conn.challenger.feed(frame)
-        except AuthenticationError as error:
-            util.info("connection refused: %s", error)
-            self.send_frames(conn, [FAILURE])
-            return CLOSE
-        except Garbage as error:
-            util.info("connection dropped: %s", error)
-            return CLOSE
-        if replies:
-            self.send_frames(conn, replies)
-        if conn.challenger.done:
-            conn.handshake, conn.challenger = conn.challenger, None
-            conn.stream.limit = 0
-            conn.stream.acknowledge()
-            del self.unproven[conn]
-        return KEEP
-
     cdef int send(self, Conn conn, const char *data, size_t size, list buffers) except -1:
         """Send, and keep for later what the peer does not take now."""
         cdef int status = conn.stream.send_now(data, size, buffers)
@@ -500,6 +395,8 @@ cdef class Loop(Driver):
             return self.drop(conn)
         if status == FRAME_PARTIAL:
             return 0
+        if conn.place == PARKED:
+            return self.set_interest(conn, FM_HANGUP)
         self.read_from(conn)
         return self.serve_frames(conn)
 
@@ -550,7 +447,7 @@ cdef class Loop(Driver):
             return 0
         conn.to_closed()
         self.writer.reset()
-        self.unproven.pop(conn, None)
+        self.acceptor.unproven.pop(conn, None)
         self.shut_mailbox(conn)
         try:
             if conn.note_end():
@@ -566,7 +463,7 @@ cdef class Loop(Driver):
 
     def has_clients(self):
         """Whether there are clients: who has yet to prove the key is none."""
-        return len(self.conns) > len(self.unproven)
+        return len(self.conns) > len(self.acceptor.unproven)
 
     def close_copies(self):
         """Close a forked child's copies of the descriptors; the parent's stay in service."""
@@ -574,9 +471,9 @@ cdef class Loop(Driver):
         for conn in self.conns.values():
             conn.close_copy()
         self.conns.clear()
-        self.unproven.clear()
-        if self.listener is not None:
-            self.listener.abandon()
+        self.acceptor.unproven.clear()
+        if self.acceptor.listener is not None:
+            self.acceptor.listener.abandon()
         fm_poller_close(&self.poller)
         for fd in (self.wake_read, self.wake_write):
             os_close(fd)
@@ -598,10 +495,3 @@ def share_heap():
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         fm_share_heap()
-
-
-def _nonblocking_pipe():
-    ends = os.pipe()
-    for end in ends:
-        os.set_blocking(end, False)
-    return ends

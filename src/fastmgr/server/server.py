@@ -25,7 +25,8 @@ from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_ove
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.memory.arena import Arena
 from fastmgr.server.arenafile import ArenaFile
-from fastmgr.server.loop import has_few_descriptors, share_heap
+from fastmgr.server.load import has_few_descriptors
+from fastmgr.server.loop import share_heap
 from fastmgr.server.named import Finder
 from fastmgr.server.names import Names
 from fastmgr.server.table import Entry, Table, key_of

@@ -1,0 +1,25 @@
+"""Where connections arrive, and which of them have yet to prove the key."""
+
+cimport cython
+
+from fastmgr.server.connection cimport Conn, Responder
+
+
+@cython.final
+cdef class Acceptor:
+    cdef object listener          # None: the server accepts connections by itself
+    cdef object server            # has the key, and says how long a handshake may take
+    cdef dict unproven            # Conn -> by when it must have proved the key, oldest first
+    cdef double again             # when a pause without accepting ends; infinite: there is none
+
+    cdef int fileno(self) except -2
+    cdef Conn accept(self, Responder responder)
+    cdef list answer(self, Conn conn)
+    cdef Conn superfluous(self)
+    cdef Conn overdue(self, double now)
+
+    cdef inline double next_deadline(self) except -1:
+        """When there is something to do though nothing arrives; infinite for never."""
+        if not self.unproven:
+            return self.again
+        return min(self.again, <double>next(iter(self.unproven.values())))

@@ -1,0 +1,5 @@
+from typing import Any, final
+
+@final
+class Acceptor:
+    def __init__(self, server: Any, listener: Any) -> None: ...
