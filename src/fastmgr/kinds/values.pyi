@@ -1,18 +1,13 @@
 from typing import Any
 
+from fastmgr._typing import ValueMethods
 from fastmgr.memory.cells import Celled
 
 __all__ = ["Value"]
 
-class Value(Celled):
+class Value(Celled, ValueMethods[Any]):
     _typecode: Any
     _value: Any
     _other: Any
     keeper: str | None
-    value: Any
     def __init__(self, typecode: str, value: Any, lock: bool = True) -> None: ...
-    def get(self) -> Any: ...
-    def set(self, value: Any) -> None: ...
-    def incr(self, amount: Any = 1) -> Any: ...
-    def exchange(self, value: Any) -> Any: ...
-    def compare_exchange(self, expected: Any, desired: Any) -> bool: ...
