@@ -4,8 +4,8 @@ cimport cython
 
 from fastmgr.client.channel cimport posting_channels
 from fastmgr.client.proxy cimport ProxyCore
-from fastmgr.memory.atomics cimport THREAD_BITS, uint32_t
-from fastmgr.memory.segments cimport Segment, fm_serves
+from fastmgr.memory.atomics cimport uint32_t
+from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.view cimport View
 
 cdef class CellCore(ProxyCore):
@@ -18,15 +18,12 @@ cdef class CellCore(ProxyCore):
 
     @cython.final
     cdef inline bint ready(self) noexcept:
-        """Whether the cell is known, and still ours."""
-        return (
-            self.cell is not NULL and self.view.usable
-            and fm_serves(self.view.alive, self.view.entry, self.view.owner >> THREAD_BITS)
-        )
+        """Whether the cell is known, and still the object's."""
+        return self.cell is not NULL and self.view.serves()
 
     @cython.final
     cdef inline bint at_hand(self) except -1:
-        """Whether the cell is here to be worked on, at once; see the module."""
+        """Whether the caller may work on the cell, at once; see the module."""
         if posting_channels == 0 and self.ready():
             return True
         return self.find() and self.ready()

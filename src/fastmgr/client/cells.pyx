@@ -6,16 +6,16 @@ on a call is one atomic step on that cell, made here, as long as the server live
 process is in the session that holds the reference.  Whatever that does not cover goes the
 way of every call, `_callmethod`, and meets the same cell in the server.
 
-Users' code may run wherever an argument only stands for a number or a name, in a finalizer, a
-signal's handler, a trace function.  It may close the proxy, fork, end the manager.  So arguments
-are made plain first, then `at_hand` is asked, and from there to the step nothing is called that
-could run any, nor allocates what the garbage collector tracks.
+Users' code may run where an argument is converted to a number or compared with a name, in a
+finalizer, a signal's handler, a trace function.  It may close the proxy, fork, end the manager.  So
+a method converts its arguments first, then asks `at_hand`, and from there to the step calls nothing
+that could run users' code, and allocates nothing that the garbage collector tracks.
 """
 
 from fastmgr.client.channel cimport posting_channels
 from fastmgr.client.proxy cimport ProxyCore
 from fastmgr.client.session cimport ClientSession
-from fastmgr.memory.segments cimport Segment, fm_growths
+from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.view cimport View
 
 
@@ -25,15 +25,15 @@ cdef class CellCore(ProxyCore):
     _has_cell = True
 
     cdef bint find(self) except -1:
-        """Look for the cell, not twice in vain in one session; any code may run meanwhile."""
+        """Ask the server for the cell, once in a session.  Users' code may run meanwhile."""
         cdef ClientSession session
         cdef View view
         cdef Segment segment
         if not self._has_cell or type(self)._callmethod is not ProxyCore._callmethod:
-            return False    # a user's proxy wants to see its calls
+            return False    # a user's proxy type wants every call
         if self._ref is None:
             if not self._awaits_reference:
-                return False    # nothing keeps the cell ours
+                return False    # without a reference the server may reuse the cell
             self._awaits_reference = False
             self._take_reference()
         session = self._session()
@@ -42,13 +42,12 @@ cdef class CellCore(ProxyCore):
         view = session.view
         if view is not None:
             if view.none or (view.alive is not NULL and view.usable and not view.serves()):
-                return False    # the call will find out what has become of the server
+                return False    # the call will find out how the server ended
             if view is self.view and view.usable:
                 return self.cell is not NULL
         self.cell = NULL
         self.segment = None
-        self.growths = (
-            fm_growths(view.alive) if view is not None and view.alive is not NULL else 0)
+        self.growths = 0 if view is None else view.growths()
         found = session.locate(self._id, self._handle)
         view = session.view
         if found is not None:
@@ -56,7 +55,7 @@ cdef class CellCore(ProxyCore):
             if not self.accepts(kind, size, about):
                 found = None
         if self._ref is None:
-            return False    # it was closed meanwhile
+            return False    # the proxy was closed meanwhile
         self.view = view
         if found is None:
             return False
@@ -71,16 +70,13 @@ cdef class CellCore(ProxyCore):
         return False
 
     def _seen(self):
-        """What the cell holds, for the eye; None where that would take a call of the server."""
-        cdef ClientSession session
-        if posting_channels:
-            session = self._session()
-            if session.has_posted():
-                return None
+        """A text that shows what the cell holds; None where that takes a call of the server."""
+        if posting_channels and self._session().has_posted():
+            return None
         return self.spelled() if self.ready() else None
 
     cdef object spelled(self):
-        """What the cell, which is at hand, holds; None where the server has it."""
+        """A text for `_seen`, of the cell at hand; None where the server has the value."""
         return None
 
     def _close(self):

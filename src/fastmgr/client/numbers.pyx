@@ -13,7 +13,7 @@ from fastmgr.kinds.words cimport (
 )
 from fastmgr.memory.atomics cimport fm_load, fm_replace, uint64_t
 from fastmgr.memory.cells cimport KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE, Cell
-from fastmgr.memory.segments cimport Segment, fm_growths
+from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.view cimport View
 
 import array
@@ -103,7 +103,7 @@ cdef class CountersCore(CellCore):
     cdef dict indices
     cdef Py_ssize_t length          # of all
     cdef list parts                 # the cells of those that are not in `cell`
-    cdef Py_ssize_t located         # how often: a restarted server may have other names
+    cdef Py_ssize_t located         # how often: each time the names may have changed
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         cdef ClientSession session = self._session()
@@ -132,8 +132,8 @@ cdef class CountersCore(CellCore):
         cdef Py_ssize_t i, length = self.length
         cdef Py_ssize_t count = min(length, <Py_ssize_t>SHOWN_ITEMS)
         cdef tuple names = self.names
-        if self.growths != fm_growths(self.view.alive):
-            return None     # there may be more by now
+        if self.growths != self.view.growths():
+            return None     # the row may have grown
         for i in range(count):
             words[i] = fm_load(self.word(i))
         values = [counter_get(&words[i]) for i in range(count)]
@@ -150,24 +150,24 @@ cdef class CountersCore(CellCore):
         return <uint64_t *>part.at + i
 
     cdef bint whole_at_hand(self) except -1:
-        """Whether all there are by now are at hand."""
+        """Whether all counters of the row are at hand, also those that were added meanwhile."""
         if not self.at_hand():
             return False
-        if self.growths != fm_growths(self.view.alive):
+        if self.growths != self.view.growths():
             self.cell = NULL
-            self.view = None        # it is looked for again
+            self.view = None        # `find` asks the server again
             return self.at_hand()
         return True
 
     @cython.final
     cdef uint64_t *at(self, key) except? NULL:
-        """The word of a counter; NULL where the server is to be asked, also if there is one."""
+        """The word of a counter; NULL: ask the server, which also says that there is none."""
         cdef Py_ssize_t i, known
         if self.length == 0 and not self.at_hand():
             return NULL     # its names are not known
         known = self.located
         i = index_in(self.indices, self.length, key, False)
-        if i < 0 and self.whole_at_hand():      # it may be new, or be counted from the end
+        if i < 0 and self.whole_at_hand():      # the key may be new, or negative
             known = self.located
             i = index_in(self.indices, self.length, key, True)
         if i >= 0 and self.at_hand() and known == self.located:
@@ -364,7 +364,7 @@ cdef class ArrayCore(CellCore):
         return text if length == count else shortened(text, length)
 
     cdef object mapped(self):
-        """The items, or None; who has them holds the memory, and the reference to the array."""
+        """The items, or None.  They keep the memory mapped, and the array alive in the server."""
         cdef View view
         cdef Segment segment
         cdef char *at
@@ -372,8 +372,8 @@ cdef class ArrayCore(CellCore):
         if not self.at_hand():
             return None
         if self.items_of is not self.view:
-            # A view of the items, numpy's for example, may outlive the proxy: it holds a reference
-            # of its own, so that the server leaves the memory to it.
+            # A view of the items, numpy's for example, may outlive the proxy.  It keeps the
+            # reference, so the server does not give the memory to another object.
             view, segment, ref, at, size = (
                 self.view, self.segment, self._ref, self.cell, self.size)
             items = items_at(at, size, self.typecode, (segment, ref))

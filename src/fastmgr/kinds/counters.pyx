@@ -86,7 +86,7 @@ cdef class Counters(Celled):
     cdef readonly tuple names       # None: they have indices only
     cdef dict indices
     cdef Py_ssize_t length          # of all
-    cdef list parts                 # the cells of those that were added later
+    cdef list parts                 # the cells of the counters that were added later
 
     def __init__(self, names, values=None):
         cdef Py_ssize_t i
@@ -126,7 +126,7 @@ cdef class Counters(Celled):
         return word_in(cell) + i
 
     cdef uint64_t *at(self, key) except NULL:
-        """The word of a counter; users' code runs here, and none from here to the step."""
+        """The word of a counter.  Users' code may run in here, before the word is found."""
         cdef Py_ssize_t i = index_in(self.indices, self.length, key, True)
         if i >= 0:
             return self.word(i)
@@ -142,13 +142,13 @@ cdef class Counters(Celled):
         return self.cell.settle(arena)
 
     cdef object about(self):
-        """The names, and where the cells are of those that were added."""
+        """The names, and the places of the cells that were added."""
         cdef Cell part
         cdef size_t located = self.cell.size
         places = []
         for part in self.parts:
             if part.segment is None:
-                break       # it has come this moment; the client will ask again
+                break       # added this moment, and not settled: the client will ask again
             located += part.size
             places.append((part.segment.number, part.offset, part.size))
         names = self.names
@@ -209,7 +209,7 @@ cdef class Counters(Celled):
 
 
 def grow(Counters row not None, *parts):
-    """Add counters to a row, behind those it has; their own cells keep them.
+    """Add counters to a row, behind those that it has.  They stay in their own cells.
 
     Raises
     ------

@@ -24,8 +24,8 @@ cdef class Value(Celled):
     Notes
     -----
     None, bools, floats and ints of 48 bits are in the cell.  For anything else the cell says
-    "ask the server", and `_other` is the object.  One word decides, so that whoever replaces
-    it by an atomic step has replaced everything.
+    "ask the server", and `_other` is the object.  One word decides, so an atomic step that replaces
+    the word replaces the value.
     """
 
     cdef public object _typecode
@@ -50,7 +50,7 @@ cdef class Value(Celled):
         cdef uint64_t before, after = self.prepare(value)
         old = self._other
         if is_asked(after):
-            self._other = value     # first: nobody is to find the mark without it
+            self._other = value     # before the word: a reader must not find the mark without it
         before = fm_exchange(self.word(), after)
         if not is_asked(after):
             self._other = None
@@ -60,7 +60,7 @@ cdef class Value(Celled):
         """Put a value in if the word still is `before`: whether it was."""
         cdef uint64_t after = self.prepare(value)
         cdef bint done
-        old = self._other       # dropped when all is done: its destructor may do anything
+        old = self._other       # lives until the return: its destructor may run any code
         if is_asked(after):
             self._other = value
         done = fm_replace(self.word(), &before, after)

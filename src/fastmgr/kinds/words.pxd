@@ -1,8 +1,8 @@
 """Numbers in shared memory, and the steps that both halves make on them.
 
-Users' code may run where an argument only stands for a number, and may take any memory away, or
-move it.  So the arguments are made plain first (`whole`, `plain_key`, `plain_item`), then the word
-is looked for, and then nothing is done but the step.
+Converting an argument may run users' code, which may unmap memory, or move a cell.  So a method
+converts its arguments first (`whole`, `plain_key`, `plain_item`), then finds the word, and from
+there to the step calls nothing that could run users' code.
 """
 
 from cpython.number cimport PyNumber_Index
@@ -21,7 +21,8 @@ cdef extern from *:
     #define FM_ASK ((uint64_t)0xfffc << 48)
     #define FM_TAG ((uint64_t)0xffff << 48)
     """
-    # A Value's word is a float's bits.  Of the NaNs Python makes those below the marks.
+    # A Value's word is the bits of a float, or has one of these marks, which are NaNs that Python
+    # never makes.
     uint64_t MINUS_NAN "FM_MINUS_NAN"
     uint64_t INTS "FM_INTS"         # an int, in the 48 bits below the mark
     uint64_t SINGLES "FM_SINGLES"   # and 0 for None, 1 for False, 2 for True
@@ -65,7 +66,7 @@ cdef inline Py_ssize_t index_in(
     return i if 0 <= i < length else -1
 
 cdef inline Cell part_with(list parts, Py_ssize_t *i):
-    """Which of the cells has the counter `i` of them all, which becomes its index there."""
+    """The cell of a row's counter `i`; `i` becomes the counter's index in that cell."""
     cdef Cell part
     for part in parts:
         if i[0] < words_of(part.size):
@@ -77,7 +78,7 @@ cdef bint word_of(object value, uint64_t *word) except -1
 cdef object value_of(uint64_t word)
 
 cdef inline bint is_asked(uint64_t word) noexcept:
-    """Whether to ask the server, which is right for bits that only a scribbler writes, too."""
+    """Whether only the server can tell the value; also of bits that only a faulty client writes."""
     return word > (SINGLES | 2)
 
 # An array's items: of these typecodes clients may map them.

@@ -1,8 +1,8 @@
 # cython: auto_pickle=False
 """Numbers in shared memory: a counter's word, a value's word, an array's items.
 
-Both halves work on them by the steps in here.  What a call through the server does and what a
-client does by itself are therefore one after the other, in one order for all.
+The server and the clients on its host change them by the functions in here.  Each change is one
+atomic step, so calls of the server and steps of clients have one order, which all of them see.
 """
 
 cimport cython
@@ -33,7 +33,7 @@ cdef inline bint as_int64(object number, int64_t *value) except -1:
 
 
 cdef object spelled(object number):
-    """An int for a message; one that is too long to read, and for `int` to spell, by its size."""
+    """An int for a message; of a very long one, which `str` may refuse, the number of bits."""
     bits = number.bit_length()
     return f"{number}" if bits <= 256 else f"an int of {bits} bits"
 
@@ -83,7 +83,7 @@ cdef object counter_exchange(uint64_t *word, object value):
 cdef object counter_replace(uint64_t *word, object expected, object desired):
     cdef int64_t before, after = fitting(desired)
     return bool(
-        as_int64(expected, &before)     # else no counter has it
+        as_int64(expected, &before)     # else no counter can have this value
         and fm_replace(word, <uint64_t *>&before, <uint64_t>after)
     )
 
@@ -100,7 +100,7 @@ cdef bint word_of(object value, uint64_t *word) except -1:
         return not overflow and -INT_LIMIT <= number < INT_LIMIT
     if kind is float:
         word[0] = fm_bits_of(value)
-        return word[0] < INTS       # else a NaN's payload would meet the marks
+        return word[0] < INTS       # else the payload of a NaN would read as a mark
     if value is None:
         word[0] = SINGLES
         return True
@@ -192,6 +192,6 @@ cdef object items_at(char *at, size_t size, object typecode, object owners):
     """The items of an array in a cell, as a memoryview that keeps `owners`."""
     cdef Bytes found = Bytes()
     if size == 0:
-        return memoryview(array.array(typecode))    # there is no cast of nothing
+        return memoryview(array.array(typecode))    # `cast` refuses empty memory
     found.at, found.size, found.owners = at, size, owners
     return memoryview(found).cast(typecode)

@@ -23,7 +23,7 @@ cdef enum:
     LINE = 64                    # bytes of a cache line: no two cells share one
     PAGE = 4096
     SPACIOUS = 64 * 1024 * 1024  # a segment of large cells; untouched, it costs nothing either
-    DESCRIPTORS_LEFT = 4         # one in so many is kept for those who connect
+    DESCRIPTORS_LEFT = 4         # one in so many is kept for connections
     CONTROL_SIZE = 512 * 1024    # sessions that there can be at a time, times eight bytes
 
 # Of the server that runs in this process.
@@ -49,7 +49,7 @@ cdef class Arena:
         self.made = 1       # the control segment's number is 0, whenever it is made
 
     def open(self):
-        """Begin, on the thread whose life is the server's.
+        """Begin, on the thread that lives as long as the server: the loop's.
 
         Raises
         ------
@@ -65,7 +65,7 @@ cdef class Arena:
         home = self
 
     def close(self):
-        """Tell the clients that it is over; on the thread that has called `open`."""
+        """Tell the clients that the server has ended; on the thread that has called `open`."""
         global home
         if home is self:
             home = None
@@ -92,7 +92,7 @@ cdef class Arena:
         return entry
 
     cdef int leave(self, size_t entry) except -1:
-        """A session has ended: its process, if it lives, is to touch nothing any more."""
+        """A session has ended: its process, if it lives, must not touch a cell any more."""
         if entry:
             fm_store(<uint64_t *>self.control.at + entry, 0)
             self.vacant.append(entry)
@@ -126,7 +126,7 @@ cdef class Arena:
             fm_note_growth(<uint32_t *>self.control.at)
 
     def expel(self):
-        """Have the clients ask for everything: what they have mapped is not sound any more."""
+        """Stop the clients from using what they have mapped: they call the server from now on."""
         cdef size_t entry
         for entry in range(1, self.entries):
             fm_store(<uint64_t *>self.control.at + entry, 0)
@@ -157,7 +157,7 @@ cdef class Arena:
         return segment, 0
 
     cdef int give_back(self, Segment segment, size_t offset, size_t size) except -1:
-        """A cell is not in use any more; nothing of it is left for the next."""
+        """Take a cell back and clear it."""
         if self.pid != getpid():
             return 0        # in a forked child: the memory is the server's
         size = _rounded(size)
@@ -180,8 +180,8 @@ cdef class Arena:
             for i, gap in enumerate(segment.gaps):
                 offset, room = gap[0], gap[1]
                 if room >= size:
-                    # Changed where it is: to make a new one may collect garbage, and give back
-                    # other cells here meanwhile.
+                    # The gap is changed in place: making a new list may collect garbage, and so
+                    # give other cells back to this segment.
                     if room == size:
                         del segment.gaps[i]
                     else:

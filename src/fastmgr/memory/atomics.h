@@ -1,15 +1,15 @@
 /* Atomic steps on memory that processes share.
 
-   Leaf functions: they never touch Python and may be called without the GIL.  Nothing read from
-   shared memory is used as a pointer, a length or an offset: whoever maps it may write anything
-   there, and then finds wrong numbers, but no way out of its cell. */
+   Leaf functions: they never touch Python and may be called without the GIL.  No value read from
+   shared memory is used as a pointer, a length or an offset: a process that maps the memory may
+   write anything there, which makes numbers wrong, but cannot reach beyond the cell. */
 #ifndef FASTMGR_ATOMICS_H
 #define FASTMGR_ATOMICS_H
 
 #include <stdint.h>
 #include <string.h>
 
-/* Who holds something: a session's number above the number of a thread in it (0: any). */
+/* An owner of locks is a session's number above the number of a thread in it (0: any). */
 enum { FM_THREAD_BITS = 24 };
 
 /* ---- steps on a word ---------------------------------------------------- */

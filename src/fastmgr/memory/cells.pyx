@@ -3,7 +3,7 @@
 
 An object begins with a cell of its own that nobody else sees; when the first client on the host
 asks where it is, the cell moves into a segment of the server's arena.  From then on both work on
-the cell by atomic steps, and so does the server for whoever cannot map it.
+the cell by atomic steps; for a client that cannot map it the server makes the steps.
 """
 
 cimport cython
@@ -82,7 +82,7 @@ cdef class Cell:
         return self.place(arena)
 
     cdef int check(self) except -1:
-        """To be called before the server touches what may lie in a file."""
+        """Raise OSError if the cell lies in a file that was cut; before each use in the server."""
         if self.segment is not None and self.segment.is_file:
             self.segment.check_file()
         return 0
@@ -111,7 +111,7 @@ cdef class Celled:
         return size == self.state_size()
 
     cdef int lie_in(self, Cell cell, bint fresh) except -1:
-        """Have the state in a cell: with `fresh` what it is now, else what is there."""
+        """Use that cell from now on; with `fresh` write the state into it, else read it there."""
         if fresh:
             memcpy(cell.at, self.cell.at, cell.size)
         self.cell = cell
@@ -135,7 +135,7 @@ def settle(Celled obj not None, Arena arena not None):
 
 
 def lie_at(Celled obj not None, Segment segment, size_t offset, size_t size, bint fresh):
-    """Have an object's state in a file: with `fresh` what it is now, else what is there.
+    """Use a place in a file as an object's cell; with `fresh` write the state, else read it there.
 
     Raises
     ------

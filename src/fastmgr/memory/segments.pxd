@@ -21,8 +21,8 @@ cdef extern from "memory/segments.h" nogil:
     void fm_lifeline_cut(fm_lifeline *line, uint32_t *word)
 
 cdef enum:
-    # Of a segment of small cells, and of no other, so that clients know them by it; untouched
-    # memory costs nothing.
+    # The size of each segment of small cells, and of no other: clients know them by their size, and
+    # keep them mapped (`Segment.lasts`).  Untouched memory costs nothing.
     SEGMENT_SIZE = 1024 * 1024
 
 cdef class Segment:

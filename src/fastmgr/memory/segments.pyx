@@ -30,15 +30,15 @@ cdef class Segment:
         PyBuffer_FillInfo(buffer, self, self.at, <Py_ssize_t>self.size, 0, flags)
 
     def spoil(self):
-        """Leave what is here alone from now on: the file has been cut."""
+        """Note that the file was cut: nobody reads or writes this segment any more."""
         self.is_cut = True
 
     cdef bint lasts(self) noexcept:
-        """Whether it stays as long as the server, and not only as long as a large cell in it."""
+        """Whether the server keeps the segment to its end, and not only while a cell is in it."""
         return self.is_file or self.size == SEGMENT_SIZE
 
     cdef int check_file(self) except -1:
-        """Raise OSError if the file is shorter than it was: a look at what is gone is a signal."""
+        """Raise OSError if the file was cut: reading memory beyond its end would be a SIGBUS."""
         if not self.is_cut and fm_file_size(self.fd) < self.offset + self.size:
             self.is_cut = True
         if self.is_cut:
@@ -49,13 +49,13 @@ cdef class Segment:
         return 0
 
     cdef char *place(self, size_t offset, size_t size) except NULL:
-        """Where a cell is that somebody else says to be here."""
+        """The address of a cell, whose place a file or another process has told."""
         if offset > self.size or self.size - offset < size or offset % 8:
             raise ValueError(f"{size} bytes at {offset} do not lie in a segment of {self.size}")
         return self.at + offset
 
     def forget_fd(self):
-        """Close the descriptor: it is not to be passed on."""
+        """Close the descriptor; the memory stays mapped."""
         if self.fd >= 0:
             os_close(self.fd)
         self.fd = -1

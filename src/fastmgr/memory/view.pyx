@@ -1,32 +1,27 @@
 # cython: auto_pickle=False
 """What a client's process has mapped of a server's arena."""
 
-cimport cython
-
 from fastmgr.memory.arena cimport home_here
-from fastmgr.memory.atomics cimport THREAD_BITS
-from fastmgr.memory.segments cimport fm_serves
 
 from weakref import WeakValueDictionary
 
 cdef uint64_t views = 0
 
 
-@cython.final
 cdef class View:
     """What this process has mapped of one server's arena.
 
     Parameters
     ----------
     owner : int
-        What this process is to the server when it holds a slot.
+        This process as the owner of a slot.
     place : int
         Where the session's number is in the control segment; 0: there is no arena, or it is
         not to be used.
     instance : bytes
         The server's.
     before : View or None
-        What the process had, perhaps before a fork: what is mapped stays mapped.
+        The process's view until now, perhaps from before a fork; its segments stay mapped.
     """
 
     def __init__(self, uint64_t owner, size_t place, instance, View before):
@@ -44,10 +39,6 @@ cdef class View:
             self.look_at(before.control)
             self.shared = before.shared
             self.large = before.large
-
-    cdef bint serves(self) noexcept:
-        """Whether the cells still are this process's to work on."""
-        return self.usable and fm_serves(self.alive, self.entry, self.owner >> THREAD_BITS)
 
     cdef int look_at(self, Segment control) except -1:
         if self.place >= control.size // sizeof(uint64_t):
