@@ -126,7 +126,6 @@ LONG = {
     "_core.pyx": 1340,
     "client/channel.pyx": 690,
     "client/session.pyx": 1090,
-    "kinds/waits.pyx": 1210,
     "managers.py": 800,
     "proxies.py": 720,
     "server/server.py": 690,

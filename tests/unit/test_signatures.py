@@ -15,7 +15,7 @@ import pytest
 
 import fastmgr
 from fastmgr import managers
-from fastmgr.kinds import waits
+from fastmgr.kinds import queues
 from fastmgr.managers import MakeProxyType, SyncManager, public_methods
 
 #: Attributes that say how a class was made, or (3.15) number its proxies to tell them apart.
@@ -296,7 +296,7 @@ RECORDED = {
     "ListRecorder": managers.ListProxy,
     "DictRecorder": managers.DictProxy,
     "SetRecorder": managers.SetProxy,
-    "QueueRecorder": MakeProxyType("Q", public_methods(waits.Queue())),
+    "QueueRecorder": MakeProxyType("Q", public_methods(queues.Queue())),
     "ValueRecorder": managers.ValueProxy,
     "CounterRecorder": managers.CounterProxy,
     "CountersRecorder": managers.CountersProxy,

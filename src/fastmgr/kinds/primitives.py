@@ -7,7 +7,7 @@ import queue
 import threading
 from typing import Any
 
-from fastmgr.kinds import waits
+from fastmgr.kinds import events, locks, queues, semaphores
 from fastmgr.kinds.rows import Row, Unread, declare, names
 
 __all__ = [
@@ -29,13 +29,13 @@ _RLock = type(threading.RLock())
 
 def Condition(lock: Any = None) -> Any:
     """Return a condition; one over a lock that is given waits in threads."""
-    return waits.Condition() if lock is None else threading.Condition(lock)
+    return locks.Condition() if lock is None else threading.Condition(lock)
 
 
 def Barrier(parties: int, action: Any = None, timeout: float | None = None) -> Any:
     """Return a barrier; one with an action to call waits in threads."""
     if action is None:
-        return waits.Barrier(parties, timeout)
+        return events.Barrier(parties, timeout)
     return threading.Barrier(parties, action, timeout)
 
 
@@ -73,16 +73,16 @@ def _holdable(kind: type) -> Row:
     )
 
 
-LOCK = _holdable(waits.Lock)
-RLOCK = _holdable(waits.RLock)
-SEMAPHORE = _holdable(waits.Semaphore)
-BOUNDED_SEMAPHORE = _holdable(waits.BoundedSemaphore)
+LOCK = _holdable(locks.Lock)
+RLOCK = _holdable(locks.RLock)
+SEMAPHORE = _holdable(semaphores.Semaphore)
+BOUNDED_SEMAPHORE = _holdable(semaphores.BoundedSemaphore)
 
 CONDITION = declare(
     Row(
         typeids=("Condition",),
         make=Condition,
-        types=(waits.Condition,),
+        types=(locks.Condition,),
         proxy="fastmgr.proxies:ConditionProxy",
         exposed=(*LOCK.exposed, "wait", "notify", "notify_all"),
         cell_calls=frozenset(),  # its waiters are the server's in any case
@@ -94,8 +94,8 @@ CONDITION = declare(
 EVENT = declare(
     Row(
         typeids=("Event",),
-        make=waits.Event,
-        types=(waits.Event,),
+        make=events.Event,
+        types=(events.Event,),
         proxy="fastmgr.proxies:EventProxy",
         exposed=("is_set", "set", "clear", "wait"),
         cell_calls=names("is_set"),
@@ -108,7 +108,7 @@ BARRIER = declare(
     Row(
         typeids=("Barrier",),
         make=Barrier,
-        types=(waits.Barrier,),
+        types=(events.Barrier,),
         proxy="fastmgr.proxies:BarrierProxy",
         exposed=("__getattribute__", "wait", "abort", "reset"),
         cell_calls=frozenset(),
@@ -121,8 +121,8 @@ BARRIER = declare(
 QUEUE = declare(
     Row(
         typeids=("Queue", "JoinableQueue"),
-        make=waits.Queue,
-        types=(waits.Queue,),
+        make=queues.Queue,
+        types=(queues.Queue,),
         cell_calls=frozenset(),
         unread=Unread(keeps={"put": 0, "put_nowait": 0}, blind=None),
         loop_makes=True,

@@ -139,7 +139,7 @@ class Row(NamedTuple):
     loop_runs : bool
         The same of all methods, as long as only plain values have reached the object.
     parks : bool
-        The objects are primitives of `kinds.waits`: a call that waits needs no thread.
+        The objects are a `kinds.waits.Primitive`: a call that waits needs no thread.
     any_thread : bool
         No method depends on the thread that runs it.  True of what the loop runs or parks.
     errors : tuple of exception types

@@ -3,6 +3,8 @@
 from fastmgr.memory.atomics cimport uint64_t
 from fastmgr.memory.cells cimport Celled
 
+cdef double FOREVER
+
 cdef class Waiter
 
 cdef class Owner:
@@ -50,6 +52,12 @@ cdef class Primitive(Celled):
     cdef int cancel(self, Waiter waiter) except -1
     cdef int abandon(self, uint64_t session) except -1
     cdef int interrupted(self, Waiter waiter) except -1
+    cdef int leave(self, Waiter waiter) except -1
     cdef int give_up(self, Waiter waiter) except -1
     cdef object block(self, object name, tuple args)
     cdef object wait_here(self, Waiter waiter, object name, object args, object kwds)
+
+cdef Owner current_owner()
+cdef str shown_module(object obj)
+cdef double deadline_of(object timeout) except? -1
+cdef object counted(object number)

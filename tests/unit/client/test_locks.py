@@ -31,7 +31,7 @@ from support import (
 
 import fastmgr
 from fastmgr import OnewayError, managers, oneway
-from fastmgr.kinds import waits as _waits
+from fastmgr.kinds import events, locks
 from fastmgr.managers import AcquirerProxy, CounterProxy, EventProxy, RemoteError, Token, ValueProxy
 
 pytestmark = pytest.mark.timeout(90)
@@ -50,7 +50,7 @@ class Noting(CounterProxy):
         return super()._callmethod(methodname, args, kwds or {})
 
 
-class Counting(_waits.Lock):
+class Counting(locks.Lock):
     """A lock of a user's, in the server."""
 
     taken = 0
@@ -77,9 +77,9 @@ class CellsManager(ProbeManager):
 
 
 CellsManager.register("Noting", managers.SyncManager._registry["Counter"][0], Noting)
-CellsManager.register("NoRelease", _waits.Lock, AcquirerProxy, exposed=("acquire", "locked"))
-CellsManager.register("NoAcquire", _waits.Lock, AcquirerProxy, exposed=("release", "locked"))
-CellsManager.register("NoLook", _waits.Event, EventProxy, exposed=("set", "clear"))
+CellsManager.register("NoRelease", locks.Lock, AcquirerProxy, exposed=("acquire", "locked"))
+CellsManager.register("NoAcquire", locks.Lock, AcquirerProxy, exposed=("release", "locked"))
+CellsManager.register("NoLook", events.Event, EventProxy, exposed=("set", "clear"))
 CellsManager.register("Counting", Counting, CountingProxy)
 
 

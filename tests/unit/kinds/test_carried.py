@@ -18,8 +18,8 @@ from support.carried import GHOSTS, CarriedManager, Client
 import fastmgr
 from fastmgr.kinds import rows
 from fastmgr.kinds.namespace import Namespace
+from fastmgr.kinds.queues import Queue
 from fastmgr.kinds.values import Value
-from fastmgr.kinds.waits import Queue
 from fastmgr.managers import RemoteError
 
 pytestmark = pytest.mark.timeout(60)

@@ -35,7 +35,7 @@ from support import (
 from support.frames import OP_CALL, OP_INCREF
 
 import fastmgr
-from fastmgr.kinds import primitives, waits
+from fastmgr.kinds import events, locks, primitives, queues, semaphores, waits
 from fastmgr.wire import codec
 
 pytestmark = pytest.mark.timeout(60)
@@ -125,9 +125,10 @@ class Place:
     """The primitives as threads of one process see them."""
 
     def __init__(self) -> None:
-        for kind in ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event"):
-            setattr(self, kind, getattr(waits, kind))
-        self.Barrier, self.Queue = primitives.Barrier, waits.Queue
+        self.Lock, self.RLock, self.Condition = locks.Lock, locks.RLock, locks.Condition
+        self.Semaphore, self.BoundedSemaphore = semaphores.Semaphore, semaphores.BoundedSemaphore
+        self.Event = events.Event
+        self.Barrier, self.Queue = primitives.Barrier, queues.Queue
 
     Lock: Any
     RLock: Any
@@ -340,10 +341,10 @@ if hasattr(queue, "ShutDown"):
     QUEUEING += [("shutdown", ()), ("shutdown", (True,))]
 
 TWINS = {
-    "Lock": Twin(waits.Lock, threading.Lock, [()], LOCKING, lambda lock: lock.locked()),
-    "RLock": Twin(waits.RLock, threading.RLock, [()], LOCKING, taken),
+    "Lock": Twin(locks.Lock, threading.Lock, [()], LOCKING, lambda lock: lock.locked()),
+    "RLock": Twin(locks.RLock, threading.RLock, [()], LOCKING, taken),
     "Condition": Twin(
-        waits.Condition,
+        locks.Condition,
         threading.Condition,
         [()],
         [
@@ -360,30 +361,30 @@ TWINS = {
         taken,
     ),
     "Semaphore": Twin(
-        waits.Semaphore, threading.Semaphore, [(), (0,), (3,), (-1,)], PERMITTING, permits
+        semaphores.Semaphore, threading.Semaphore, [(), (0,), (3,), (-1,)], PERMITTING, permits
     ),
     "BoundedSemaphore": Twin(
-        waits.BoundedSemaphore,
+        semaphores.BoundedSemaphore,
         threading.BoundedSemaphore,
         [(), (0,), (3,), (-1,)],
         PERMITTING,
         permits,
     ),
     "Event": Twin(
-        waits.Event,
+        events.Event,
         threading.Event,
         [()],
         [("set", ()), ("clear", ()), ("wait", (0,)), ("wait", (-1,)), ("wait", (0.0005,))],
         lambda event: event.is_set(),
     ),
     "Barrier": Twin(
-        waits.Barrier,
+        events.Barrier,
         lambda parties, timeout=None: threading.Barrier(parties, None, timeout),
         [(1,), (1, 0), (2, 0), (3, 0.0005)],
         [("wait", (0,)), ("wait", (-1,)), ("wait", (0.0005,)), ("reset", ()), ("abort", ())],
         lambda barrier: (barrier.parties, barrier.n_waiting, barrier.broken),
     ),
-    "Queue": Twin(waits.Queue, queue.Queue, [(), (0,), (-1,), (1,), (3,)], QUEUEING, contents),
+    "Queue": Twin(queues.Queue, queue.Queue, [(), (0,), (-1,), (1,), (3,)], QUEUEING, contents),
 }
 
 
@@ -431,7 +432,7 @@ def test_state_that_cannot_be_copied_is_not(kind: str) -> None:
 
 def test_the_names_of_a_queue(park_manager: ParkManager) -> None:
     expected = fastmgr.managers.public_methods(queue.Queue())
-    assert fastmgr.managers.public_methods(waits.Queue()) == expected
+    assert fastmgr.managers.public_methods(queues.Queue()) == expected
     proxy = park_manager.Queue()
     assert sorted(proxy._exposed_) == sorted(expected)
     assert sorted(park_manager.JoinableQueue()._exposed_) == sorted(expected)
@@ -484,7 +485,7 @@ def test_str_says_what_that_of_threading_says(
     place: Place, kind: str, args: tuple[Any, ...]
 ) -> None:
     def shown(obj: Any) -> str:
-        text = re.sub(r"0x\w+", "0x", str(obj)).replace("fastmgr.kinds.waits.", "threading.")
+        text = re.sub(r"0x\w+", "0x", str(obj)).replace("fastmgr.", "threading.")
         return re.sub(r"owner=[1-9][\d.]*", "owner=1", text.replace("_thread.", "threading."))
 
     ours = getattr(place, kind)(*args)
@@ -567,7 +568,7 @@ def test_arguments_that_make_no_primitive(
 
 @pytest.mark.parametrize("maxsize", [2.5, 2.0, 0.5, -0.5, float("inf"), NAN])
 def test_size_of_a_queue_that_is_no_integer(maxsize: float) -> None:
-    ours, theirs = waits.Queue(maxsize), queue.Queue(maxsize)  # type: ignore[arg-type]
+    ours, theirs = queues.Queue(maxsize), queue.Queue(maxsize)  # type: ignore[arg-type]
     for _ in range(4):
         assert outcome(ours.put, None, False)[0] == outcome(theirs.put, None, False)[0]
         assert ours.full() == theirs.full()
@@ -575,11 +576,11 @@ def test_size_of_a_queue_that_is_no_integer(maxsize: float) -> None:
 
 @pytest.mark.parametrize("kind", ["Semaphore", "BoundedSemaphore"])
 def test_permits_as_a_float(kind: str) -> None:
-    semaphore = getattr(waits, kind)(2.0)
+    semaphore = getattr(semaphores, kind)(2.0)
     assert [semaphore.acquire(False) for _ in range(3)] == [True, True, False]
     with pytest.raises(ValueError, match=r"1\.5: a whole number"):
-        getattr(waits, kind)(1.5)
-    assert waits.Barrier(2.0).parties == 2  # type: ignore[arg-type]
+        getattr(semaphores, kind)(1.5)
+    assert events.Barrier(2.0).parties == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -704,7 +705,7 @@ def test_a_permit_goes_to_who_came_first(place: Place, kind: str) -> None:
 
 
 def test_as_many_permits_as_can_be_counted() -> None:
-    semaphore = waits.Semaphore(3)
+    semaphore = semaphores.Semaphore(3)
     assert semaphore.acquire() and semaphore.acquire()
     with pytest.raises(OverflowError, match="release"):
         semaphore.release(sys.maxsize)
@@ -714,7 +715,7 @@ def test_as_many_permits_as_can_be_counted() -> None:
 
 def test_many_permits_at_once() -> None:
     place = Place()
-    semaphore = waits.Semaphore(0)
+    semaphore = semaphores.Semaphore(0)
     clients = [place.park(semaphore.acquire) for _ in range(4)]
     semaphore.release(3)
     assert [client.result() for client in clients[:3]] == [True] * 3
@@ -1047,7 +1048,7 @@ def test_shutdown(place: Place, check: Callable[[Place], None]) -> None:
 
 def test_putters_who_gave_up_are_forgotten() -> None:
     """Nobody gets from the queue, so nobody comes by to pass them over."""
-    q = waits.Queue(1)
+    q = queues.Queue(1)
     q.put(1)
     gc.collect()
     before = sum(type(o) is waits.Waiter for o in gc.get_objects())
@@ -1187,7 +1188,7 @@ def test_an_interrupted_condition_waits_for_its_lock(interruptible: Place, notif
 
 
 def test_the_notification_of_one_interrupted_goes_to_the_next() -> None:
-    place, condition, others = Place(), waits.Condition(), []
+    place, condition, others = Place(), locks.Condition(), []
 
     def sleep() -> Any:
         with condition:
@@ -1258,12 +1259,12 @@ def test_who_waits_without_the_lock_is_not_given_it(place: Place) -> None:
 def test_what_becomes_due_while_it_is_interrupted_is_not_lost(kind: str) -> None:
     """A signal handler, or a thread in the same moment, may serve the call that it ends."""
     if kind == "Queue":
-        q = waits.Queue()
+        q = queues.Queue()
         with interrupted(Place(), lambda: q.put("item")):
             q.get()
         assert q.qsize() == 1
     else:
-        lock: Any = waits.Lock() if kind == "Lock" else waits.Semaphore()
+        lock: Any = locks.Lock() if kind == "Lock" else semaphores.Semaphore()
         lock.acquire()
         with interrupted(Place(), lock.release):
             lock.acquire()
@@ -1487,9 +1488,9 @@ def test_a_barrier_with_an_action(park_manager: ParkManager) -> None:
 
 
 def test_shared_makes_what_parks_where_it_can() -> None:
-    assert type(primitives.Condition()) is waits.Condition
+    assert type(primitives.Condition()) is locks.Condition
     assert type(primitives.Condition(threading.Lock())) is threading.Condition
-    assert type(primitives.Barrier(2)) is waits.Barrier
+    assert type(primitives.Barrier(2)) is events.Barrier
     assert type(primitives.Barrier(2, lambda: None)) is threading.Barrier
 
 
