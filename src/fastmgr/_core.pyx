@@ -544,7 +544,7 @@ cdef class Engine(Handler):
                     assert entry.is_legal()
                     waiter.value, gift.value = gift.value, None
                     waiter.cut_off = cut_off
-                    (<Primitive>entry.obj).interrupted(waiter)
+                    (<Primitive>entry.obj).take_back(waiter)
                     waiter.value = None     # timers may keep the waiter
             for key in keys or ():
                 with suppress(KeyError, AssertionError):
@@ -571,7 +571,7 @@ cdef class Engine(Handler):
                         for key in list(session.parked):
                             entry = self.table.find(key)
                             if entry is not None and entry.parks:
-                                (<Primitive>entry.obj).abandon(session.number)
+                                (<Primitive>entry.obj).hand_on_all_of(session.number)
                     self.dispose(self.table.forsake(session))
         return 0
 
@@ -598,7 +598,7 @@ cdef class Engine(Handler):
         conn.serve_no_more()    # its worker makes none of the calls that were to come after it
         if waiter.finished:
             if not waiter.failed:
-                waiter.at.interrupted(waiter)    # it was given something this moment
+                waiter.at.take_back(waiter)    # it was given something this moment
             waiter.failed, waiter.value = True, None
         waiter.at.cancel(waiter)
         conn.waiter = None

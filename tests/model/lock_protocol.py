@@ -5,8 +5,8 @@ accesses to a word is a step here (`compiled_step`).  What calls that code is mi
 
 * `Client` is `LockCore` of ``client/locks.pyx``: `take`, `free`, `acquire`, `release`,
   `consistent`.
-* `Server` is `Slots`, `Lock`, `RLock`, `Semaphore` and `BoundedSemaphore` of ``waits.pyx``, with
-  `Primitive.next_waiter`, `park`, `pass_over`, `expire` and `cancel`.
+* `Server` is `Slots`, `Lock`, `RLock`, `Semaphore` and `BoundedSemaphore` of ``kinds``, with
+  `Primitive.next_waiter`, `park`, `unqueue`, `expire` and `cancel`.
 * `Server.serve`, `on_left` and `answer` are what the engine in ``_core.pyx`` does of it:
   `serve_call_of` with `serve_blocking`, `on_left`, and `on_due`.
 
@@ -339,14 +339,14 @@ class Server:
 
     def on_left(self, client: int, phase: Phase, last: bool) -> Steps:
         if phase is Phase.GIVEN:  # this moment
-            yield from self.interrupted(client)
+            yield from self.take_back(client)
         elif phase is Phase.WAITING:
-            self.pass_over(client)
+            self.unqueue(client)
         if last and self.config.mutation is not Mutation.ABANDONS_NOTHING:
-            yield from self.abandon(session_of(self.owners[client]))
+            yield from self.hand_on_all_of(session_of(self.owners[client]))
 
     def expire(self, client: int) -> None:
-        self.pass_over(client)
+        self.unqueue(client)
         self.outcome.append((client, Phase.EXPIRED))
 
     # -- Primitive --------------------------------------------------------
@@ -361,7 +361,7 @@ class Server:
             self.outcome.append((waiter, Phase.ABANDONED))
         return None
 
-    def pass_over(self, client: int) -> None:
+    def unqueue(self, client: int) -> None:
         if self.config.mutation is not Mutation.GIVES_TO_THE_DEAD:
             self.waiting[self.waiting.index(client)] = PASSED_OVER
 
@@ -393,7 +393,7 @@ class Server:
         self.outcome.append((waiter, Phase.GIVEN))
         return True
 
-    def abandon(self, session: int) -> Steps:
+    def hand_on_all_of(self, session: int) -> Steps:
         counts = self.config.mutation is not Mutation.FORGETS_WHAT_IS_BACK
         if self.kind.counts:
             held = self.held[session]
@@ -414,7 +414,7 @@ class Server:
                 elif (yield from self.hand_on(i, holder, OWNER_DIED)):
                     self.returned += counts
 
-    def interrupted(self, client: int) -> Steps:
+    def take_back(self, client: int) -> Steps:
         if self.kind.counts:
             yield from self.give_back(self.owners[client])
         else:
@@ -428,7 +428,7 @@ class Server:
 
     # -- Lock, RLock, Semaphore -------------------------------------------
 
-    def take(self, owner: int, wanted: bool) -> Steps:
+    def take_now(self, owner: int, wanted: bool) -> Steps:
         if self.kind.counts:
             if (yield from self.take_any(owner, wanted and self.spare == 0)):
                 return True
@@ -449,7 +449,7 @@ class Server:
         return True
 
     def acquire(self, client: int, wanted: bool) -> Steps:
-        if (yield from self.take(self.owners[client], wanted)):
+        if (yield from self.take_now(self.owners[client], wanted)):
             self.outcome.append((client, Phase.REPLY_TRUE))
         elif not wanted:
             self.outcome.append((client, Phase.REPLY_FALSE))

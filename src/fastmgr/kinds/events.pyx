@@ -39,7 +39,7 @@ cdef class Event(Primitive):
         elif timeout is not None and timeout <= 0:
             waiter.done(False)
         else:
-            self.park(waiter, timeout)
+            self.park(waiter, self.waiting, timeout)
 
     def wait(self, timeout=None):
         return self.block("wait", (timeout,))
@@ -109,7 +109,7 @@ cdef class Barrier(Primitive):
             waiter.fail(threading.BrokenBarrierError())
             return
         if self.n_waiting + 1 < self.parties:
-            self.park(waiter, timeout)
+            self.park(waiter, self.waiting, timeout)
             return
         index = 0
         while True:

@@ -8,7 +8,7 @@ from fastmgr.kinds.slots cimport (
     party_of, session_of, set_depth, step_down, take_or_contend, take_rlock, take_slot,
 )
 from fastmgr.kinds.waits cimport (
-    FOREVER, Primitive, Waiter, current_owner, deadline_of, shown_module,
+    FOREVER, Primitive, Waiter, current_owner, shown_module,
 )
 from fastmgr.memory.atomics cimport THREAD_BITS
 from fastmgr.memory.cells cimport KIND_LOCK, KIND_NONE, KIND_RLOCK, Cell
@@ -21,7 +21,7 @@ from time import monotonic
 cdef object lock_timeout(object blocking, object timeout):
     """Check what `threading.Lock.acquire` takes; None to wait for ever, 0 not to wait."""
     if type(blocking) is not bool or type(timeout) is not int or timeout != -1:
-        # Whatever this interpreter says of the arguments.
+        # So that wrong arguments get this interpreter's own message.
         threading.Lock().acquire(blocking, timeout)
     if not blocking:
         return 0
@@ -30,15 +30,14 @@ cdef object lock_timeout(object blocking, object timeout):
 
 
 cdef class Slots(Primitive):
-    """What can be held: in the cell a slot for each that may hold it at once.
+    """What can be held: its cell has a slot for each owner that may hold it at once.
 
-    A client on the host takes a free slot, and frees one that is not contended, by an atomic
-    step of its own.  To keep others from a slot until it is handed on the server marks it as
-    contended; only the server changes such a slot.  So it first marks or takes, then queues.
+    The server takes a slot or marks it as contended before it queues a waiter: from then on no
+    client changes the slot by itself.
 
-    Whoever has nothing here may release all the same, as in `threading`: what somebody else has
-    taken.  If that one's death has given it back before, such a release is that of what is back
-    already, and changes nothing: it must not take from another, nor make something from nothing.
+    As in `threading`, a party that holds nothing here may release what another has taken.  If the
+    other's death has given that back already, the release changes nothing (`returned`): it must
+    not take from a third party, nor make a permit from nothing.
     """
 
     def __cinit__(self, *args, **kwds):
@@ -50,7 +49,7 @@ cdef class Slots(Primitive):
         return 0
 
     cdef bint take_any(self, uint64_t owner, bint wanted) noexcept:
-        """Take a free slot; where all are held mark them as contended, if it is `wanted`."""
+        """Take a free slot; if there is none and it is `wanted`, mark all as contended."""
         cdef uint64_t *slot
         cdef size_t i
         for i in range(self.slots):
@@ -60,7 +59,7 @@ cdef class Slots(Primitive):
         return False
 
     cdef bint hand_on(self, size_t i, uint64_t holder, uint64_t died) except -1:
-        """Give a slot to the first in the queue, or leave it free; False if not `holder` has it."""
+        """Give the slot of `holder` to the first in the queue, or free it; else return False."""
         cdef uint64_t *slot = self.slot(i)
         cdef Waiter waiter
         if holder_of(slot) != holder:
@@ -75,10 +74,10 @@ cdef class Slots(Primitive):
         return True
 
     cdef int prepare(self, Waiter waiter) except -1:
-        """The waiter is about to become the owner of a slot, which still is held."""
+        """Make ready to give a slot, which still is held, to the waiter."""
         return 0
 
-    cdef int abandon(self, uint64_t session) except -1:
+    cdef int hand_on_all_of(self, uint64_t session) except -1:
         cdef uint64_t holder
         cdef size_t i
         for i in range(self.slots):
@@ -96,7 +95,7 @@ cdef class Slots(Primitive):
         return False
 
     def consistent(self):
-        """Say that what this guards is in order, and that nobody releases for who died."""
+        """Say that what this guards is in order, and that nobody releases for the dead any more."""
         cdef size_t i
         self.returned = 0
         for i in range(self.slots):
@@ -115,33 +114,33 @@ cdef class Lock(Slots):
 
     def __init__(self, *args, **kwds):
         if args or kwds:
-            threading.Lock(*args, **kwds)   # whatever this interpreter says of them
+            threading.Lock(*args, **kwds)   # raises as this interpreter does
 
     cdef inline uint64_t holder(self) noexcept:
-        """Who holds it, or 0."""
+        """The owner's number; 0 if it is free."""
         return holder_of(self.slot(0))
 
-    cdef bint take(self, uint64_t owner, bint wanted):
-        """Take it; where it is held see to it that the server is asked for its release."""
+    cdef bint take_now(self, uint64_t owner, bint wanted):
+        """Take it if it is free; if not and it is `wanted`, have its release come to the server."""
         return self.take_any(owner, wanted)
 
-    cdef bint free(self) except -1:
-        """Hand it to the first in the queue, or leave it free."""
+    cdef bint let_go(self) except -1:
+        """Hand it to the first in the queue, or free it."""
         return self.hand_on(0, self.holder(), 0)
 
-    cdef int interrupted(self, Waiter waiter) except -1:
+    cdef int take_back(self, Waiter waiter) except -1:
         if waiter.value is True and waiter.depth == 0:
             self.hand_on(0, waiter.owner.number, OWNER_DIED if waiter.cut_off else 0)
         return 0
 
     def _acquire(self, Waiter waiter, blocking=True, timeout=-1):
         timeout = lock_timeout(blocking, timeout)
-        if self.take(waiter.owner.number, timeout is None or timeout != 0):
+        if self.take_now(waiter.owner.number, timeout is None or timeout != 0):
             waiter.done(True)
         elif timeout == 0:
             waiter.done(False)
         else:
-            self.park(waiter, timeout)
+            self.park(waiter, self.waiting, timeout)
 
     def acquire(self, blocking=True, timeout=-1):
         return self.block("acquire", (blocking, timeout))
@@ -173,7 +172,7 @@ cdef class Lock(Slots):
 
 
 cdef str shown_owner(uint64_t owner):
-    """The number of a client's process and that of its thread; of who has none its own; or 0."""
+    """An owner as text: the session's and the thread's number, or its own; 0 for nobody."""
     if session_of(owner):
         return f"{session_of(owner)}.{owner & ((<uint64_t>1 << THREAD_BITS) - 1)}"
     return f"{owner & ~LOCAL}"
@@ -194,7 +193,7 @@ cdef class RLock(Lock):
         if args or kwds:
             threading.RLock(*args, **kwds)  # some interpreters take any
 
-    cdef bint take(self, uint64_t owner, bint wanted):
+    cdef bint take_now(self, uint64_t owner, bint wanted):
         if take_rlock(self.slot(0), owner):
             return True
         if not wanted or not take_or_contend(self.slot(0), owner):
@@ -206,10 +205,10 @@ cdef class RLock(Lock):
         set_depth(self.slot(0), <uint64_t>waiter.depth if waiter.again else 1)
         return 0
 
-    cdef int interrupted(self, Waiter waiter) except -1:
+    cdef int take_back(self, Waiter waiter) except -1:
         if waiter.value is True and waiter.depth == 0 and self.holder() == waiter.owner.number:
             if not step_down(self.slot(0)):
-                Lock.interrupted(self, waiter)
+                Lock.take_back(self, waiter)
         return 0
 
     def __repr__(self):
@@ -224,7 +223,7 @@ cdef class RLock(Lock):
         if self.holder() != current_owner().number:
             raise RuntimeError("cannot release un-acquired lock")
         if not step_down(self.slot(0)):
-            self.free()
+            self.let_go()
 
 
 cdef class Condition(RLock):
@@ -241,64 +240,64 @@ cdef class Condition(RLock):
     cdef bint blocks(self, object name):
         return name == "acquire" or name == "wait"
 
-    cdef int rise(self, Waiter waiter, bint notified) except -1:
-        """The waiter's sleep is over; it goes on when it has the lock again."""
+    cdef int end_sleep(self, Waiter waiter, bint notified) except -1:
+        """End a waiter's sleep; it goes on when it has the lock again."""
         waiter.again = True
         waiter.value = waiter.notified = notified
         waiter.deadline = FOREVER
         self.waiting.append(waiter)
         return 0
 
-    cdef bint wake(self) except -1:
-        """Notify the first who sleeps and is there; False if there is none."""
+    cdef bint notify_first(self) except -1:
+        """Notify the first sleeper whose client lives; False if there is none."""
         cdef Waiter waiter
         while self.sleeping:
             waiter = self.sleeping.popleft()
             if waiter.is_there():
-                self.rise(waiter, True)
+                self.end_sleep(waiter, True)
                 return True
-            self.give_up(waiter)
+            self.finish_dead(waiter)
         return False
 
-    cdef int let_next(self) except -1:
-        """See to it that nobody waits for a lock that is free."""
+    cdef int serve_if_free(self) except -1:
+        """Give the lock, if it is free, to the first in the queue."""
         if self.waiting and self.holder() == 0:
-            self.free()
+            self.let_go()
         return 0
 
     cdef int expire(self, Waiter waiter) except -1:
         if waiter.finished or waiter.again:
             return 0
         if waiter.depth == 0:
-            return Lock.expire(self, waiter)     # it waits for the lock in `acquire`
+            return Lock.expire(self, waiter)     # its call is `acquire`
         self.sleeping.remove(waiter)
-        self.rise(waiter, False)
-        return self.let_next()
+        self.end_sleep(waiter, False)
+        return self.serve_if_free()
 
     cdef int cancel(self, Waiter waiter) except -1:
         if waiter.finished or waiter.depth == 0:
             return Lock.cancel(self, waiter)
         if waiter.again:
-            self.pass_over(waiter)
+            self.unqueue(waiter)
         else:
             self.sleeping.remove(waiter)
-        self.give_up(waiter)
-        return self.let_next()
+        self.finish_dead(waiter)
+        return self.serve_if_free()
 
-    cdef int give_up(self, Waiter waiter) except -1:
+    cdef int finish_dead(self, Waiter waiter) except -1:
         if waiter.depth:
             if session_of(waiter.owner.number):
-                # Its thread may have been interrupted, and come by another connection.
+                # Its thread may only have been interrupted, and will use another connection.
                 self.owed[waiter.owner.number] = waiter.depth
             if waiter.notified:
-                self.wake()     # another is to have its notification
-        return waiter.abandon()
+                self.notify_first()     # the notification is another's now
+        return waiter.finish_unanswered()
 
-    cdef int interrupted(self, Waiter waiter) except -1:
+    cdef int take_back(self, Waiter waiter) except -1:
         if waiter.depth == 0:
-            return RLock.interrupted(self, waiter)
+            return RLock.take_back(self, waiter)
         if waiter.notified:
-            self.wake()
+            self.notify_first()
         return 0        # the lock is its owner's
 
     cdef int leave(self, Waiter waiter) except -1:
@@ -310,24 +309,24 @@ cdef class Condition(RLock):
             set_depth(self.slot(0), <uint64_t>waiter.depth)
         return 0
 
-    cdef int abandon(self, uint64_t session) except -1:
+    cdef int hand_on_all_of(self, uint64_t session) except -1:
         self.owed = {
             owner: depth for owner, depth in self.owed.items() if session_of(owner) != session
         }
-        return Lock.abandon(self, session)
+        return Lock.hand_on_all_of(self, session)
 
-    cdef bint take(self, uint64_t owner, bint wanted):
+    cdef bint take_now(self, uint64_t owner, bint wanted):
         self.owed.pop(owner, None)
-        return RLock.take(self, owner, wanted)
+        return RLock.take_now(self, owner, wanted)
 
     def _acquire(self, Waiter waiter, blocking=True, timeout=-1, restoring=False):
-        """With `restoring` own the lock as before a wait that was cut off, if it is not so."""
+        """With `restoring` own the lock again as before a wait that was cut off."""
         cdef uint64_t owner = waiter.owner.number
         cdef Waiter other
         if not restoring:
             return Lock._acquire(self, waiter, blocking, timeout)
         if self.holder() == owner:
-            waiter.depth = 1    # it is the owner's, whatever becomes of this call
+            waiter.depth = 1    # the owner keeps the lock, whatever becomes of this call
             waiter.done(True)
             return
         for other in [*self.sleeping, *self.waiting]:
@@ -340,7 +339,7 @@ cdef class Condition(RLock):
         else:
             waiter.again = True
             waiter.value = True
-            self.park(waiter, None)
+            self.park(waiter, self.waiting, None)
 
     def acquire(self, blocking=True, timeout=-1, restoring=False):
         return self.block("acquire", (blocking, timeout, restoring))
@@ -348,12 +347,9 @@ cdef class Condition(RLock):
     def _wait(self, Waiter waiter, timeout=None):
         if self.holder() != waiter.owner.number:
             raise RuntimeError("cannot wait on un-acquired lock")
-        if timeout is not None:
-            waiter.deadline = deadline_of(timeout)
-        waiter.at = self
+        self.park(waiter, self.sleeping, timeout)
         waiter.depth = <Py_ssize_t>depth_of(self.slot(0))
-        self.sleeping.append(waiter)
-        self.free()
+        self.let_go()
 
     def __repr__(self):
         cdef Waiter waiter
@@ -379,7 +375,7 @@ cdef class Condition(RLock):
     def notify(self, n=1):
         if self.holder() != current_owner().number:
             raise RuntimeError("cannot notify on un-acquired lock")
-        while n > 0 and self.wake():
+        while n > 0 and self.notify_first():
             n -= 1
 
     def notify_all(self):

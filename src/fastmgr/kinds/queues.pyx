@@ -3,7 +3,7 @@
 
 cimport cython
 
-from fastmgr.kinds.waits cimport Primitive, Waiter, deadline_of
+from fastmgr.kinds.waits cimport Primitive, Waiter
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -20,7 +20,7 @@ cdef class _BaseQueue(Primitive):
     """_BaseQueue(maxsize=0)
 --
 
-    As `queue.Queue`; `waiting` are those who get."""
+    As `queue.Queue`; `waiting` has the waiters of `get`."""
 
     cdef readonly Py_ssize_t maxsize
     cdef object items
@@ -30,7 +30,7 @@ cdef class _BaseQueue(Primitive):
     cdef readonly bint is_shutdown
 
     def __init__(self, maxsize=0):
-        # So many are as good as any number. A queue is as full at 2.5 as at 3.
+        # No queue gets longer than that; and one is as full at 2.5 as at 3.
         self.maxsize = ceil(max(-PY_SSIZE_T_MAX, min(maxsize, PY_SSIZE_T_MAX)))
         self.items = deque()
         self.putting = deque()
@@ -53,17 +53,14 @@ cdef class _BaseQueue(Primitive):
         return 0
 
     cdef int admit(self) except -1:
-        """An item was taken: let the first who waits to put do it, if there is room.
-
-        There is none where an item has been put back.
-        """
+        """An item was taken: do the first put that waits, unless an item was put back meanwhile."""
         cdef Waiter waiter
-        while self.putting and len(self.items) < self.maxsize:
-            waiter = self.putting.popleft()
-            item, waiter.item = waiter.item, None
-            waiter.done(None)
-            return self.add(item)
-        return 0
+        if not self.putting or len(self.items) >= self.maxsize:
+            return 0
+        waiter = self.putting.popleft()
+        item, waiter.item = waiter.item, None
+        waiter.done(None)
+        return self.add(item)
 
     cdef int expire(self, Waiter waiter) except -1:
         if waiter.finished:
@@ -72,7 +69,7 @@ cdef class _BaseQueue(Primitive):
             self.putting.remove(waiter)
             waiter.fail(queue.Full())
         else:
-            self.pass_over(waiter)
+            self.unqueue(waiter)
             waiter.fail(queue.Empty())
         return 0
 
@@ -84,10 +81,10 @@ cdef class _BaseQueue(Primitive):
         elif waiter.puts:
             self.putting.remove(waiter)
         else:
-            self.pass_over(waiter)
-        return waiter.abandon()
+            self.unqueue(waiter)
+        return waiter.finish_unanswered()
 
-    cdef int interrupted(self, Waiter waiter) except -1:
+    cdef int take_back(self, Waiter waiter) except -1:
         cdef Waiter other
         if (waiter.method == "get" or waiter.method == "get_nowait") and not waiter.failed:
             other = self.next_waiter()
@@ -108,12 +105,9 @@ cdef class _BaseQueue(Primitive):
         elif not block:
             waiter.fail(queue.Full())
         else:
-            if timeout is not None:
-                waiter.deadline = deadline_of(timeout)
-            waiter.at = self
+            self.park(waiter, self.putting, timeout)
             waiter.item = item
             waiter.puts = True
-            self.putting.append(waiter)
 
     def _get(self, Waiter waiter, block=True, timeout=None):
         if block and timeout is not None and timeout < 0 and not (
@@ -129,7 +123,7 @@ cdef class _BaseQueue(Primitive):
         elif not block:
             waiter.fail(queue.Empty())
         else:
-            self.park(waiter, timeout)
+            self.park(waiter, self.waiting, timeout)
 
     def _get_nowait(self, Waiter waiter):
         self._get(waiter, False)
@@ -138,8 +132,7 @@ cdef class _BaseQueue(Primitive):
         if self.unfinished == 0:
             waiter.done(None)
         else:
-            waiter.at = self
-            self.joining.append(waiter)
+            self.park(waiter, self.joining, None)
 
     cdef int all_done(self) except -1:
         cdef Waiter waiter
@@ -180,13 +173,10 @@ cdef class _BaseQueue(Primitive):
         return 0 < self.maxsize <= len(self.items)
 
 
-if ShutDown is None:
-    class Queue(_BaseQueue):
-        """As `queue.Queue`."""
-else:
-    class Queue(_BaseQueue):
-        """As `queue.Queue`."""
+class Queue(_BaseQueue):
+    """As `queue.Queue`."""
 
+    if ShutDown is not None:
         def shutdown(self, immediate=False):
             _shut_down(self, immediate)
 

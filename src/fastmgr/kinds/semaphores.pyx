@@ -12,7 +12,7 @@ from fastmgr.memory.cells cimport KIND_NONE, KIND_SEMAPHORE
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
-# A semaphore's permits that clients take and give back by themselves.
+# The permits that clients take and give back by themselves.
 cdef enum:
     MOST_SLOTS = 64
 
@@ -24,16 +24,16 @@ cdef class Semaphore(Slots):
 
     As `threading.Semaphore`.
 
-    Each of its first permits is a slot; those beyond `MOST_SLOTS`, and those that it was never
-    given but had released to it, are the server's alone.
+    Each of its first permits is a slot; those beyond `MOST_SLOTS`, and those that were released
+    without being taken, are the server's alone: `spare`.
 
-    Where several have permits and one who has none releases, nobody knows whose it is.  One of
-    theirs is free then, and the next of them to die gives back one less.
+    When a party without a permit releases while several parties have some, nobody can tell whose
+    permit that was.  One becomes free, and the next of these parties to die gives back one less.
     """
 
     cdef Py_ssize_t spare       # permits that are free and have no slot
     cdef dict held              # session -> permits without a slot that it has
-    cdef Py_ssize_t unsure      # permits that were released for one who is not known
+    cdef Py_ssize_t unsure      # permits that were released for a party that is not known
 
     def __init__(self, value=1):
         if value < 0:
@@ -55,7 +55,7 @@ cdef class Semaphore(Slots):
     cdef str state(self):
         return f"value={self.value()}"
 
-    cdef bint take(self, uint64_t owner, bint wanted) except -1:
+    cdef bint take_now(self, uint64_t owner, bint wanted) except -1:
         if self.take_any(owner, wanted and self.spare == 0):
             return True
         if self.spare == 0:
@@ -79,7 +79,7 @@ cdef class Semaphore(Slots):
         return left >= 0
 
     cdef dict taken(self):
-        """How many permits each has, by `party_of`."""
+        """How many permits each party has (`party_of`)."""
         cdef dict taken = self.held.copy()
         cdef uint64_t party
         cdef size_t i
@@ -90,7 +90,7 @@ cdef class Semaphore(Slots):
         return taken
 
     cdef int doubt(self, dict taken) except -1:
-        """One of the permits taken by those was released, by none of them."""
+        """A party that is not among those that have `taken` has released one of their permits."""
         cdef Py_ssize_t left = sum(taken.values()) - 1
         self.unsure = min(self.unsure + (len(taken) > 1), left)
         return 0
@@ -104,7 +104,7 @@ cdef class Semaphore(Slots):
         return n - min(max(foreign, 0), self.returned)
 
     cdef int give_back(self, uint64_t owner) except -1:
-        """A permit is back: one of the releaser's own, or else of whoever has one."""
+        """Give back a permit of the releaser, or else of any party that has one."""
         cdef uint64_t session = session_of(owner), holder = 0, word
         cdef size_t i, found
         cdef dict others
@@ -130,7 +130,7 @@ cdef class Semaphore(Slots):
         return self.give_spare()
 
     cdef int give_spare(self) except -1:
-        """A permit that has no slot is free."""
+        """Give a permit that has no slot to the first in the queue, or count it as free."""
         cdef Waiter waiter = self.next_waiter()
         if waiter is None:
             self.spare += 1
@@ -139,7 +139,7 @@ cdef class Semaphore(Slots):
             waiter.done(True)
         return 0
 
-    cdef int abandon(self, uint64_t session) except -1:
+    cdef int hand_on_all_of(self, uint64_t session) except -1:
         cdef uint64_t holder
         cdef size_t i
         cdef Py_ssize_t held = self.held.get(session, 0), kept, given
@@ -164,7 +164,7 @@ cdef class Semaphore(Slots):
                     self.returned += self.hand_on(i, holder, OWNER_DIED)
         return 0
 
-    cdef int interrupted(self, Waiter waiter) except -1:
+    cdef int take_back(self, Waiter waiter) except -1:
         if waiter.value is True:
             self.give_back(waiter.owner.number)
         return 0
@@ -172,14 +172,14 @@ cdef class Semaphore(Slots):
     def _acquire(self, Waiter waiter, blocking=True, timeout=None):
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
-        if self.take(waiter.owner.number, False):
+        if self.take_now(waiter.owner.number, False):
             waiter.done(True)
         elif not blocking or (timeout is not None and <double>timeout <= 0):
             waiter.done(False)
-        elif self.take(waiter.owner.number, True):
+        elif self.take_now(waiter.owner.number, True):
             waiter.done(True)
         else:
-            self.park(waiter, timeout)
+            self.park(waiter, self.waiting, timeout)
 
     def acquire(self, blocking=True, timeout=None):
         return self.block("acquire", (blocking, timeout))
@@ -233,5 +233,5 @@ cdef class BoundedSemaphore(Semaphore):
 
     cdef int give_spare(self) except -1:
         if self.spare + <Py_ssize_t>sum(self.held.values()) >= self.bound - <Py_ssize_t>self.slots:
-            return 0        # released by two at once, one of them a client by itself
+            return 0        # a client has freed its slot this moment: this permit is one too many
         return Semaphore.give_spare(self)

@@ -24,7 +24,7 @@ cdef class Waiter:
     cdef readonly bint finished
     cdef readonly bint failed        # `value` is the exception to raise
     cdef public object value
-    cdef bint gone                   # timed out or dead: to be passed over in its queue
+    cdef bint gone                   # timed out or dead: its queue is to skip it
     cdef object item                 # what a put brings
     cdef object method               # of a thread that waits: the method it is in
     cdef Py_ssize_t depth            # what a Condition's waiter takes the lock back to
@@ -36,7 +36,7 @@ cdef class Waiter:
     cdef bint is_there(self)
     cdef int done(self, object value) except -1
     cdef int fail(self, object error) except -1
-    cdef int abandon(self) except -1
+    cdef int finish_unanswered(self) except -1
 
 cdef class Primitive(Celled):
     cdef object waiting              # deque of Waiter, first come first served
@@ -45,15 +45,15 @@ cdef class Primitive(Celled):
     cdef object begin(self, Waiter waiter, object name, object args, object kwds)
     cdef bint blocks(self, object name)
     cdef str state(self)
-    cdef int park(self, Waiter waiter, object timeout) except -1
+    cdef int park(self, Waiter waiter, object queue, object timeout) except -1
     cdef Waiter next_waiter(self)
-    cdef int pass_over(self, Waiter waiter) except -1
+    cdef int unqueue(self, Waiter waiter) except -1
     cdef int expire(self, Waiter waiter) except -1
     cdef int cancel(self, Waiter waiter) except -1
-    cdef int abandon(self, uint64_t session) except -1
-    cdef int interrupted(self, Waiter waiter) except -1
+    cdef int hand_on_all_of(self, uint64_t session) except -1
+    cdef int take_back(self, Waiter waiter) except -1
     cdef int leave(self, Waiter waiter) except -1
-    cdef int give_up(self, Waiter waiter) except -1
+    cdef int finish_dead(self, Waiter waiter) except -1
     cdef object block(self, object name, tuple args)
     cdef object wait_here(self, Waiter waiter, object name, object args, object kwds)
 

@@ -1,18 +1,17 @@
 # cython: auto_pickle=False
 """Primitives whose waiters are records, not threads.
 
-A call that must wait leaves a `Waiter` in the primitive's queue and the caller
-goes away; whoever makes it due finishes the record, which then finds its way:
-for a client, the loop sends the reply; for a thread in this process, its gate
-opens.  So ten thousand waiting clients cost ten thousand records, a waiter whose
-client died is passed over and takes nothing, and waiters are served first come,
-first served.
+A call that must wait leaves a `Waiter` in a queue of the primitive, and its thread goes on to
+other work.  The call that ends the wait finishes the record: then the loop sends the client's
+reply, or, for a thread of this process, the gate opens on which the thread sleeps.  So ten thousand
+waiting clients cost ten thousand records.  Waiters are served first come, first served; one whose
+client has died is skipped, and takes nothing.
 
-What a thread owns in `threading`, here a connection owns: a client's connection
-is its thread.  Meaning and errors are those of `threading` and `queue`.
+What a thread owns in `threading`, here a connection owns: a client's connection is its thread.
+Meaning and errors are those of `threading` and `queue`.
 
-Every step runs under the GIL and gives nothing away in between: what it needs is
-allocated first, then the books are changed.
+Every step runs under the GIL and does not give it away in between: it allocates what it needs, and
+changes the books after that.
 """
 
 cimport cython
@@ -28,14 +27,14 @@ from time import monotonic
 cdef double FOREVER = float("inf")
 cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
 
-# Who the calling thread acts for: `.owner` is a connection while its call is served, `.thread`
-# what the thread is by itself.
+# The owner for whom the calling thread acts: `.owner` is a connection while its call is served,
+# `.thread` the thread's own.
 here = threading.local()
 cdef uint64_t owners_without_session = 0
 
 
 cdef class Owner:
-    """Who may hold something: a connection, or a thread in here."""
+    """A connection or a thread of this process: it can hold locks and permits."""
 
     def __cinit__(self, *args, **kwds):
         self.belong(0, 0)
@@ -76,7 +75,7 @@ cdef class Waiter:
         self.deadline = FOREVER
 
     cdef bint is_there(self):
-        """Whether there is anybody to be given something."""
+        """Whether the waiter still waits, and its owner can be given something."""
         return not self.gone and self.owner.is_there()
 
     cdef int done(self, object value) except -1:
@@ -88,10 +87,10 @@ cdef class Waiter:
         if self.gate is not None:
             self.gate.release()
         elif self.at is not None:
-            self.sink(self)     # whoever asked has gone away to wait
+            self.sink(self)     # the call has left its thread
         return 0
 
-    cdef int abandon(self) except -1:
+    cdef int finish_unanswered(self) except -1:
         """Finish without a result: nobody is there to take it."""
         self.finished = self.failed = True
         if self.gate is not None:
@@ -122,7 +121,7 @@ cdef class Primitive(Celled):
         try:
             return getattr(self, "_" + name)(waiter, *args, **kwds)
         except TypeError as error:
-            # Ours takes an argument more, under another name.
+            # Our method takes one argument more, and has another name.
             if not str(error).startswith(f"_{name}() "):
                 raise
         given = ", ".join([*(type(arg).__name__ for arg in args), *(f"{key}=" for key in kwds)])
@@ -131,28 +130,28 @@ cdef class Primitive(Celled):
     cdef int expire(self, Waiter waiter) except -1:
         """The waiter's deadline has passed."""
         if not waiter.finished:
-            self.pass_over(waiter)
+            self.unqueue(waiter)
             waiter.done(False)
         return 0
 
     cdef int cancel(self, Waiter waiter) except -1:
         """The waiter's client is dead."""
         if not waiter.finished:
-            self.pass_over(waiter)
-            waiter.abandon()
+            self.unqueue(waiter)
+            waiter.finish_unanswered()
         return 0
 
-    cdef int abandon(self, uint64_t session) except -1:
-        """A client process has died: what it held is handed on."""
+    cdef int hand_on_all_of(self, uint64_t session) except -1:
+        """A session's process has died: hand on what it held."""
         return 0
 
-    cdef int interrupted(self, Waiter waiter) except -1:
-        """Take back what the waiter was given: its thread was interrupted, and has not got it."""
+    cdef int take_back(self, Waiter waiter) except -1:
+        """Take back what the waiter was given: its thread was interrupted before it had that."""
         return 0
 
     cdef int leave(self, Waiter waiter) except -1:
         """The waiting thread leaves the call by an exception."""
-        return self.interrupted(waiter) if waiter.finished else self.cancel(waiter)
+        return self.take_back(waiter) if waiter.finished else self.cancel(waiter)
 
     # -- for the primitives ---------------------------------------------------
 
@@ -163,13 +162,13 @@ cdef class Primitive(Celled):
     def __repr__(self):
         return f"<{shown_module(self)}.{type(self).__name__} at {id(self):#x}: {self.state()}>"
 
-    cdef int park(self, Waiter waiter, object timeout) except -1:
-        """Queue a waiter; no timeout, or None, waits for ever."""
+    cdef int park(self, Waiter waiter, object queue, object timeout) except -1:
+        """Put a waiter into a queue of this primitive; without a timeout (None) for ever."""
         cdef double deadline = FOREVER if timeout is None else deadline_of(timeout)
         assert waiter.at is None and not waiter.finished    # in one queue at most
         waiter.at = self
         waiter.deadline = deadline
-        self.waiting.append(waiter)
+        queue.append(waiter)
         return 0
 
     cdef Waiter next_waiter(self):
@@ -182,15 +181,15 @@ cdef class Primitive(Celled):
             if waiter.gone:
                 self.dead -= 1
             else:
-                self.give_up(waiter)
+                self.finish_dead(waiter)
         return None
 
-    cdef int give_up(self, Waiter waiter) except -1:
-        """Nobody is there for a waiter that is in no queue any more."""
-        return waiter.abandon()
+    cdef int finish_dead(self, Waiter waiter) except -1:
+        """The client of a waiter that has left its queue is dead: end the call."""
+        return waiter.finish_unanswered()
 
-    cdef int pass_over(self, Waiter waiter) except -1:
-        """Leave a waiter out; the queue is cleaned when most of it is such."""
+    cdef int unqueue(self, Waiter waiter) except -1:
+        """Mark a waiter as gone from the queue, which is cleaned when most are."""
         waiter.gone = True
         self.dead += 1
         if self.dead > 16 and self.dead > len(self.waiting) // 2:
@@ -199,7 +198,7 @@ cdef class Primitive(Celled):
         return 0
 
     cdef object block(self, object name, tuple args):
-        """Do a blocking method on the calling thread, for it or for whom it serves."""
+        """Do a blocking method on the calling thread, for itself or the connection it serves."""
         return self.wait_here(Waiter(current_owner()), name, args, {})
 
     cdef object wait_here(self, Waiter waiter, object name, object args, object kwds):
@@ -225,7 +224,7 @@ cdef class Primitive(Celled):
             finally:
                 waiter.owner.waiter = None
         if waiter.failed:
-            if waiter.value is None:        # abandoned
+            if waiter.value is None:        # unanswered
                 waiter.owner.serve_no_more()
                 raise EOFError("the client that waited is gone")
             raise waiter.value
