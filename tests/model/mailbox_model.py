@@ -1,9 +1,9 @@
 """An exhaustive exploration of how calls go by mailbox or socket, to a server's loop or a worker.
 
-The model is in plain Python, for itself: it imports nothing of what it models.  What it mirrors,
-each function under its own name:
+What is done to one mailbox is the code of ``mailbox.h`` itself, compiled so that each of its
+accesses is a step here.  The rest is mirrored in Python, each function under its own name:
 
-* ``mailbox.h``, with all that clients, the loop and workers do to a mailbox.
+* The rooms of ``mailbox.h``, which the loop looks into.
 * `Stream.receive`, `receive_mail`, `answer_by_mail` of ``stream.pyx``; `FastChannel.exchange` and
   `post` of ``channel.pyx``, with the flag `ahead`.
 * The loop of ``loop.pyx`` with its mailroom, and `work_fast` of ``_core.pyx``.
@@ -32,7 +32,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
+from compiled import compiled
 from exploring import Result, Violation, report, uncollected
+
+mailbox: Any = compiled("traced_mailbox")
 
 OPEN, REQUEST, SLEEPS, REPLY, TAKEN = 1, 2, 4, 8, 16
 
@@ -137,49 +140,66 @@ class Protocol:
 
     # -- the mailbox, by client and server ------------------------------------
 
+    def compiled(self, name: str, c: int, side: str, message: int = NONE) -> Steps:
+        """What the function of that name in ``mailbox.h`` does to the mailbox of `c`."""
+        past: tuple[int, ...] = ()
+        while True:
+            access, result = mailbox.traced_step(past, name)
+            if access is None:
+                return result
+            kind, a, b = access
+            more = {"replace": (a, b), "or": (a,), "and": (a,), "written": (message,)}
+            more |= {"write": (side,), "read": (side,)}
+            past = (*past, int((yield (kind, c, *more.get(kind, ()))) or 0))
+
     def fm_mail_put(self, c: int, side: str, message: int) -> Steps:
         yield "write", c, side
         yield "written", c, message
 
     def fm_mail_post(self, c: int, message: int) -> Steps:
+        if self.mutation is not Mutation.POSTS_BLINDLY:
+            return (yield from self.compiled("fm_mail_post", c, CLIENT, message))
         if (yield "load", c) != OPEN:
             return False
         yield from self.fm_mail_put(c, CLIENT, message)
-        if self.mutation is Mutation.POSTS_BLINDLY:
-            yield "or", c, REQUEST
-            return True
-        return (yield "replace", c, OPEN, OPEN | REQUEST) == OPEN
+        yield "or", c, REQUEST
+        return True
 
     def fm_mail_await(self, c: int) -> Steps:
+        if self.mutation not in (Mutation.SLEEPS_SILENTLY, Mutation.SLEEPS_BLINDLY):
+            message = yield from self.compiled("fm_mail_await", c, CLIENT)
+            return NO_BYTES if message is None else message
         if not (yield "until_reply", c):
-            if self.mutation is Mutation.SLEEPS_SILENTLY:
-                return NO_BYTES
-            before = yield "or", c, SLEEPS
-            if not before & REPLY or self.mutation is Mutation.SLEEPS_BLINDLY:
-                return NO_BYTES
+            if self.mutation is Mutation.SLEEPS_BLINDLY:
+                yield "or", c, SLEEPS
+            return NO_BYTES
         message = yield "read", c, CLIENT
         yield "and", c, OPEN
         return message
 
     def fm_mail_open(self, c: int) -> Steps:
-        yield "store" if self.mutation is Mutation.OPENS_PLAINLY else "or", c, OPEN
+        if self.mutation is Mutation.OPENS_PLAINLY:
+            yield "store", c, OPEN
+        else:
+            yield from self.compiled("fm_mail_open", c, LOOP)
 
     def fm_mail_shut(self, c: int) -> Steps:
-        before = yield "and", c, ~OPEN
-        return is_request(before)
+        return (yield from self.compiled("fm_mail_shut", c, LOOP))
 
     def fm_mail_take(self, c: int, side: str) -> Steps:
-        yield "or", c, TAKEN
-        return (yield "read", c, side)
+        return (yield from self.compiled("fm_mail_take", c, side))
 
     def fm_mail_answer(self, c: int, side: str, message: int) -> Steps:
         if self.mutation is Mutation.ANSWERS_FIRST:
             before = yield "or", c, REPLY
             yield from self.fm_mail_put(c, side, message)
-        else:
+        elif self.mutation is Mutation.ANSWERS_SLEEPERS:
             yield from self.fm_mail_put(c, side, message)
-            before = yield "or", c, REPLY
-        if not before & SLEEPS or self.mutation is Mutation.ANSWERS_SLEEPERS:
+            yield "or", c, REPLY
+            return True
+        else:
+            return (yield from self.compiled("fm_mail_answer", c, side, message))
+        if not before & SLEEPS:
             return True
         yield "and", c, OPEN
         return False
