@@ -79,7 +79,7 @@ class Probe:
 
     def sessions(self) -> int:
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        return server.table.session_count  # type: ignore[no-any-return]
+        return len(server.table.sessions)
 
 
 class Sleeper:

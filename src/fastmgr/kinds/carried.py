@@ -44,20 +44,20 @@ def put_in_mapping(mapping: dict[Any, Any], read: dict[Opaque, Any]) -> None:
 
 
 def read_values(obj: Any, read: dict[Opaque, Any]) -> bool:
-    """Find what the `Opaque` values of an object stand for; the object stays as it is.
+    """Unpickle the `Opaque` values of an object, which itself stays as it is.
 
     Parameters
     ----------
     obj : object
         Of a type whose row says how it holds unread values.
     read : dict
-        What is known of them, and where the rest is put.
+        Opaque value to what it stands for; those that are missing are added.
 
     Returns
     -------
     bool
-        Whether there was a rest.  If so there may be more of it by now: unpickling runs any code,
-        and others may use the object meanwhile.
+        Whether values were missing.  If so the object may hold more of them by now: unpickling
+        runs any code, and other threads may use the object meanwhile.
 
     Raises
     ------
@@ -74,8 +74,7 @@ def read_values(obj: Any, read: dict[Opaque, Any]) -> bool:
 def put_in_place(obj: Any, read: dict[Opaque, Any]) -> None:
     """Put what they stand for in the place of all `Opaque` values.
 
-    What others have written since they were read stays, and what they have taken away does not
-    come back.
+    What other threads have written meanwhile stays; what they have taken away does not come back.
     """
     put = UNREAD[type(obj)].put_in_place
     if put is not None:

@@ -29,17 +29,18 @@ from fastmgr.server.records import (
     PREDECESSOR,
     Draft,
     Record,
+    nonsense,
     read,
     write_filling,
 )
 
 __all__ = ["ArenaFile"]
 
-#: What the file grows by.
+#: The file grows by a multiple of this many bytes.
 EXTENT = 1024 * 1024
 
 
-#: What servers of this process use.
+#: The files that servers of this process use.
 _in_use: set[tuple[int, int]] = set()
 
 
@@ -56,7 +57,7 @@ def _open(path: str) -> int:
     """Open the file, if it is this user's alone."""
     try:
         if _identity(os.lstat(path)) in _in_use:
-            # By this process, which the lock does not tell: and to close it again would lift it.
+            # The lock does not keep this process out, and to close the file again would lift it.
             raise _taken(errno.EAGAIN, path)
     except FileNotFoundError:
         pass
@@ -95,20 +96,20 @@ class ArenaFile:
     Parameters
     ----------
     path : str
-        The file; it is made if there is none.
+        The file is made if there is none.
     arena : Arena
-        Has it mapped, for clients too.
+        Maps the file, and tells clients where it is.
 
     Raises
     ------
     BlockingIOError
         Another server has the file.
     ValueError
-        It is not such a file, or it is damaged.
+        The file is no arena, or it is damaged.
     PermissionError
-        It is another user's, or others can write to it.
+        The file is another user's, or others can write to it.
     OSError
-        It cannot be opened, or the disk is full.
+        The file cannot be opened, or the disk is full.
     """
 
     def __init__(self, path: str, arena: Arena) -> None:
@@ -117,8 +118,8 @@ class ArenaFile:
         self.objects: dict[str, Any] = {}
         #: Where the records of each name are: the segment, and the offset in it.
         self.records: dict[str, list[tuple[Segment, int]]] = {}
-        # Closing any descriptor of the file would lift the lock: this one, and those of the
-        # segments, stay open as long as the server lives.
+        # Closing any descriptor of the file would lift the lock: this descriptor and those of the
+        # segments stay open as long as the server lives.
         self.fd = _open(path)
         self.segments: list[Segment] = []
         self.spare: list[int] = []
@@ -164,7 +165,7 @@ class ArenaFile:
         if known:
             self._read()
         else:
-            # Or it was killed before the first: the magic comes last.
+            # The file is new, or a server was killed before it wrote the magic, which comes last.
             self._commit(LINE)
         struct.pack_into("<8s", memoryview(self.first), 0, MAGIC)
 
@@ -183,9 +184,9 @@ class ArenaFile:
         return ValueError(f"{self.path!r} is no arena of fastmgr's, or it is damaged: {what}")
 
     def _find_room(self, start: int, size: int) -> None:
-        """Have the file on the disk for these bytes, also where it has holes, or not at all.
+        """Reserve room on the disk for these bytes of the file, or raise OSError.
 
-        A full disk must not show where the memory is used: that would be a signal.
+        Otherwise a full disk would show when the memory is used, by a signal that ends the process.
         """
         try:
             if hasattr(os, "posix_fallocate"):
@@ -201,7 +202,7 @@ class ArenaFile:
             os.ftruncate(self.fd, start + size)
 
     def _map(self, start: int, size: int) -> Segment:
-        # Where mapping fails the descriptor is kept for the next time: see above.
+        # Where mapping fails the descriptor is kept for the next time: closing it lifts the lock.
         if not self.spare:
             self.spare.append(os.dup(self.fd))
         segment = self.arena.add_file(self.spare[0], start, size)
@@ -210,9 +211,9 @@ class ArenaFile:
         return segment
 
     def _grow(self, size: int) -> None:
-        """Go on in a new segment, of so many bytes, at the end of the file.
+        """Go on in a new segment of `size` bytes at the end of the file.
 
-        Where a step fails nothing has changed but the file, which the next time is as long already.
+        Where a step fails nothing has changed, but the file may have its new length already.
         """
         self._find_room(self.capacity, size)
         grown = self._map(self.capacity, size)
@@ -224,10 +225,10 @@ class ArenaFile:
         self.capacity += size
 
     def check(self) -> None:
-        """Look whether somebody has cut the file; from then on whoever asks is told.
+        """Look whether somebody has cut the file; if so the server answers with errors from now on.
 
-        A look at memory that is gone ends a process by a signal.  So clients are sent to the
-        server, and for those who looked before the file is made as long as it was.
+        A process that touches memory which is gone is ended by a signal.  So clients have to ask
+        the server again, and for those that have looked before the file is made as long as it was.
         """
         if self.is_cut or os.fstat(self.fd).st_size >= self.capacity:
             return
@@ -235,7 +236,7 @@ class ArenaFile:
         for segment in self.segments:
             segment.spoil()
         self.arena.expel()
-        with contextlib.suppress(OSError):  # a disk that is full by now
+        with contextlib.suppress(OSError):  # the disk may be full by now
             self._find_room(0, self.capacity)
             struct.pack_into("<8s", memoryview(self.first), 0, CUT)
 
@@ -245,16 +246,14 @@ class ArenaFile:
             raise OSError(errno.EIO, "the arena was cut while this server used it", self.path)
 
     def _read(self) -> None:
-        # All that come to an object at once: it may have grown a thousand times.
+        # An object may have grown a thousand times: all its additions are made at once.
         additions: dict[str, list[Any]] = {}
         try:
             for record in read(memoryview(self.segment), self.end):
                 try:
                     self._restore(record, additions)
                 except NONSENSE as error:
-                    raise ValueError(
-                        f"the record at {record.at} says nonsense ({error})"
-                    ) from error
+                    raise nonsense(record.at, error) from error
                 self.records.setdefault(record.name, []).append((self.segment, record.at))
             for name, added in additions.items():
                 try:
@@ -287,7 +286,7 @@ class ArenaFile:
         Raises
         ------
         TypeError
-            The file cannot hold that.
+            A file cannot hold the object.
         OSError
             The disk is full.
         """
@@ -301,9 +300,9 @@ class ArenaFile:
         self._write(number, name, part)
 
     def forget(self, name: str) -> None:
-        """Drop a name; what it named stays as long as somebody holds it."""
+        """Drop a name; its object stays as long as somebody holds it."""
         self._require_whole()
-        # The last first: those that were added are nothing by themselves.
+        # The last record goes first: one that was added means nothing by itself.
         records = self.records[name]
         while records:
             segment, at = records[-1]
@@ -312,7 +311,7 @@ class ArenaFile:
         del self.records[name], self.objects[name]
 
     def _write(self, number: int, name: str, obj: Any) -> None:
-        """Write a record, and have the object's state in it."""
+        """Write a record, and move the object's state into it."""
         about = codec_of(type(obj)).about(obj, name)
         size = state_size(obj)
         draft = Draft(number, name, about, size)

@@ -1,7 +1,7 @@
 """How a proxy of a named object finds it again in a server that was restarted.
 
-The handle of such an object is made of its type's id and its name, so it is the same in every
-server.  One that does not know a handle of that kind looks whether it keeps the object.
+The handle of a named object is made of its type's id and its name, so it is the same in every
+server.  A server that meets such a handle for the first time looks whether it keeps the object.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ NAMED = 1 << 62
 
 
 def named_handle(typeid: str, name: str) -> int:
-    """Return the handle of the object of that name; as a signed integer of 64 bits it is positive.
+    """Return the handle of a named object, which is positive as a signed integer of 64 bits.
 
     Parameters
     ----------
     typeid : str
-        The type's id with which it was made: it decides what is exposed.
+        The id of the type with which the object was made: it decides what is exposed.
     name : str
     """
     spelled = f"{typeid}\0{name}".encode("utf-8", "surrogatepass")
@@ -62,7 +62,7 @@ class Finder:
         return (typeid, obj) if type(obj) is kind else None
 
     def _learn(self, names: Names, registry: dict[str, Any]) -> None:
-        """Compute the handles of the names that have come."""
+        """Compute the handles of the names that are new."""
         if not names.fresh:
             return
         if len(self._found) > 64 + 4 * len(names.objects):  # most of these names have gone
@@ -76,7 +76,7 @@ class Finder:
         while names.fresh:
             try:
                 name = names.fresh.pop()
-            except KeyError:  # it has just been forgotten
+            except KeyError:  # another thread has just forgotten the name
                 break
             obj = names.objects.get(name)
             for typeid, kind in makers:

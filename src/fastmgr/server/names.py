@@ -13,12 +13,12 @@ __all__ = ["Names"]
 
 
 class Names:
-    """What a server keeps by name: as long as it lives, or as a file does.
+    """The named objects of a server: they live as long as the server, or as a file.
 
     Parameters
     ----------
     file : ArenaFile, optional
-        Where it is kept.
+        Keeps the objects.
     """
 
     def __init__(self, file: ArenaFile | None = None) -> None:
@@ -31,19 +31,19 @@ class Names:
     def get(
         self, name: str, kind: type, arguments: tuple[Any, ...], arena: Arena | None = None
     ) -> Any:
-        """Return the object of that name; it is made if there is none.
+        """Return the object of that name; make it if there is none.
 
-        Rows of counters become longer if more are asked for.  Who asks for some of them, as a
-        program does that is older than the last ones, gets all.  Who asks for no items gets what
-        is kept.
+        Rows of counters become longer if a client asks for more.  A client that asks for some of
+        the counters, as an older program does, gets all; one that asks for no items gets the object
+        that is kept.
 
         Raises
         ------
         TypeError
-            The name is no string, or is an object's of another kind or typecode.
+            The name is no string, or belongs to an object of another kind or typecode.
         ValueError
-            It is that of an array of another length, or of counters of which some are not asked for
-            while others are.
+            The name belongs to an array of another length, or to counters some of which are not
+            asked for, while others are that are not there.
         """
         if type(name) is not str:
             raise TypeError(f"name={name!r}: a name is a string")
@@ -73,7 +73,7 @@ class Names:
             return kept
 
     def forget(self, name: str) -> bool:
-        """Drop a name; what it named goes when nobody holds it any more."""
+        """Drop a name; its object goes when nobody holds it any more."""
         with self.lock:
             if name not in self.objects:
                 return False

@@ -13,10 +13,11 @@ cdef class Entry:
     cdef public object method_to_typeid   # dict or None
     cdef readonly object ident            # str: how stock peers name it
     cdef readonly object key              # int handle, or the ident where it is no handle
-    cdef public Py_ssize_t refcount       # references of clients; 0: only proxies in here hold it
-    # Who may serve its calls.  The first two never change.  The others are changed under the GIL,
-    # by whoever shares the entry or serves a call of it; `is_legal` says which combinations occur.
-    cdef readonly bint parks              # a primitive of ours: its waiters are no threads
+    cdef public Py_ssize_t refcount       # of clients; 0: only proxies in this process hold it
+    # Whether the loop may serve its calls.  The first two never change.  The engine changes the
+    # others when it shares the entry and when it serves a call of it, on the loop or on a worker,
+    # under the GIL.  `is_legal` says which combinations occur.
+    cdef readonly bint parks              # the object is a primitive of `kinds`: no thread waits
     cdef readonly bint pins               # its methods may depend on the thread that runs them
     cdef public bint known                # only built-in code has filled it; it only ever falls
     cdef public bint carries              # set when it is shared: it may hold `Opaque` values
@@ -33,14 +34,14 @@ cdef class Forgetter:
 
 cdef class Session:
     cdef readonly bytes id
-    cdef readonly uint64_t number         # as it holds things (memory/atomics.h); never used twice
+    cdef readonly uint64_t number         # in the slots it holds (memory/atomics.h); used once
     cdef readonly int connections
     cdef bint clean                       # the process ends in order
     cdef bint broken                      # one of its connections has ended otherwise
-    cdef size_t place                     # of its number in the arena; 0: it has none
-    cdef bint ended                       # nothing is held for it any more
+    cdef size_t place                     # of its number in the arena; 0: the number has none
+    cdef bint ended                       # the table holds nothing for it any more
     cdef dict held                        # key -> count
-    cdef readonly set parked              # keys of the primitives where it may have something
+    cdef readonly set parked              # keys of the primitives that it may hold or wait for
 
 cdef enum:
     RECENT_ENTRIES = 64
@@ -51,10 +52,10 @@ cdef struct Recent:
 
 cdef class Table:
     cdef readonly dict entries            # key -> Entry: what clients hold
-    cdef readonly object local            # key -> Entry, weak: what proxies in here hold
+    cdef readonly object local            # key -> Entry, weak: what proxies in this process hold
     cdef dict by_object                   # id(obj) -> KeyedRef of Entry: one object, one ident
-    cdef Forgetter forgetter              # of what is in there
-    cdef dict sessions                    # session id -> Session
+    cdef Forgetter forgetter              # of what is in `by_object`
+    cdef readonly dict sessions           # session id -> Session, of processes that are connected
     cdef uint64_t epoch                   # in the handles of this server's objects
     cdef uint64_t next_handle
     cdef public object revive             # key -> Entry or None: a named object that is not shared

@@ -10,10 +10,9 @@ inside this process holds it (a proxy stored in a shared container).  The latter
 is an ordinary strong reference to the entry, so containers that hold themselves
 are the garbage collector's to find.
 
-Every method runs to its end under the GIL and
-allocates nothing between the steps that must agree, nor runs Python code there, in which another
-thread may take its turn.  What falls to zero is
-returned to the caller, who drops it outside: dropping runs users' destructors.
+Every method runs to its end under the GIL.  Between steps that must agree it allocates nothing and
+runs no Python code, in which another thread may take its turn.  An entry whose last reference is
+returned goes to the caller, who drops it outside: dropping it runs users' destructors.
 """
 
 cimport cython
@@ -53,8 +52,8 @@ cdef class Entry:
     cdef bint is_legal(self) noexcept:
         """Whether the flags agree; to be asserted where one has been changed.
 
-        An object whose methods may depend on their thread is a user's: the loop runs, parks and
-        carries nothing for it.  What carries values is of a type whose row says how.
+        If an object's methods may depend on their thread, the loop runs, parks and carries nothing
+        for it.  Only objects of types whose row says how hold unread values.
         """
         if self.pins and (self.parks or self.known or self.carries or self.opaque):
             return False
@@ -63,7 +62,7 @@ cdef class Entry:
         return self.carrying >= 0 and self.looking >= 0
 
     cdef int take(self, object key) except -1:
-        """Be found at this key; only before anybody knows of another."""
+        """Be found at this key; only to be called while nobody knows the entry by another."""
         self.key = key
         self.ident = key if isinstance(key, str) else "%x" % key
         return 0
@@ -76,7 +75,7 @@ cdef class Entry:
 
 @cython.final
 cdef class Forgetter:
-    """What the reference to an entry calls when that has gone: it takes itself out of `found`."""
+    """Takes the weak reference to an entry out of `found` when the entry has gone."""
 
     def __init__(self, dict found):
         self.found = found
@@ -180,12 +179,12 @@ cdef class Table:
         return KeyError(ident)
 
     cdef Entry entry_of(self, object obj):
-        """The entry that an object has, or None; no Python code runs here."""
+        """The entry of an object, or None; no Python code runs here."""
         cdef PyObject *reference = PyDict_GetItem(self.by_object, id(obj))
         return None if reference is NULL else (<object>reference)()
 
     cdef object new_handle(self):
-        """A handle that nothing had before."""
+        """A handle that no object had before."""
         cdef object handle = self.next_handle
         self.next_handle += 1
         return handle
@@ -214,11 +213,11 @@ cdef class Table:
                 key = self.new_handle()
             fresh = Entry(obj, names, method_to_typeid, key, known)
             reference = self.reference_to(fresh)
-            # Another thread may have shared it meanwhile, and none can from here on.
+            # Another thread may have shared the object meanwhile; from here on none can.
             entry = self.entry_of(obj)
             if entry is None:
                 entry = fresh
-                if key in self.entries:     # so did one with what has the name now
+                if key in self.entries:     # of another object, which has the name by now
                     entry.take(self.new_handle())
                 self.by_object[id(obj)] = reference
         if entry is not fresh:
@@ -226,7 +225,7 @@ cdef class Table:
             entry.method_to_typeid = method_to_typeid
             entry.known = entry.known and known
         entry.refcount += 1
-        self.forget_recent()        # one that took its place may be there
+        self.forget_recent()        # `place` may have put another entry there
         self.entries[entry.key] = entry
         return entry
 
@@ -269,12 +268,12 @@ cdef class Table:
         entry.refcount += count
         assert entry.refcount > 0 and count > 0
         if entry.refcount == count and entry.key not in self.entries:
-            # Only a proxy in here held it; a client does again.
+            # Until now only a proxy in this process held the entry.
             self.entries[entry.key] = entry
         return 0
 
     cpdef object release(self, object key, Py_ssize_t count=1):
-        """Return references; the entry if those were the last, for the caller to drop.
+        """Return references; if those were the last, return the entry for the caller to drop.
 
         Raises
         ------
@@ -288,7 +287,7 @@ cdef class Table:
         cdef Entry entry
         if found is NULL:
             if key in self.local:
-                return None     # held by a proxy in here alone: nothing is counted
+                return None     # only a proxy in this process holds the entry: nothing is counted
             raise KeyError(key)
         entry = <Entry>found
         if entry.refcount < count:
@@ -304,11 +303,6 @@ cdef class Table:
 
     # -- sessions ---------------------------------------------------------
 
-    @property
-    def session_count(self):
-        """How many client processes are connected by the fast dialect."""
-        return len(self.sessions)
-
     cdef Session join(self, bytes session_id):
         """The session of that id, with one connection more."""
         cdef Session session = self.sessions.get(session_id)
@@ -321,7 +315,7 @@ cdef class Table:
         return session
 
     cdef int leave(self, Session session) except -1:
-        """One connection less; 1 if it was the last, and `forsake` is due."""
+        """Count one connection less; return 1 if it was the last, and `forsake` is due."""
         session.connections -= 1
         if session.connections:
             return 0
@@ -330,9 +324,9 @@ cdef class Table:
         return 1
 
     cdef int note_parked(self, Session session, Entry entry) except -1:
-        """The session may take or wait for something here from now on, and hold it to its end."""
+        """Note that the session may hold the primitive, or wait for it, until the session ends."""
         if len(session.parked) >= 2 * len(self.entries) + 1000:     # most of them are gone
-            # In place: other threads may note more while `find` looks.
+            # Change the set in place: other threads may add to it while `find` looks.
             for key in list(session.parked):
                 if self.find(key) is None:
                     session.parked.discard(key)
@@ -348,7 +342,7 @@ cdef class Table:
             try:
                 entry = self.release(key, count)
             except (KeyError, AssertionError):
-                continue        # a server's hooks took it out before
+                continue        # a server's hooks took the entry out before
             if entry is not None:
                 dead.append(entry)
         return dead
@@ -356,8 +350,8 @@ cdef class Table:
     cdef object session_retain(self, Session session, object key):
         """Book a reference, counted in the entry already, on `session`.
 
-        Returned at once where the session has ended meanwhile; then, as from
-        `release`, the entry if it was the last.
+        If the session has ended meanwhile the reference is returned at once, and the result is
+        that of `release`.
         """
         if session.ended:
             return self.release(key)

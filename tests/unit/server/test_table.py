@@ -322,7 +322,7 @@ def test_cycles_are_collected(table: Table, gc_disabled: None) -> None:
 
 def test_no_session_without_a_client(table: Table) -> None:
     share(table, [])
-    assert table.session_count == 0
+    assert table.sessions == {}
 
 
 class TableManager(ProbeManager):
