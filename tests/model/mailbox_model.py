@@ -204,7 +204,7 @@ class Protocol:
         yield "and", c, OPEN
         return False
 
-    def look_for_request(self, c: int) -> Steps:
+    def request_soon(self, c: int) -> Steps:
         """What came, and whether by mail; nothing where it is time to sleep."""
         came: Any = ()
         if (yield "choose", 2):
@@ -479,7 +479,7 @@ class Protocol:
 
     def receive(self, c: int) -> Steps:
         yield "set", c, "receiving", True
-        came, mailed = yield from self.look_for_request(c)
+        came, mailed = yield from self.request_soon(c)
         if came == ():
             came = yield "recv_up", c, WORKER
         yield "gil", 1

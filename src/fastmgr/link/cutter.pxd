@@ -71,6 +71,14 @@ cdef enum Status:
     FRAME_TIMEOUT = -2
     FRAME_TOO_LARGE = -3
 
+# What was sent before an end.
+cdef enum Ending:
+    ENDS_WHOLE = 0
+    ENDS_CUT_OFF = 1    # in the middle of a frame
+
+cdef enum:
+    KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
+
 # Write a frame of the stdlib at `at`, where there is room for 12 bytes more than the body; its end.
 cdef char *write_stock_frame(char *at, bytes body) noexcept
 
@@ -112,16 +120,34 @@ cdef class Cutter:
     cdef char *into            # where the next bytes go
     cdef size_t room           # and how many may come
 
-    # Make room for the next bytes, at `into`.
-    cdef int make_room(self) except -1
-    # Cut the next frame off, if it is whole: FRAME_READY, FRAME_PARTIAL or FRAME_TOO_LARGE.
-    cdef int take(self) except -9
+    cdef int make_more_room(self) except -1
+    cdef int cut(self) except -9
     # Undo the last `take`.
     cdef void untake(self) noexcept
-    # Forget the last frame's buffers, and give a large `data` back once nothing is pending in it.
-    cdef void drop_buffers(self) noexcept
+    # How what was sent and not taken ends, with the bytes that are not received yet.
+    cdef int ending_with(self, Header *last, const char *unread, size_t size) noexcept
+    cdef void drop_all(self) noexcept
     cdef bint fill_buffers(self, size_t before) except -1
     cdef int grow_buffer(self, size_t size) except -1
+
+    cdef inline int make_room(self) except -1:
+        """Make room for the next bytes, at `into`."""
+        if self.start != self.end or self.filled or self.capacity == 0:
+            return self.make_more_room()
+        self.start = self.end = 0
+        self.into_buffer = False
+        self.into = self.data
+        self.room = self.capacity
+        return 0
+
+    cdef inline int take(self) except -9:
+        """Cut the next frame off, if it is whole: FRAME_READY, _PARTIAL or _TOO_LARGE."""
+        return self.cut() if self.start != self.end else FRAME_PARTIAL
+
+    cdef inline void drop_buffers(self) noexcept:
+        """Forget the last frame's buffers; give back a large `data` in which nothing is pending."""
+        if self.buffers is not None or self.capacity > KEEP_CAPACITY:
+            self.drop_all()
 
 
 cdef inline void received(Cutter self, size_t n) noexcept:

@@ -10,7 +10,7 @@ from cpython.bytes cimport _PyBytes_Resize, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 cdef extern from *:
     """
@@ -29,7 +29,6 @@ OPS = {kind: op for op, kind in KINDS.items()}
 cdef enum:
     FIRST_CAPACITY = 2048
     BUSY_CAPACITY = 64 * 1024    # what a buffer grows to while receives fill it
-    KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
     WRITABLE_SHIFT = 63          # in a buffer's size
     ADDRESS_BITS = 47            # no process has more memory
     FEW_BUFFERS = 16
@@ -145,19 +144,16 @@ cdef class Cutter:
     def __dealloc__(self):
         free(self.data)
 
-    cdef int take(self) except -9:
+    cdef int cut(self) except -9:
+        """Cut a frame off the bytes that are there."""
         cdef size_t have = self.end - self.start
         cdef size_t whole, prefix
         cdef const char *at
-        if have == 0:
-            return FRAME_PARTIAL
         if self.buffers is not None and not self.in_buffers:
             self.buffers = None
         whole = want(self)
-        if whole == REFUSED:
-            return FRAME_TOO_LARGE
         if have < whole:
-            return FRAME_PARTIAL
+            return FRAME_TOO_LARGE if whole == REFUSED else FRAME_PARTIAL
         at = self.data + self.start
         if not self.fast:
             prefix = 12 if <unsigned char>at[0] == 0xff else 4
@@ -251,7 +247,42 @@ cdef class Cutter:
         self.start = self.rewind
         self.in_buffers = self.buffers is not None
 
-    cdef int make_room(self) except -1:
+    cdef int ending_with(self, Header *last, const char *unread, size_t size) noexcept:
+        """How what was sent and not taken yet ends, of which `unread` is not received.
+
+        `last` is the header of its last frame, be it cut off, with no operation where there is
+        none; one that is cut off in its header is taken for one that follows others.  The frames
+        are followed from the first, for the bytes at the end of a frame that was sent in part may
+        look like anything.
+        """
+        cdef const char *data = self.data + self.start
+        cdef size_t at = 0, have = 0, i
+        cdef bint writable
+        memset(last, 0, HEADER_SIZE)
+        if self.in_buffers:     # what `data` holds is received but for the buffers
+            memcpy(last, data, HEADER_SIZE)
+            i = max(len(self.buffers), 1) - 1
+            while i < (<const BufferTable *>(data + HEADER_SIZE)).count:
+                at += announced(<const Header *>data, i, &writable)
+                i += 1
+            at -= self.buffer_at
+        else:
+            have = self.end - self.start
+        size += have
+        while at < size:
+            if size - at < HEADER_SIZE:
+                last.op = 0
+                last.flags = FLAG_FOLLOWS
+                return ENDS_CUT_OFF
+            for i in range(<size_t>HEADER_SIZE):
+                (<char *>last)[i] = data[at] if at < have else unread[at - have]
+                at += 1
+            if last.size > size - at:
+                return ENDS_CUT_OFF
+            at += last.size
+        return ENDS_CUT_OFF if at > size else ENDS_WHOLE
+
+    cdef int make_more_room(self) except -1:
         cdef size_t have = self.end - self.start
         cdef size_t needed = FIRST_CAPACITY
         cdef size_t capacity
@@ -287,8 +318,8 @@ cdef class Cutter:
         self.room = self.capacity - self.end
         return 0
 
-    cdef void drop_buffers(self) noexcept:
-        if self.buffers is not None and not self.in_buffers:
+    cdef void drop_all(self) noexcept:
+        if not self.in_buffers:
             self.buffers = None
         if self.start == self.end and self.capacity > KEEP_CAPACITY:
             free(self.data)

@@ -7,11 +7,6 @@ from fastmgr.link.mailbox cimport fm_mailbox
 from fastmgr.link.system cimport fm_spinner
 from fastmgr.link.transport cimport Transport
 
-# What was sent before an end.
-cdef enum Ending:
-    ENDS_WHOLE = 0
-    ENDS_CUT_OFF = 1    # in the middle of a frame
-
 cdef class Stream(Cutter):
     cdef Transport transport
     cdef int fd                # the transport's, for a poller; -1 once closed
@@ -27,8 +22,6 @@ cdef class Stream(Cutter):
     cdef int receive_now(self) except -9
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9
     cdef int receive_passed(self, int *passed) except -9
-    cdef ssize_t look_for_bytes(self, fm_spinner *spinner, bint spare) noexcept nogil
-    cdef ssize_t look_for_request(self, fm_spinner *spinner, bint spare) noexcept nogil
     cdef int attach_mailbox(self, Segment segment, bint serves_mail) except -1
     cdef bint shut_mailbox(self) noexcept
     cdef int detach_mailbox(self) except -1
@@ -51,5 +44,6 @@ cdef class Stream(Cutter):
     cdef void reset(self) noexcept
     cdef void close_after(self, int milliseconds) noexcept
     cdef void close_fd(self) noexcept
+    cdef int check_open(self) except -1
     cdef bint wait(self, short events, int milliseconds) except -1
     cdef int _set_timeout(self, long milliseconds) except -1

@@ -8,20 +8,17 @@ from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
 
 from fastmgr.link.cutter cimport data_of, received, size_of, write_stock_frame
 from fastmgr.link.mailbox cimport (
-    FM_MAIL_LOOKS, FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_is_there,
-    fm_mail_open, fm_mail_post, fm_mail_shut, fm_mail_take, fm_mailbox,
+    FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_is_there, fm_mail_post,
+    fm_mail_shut, fm_mail_take, fm_mailbox, request_soon,
 )
-from fastmgr.link.system cimport (
-    FM_SIGNALS_MS, POLLIN, POLLOUT, fm_look, fm_look_again, fm_look_begin, fm_look_end, fm_refused,
-)
-from fastmgr.link.transport cimport SocketTransport
+from fastmgr.link.system cimport FM_SIGNALS_MS, POLLIN, POLLOUT, fm_refused
+from fastmgr.link.transport cimport SocketTransport, read_soon
 
 import os
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 
 # Seconds that a thread which may have to run the handler of a signal sleeps at most.
@@ -133,8 +130,7 @@ cdef class Stream(Cutter):
             status = self.take()
             if status != FRAME_PARTIAL:
                 return status
-            if self.fd < 0:
-                raise OSError("handle is closed")
+            self.check_open()
             if self.until != 0.0 and <double>monotonic() >= self.until:
                 return FRAME_TIMEOUT
             self.make_room()
@@ -144,13 +140,15 @@ cdef class Stream(Cutter):
             with nogil:
                 n = -EAGAIN
                 if serves:
-                    n = self.look_for_request(spinner, spare)
+                    n = request_soon(
+                        self.mailbox, self.transport, self.into, self.room, spinner, spare,
+                        &self.by_mail)
                 elif spinner is not NULL:
                     n = 0
                     if asked:
                         n = fm_mail_await(self.mailbox, self.into, self.room, spinner, spare)
                     if n == 0:
-                        n = self.look_for_bytes(spinner, spare)
+                        n = read_soon(self.transport, self.into, self.room, spinner, spare)
                 if n == -EAGAIN:
                     n = self.transport.read(self.into, self.room, True)
             if n > 0:
@@ -164,83 +162,19 @@ cdef class Stream(Cutter):
             else:
                 refuse(<int>-n)
 
-    cdef ssize_t look_for_bytes(self, fm_spinner *spinner, bint spare) noexcept nogil:
-        """Receive what comes before it is time to sleep, else -EAGAIN."""
-        cdef fm_look look
-        cdef ssize_t n = -EAGAIN
-        if fm_look_begin(&look, spinner, spare):
-            while n == -EAGAIN and fm_look_again(&look):
-                n = self.transport.read(self.into, self.room, False)
-            fm_look_end(&look, n != -EAGAIN)
-        return n
-
-    cdef ssize_t look_for_request(self, fm_spinner *spinner, bint spare) noexcept nogil:
-        """Receive a request by mail or what comes over the transport, else -EAGAIN.
-
-        Then it is time to sleep, and the mailbox is shut.
-        """
-        cdef fm_look look
-        cdef ssize_t n = -EAGAIN
-        cdef bint there = False
-        if fm_look_begin(&look, spinner, spare):
-            fm_mail_open(self.mailbox)
-            while True:
-                there = fm_mail_is_there(self.mailbox)
-                if not there and look.looks % FM_MAIL_LOOKS == 0:
-                    n = self.transport.read(self.into, self.room, False)
-                if there or n != -EAGAIN or not fm_look_again(&look):
-                    break
-            fm_look_end(&look, there or n != -EAGAIN)
-        if not there and (n != -EAGAIN or not fm_mail_shut(self.mailbox)):
-            return n
-        self.by_mail = True
-        return <ssize_t>fm_mail_take(self.mailbox, self.into, self.room)
-
     cdef int ending(self, Header *last) noexcept:
-        """How what was sent and not taken yet ends.
+        """How what was sent and not taken yet ends; nothing is received.
 
-        `last` is the header of its last frame, be it cut off, with no operation where there is
-        none; one that is cut off in its header is taken for one that follows others.
-        Nothing is received.  The frames are followed from the first, for the bytes at the end of a
-        frame that was sent in part may look like anything.
+        `last` is the header of its last frame (see `Cutter.ending_with`).
         """
-        cdef size_t at = 0, have = 0, unread = self.transport.unread()
-        cdef char *data
-        cdef size_t i
-        cdef bint writable
-        memset(last, 0, HEADER_SIZE)
-        if self.in_buffers:        # what `data` holds is received but for the buffers
-            for i in range(
-                max(len(self.buffers), 1) - 1,
-                (<const BufferTable *>(self.data + self.start + HEADER_SIZE)).count,
-            ):
-                at += announced(<const Header *>(self.data + self.start), i, &writable)
-            at -= self.buffer_at
-            memcpy(last, self.data + self.start, HEADER_SIZE)
-        else:
-            have = self.end - self.start
-        data = <char *>malloc(have + unread + 1)
-        if data == NULL:
-            last.op = 0
-            return ENDS_WHOLE
-        memcpy(data, self.data + self.start, have)
-        if unread and self.transport.peek(data + have, unread) != <ssize_t>unread:
+        cdef size_t unread = self.transport.unread()
+        cdef char *data = <char *>malloc(unread + 1)
+        cdef int outcome
+        if data == NULL or unread and self.transport.peek(data, unread) != <ssize_t>unread:
             unread = 0
-        have += unread
-        while at < have:
-            if have - at < HEADER_SIZE:
-                last.op = 0
-                last.flags = FLAG_FOLLOWS
-                at = have + 1
-                break
-            memcpy(last, data + at, HEADER_SIZE)
-            at += HEADER_SIZE
-            if last.size > have - at:
-                at = have + 1
-                break
-            at += last.size
+        outcome = self.ending_with(last, data, unread)
         free(data)
-        return ENDS_CUT_OFF if at > have else ENDS_WHOLE
+        return outcome
 
     # -- the mailbox ----------------------------------------------------
 
@@ -360,8 +294,7 @@ cdef class Stream(Cutter):
         """Send everything, waiting where the peer is slow."""
         cdef ssize_t n
         cdef int status
-        if self.fd < 0:
-            raise OSError("handle is closed")
+        self.check_open()
         if buffers is None and self.unsent is None and not self.by_mail:
             while True:
                 n = self.push(source, size)
@@ -459,6 +392,11 @@ cdef class Stream(Cutter):
         self.fd = -1
         self.transport.close()
 
+    cdef inline int check_open(self) except -1:
+        if self.fd < 0:
+            raise OSError("handle is closed")
+        return 0
+
     # -- for the Python layer (the stock wire, the handshake) ------------
 
     def recv_bytes(self, *, bint patient=True):
@@ -543,36 +481,21 @@ cdef class Stream(Cutter):
 
     def poll(self, seconds=0.0):
         """Whether bytes of a frame are pending, or arrive within `seconds` (None: ever)."""
-        cdef double until = -1.0
-        cdef double left
-        cdef int milliseconds = FM_SIGNALS_MS
+        cdef double until, left
         if self.start != self.end:
             return True
-        if self.fd < 0:
-            raise OSError("handle is closed")
-        if seconds is not None:
-            until = <double>monotonic() + max(<double>seconds, 0.0)
+        self.check_open()
+        until = inf if seconds is None else <double>monotonic() + <double>seconds
         while True:
-            if seconds is not None:
-                left = until - <double>monotonic()
-                if left < 0.0:
-                    left = 0.0
-                milliseconds = <int>min(ceil(left * 1000), <double>FM_SIGNALS_MS)
-            if self.wait(POLLIN, milliseconds):
+            left = max(until - <double>monotonic(), 0.0)
+            if self.wait(POLLIN, <int>ceil(min(left * 1000, <double>FM_SIGNALS_MS))):
                 return True
-            if seconds is not None and <double>monotonic() >= until:
+            if <double>monotonic() >= until:
                 return False
 
     def fileno(self):
-        """The descriptor.
-
-        Raises
-        ------
-        OSError
-            The stream is closed.
-        """
-        if self.fd < 0:
-            raise OSError("handle is closed")
+        """The descriptor; an OSError where the stream is closed."""
+        self.check_open()
         return self.fd
 
     @property

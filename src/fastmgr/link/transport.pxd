@@ -1,5 +1,7 @@
 """Bytes between two processes, whatever carries them."""
 
+from fastmgr.link.system cimport fm_spinner
+
 cdef class Transport:
     """A way for bytes.  Where a comment says nothing else a method returns a count or -errno."""
 
@@ -36,6 +38,12 @@ cdef class Transport:
     # Say that nothing more is sent, and close when the peer has closed or the time is up.
     cdef void close_after(self, int milliseconds) noexcept nogil
     cdef void close(self) noexcept nogil
+
+
+# Receive what comes before it is time to sleep, else -EAGAIN.
+cdef ssize_t read_soon(
+    Transport transport, void *into, size_t room, fm_spinner *spinner, bint spare
+) noexcept nogil
 
 
 cdef class SocketTransport(Transport):

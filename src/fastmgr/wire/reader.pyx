@@ -1,8 +1,8 @@
 """Bytes to values (`tags.pxd` describes the encoding).
 
 Nothing the bytes say is believed: a size is checked against what is left before anything is made.
-`owed` is the elements that the enclosing containers still wait for, a byte each at the least. Without
-it, containers that each claim all the rest could ask for the input's length times its depth.
+`owed` is the elements that the enclosing containers still wait for, a byte each at the least. Else
+containers that each claim all the rest could ask for the input's length times its depth.
 """
 
 cimport cython
@@ -268,7 +268,7 @@ def loads(data, allow_pickle=True):
     WireError
         If `data` is anything but exactly one value.
     """
-    cdef Reader r = Reader()
+    cdef Reader r = Reader.__new__(Reader)
     cdef Py_buffer view
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:

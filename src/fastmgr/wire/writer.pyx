@@ -475,6 +475,6 @@ def dumps(value):
     bytes
         What `loads` reads.
     """
-    cdef Writer w = Writer()
+    cdef Writer w = Writer.__new__(Writer)
     w.put(value)
     return PyBytes_FromStringAndSize(w.data, <Py_ssize_t>w.size)
