@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
+from fastmgr.client.fast import ClientSession
 from fastmgr.client.proxy import OnewayError, Posting, Recording
-from fastmgr.client.session import ClientSession
 from fastmgr.proxies import BaseProxy
 
 if TYPE_CHECKING:

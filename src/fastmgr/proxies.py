@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from fastmgr.client.asnumber import AsNumber, as_ndarray
 from fastmgr.client.cells import CellCore
+from fastmgr.client.fast import ClientSession, authkeys
 from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
 from fastmgr.client.privates import Locals, OnDemand, privates_of, return_reference
 from fastmgr.client.proxy import ProxyCore
-from fastmgr.client.session import ClientSession, authkeys
 from fastmgr.client.sessions import _sessions, session_with
 from fastmgr.kinds.containers import DICT, ITERATOR, LIST, SET
 from fastmgr.kinds.makers import ARRAY, COUNTER, COUNTERS, VALUE

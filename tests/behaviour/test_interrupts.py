@@ -24,7 +24,7 @@ from support import (
     stopped,
 )
 
-from fastmgr.client.session import ClientSession
+from fastmgr.client.fast import ClientSession
 from fastmgr.managers import ListProxy, Token
 
 Act = Callable[[], object]

@@ -124,8 +124,6 @@ def test_a_client_loads_no_server() -> None:
 #: Modules above the budget of lines, each with what it may have at most: only ever less.
 LONG = {
     "_core.pyx": 1340,
-    "client/channel.pyx": 690,
-    "client/session.pyx": 1090,
     "managers.py": 800,
     "proxies.py": 720,
     "server/server.py": 690,
@@ -148,7 +146,7 @@ def test_modules_read_in_one_sitting() -> None:
 #: Functions above the budget of lines, each with what it may have at most: only ever less.
 LONG_FUNCTIONS = {
     "_core.pyx serve_call_of": 70,
-    "client/session.pyx pipeline": 80,
+    "client/fast.pyx pipeline": 80,
 }
 FUNCTION_BUDGET = 60
 FUNCTION = re.compile(

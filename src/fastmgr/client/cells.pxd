@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastmgr.client.channel cimport posting_channels
+from fastmgr.client.fastchannel cimport posting_channels
 from fastmgr.client.proxy cimport ProxyCore
 from fastmgr.memory.atomics cimport uint32_t
 from fastmgr.memory.segments cimport Segment

@@ -12,9 +12,9 @@ a method converts its arguments first, then asks `at_hand`, and from there to th
 that could run users' code, and allocates nothing that the garbage collector tracks.
 """
 
-from fastmgr.client.channel cimport posting_channels
+from fastmgr.client.fastchannel cimport posting_channels
 from fastmgr.client.proxy cimport ProxyCore
-from fastmgr.client.session cimport ClientSession
+from fastmgr.client.fast cimport ClientSession
 from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.view cimport View
 

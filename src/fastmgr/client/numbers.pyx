@@ -5,7 +5,7 @@ cimport cython
 from cpython.buffer cimport PyObject_GetBuffer
 
 from fastmgr.client.cells cimport CellCore
-from fastmgr.client.session cimport ClientSession
+from fastmgr.client.fast cimport ClientSession
 from fastmgr.kinds.words cimport (
     ITEM_SIZES, SINGLES, add_to_item, check_integers, counter_add, counter_exchange, counter_get,
     counter_replace, index_in, is_asked, items_at, part_with, plain_item, plain_key, value_of,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping, Mutabl
 from multiprocessing import util
 from typing import Any
 
-from fastmgr.client.session import ClientSession
+from fastmgr.client.fast import ClientSession
 from fastmgr.stock.dialect import dispatch
 
 __all__ = ["Connections", "Idents", "Locals", "OnDemand", "privates_of", "return_reference"]

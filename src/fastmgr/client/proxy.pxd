@@ -1,6 +1,6 @@
 """What a proxy does with a call."""
 
-from fastmgr.client.session cimport ClientSession, Target
+from fastmgr.client.fast cimport ClientSession, Target
 
 cdef class ProxyCore(Target):
     cdef public object _manager

@@ -2,7 +2,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import managers as stock
 from typing import Any, final
 
-from fastmgr.client.session import ClientSession
+from fastmgr.client.fast import ClientSession
 from fastmgr.stock.dialect import Token
 
 class OnewayError(Exception):

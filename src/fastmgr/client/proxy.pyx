@@ -3,7 +3,7 @@
 
 cimport cython
 
-from fastmgr.client.session cimport ClientSession, Target, handle_of, makes_oneway_calls
+from fastmgr.client.fast cimport ClientSession, Target, handle_of, makes_oneway_calls
 from fastmgr.link.stream cimport FLAG_GAINS, OP_CALL, OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
 from fastmgr.link.system cimport uint8_t
 

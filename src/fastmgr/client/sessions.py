@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from fastmgr.client.session import ClientSession
+from fastmgr.client.fast import ClientSession
 from fastmgr.stock.dialect import stock_client, uses_raw_sockets
 
 __all__ = ["control_client", "retire_sessions", "session_with"]

@@ -36,7 +36,7 @@ from support.frames import (
 from support.servers import choose_poller
 
 from fastmgr import managers
-from fastmgr.client.session import ClientSession
+from fastmgr.client.fast import ClientSession
 from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.managers import Server, Token
 from fastmgr.server.workers import Workers

@@ -1,7 +1,7 @@
 import threading
 from typing import Any, final
 
-from fastmgr.client.channel import Channel
+from fastmgr.client.fastchannel import Channel
 from fastmgr.stock.dialect import Token
 
 authkeys: dict[Any, bytes]

@@ -22,7 +22,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_CheckExact
 
-from fastmgr.client.channel cimport Channel, FastChannel, PickledReply
+from fastmgr.client.fastchannel cimport Channel, FastChannel, PickledReply
 from fastmgr.link.message cimport begin_message
 from fastmgr.link.stream cimport (
     FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL,
@@ -38,7 +38,7 @@ import threading
 import weakref
 from multiprocessing import AuthenticationError, process, util
 
-from fastmgr.client.channel import StaleConnection, StockChannel
+from fastmgr.client.fastchannel import StaleConnection, StockChannel
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
 from fastmgr.link.cutter import KINDS
 from fastmgr.link.switches import is_off

@@ -2,7 +2,7 @@
 
 from cpython.object cimport PyObject
 
-from fastmgr.client.channel cimport Channel, FastChannel
+from fastmgr.client.fastchannel cimport Channel, FastChannel
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.view cimport View
