@@ -13,7 +13,7 @@ from typing import Any
 
 from legs import FAST, LEGS, STOCK, Leg
 
-from fastmgr.client.fast import ClientSession
+from fastmgr.client.negotiation import ClientSession
 
 CLIENTS = {FAST.name: 1000, STOCK.name: 300}
 """A thousand threads would take the stock server, and this machine, too long."""
@@ -109,7 +109,7 @@ class FastCrowd:
         """Connect one more client, which takes a reference and makes a call; return its result."""
         own = self.shared._session_of()
         session = ClientSession(own.address, own.serializer, own.authkey)
-        self.held.append((session, session.acquire(self.shared._id)))
+        self.held.append((session, session.acquire(self.shared)))
         (result,), _others = session.pipeline([self.shared, "__getitem__", ("key",), None])
         return result
 

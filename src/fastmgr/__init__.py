@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 try:
-    from fastmgr.client import fast as _session  # noqa: F401 (can the compiled modules be loaded?)
+    from fastmgr.client import fast as _fast  # noqa: F401 (can the compiled modules be loaded?)
 except ImportError as error:
     raise ImportError(
         f"fastmgr's compiled core cannot be loaded ({error}); install a wheel for this "

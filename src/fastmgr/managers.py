@@ -31,7 +31,7 @@ from os import getpid
 from traceback import format_exc as format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
-from fastmgr.client.fast import authkeys
+from fastmgr.client.connections import authkeys
 from fastmgr.client.sessions import control_client, retire_sessions, session_with
 from fastmgr.kinds import standard
 from fastmgr.kinds.containers import Array as Array

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
-from fastmgr.client.fast import ClientSession
 from fastmgr.client.proxy import OnewayError, Posting, Recording
+from fastmgr.client.session import Session
 from fastmgr.proxies import BaseProxy
 
 if TYPE_CHECKING:
@@ -47,16 +47,14 @@ class Pipeline:
 
     Parameters
     ----------
-    session : ClientSession
+    session : Session
         The manager's.
     errors : {'raise', 'return'}
         Whether the first error is raised once all calls have been made, or each
         stands in its call's place among the results.
     """
 
-    def __init__(
-        self, session: ClientSession, errors: Literal["raise", "return"] = "raise"
-    ) -> None:
+    def __init__(self, session: Session, errors: Literal["raise", "return"] = "raise") -> None:
         if errors not in ("raise", "return"):
             raise ValueError(f"errors={errors!r}: 'raise' or 'return' is needed")
         self._session = session
@@ -118,9 +116,9 @@ class Pipeline:
         self._calls.clear()
         first: Exception | None = None
         results, others = self._session.pipeline(calls)
-        for i, op, payload in others:
+        for i in others:
             try:
-                results[i] = calls[4 * i]._settle(op, payload)
+                results[i] = calls[4 * i]._settle(results[i])
             except Exception as error:
                 first = first or error
                 results[i] = error

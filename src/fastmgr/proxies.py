@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from fastmgr.client.asnumber import AsNumber, as_ndarray
 from fastmgr.client.cells import CellCore
-from fastmgr.client.fast import ClientSession, authkeys
+from fastmgr.client.connections import authkeys
 from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
 from fastmgr.client.privates import Locals, OnDemand, privates_of, return_reference
 from fastmgr.client.proxy import ProxyCore
+from fastmgr.client.session import Session
 from fastmgr.client.sessions import _sessions, session_with
 from fastmgr.kinds.containers import DICT, ITERATOR, LIST, SET
 from fastmgr.kinds.makers import ARRAY, COUNTER, COUNTERS, VALUE
@@ -192,7 +193,7 @@ class BaseProxy(ProxyCore):
             # Others are looked after by their session.
             util.register_after_fork(self, type(self)._after_fork)
 
-    def _open_session(self) -> ClientSession:
+    def _open_session(self) -> Session:
         return session_with(self._token.address, self._serializer, self._authkey)
 
     def _build_proxy(self, typeid: str, ident: str, exposed: Any, proxytype: str | None) -> Any:
@@ -423,11 +424,11 @@ class ConditionProxy(AcquirerProxy, _Condition):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a notification; however it ends, the lock is the thread's again."""
         session = self._session_of()
-        before = session.lost_channel()
+        before = session.lost_connection()
         try:
             return self._callmethod("wait", (timeout,))
         except BaseException as error:
-            lost = session.lost_channel()
+            lost = session.lost_connection()
             if lost not in (None, before) and (lost.interrupted or isinstance(error, _BROKEN)):
                 self._own_again()
             raise

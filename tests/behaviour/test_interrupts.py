@@ -24,7 +24,7 @@ from support import (
     stopped,
 )
 
-from fastmgr.client.fast import ClientSession
+from fastmgr.client.negotiation import ClientSession
 from fastmgr.managers import ListProxy, Token
 
 Act = Callable[[], object]
@@ -324,7 +324,7 @@ def test_a_reference_that_was_asked_for_is_not_kept(manager: InterruptManager) -
     with stopped(pid), interrupted(manager, give_up):
         ListProxy(Token("list", manager.address, ident), "pickle", authkey=manager._authkey)
     del reference
-    other.goodbye()
+    other.close()
     settle(manager, before - 1)
 
 

@@ -2,8 +2,8 @@
 
 cimport cython
 
-from fastmgr.client.fastchannel cimport posting_channels
 from fastmgr.client.proxy cimport ProxyCore
+from fastmgr.client.session cimport posting_channels
 from fastmgr.memory.atomics cimport uint32_t
 from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.view cimport View

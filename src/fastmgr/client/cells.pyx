@@ -1,7 +1,7 @@
 # cython: auto_pickle=False
 """Proxies that work on shared memory themselves.
 
-A proxy asks the server once where its object's cell is (`ClientSession.locate`).  From then
+A proxy asks the server once where its object's cell is (`Session.locate`).  From then
 on a call is one atomic step on that cell, made here, as long as the server lives and the
 process is in the session that holds the reference.  Whatever that does not cover goes the
 way of every call, `_callmethod`, and meets the same cell in the server.
@@ -12,9 +12,8 @@ a method converts its arguments first, then asks `at_hand`, and from there to th
 that could run users' code, and allocates nothing that the garbage collector tracks.
 """
 
-from fastmgr.client.fastchannel cimport posting_channels
 from fastmgr.client.proxy cimport ProxyCore
-from fastmgr.client.fast cimport ClientSession
+from fastmgr.client.session cimport Session, posting_channels
 from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.view cimport View
 
@@ -26,7 +25,7 @@ cdef class CellCore(ProxyCore):
 
     cdef bint find(self) except -1:
         """Ask the server for the cell, once in a session.  Users' code may run meanwhile."""
-        cdef ClientSession session
+        cdef Session session
         cdef View view
         cdef Segment segment
         if not self._has_cell or type(self)._callmethod is not ProxyCore._callmethod:
@@ -48,7 +47,7 @@ cdef class CellCore(ProxyCore):
         self.cell = NULL
         self.segment = None
         self.growths = 0 if view is None else view.growths()
-        found = session.locate(self._id, self._handle)
+        found = session.locate(self)
         view = session.view
         if found is not None:
             kind, segment, offset, size, about = found

@@ -1,54 +1,35 @@
 # cython: auto_pickle=False
-"""How a client's thread reaches a server: one connection, one call at a time.
-
-`FastChannel` is the fast dialect's client: it encodes requests, sends them by
-mail or over the socket, and takes the replies.  `StockChannel` wraps whatever
-connection the stdlib's dialect goes over.
-"""
+"""A channel that speaks the fast dialect: requests by mail or over the socket, and replies."""
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.pythread cimport (
-    NOWAIT_LOCK, PY_LOCK_ACQUIRED, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock,
-    PyThread_free_lock, PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
-)
 from libc.string cimport memset
 from posix.unistd cimport getpid
 
-from fastmgr.memory.segments cimport Segment
+from fastmgr.client cimport session as _session
+from fastmgr.client.channel cimport Channel
+from fastmgr.client.references cimport Holding
+from fastmgr.client.requests cimport begin_request, end_request, is_whole, put_call
+from fastmgr.client.session cimport Outcome, Target, failed_before, outcome_of
 from fastmgr.link.stream cimport (
     FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
-    HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF,
-    OP_LOCATE, OP_PROXY, OP_RELEASE, OP_RETURN, Header, Stream,
+    HEADER_SIZE, OP_ATTACH, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE,
+    OP_RELEASE, OP_RETURN, Header, Stream,
 )
-from fastmgr.link.message cimport begin_message, seal
-from fastmgr.link.system cimport FM_SIGNALS_MS, uint8_t, uint16_t, uint32_t, uint64_t
+from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
+from fastmgr.memory.segments cimport Segment
 from fastmgr.wire.reader cimport Reader
-from fastmgr.wire.writer cimport Writer, is_scalar
+from fastmgr.wire.writer cimport Writer
 
 import errno
 import os
 from multiprocessing import util
 
-from fastmgr.memory.segments import map_segment
-from fastmgr.link.cutter import OPS
-from fastmgr.stock.dialect import StockConnection, convert_to_error
+from fastmgr.client.channel import StaleConnection
 from fastmgr.link.sockets import is_loss
-from fastmgr.wire.methods import METHODS
-
-cdef extern from "Python.h" nogil:
-    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr)
-
-cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS, 1)}
-
-# By what `Writer.put_args` says of a request's values.
-cdef uint8_t[4] PICKLED_FLAGS = [0, FLAG_PICKLED | FLAG_CARRIED, FLAG_PICKLED, FLAG_PICKLED]
+from fastmgr.memory.segments import map_segment
 
 # Seconds that the end of a process waits for one-way calls to be served.
 cdef double LAST_WAIT = 5.0
-
-# How many channels of this process have sent calls since the last reply for which none comes.
-cdef int posting_channels = 0
 
 cdef packed struct Release:
     Header header
@@ -84,98 +65,9 @@ cdef class PickledReply:
             return call, (<int>OP_ERROR, error)
 
 
-cdef bint all_scalars(kwds) except -1:
-    for value in kwds.values():
-        if not is_scalar(value):
-            return False
-    return type(kwds) is dict
-
-
-class StaleConnection(Exception):
-    """The server had closed the connection before the request could be sent whole."""
-
-
 cdef object stale():
+    """What a request over a channel that has ended meanwhile raises."""
     return StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
-
-
-cdef class Channel:
-    """How one thread reaches one server.
-
-    The session knows nothing more of the way to a server than this: another
-    engine is another subclass.
-    """
-
-    def __cinit__(self, *args, **kwds):
-        self.lock = PyThread_allocate_lock()
-        if self.lock is NULL:
-            raise MemoryError("no memory for a lock")
-        self.usable = True
-
-    def __dealloc__(self):
-        if self.lock is not NULL:
-            PyThread_free_lock(self.lock)
-
-    cdef void renew_lock(self) noexcept:
-        """In a forked child: the lock may have been held by a thread that is not here.
-
-        It is left to leak, for freeing a held lock is undefined.
-        """
-        self.lock = PyThread_allocate_lock()
-        self.holder = 0
-
-    cdef int hold(self) except -1:
-        """Take the lock, without the GIL if it must be waited for."""
-        cdef PyLockStatus status
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            while True:
-                with nogil:
-                    status = PyThread_acquire_lock_timed(self.lock, FM_SIGNALS_MS * 1000, 1)
-                if status == PY_LOCK_ACQUIRED:
-                    break
-                PyErr_CheckSignals()
-        self.holder = PyThread_get_thread_ident()
-        return 0
-
-    cdef bint hold_now(self) noexcept:
-        """Take the lock if it is free."""
-        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-            return False
-        self.holder = PyThread_get_thread_ident()
-        return True
-
-    cdef void let_go(self) noexcept:
-        self.holder = 0
-        PyThread_release_lock(self.lock)
-
-    cdef int end(self, error) except -1:
-        """The channel is out of step, never to be used again: lost, or interrupted in a call."""
-        self.usable = False
-        self.interrupted = not isinstance(error, StaleConnection) and not is_loss(error)
-        return 0
-
-    cdef tuple with_failure(self, tuple reply):
-        """`reply` as `ProxyCore._settle` takes it where one-way calls before it failed."""
-        failure, self.failure = self.failure, None
-        failed, self.failed = self.failed, 0
-        if isinstance(failure, PickledReply):
-            failure = (<PickledReply>failure).load_failure()
-        return <int>OP_FAILED, (failed, failure, reply)
-
-    cpdef tuple call(self, object ident, object name, object args, object kwds):
-        """Call a method; return the reply's operation and payload.
-
-        The payload of OP_PROXY is (ident, (exposed, typeid, proxy type's name or None)).
-        """
-        raise NotImplementedError
-
-    cpdef object close(self):
-        """Close the connection in order."""
-        raise NotImplementedError
-
-    cpdef object abandon(self):
-        """Close this process's copy of the connection: it is another's."""
-        raise NotImplementedError
 
 
 @cython.final
@@ -232,35 +124,39 @@ cdef class FastChannel(Channel):
         """Whether it is used often enough for a mailbox to pay, and has not asked for one."""
         return self.calls > MAIL_AFTER and not self.asked and not self.posted
 
-    cdef tuple request(
-        self, uint8_t op, uint8_t flags, uint64_t handle, object name, object args, object kwds,
+    cdef object request(
+        self, uint8_t op, uint8_t flags, Target target, object name, object args, object kwds,
         list due
     ):
-        """Encode a request, send it behind the releases that are due, and take the reply."""
+        """Encode a request, send it behind the releases that are due, and take the reply.
+
+        The reply is what a call returns: a plain result, or an `Outcome`.
+        """
         cdef size_t start
+        cdef uint64_t handle = target._handle if target is not None else 0
         cdef Header *header
         cdef bint owner = not self.encoding
         # Pickling an argument may call another proxy, over this very channel.
         cdef Writer writer = self.writer if owner else Writer()
         self.encoding = True
         try:
-            start = self.begin(writer, due)
+            start = begin_request(writer, &self.calls, due)
             if op == OP_LOCATE:
-                self.finish(writer, start, op, flags, 0, handle)
+                end_request(writer, start, &self.calls, op, flags, 0, handle)
             elif op == OP_INCREF:
                 for item in args:
                     handle = item
                     writer.write(&handle, sizeof(handle))
-                self.finish(writer, start, op, flags, 0, 0)
+                end_request(writer, start, &self.calls, op, flags, 0, 0)
             else:
                 writer.out_of_band = True
-                self.put_call(writer, start, op, flags, handle, name, args, kwds)
+                put_call(writer, start, &self.calls, op, flags, handle, name, args, kwds)
             if flags & FLAG_ONEWAY:
                 header = <Header *>(writer.data + start - HEADER_SIZE)
                 if header.flags & FLAG_PICKLED and not header.flags & FLAG_CARRIED:
                     # There may be proxies in it: theirs are references that the server must not
                     # lose, by way of another thread's connection, before it has served the call.
-                    self.lend(object(), (args, kwds))
+                    self.retain(object(), (args, kwds))
                 self.post(writer)
                 return None
             return self.exchange(writer)
@@ -269,63 +165,7 @@ cdef class FastChannel(Channel):
             if owner:
                 self.encoding = False
 
-    cdef size_t begin(self, Writer writer, list due) except 0:
-        """Put the releases that are due, then room for a header; where its body starts."""
-        cdef uint64_t pair[2]
-        cdef size_t start
-        writer.reset()
-        start = begin_message(writer)
-        if due:
-            for handle, count in due:
-                pair[0] = handle
-                pair[1] = count
-                writer.write(pair, sizeof(pair))
-            self.finish(writer, start, OP_RELEASE, 0, 0, 0)
-            start = begin_message(writer)
-        return start
-
-    cdef int put_call(
-        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle,
-        object name, object args, object kwds
-    ) except -1:
-        """Encode a call, for which there is room for a header before `start`."""
-        cdef object number = METHOD_NUMBERS.get(name) if op == OP_CALL else None
-        cdef int pickled
-        if number is None:
-            writer.put(name)
-        if type(args) is not tuple:
-            args = tuple(args)
-        if not kwds:
-            pickled = writer.put_args(args)
-            writer.put(None)
-        elif all_scalars(kwds):
-            pickled = writer.put_args(args)
-            if writer.put(kwds):
-                pickled = 2     # a string that is no UTF-8
-        else:
-            # Together: they may share objects. True says so.
-            pickled = 2 * writer.put((args, kwds))
-            writer.put(True)
-        return self.finish(
-            writer, start, op, flags | PICKLED_FLAGS[pickled],
-            0 if number is None else <uint16_t>number, handle,
-        )
-
-    cdef int finish(
-        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint16_t method,
-        uint64_t handle
-    ) except -1:
-        """Fill in the header before `start` for the body that begins there."""
-        cdef Header header
-        self.calls += 1
-        header.handle = handle
-        header.call = self.calls
-        header.method = method
-        header.op = op
-        header.flags = flags
-        return seal(writer, start, &header)
-
-    cdef tuple exchange(self, Writer writer):
+    cdef object exchange(self, Writer writer):
         """Send what `writer` holds, and take the reply to its last frame."""
         cdef Stream stream = self.stream
         cdef uint32_t expected = self.calls
@@ -365,9 +205,9 @@ cdef class FastChannel(Channel):
             self.let_go()
         if type(payload) is PickledReply:
             payload = (<PickledReply>payload).load()
-        if handle:
-            return op, ("%x" % handle, payload)
-        return op, payload
+        if op == OP_RETURN and handle == 0:
+            return payload
+        return outcome_of(op, payload, handle)
 
     cdef object payload(self):
         """What the last frame carries, or a `PickledReply` of it.
@@ -413,9 +253,15 @@ cdef class FastChannel(Channel):
             return False
         self.set_posted(False)
         self.ahead = False
-        self.lent = None
+        self.retained = None
         self.may_spin = header.method != 0
         return True
+
+    cdef Outcome with_failure(self, reply):
+        """The outcome of a call that came to `reply`, where one-way calls before it failed."""
+        failure, self.failure = self.failure, None
+        failed, self.failed = self.failed, 0
+        return failed_before(failed, (<PickledReply>failure).load_failure(), reply)
 
     cdef int post(self, Writer writer) except -1:
         """Send what `writer` holds, for which no reply comes."""
@@ -438,15 +284,14 @@ cdef class FastChannel(Channel):
         return 0
 
     cdef void set_posted(self, bint posted) noexcept:
-        global posting_channels
-        posting_channels += posted - self.posted
+        _session.posting_channels += posted - self.posted
         self.posted = posted
 
-    cdef int lend(self, object key, object value) except -1:
+    cdef int retain(self, object key, object value) except -1:
         """Keep something that one-way calls need until they are known to have been served."""
-        if self.lent is None:
-            self.lent = {}
-        (<dict>self.lent)[key] = value
+        if self.retained is None:
+            self.retained = {}
+        (<dict>self.retained)[key] = value
         return 0
 
     cdef int await_posted(self) except -1:
@@ -456,8 +301,10 @@ cdef class FastChannel(Channel):
         if not self.posted or not self.usable or not self.hold_now():
             return 0
         try:
-            self.put_call(
-                writer, self.begin(writer, None), OP_CONTROL, 0, 0, "dummy", (), None)
+            put_call(
+                writer, begin_request(writer, &self.calls, None), &self.calls, OP_CONTROL, 0, 0,
+                "dummy", (), None,
+            )
             self.stream.send_all(writer.data, writer.size, None)
             self.stream.set_timeout(LAST_WAIT)
             while True:
@@ -474,9 +321,9 @@ cdef class FastChannel(Channel):
     cdef list pipeline(self, Writer frames, Py_ssize_t count, list others):
         """Send many calls together and take all their replies: what they carry.
 
-        Replies that are not plain results are listed in `others` too, as (index,
-        operation, payload).  Requests are sent while replies come, for the server
-        stops reading from who does not read its replies.
+        Those that are no plain results are outcomes, whose indices are put into `others`; a pickle
+        among them stays a `PickledReply`, until the channel is free.  Requests are sent while
+        replies come, for the server stops reading from a client that does not read its replies.
         """
         cdef Stream stream = self.stream
         cdef list replies = []
@@ -505,7 +352,7 @@ cdef class FastChannel(Channel):
             stream.drop_buffers()
         except BaseException as error:
             self.untaken = first    # nobody gets those that were read
-            self.cut_off = not ends_a_frame(frames, at)
+            self.cut_off = not is_whole(frames, at)
             self.end(error)
             raise
         finally:
@@ -527,12 +374,11 @@ cdef class FastChannel(Channel):
     cdef int take_reply(self, list replies, list others) except -1:
         """Add what the last frame carries; pickles stay bytes until the channel is free."""
         cdef Stream stream = self.stream
-        payload = self.payload()
-        if stream.header.handle:
-            payload = ("%x" % stream.header.handle, payload)
+        reply = self.payload()
         if stream.header.op != OP_RETURN or stream.header.flags & FLAG_PICKLED:
-            others.append((len(replies), <int>stream.header.op, payload))
-        replies.append(payload)
+            reply = outcome_of(stream.header.op, reply, stream.header.handle)
+            others.append(len(replies))
+        replies.append(reply)
         return 0
 
     cdef Segment attach(self, object number):
@@ -544,14 +390,14 @@ cdef class FastChannel(Channel):
             The connection failed, or the segment could not be mapped.
         """
         cdef Writer writer = Writer()
-        cdef size_t start = self.begin(writer, None)
+        cdef size_t start = begin_request(writer, &self.calls, None)
         cdef int passed = -1
         cdef int status
         self.hold()
         try:
             if not self.usable:
                 return None
-            self.finish(writer, start, OP_ATTACH, 0, 0, number)
+            end_request(writer, start, &self.calls, OP_ATTACH, 0, 0, number)
             self.stream.send_all(writer.data, writer.size, None)
             status = self.stream.receive_passed(&passed)
             if status == FRAME_READY:
@@ -580,8 +426,8 @@ cdef class FastChannel(Channel):
             and self.hold_now()
         )
 
-    cdef bint release(self, uint64_t handle, uint64_t count) noexcept:
-        """Return references now; False where that would have to wait.
+    cdef bint release(self, Holding holding) noexcept:
+        """Return what the server counts of an object now; False where that would have to wait.
 
         This runs inside deallocations: there is no Python code in it.
         """
@@ -592,8 +438,8 @@ cdef class FastChannel(Channel):
         memset(&frame, 0, sizeof(frame))
         frame.header.size = sizeof(frame) - HEADER_SIZE
         frame.header.op = OP_RELEASE
-        frame.handle = handle
-        frame.count = count
+        frame.handle = holding.handle
+        frame.count = <uint64_t>holding.counted
         sent = self.stream.send_small(<char *>&frame, sizeof(frame))
         self.ahead = self.ahead or sent
         self.let_go()
@@ -605,7 +451,7 @@ cdef class FastChannel(Channel):
         What the server does not take now goes with the next request.
         """
         cdef Writer writer = Writer()
-        cdef size_t start = self.begin(writer, due)
+        cdef size_t start = begin_request(writer, &self.calls, due)
         cdef int status
         if not self.is_free():
             return 0
@@ -617,74 +463,3 @@ cdef class FastChannel(Channel):
         finally:
             self.let_go()
         return status != FRAME_EOF
-
-
-@cython.final
-cdef class StockChannel(Channel):
-    """A connection that speaks the stdlib's dialect, over any serializer.
-
-    Parameters
-    ----------
-    conn : connection
-        Anything with ``send``, ``recv`` and ``close``, already accepted by the server.
-    """
-
-    cdef readonly object conn
-
-    def __init__(self, conn):
-        self.conn = conn
-
-    cpdef tuple call(self, object ident, object name, object args, object kwds):
-        self.hold()
-        try:
-            kind, payload = self.ask((ident, name, args, kwds or {}))
-        finally:
-            self.let_go()
-        op = OPS.get(kind)
-        if op is None:
-            raise convert_to_error(kind, payload)
-        if op == OP_PROXY:
-            exposed, token = payload
-            return op, (token.id, (exposed, token.typeid, None))
-        return op, payload
-
-    cdef object ask(self, tuple request):
-        """Send a request and receive its reply."""
-        try:
-            self.conn.send(request)
-        except BaseException as error:
-            lost = self.is_lost(error)
-            if lost and isinstance(error, (BrokenPipeError, ConnectionResetError)):
-                self.usable = False
-                raise StaleConnection(error) from None
-            if isinstance(self.conn, StockConnection) and self.conn.sends:
-                self.end(error)
-            raise
-        try:
-            return self.conn.recv()
-        except BaseException as error:
-            # Also where the reply could not be decoded: nobody knows how far it was read.
-            self.usable = False
-            self.interrupted = not self.is_lost(error)
-            raise
-
-    cdef bint is_lost(self, error) except -1:
-        """`is_loss`, which cannot tell where the connection itself is the user's code."""
-        if isinstance(self.conn, StockConnection):
-            return is_loss(error)
-        return isinstance(error, (OSError, EOFError))
-
-    cpdef object close(self):
-        self.usable = False
-        self.conn.close()
-
-    cpdef object abandon(self):
-        self.close()
-
-
-cdef bint ends_a_frame(Writer frames, size_t at) noexcept:
-    """Whether what comes before `at` is whole frames."""
-    cdef size_t end = 0
-    while end < at:
-        end += HEADER_SIZE + <size_t>(<Header *>(frames.data + end)).size
-    return end == at

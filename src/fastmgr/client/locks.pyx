@@ -13,6 +13,9 @@ from fastmgr.memory.view cimport View
 
 import threading
 
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
 cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
 
 
@@ -94,7 +97,7 @@ cdef class LockCore(CellCore):
     cdef int give_back(self) except -1:
         if not (self.at_hand() and self.free()):
             self._callmethod("release")
-        self._session().gave()
+        self._session().gave(1)
         return 0
 
     @cython.final
@@ -147,8 +150,7 @@ cdef class LockCore(CellCore):
             self.give_back()
             return
         self._callmethod("release", (n,))
-        for _ in range(min(n, self._session().taken)):
-            self._session().gave()
+        self._session().gave(min(n, PY_SSIZE_T_MAX))
 
     def locked(self):
         """Whether it is held, or all of the permits are."""

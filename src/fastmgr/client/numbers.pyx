@@ -5,7 +5,7 @@ cimport cython
 from cpython.buffer cimport PyObject_GetBuffer
 
 from fastmgr.client.cells cimport CellCore
-from fastmgr.client.fast cimport ClientSession
+from fastmgr.client.session cimport Session
 from fastmgr.kinds.words cimport (
     ITEM_SIZES, SINGLES, add_to_item, check_integers, counter_add, counter_exchange, counter_get,
     counter_replace, index_in, is_asked, items_at, part_with, plain_item, plain_key, value_of,
@@ -106,7 +106,7 @@ cdef class CountersCore(CellCore):
     cdef Py_ssize_t located         # how often: each time the names may have changed
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
-        cdef ClientSession session = self._session()
+        cdef Session session = self._session()
         cdef Segment segment
         cdef size_t words = size
         cdef list parts = []

@@ -1,7 +1,7 @@
 """What programs find under the private names of the stdlib's proxies.
 
 There, `BaseProxy._address_to_local` has for each server the connections of this process's threads
-and the idents that it holds: the ``_tls`` and ``_idset`` of its proxies.  Here a `ClientSession`
+and the idents that it holds: the ``_tls`` and ``_idset`` of its proxies.  Here a `Session`
 has all that, and what is below shows it.  Nothing of this is made before it is asked for.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping, Mutabl
 from multiprocessing import util
 from typing import Any
 
-from fastmgr.client.fast import ClientSession
+from fastmgr.client.session import Session
 from fastmgr.stock.dialect import dispatch
 
 __all__ = ["Connections", "Idents", "Locals", "OnDemand", "privates_of", "return_reference"]
@@ -27,9 +27,9 @@ class Connections(threading.local):
     """
 
     __slots__ = ("_session",)  # one for all threads: what is not a slot is a thread's own
-    _session: weakref.ref[ClientSession]
+    _session: weakref.ref[Session]
 
-    def __init__(self, session: ClientSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = weakref.ref(session)
 
     @property
@@ -54,7 +54,7 @@ class Connections(threading.local):
         session = self._session()
         try:
             if session is not None:
-                del session.local.connection
+                session.forget_connection()
         except AttributeError:
             if given is None:
                 raise
@@ -66,7 +66,7 @@ class Idents(MutableSet[str]):
     What a program adds, whose proxies count for themselves, is there as well.
     """
 
-    def __init__(self, session: ClientSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = weakref.ref(session)
         self._added: set[str] = set()
 
@@ -97,7 +97,7 @@ class Idents(MutableSet[str]):
         return f"{type(self).__name__}({self._all()!r})"
 
 
-def privates_of(session: ClientSession) -> tuple[Connections, Idents]:
+def privates_of(session: Session) -> tuple[Connections, Idents]:
     """Return a session's entry in `BaseProxy._address_to_local`."""
     if session.private is None:
         session.private = Connections(session), Idents(session)
@@ -111,7 +111,7 @@ class Locals(MutableMapping[Any, "tuple[Connections, Idents]"]):
     Proxies that are made after an entry was deleted begin anew, as in the stdlib.
     """
 
-    def __init__(self, sessions: MutableMapping[tuple[Any, str], ClientSession]) -> None:
+    def __init__(self, sessions: MutableMapping[tuple[Any, str], Session]) -> None:
         self._sessions = sessions
 
     def __getitem__(self, address: Any) -> tuple[Connections, Idents]:

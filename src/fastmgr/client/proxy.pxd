@@ -1,6 +1,6 @@
 """What a proxy does with a call."""
 
-from fastmgr.client.fast cimport ClientSession, Target
+from fastmgr.client.session cimport Session, Target
 
 cdef class ProxyCore(Target):
     cdef public object _manager
@@ -9,7 +9,7 @@ cdef class ProxyCore(Target):
     cdef public object _owned_by_manager
     cdef public bint _awaits_reference  # it came with a process that was being spawned
     cdef public object _referent      # in the server: the entry that this proxy holds
-    cdef ClientSession _session_
+    cdef Session _session_
     cdef object __weakref__
     cdef dict __dict__
-    cdef ClientSession _session(self)
+    cdef Session _session(self)

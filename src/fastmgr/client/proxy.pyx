@@ -3,15 +3,15 @@
 
 cimport cython
 
-from fastmgr.client.fast cimport ClientSession, Target, handle_of, makes_oneway_calls
-from fastmgr.link.stream cimport FLAG_GAINS, OP_CALL, OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
-from fastmgr.link.system cimport uint8_t
+from fastmgr.client.session cimport (
+    Outcome, Session, Target, error_of, handle_of, makes_oneway_calls, outcome_of,
+)
+from fastmgr.link.stream cimport OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
 
 from traceback import format_exception_only
 
 from fastmgr.kinds.rows import GAINS
-from fastmgr.link.cutter import KINDS
-from fastmgr.stock.dialect import RemoteError, convert_to_error
+from fastmgr.stock.dialect import RemoteError
 
 
 class OnewayError(Exception):
@@ -89,46 +89,43 @@ cdef class ProxyCore(Target):
         Exception
             Whatever the method raised.
         """
-        cdef uint8_t flags = 0
-        cdef tuple reply
-        if makes_oneway_calls and methodname in self._gains:
-            flags = FLAG_GAINS
-        reply = self._session().perform(
-            OP_CALL, flags, self._id, self._handle, methodname, args, kwds
-        )
-        if <int>reply[0] == OP_RETURN:      # as an object it would be made a member of its enum
-            return reply[1]
-        return self._settle(*reply)
+        cdef Session session = self._session()
+        if makes_oneway_calls:
+            result = session.call_after_posts(
+                self, methodname, args, kwds, methodname in self._gains)
+        else:
+            result = session.call(self, methodname, args, kwds)
+        if type(result) is Outcome:
+            return self._settle(result)
+        return result
 
     def _getvalue(self):
         """Return a copy of the referent."""
         return self._callmethod("#GETVALUE")
 
-    def _settle(self, op, payload):
-        """Turn a reply other than a plain result into a proxy, or raise what it stands for."""
-        cdef ClientSession session = self._session()
-        if op == OP_RETURN:
-            return payload
-        if op == OP_FAILED:
-            failed, (call, (kind, error)), reply = payload
-            made = reply[0] != OP_REFUSED
-            try:
-                result = self._settle(*reply) if made else None
-            except Exception as raised:
-                result = raised
-            error = convert_to_error(KINDS[kind], error)
+    def _settle(self, Outcome outcome):
+        """Turn what a call came to into its result or a proxy, or raise what it stands for."""
+        if outcome.op == OP_RETURN:
+            return outcome.payload
+        if outcome.op == OP_FAILED:
+            failed, (call, (kind, error)), result = outcome.payload
+            made = type(result) is not Outcome or (<Outcome>result).op != OP_REFUSED
+            if type(result) is Outcome:
+                try:
+                    result = self._settle(result) if made else None
+                except Exception as raised:
+                    result = raised
+            error = error_of(outcome_of(kind, error, 0))
             raise OnewayError(failed, result, call, in_a_line(error), made) from error
-        if op == OP_PROXY:
-            if len(payload) == 2:
-                payload = *payload, session.given(payload[0])
-            ident, (exposed, typeid, proxytype), _ref = payload
-            return self._build_proxy(typeid, ident, exposed, proxytype)
+        if outcome.op == OP_PROXY:
+            exposed, typeid, proxytype = outcome.payload
+            return self._build_proxy(typeid, outcome.ident, exposed, proxytype)
         try:
-            raise convert_to_error(KINDS[op], payload)
+            raise error_of(outcome)
         finally:
-            payload = None
+            outcome = None      # the exception's traceback leads back to this frame
 
-    cdef ClientSession _session(self):
+    cdef Session _session(self):
         if self._session_ is None:
             self._session_ = self._open_session()
         return self._session_
@@ -145,7 +142,7 @@ cdef class ProxyCore(Target):
     def _take_reference(self):
         """Hold a reference in the server from now on; once is enough."""
         if self._ref is None:
-            self._ref = self._session().acquire(self._id)
+            self._ref = self._session().acquire(self)
 
     def _close(self):
         """Give the reference back before the proxy is dropped; twice does nothing."""

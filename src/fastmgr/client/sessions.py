@@ -6,23 +6,24 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from fastmgr.client.fast import ClientSession
+from fastmgr.client.negotiation import ClientSession
+from fastmgr.client.session import Session
+from fastmgr.client.stock import StockSession
 from fastmgr.stock.dialect import stock_client, uses_raw_sockets
 
 __all__ = ["control_client", "retire_sessions", "session_with"]
 
-_sessions: weakref.WeakValueDictionary[tuple[Any, str], ClientSession] = (
-    weakref.WeakValueDictionary()
-)
+_sessions: weakref.WeakValueDictionary[tuple[Any, str], Session] = weakref.WeakValueDictionary()
 
 
-def session_with(address: Any, serializer: str, authkey: bytes) -> ClientSession:
+def session_with(address: Any, serializer: str, authkey: bytes) -> Session:
     """Return this process's session with a server; no connection is made yet."""
     if isinstance(address, list):
         address = tuple(address)  # xmlrpclib has no tuples
     session = _sessions.get((address, serializer))
     if session is None or session.authkey != authkey or session.retired:
-        session = ClientSession(address, serializer, authkey)
+        open_session = ClientSession if serializer == "pickle" else StockSession
+        session = open_session(address, serializer, authkey)
         _sessions[address, serializer] = session
     return session
 
@@ -38,7 +39,7 @@ def retire_sessions(address: Any) -> None:
 class _ControlConnection:
     """What `dispatch` calls a server's own functions over, where the server has to prove itself."""
 
-    def __init__(self, session: ClientSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
 
     def send(self, request: tuple[Any, str, tuple[Any, ...], dict[str, Any]]) -> None:

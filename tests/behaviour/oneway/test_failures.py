@@ -459,7 +459,7 @@ def test_failure_does_not_keep_what_the_call_was_given(own_manager: Any) -> None
 
 
 def test_stock_server_and_an_argument_that_cannot_be_pickled(stock_manager: Any) -> None:
-    """`ClientSession.post` has taken the failures known so far, and drops them."""
+    """`StockSession.post` has taken the failures known so far, and drops them."""
     d = stock_manager.dict()
     oneway(d).pop("first")
     with pytest.raises(TypeError):

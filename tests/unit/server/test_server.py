@@ -36,7 +36,7 @@ from support.frames import (
 from support.servers import choose_poller
 
 from fastmgr import managers
-from fastmgr.client.fast import ClientSession
+from fastmgr.client.negotiation import ClientSession
 from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.managers import Server, Token
 from fastmgr.server.workers import Workers
@@ -73,7 +73,7 @@ def test_a_connection_whose_end_fails_is_closed_all_the_same() -> None:
         session = ClientSession(manager.address, "pickle", KEY)
         held = session.create("Tracked", (), {}, False)
         assert probe.descriptors() > before
-        session.goodbye()
+        session.close()
         poll(lambda: probe.descriptors() == before, "it is closed")
         del held
 

@@ -1,0 +1,36 @@
+"""A session that reaches its server over connections, one for each thread."""
+
+from fastmgr.client.channel cimport Channel
+from fastmgr.client.references cimport References
+
+cdef class ThreadChannel:
+    cdef Channel channel
+    cdef object session              # weak: the session owns the threading.local that holds this
+    cdef ThreadChannel spare         # for the calls that are made inside one of the channel's
+    cdef object stock                # the connection in the stdlib's dialect, once asked for
+
+cdef class Connections(References):
+    cdef readonly object timeout     # seconds that each answer may take; None: any time
+    cdef list channels               # all that are open
+    cdef Channel keepalive           # no thread's, kept open to keep the session alive
+    cdef list inherited              # copies of its parent's channels, in the child of a fork
+    cdef unsigned long hasty         # the thread whose next connection is not to take long, or 0
+    cdef object exit_finalizer       # of this process
+
+    cdef Channel channel(self)
+    cdef Channel channel_again(self, dead)
+    cdef ThreadChannel thread_channel(self)
+    cdef ThreadChannel open_channel(self)
+    cdef object time_to_dial(self)
+    cdef int adopt(self, Channel channel) except -1
+    cdef int replace_keepalive(self) except -1
+    cdef int lose(self, Channel channel, bint keep) except -1
+    cdef int disconnect(self) except -1
+    cdef object after_failure(self, Channel channel, error)
+
+    cdef Channel open(self, object name)
+    cdef bint is_needed(self) noexcept
+    cdef void end_view(self) noexcept
+    cdef bint introduces_at_once(self) noexcept
+
+cdef object thread_name()

@@ -1,0 +1,19 @@
+from typing import Any, final
+
+from fastmgr.client.references import References
+
+HASTE: float
+authkeys: dict[Any, bytes]
+
+@final
+class ThreadChannel: ...
+
+class Connections(References):
+    timeout: float | None
+    def __init__(
+        self, address: Any, serializer: str, authkey: bytes, timeout: float | None = None
+    ) -> None: ...
+    def reset(self) -> None: ...
+    def after_fork_in_child(self) -> None: ...
+    def introduce_child(self, known: bool, hasty: bool) -> None: ...
+    def close_at_exit(self) -> None: ...

@@ -1,0 +1,333 @@
+# cython: auto_pickle=False
+"""A session that reaches its server over connections, one for each thread.
+
+Here are the connections' lives: which thread has which, what keeps the session alive, what
+happens to them in a fork and at the end of the process.
+"""
+
+cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from fastmgr.client.channel cimport Channel
+from fastmgr.client.references cimport Holding, References
+
+import sys
+import threading
+import weakref
+from multiprocessing import AuthenticationError, process, util
+from os import register_at_fork
+
+from fastmgr.client.channel import StaleConnection
+from fastmgr.link.sockets import named
+
+# Seconds for a connection that is made while an exception is on its way to the caller.
+HASTE = 2.0
+# How often handlers of signals may raise before an interrupted connection is replaced.
+cdef int MOST_HANDLERS = 100
+
+# Keys by the address that they have opened: a proxy that comes without its key (nested in a
+# container, or from a queue) finds it here.
+authkeys = {}
+
+# Every session of this process, for the child of a fork.
+cdef object sessions = weakref.WeakSet()
+
+
+@cython.final
+cdef class ThreadChannel:
+    """A thread's hold on its channel, dropped when the thread ends."""
+
+    def __dealloc__(self):
+        if self.session is None or self.channel is None or not self.channel.usable:
+            return
+        session = self.session()
+        if session is not None:
+            (<Connections>session).lose(self.channel, True)
+
+
+cdef class Connections(References):
+    """A session whose threads each have a connection.
+
+    Parameters
+    ----------
+    address : address
+    serializer : str
+        A key of `listener_client`.
+    authkey : bytes
+    timeout : float, optional
+        Seconds that each answer may take.
+    """
+
+    def __init__(self, address, serializer, authkey, timeout=None):
+        super().__init__(address, serializer, authkey)
+        self.timeout = timeout
+        self.inherited = []
+        self.reset()
+        sessions.add(self)
+        util.register_after_fork(self, _introduce_child)
+
+    def reset(self):
+        """Begin anew, with no connection: at first, and in the child of a fork.
+
+        The proxies of a forked child are counted in its books but unknown to the
+        server, which hears of them with the child's first connection, made at once.
+        """
+        cdef Holding holding
+        self.end_view()
+        self.local = threading.local()
+        self.channels = []
+        self.keepalive = None
+        self.exit_finalizer = None
+        self.private = None
+        self.forget_due()
+        for holding in list(self.holdings.values()):
+            holding.counted = 0
+
+    # -- in the child of a fork ---------------------------------------------
+
+    def after_fork_in_child(self):
+        """Use the inherited connections no more: they are the parent's."""
+        cdef Channel channel
+        self.inherited += [c for c in (*self.channels, self.keepalive) if c is not None]
+        for channel in self.inherited:
+            channel.renew_lock()
+            channel.usable = False
+        self.reset()
+
+    def introduce_child(self, bint known, bint hasty):
+        """In the child of a fork: make `known` what it holds, and close the parent's sockets.
+
+        In this order: as long as a copy of its connections is open the parent's session lives,
+        though the parent may end this moment (a program that becomes a daemon), and with it the
+        objects.  What is not made known in time is with the child's first call.
+        """
+        cdef Channel channel
+        try:
+            if known and self.holdings and not self.retired:
+                self.hasty = PyThread_get_thread_ident() if hasty else 0
+                self.channel()
+        except Exception as error:
+            if not self.is_lost(error) and not isinstance(error, AuthenticationError):
+                raise
+            # They may be proxies of a manager that has been shut down.
+            util.info("incref failed: %s", error)
+        finally:
+            self.hasty = 0
+            for channel in self.inherited:
+                channel.abandon()
+            self.inherited = []
+
+    cdef bint introduces_at_once(self) noexcept:
+        """Whether a forked child tells the server what it holds before it does anything else."""
+        return False
+
+    # -- the calling thread's ------------------------------------------------
+
+    @cython.final
+    cdef Channel channel(self):
+        """The calling thread's channel, opened if there is none."""
+        cdef ThreadChannel mine, outer = None
+        cdef unsigned long me
+        cdef object found = getattr(self.local, "connection", None)
+        if found is not None:
+            mine = <ThreadChannel>found
+            if mine.channel.usable and mine.channel.holder == 0:
+                return mine.channel
+        # A signal's handler and a finalizer may call while a call of their thread is under way.
+        me = PyThread_get_thread_ident()
+        mine = found
+        while mine is not None and mine.channel.holder == me:
+            outer, mine = mine, mine.spare
+        if mine is None or not mine.channel.usable:
+            mine = self.open_channel()
+            if outer is None:
+                self.local.connection = mine
+            else:
+                outer.spare = mine
+        return mine.channel
+
+    cdef Channel channel_again(self, dead):
+        """The calling thread's channel, for a request that another was too `dead` to take."""
+        try:
+            return self.channel()
+        except OSError as error:
+            if dead is not None and self.is_lost(error):
+                raise dead from error
+            raise
+
+    cdef ThreadChannel thread_channel(self):
+        """What the calling thread has; None where that is nothing it could make a call over."""
+        cdef ThreadChannel mine = getattr(self.local, "connection", None)
+        return mine if mine is not None and mine.channel.usable else None
+
+    def connect(self):
+        """Open a connection for the calling thread, in place of the one it has."""
+        cdef object old = getattr(self.local, "connection", None)
+        self.local.connection = self.open_channel()
+        if old is not None:
+            self.lose((<ThreadChannel>old).channel, False)
+
+    def forget_connection(self):
+        """Let the calling thread's next call make a connection; AttributeError if it has none."""
+        del self.local.connection
+
+    # -- all of them ---------------------------------------------------------
+
+    cdef ThreadChannel open_channel(self):
+        """Open a channel for the calling thread."""
+        cdef ThreadChannel mine = ThreadChannel()
+        util.debug("connecting to the manager at %r", self.address)
+        try:
+            mine.channel = self.open(thread_name())
+        except OSError as error:
+            if self.retired and error.errno is not None and self.is_lost(error):
+                raise OSError(
+                    error.errno, f"the manager at {self.address!r} has been shut down") from None
+            raise
+        mine.channel.thread = PyThread_get_thread_ident()
+        mine.session = weakref.ref(self)
+        return mine
+
+    cdef Channel open(self, object name):
+        """A new channel, for a thread that the server is to call `name`; calls `adopt`."""
+        raise NotImplementedError
+
+    cdef object time_to_dial(self):
+        """Seconds that connecting may take; None for as long as a handshake may."""
+        return HASTE if self.hasty == PyThread_get_thread_ident() else self.timeout
+
+    cdef int adopt(self, Channel channel) except -1:
+        """Count a new channel among the session's."""
+        authkeys[self.address] = self.authkey
+        self.channels.append(channel)
+        if self.keepalive is not None:
+            old, self.keepalive = self.keepalive, None
+            self.lose(old, False)
+        if self.exit_finalizer is None:
+            self.close_at_exit()
+        return 0
+
+    def close_at_exit(self):
+        """Have the session closed in order when the process ends."""
+        # Before a manager's own finalizer (0), after users' (> 10).
+        self.exit_finalizer = util.Finalize(
+            self, _close, args=(weakref.ref(self),), exitpriority=10
+        )
+
+    cdef int lose(self, Channel channel, bint keep) except -1:
+        """A channel is not to be used again.
+
+        With `keep` it stays open as long as it is all that shows the server that
+        this process lives.
+        """
+        channel.usable = False
+        if channel is self.keepalive and keep:
+            return 0
+        if channel in self.channels:
+            self.channels.remove(channel)
+        if keep and self.is_needed() and not self.channels and self.keepalive is None:
+            self.keepalive = channel
+        else:
+            channel.close()
+            if not self.channels and self.keepalive is None:
+                self.end_view()     # the server ends the session
+        return 0
+
+    cdef bint is_needed(self) noexcept:
+        """Whether the server must see that this process lives."""
+        return len(self.holdings) != 0
+
+    cdef void end_view(self) noexcept:
+        """What proxies know of the server's memory is not to be relied on any more."""
+
+    cdef int replace_keepalive(self) except -1:
+        """Open a connection in place of an interrupted one, whose call then ends in the server.
+
+        It would go on waiting there otherwise, and take what others should have.
+        """
+        cdef object raised = None
+        self.hasty = PyThread_get_thread_ident()
+        try:
+            for _ in range(MOST_HANDLERS):
+                try:
+                    self.channel()
+                    break
+                except BaseException as error:
+                    if isinstance(error, AuthenticationError) or self.is_lost(error):
+                        util.debug("the interrupted connection stays open: %s", error)
+                        break
+                    raised = error      # one more signal's handler did it
+        finally:
+            self.hasty = 0
+        if raised is not None:
+            raise raised
+        return 0
+
+    cdef object after_failure(self, Channel channel, error):
+        """Give up a channel over which a request has failed; return what is to be raised."""
+        cdef bint stale = isinstance(error, StaleConnection)
+        if channel.usable:
+            return error    # it failed before anything was sent, or after all was received
+        self.local.lost = channel
+        self.lose(channel, channel.interrupted)
+        if not stale and self.keepalive is channel:
+            self.replace_keepalive()
+        if stale:
+            return named(error.args[0], self.address)
+        return named(error, self.address) if self.is_lost(error) else error
+
+    cdef int disconnect(self) except -1:
+        cdef Channel channel
+        self.end_view()
+        for channel in [*self.channels, self.keepalive]:
+            if channel is not None:
+                channel.close()
+        self.channels = []
+        self.keepalive = None
+        return 0
+
+    def retire(self):
+        """The server has been shut down: there is nobody to return references to."""
+        self.retired = True
+        self.forget_due()
+        self.disconnect()
+
+
+cdef object thread_name():
+    """What the server calls the thread that serves the calling one, as in the stdlib."""
+    name = process.current_process().name
+    thread = threading.current_thread()
+    return name if thread is threading.main_thread() else f"{name}|{thread.name}"
+
+
+def _close(reference):
+    session = reference()
+    if session is not None:
+        session.close()
+
+
+def _introduce_child(session):
+    """In a child that multiprocessing forked, which has just forgotten all finalizers."""
+    if (<Connections>session).exit_finalizer is not None:
+        session.close_at_exit()
+    session.introduce_child(True, False)
+
+
+cdef void introduce_hastily(Connections session) noexcept:
+    """What is raised is shown, and the other sessions have their turn."""
+    session.introduce_child(session.introduces_at_once(), True)
+
+
+def _after_fork_in_child():
+    inherited = list(sessions)
+    # All of them before one dials: what runs meanwhile may use another.
+    for session in inherited:
+        session.after_fork_in_child()
+    # A child of multiprocessing has neither its name nor its finalizers yet.
+    if sys._getframe().f_globals.get("__name__", "").startswith("multiprocessing."):
+        return
+    for session in inherited:
+        introduce_hastily(session)
+
+
+register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,13 @@
+from typing import Any, final
+
+from fastmgr.client.channel import Channel
+from fastmgr.client.connections import Connections
+
+@final
+class StockChannel(Channel):
+    conn: Any
+    def __init__(self, conn: Any) -> None: ...
+
+@final
+class StockSession(Connections):
+    def flush(self) -> None: ...

@@ -1,0 +1,292 @@
+# cython: auto_pickle=False
+"""A session in the stdlib's dialect, over any serializer.
+
+A thread has a connection for its calls. All else takes a connection of its own each time, as in
+the stdlib: to make an object, to count a reference, to return one.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_WriteUnraisable
+from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
+from fastmgr.client.channel cimport Channel
+from fastmgr.client.connections cimport Connections, ThreadChannel
+from fastmgr.client.references cimport Holding
+from fastmgr.client.session cimport Outcome, Target, note_oneway_calls, outcome_of
+from fastmgr.link.stream cimport OP_PROXY, OP_RETURN
+
+import threading
+from multiprocessing import AuthenticationError, util
+
+from fastmgr.client.channel import StaleConnection
+from fastmgr.client.session import introduced, raised as raised_outcome
+from fastmgr.link.sockets import HANDSHAKE_TIMEOUT, is_loss, named, settle
+from fastmgr.link.cutter import OPS
+from fastmgr.stock.dialect import (
+    RemoteError, StockConnection, convert_to_error, dispatch, stock_client, uses_raw_sockets,
+)
+
+cdef extern from "Python.h":
+    int Py_AddPendingCall(int (*function)(void *) except -1, void *argument)
+    PyObject *PyObject_CallMethod(object self, const char *name, const char *format)
+
+# Seconds for each step of returning a reference.
+cdef double RELEASE_TIMEOUT = 10.0
+
+# Where signals' handlers run.
+cdef unsigned long main_thread = threading.main_thread().ident
+
+
+@cython.final
+cdef class StockChannel(Channel):
+    """A connection that speaks the stdlib's dialect.
+
+    Parameters
+    ----------
+    conn : connection
+        Anything with ``send``, ``recv`` and ``close``, already accepted by the server.
+    """
+
+    def __init__(self, conn):
+        self.conn = conn
+
+    cdef object call(self, object ident, object name, object args, object kwds):
+        """Call a method; return its plain result, or an `Outcome`."""
+        self.hold()
+        try:
+            kind, payload = self.ask((ident, name, args, kwds or {}))
+        finally:
+            self.let_go()
+        op = OPS.get(kind)
+        if op is None:
+            raise convert_to_error(kind, payload)
+        return payload if op == OP_RETURN else outcome_of(op, payload, 0)
+
+    cdef object ask(self, tuple request):
+        """Send a request and receive its reply."""
+        try:
+            self.conn.send(request)
+        except BaseException as error:
+            lost = self.is_lost(error)
+            if lost and isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                self.usable = False
+                raise StaleConnection(error) from None
+            if isinstance(self.conn, StockConnection) and self.conn.sends:
+                self.end(error)
+            raise
+        try:
+            return self.conn.recv()
+        except BaseException as error:
+            # Also where the reply could not be decoded: nobody knows how far it was read.
+            self.usable = False
+            self.interrupted = not self.is_lost(error)
+            raise
+
+    cdef bint is_lost(self, error) except -1:
+        """`is_loss`, which cannot tell where the connection itself is the user's code."""
+        if isinstance(self.conn, StockConnection):
+            return is_loss(error)
+        return isinstance(error, (OSError, EOFError))
+
+    cpdef object close(self):
+        self.usable = False
+        self.conn.close()
+
+    cpdef object abandon(self):
+        self.close()
+
+
+cdef object dial(Connections session, object name):
+    """A connection for a thread's calls, which the server calls by `name`."""
+    conn = stock_client(session.serializer, session.time_to_dial() or HANDSHAKE_TIMEOUT)(
+        session.address, authkey=session.authkey)
+    dispatch(conn, None, "accept_connection", (name,))
+    if isinstance(conn, StockConnection):
+        conn.timeout = session.timeout
+        settle(conn.stream, receives_in_time=session.timeout is not None)
+    return conn
+
+
+cdef int flush_later(void *argument) except -1:
+    """Between two steps of the main thread's program, where a handler may raise what it likes."""
+    cdef StockSession session = <StockSession>argument
+    Py_DECREF(session)      # see `ask_for_flush`
+    session.flush_asked = False
+    try:
+        session.flush()
+    except BaseException:
+        session.ask_for_flush()
+        raise
+    return 0
+
+
+@cython.final
+cdef class StockSession(Connections):
+    """A session with a server that speaks the stdlib's dialect."""
+
+    def after_fork_in_child(self):
+        """Use the inherited connections no more: they are the parent's."""
+        global main_thread
+        main_thread = PyThread_get_thread_ident()
+        Connections.after_fork_in_child(self)
+
+    # -- calls ------------------------------------------------------------
+
+    cpdef object call(self, Target target, object name, object args, object kwds):
+        """Call a method of an object; once more if the thread's connection was dead."""
+        cdef StockChannel channel
+        cdef object dead = None
+        while True:
+            channel = <StockChannel>(self.channel() if dead is None else self.channel_again(dead))
+            try:
+                reply = channel.call(target._id, name, args, kwds)
+                break
+            except BaseException as error:
+                raised = self.after_failure(channel, error)
+                if dead is not None or not isinstance(error, StaleConnection):
+                    if raised is error:
+                        raise
+                    raise raised from None
+                dead = raised
+        if type(reply) is Outcome and (<Outcome>reply).op == OP_PROXY:
+            exposed, token = (<Outcome>reply).payload
+            return introduced(token.typeid, token.id, exposed, self.receive(token.id))
+        return reply
+
+    def post(self, Target target, name, args, kwds):
+        """Make a call whose result is dropped; a failure shows with the thread's next call."""
+        cdef Channel channel = self.channel()
+        note_oneway_calls()
+        try:
+            outcome = self.call(target, name, args, kwds)
+        except (OSError, EOFError):
+            raise
+        except Exception as error:
+            if channel.usable:
+                raise               # nothing was sent
+            outcome = raised_outcome(error)
+        self.keep_failure(target, name, outcome)
+        self.local.posted_over = self.channel()
+
+    cdef object call_after_posts(
+        self, Target target, object name, object args, object kwds, bint takes
+    ):
+        """Make a call; if one-way calls of its connection have failed, the outcome says so."""
+        if getattr(self.local, "posted_over", None) is not self.channel():
+            self.local.failure = None
+        return Connections.call_after_posts(self, target, name, args, kwds, takes)
+
+    # -- what takes a connection of its own -------------------------------
+
+    def create(self, typeid, args, kwds, bint anonymous=False):
+        """Have an object made; return its ident, the exposed methods' names and the reference."""
+        ident, exposed = self.control("create", (typeid, *args), kwds)
+        return ident, exposed, None if anonymous else self.receive(ident)
+
+    def control(self, name, args=(), kwds=None):
+        """Call one of the server's public functions."""
+        self.channel()      # the server is there, and the thread's connection as in the stdlib
+        return self.one_shot(name, args, kwds or {})
+
+    cdef int ask_for(self, Target target) except -1:
+        """Have the server count a reference for this process."""
+        self.channel()
+        self.one_shot("incref", (target._id,), {})
+        return 0
+
+    cdef object one_shot(self, object name, object args, object kwds):
+        """Call a public function over a connection of its own."""
+        conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
+        try:
+            return dispatch(conn, None, name, tuple(args), kwds)
+        except EOFError as error:
+            if self.is_lost(error):
+                raise named(error, self.address) from None
+            raise
+        finally:
+            conn.close()
+
+    # -- releases -----------------------------------------------------------
+
+    cdef void release_later(self) noexcept:
+        """Have what is due returned, which takes Python code.
+
+        In the main thread a signal's handler may raise in it: there it runs between two steps of
+        the program. Elsewhere it runs now, as a `__del__` does.
+        """
+        cdef PyObject *found
+        if PyThread_get_thread_ident() != main_thread or not self.ask_for_flush():
+            found = PyObject_CallMethod(self, "flush", NULL)
+            if found is NULL:
+                PyErr_WriteUnraisable(self)
+            else:
+                Py_DECREF(<object>found)
+
+    cdef bint ask_for_flush(self) noexcept:
+        """Have the main thread send what is due as soon as it can; the session lives till then."""
+        if not self.flush_asked:
+            Py_INCREF(self)
+            self.flush_asked = Py_AddPendingCall(flush_later, <void *>self) == 0
+            if not self.flush_asked:
+                Py_DECREF(self)
+        return self.flush_asked
+
+    def flush(self):
+        """Return the references that are due: over a connection each, as the stdlib does."""
+        cdef Holding holding
+        cdef list due = self.take_due()
+        self.put_back([(holding, 1) for holding, count in due for _ in range(count)])
+        while self.releases:
+            conn = None
+            try:
+                conn = stock_client(self.serializer, RELEASE_TIMEOUT)(
+                    self.address, authkey=self.authkey)
+                try:
+                    # From here on nobody can tell whether the server has heard it.
+                    holding, _count = self.releases.pop()
+                    dispatch(conn, None, "decref", (holding.ident,), {})
+                finally:
+                    conn.close()
+            except Exception as error:
+                if not self.is_lost(error) and not isinstance(
+                    error, (AuthenticationError, RemoteError)
+                ):
+                    raise       # a signal's handler did; the rest is still due
+                util.debug("a release failed: %s", error)
+                if conn is None:
+                    self.releases = []      # there is no such server any more
+        if not self.holdings:
+            # A stock server keeps the last object of a connection that stays open.
+            self.disconnect()
+
+    def close(self):
+        """Return everything in order and close; a later call would begin anew."""
+        cdef Holding holding
+        for holding in list(self.holdings.values()):
+            if holding.counted and not holding.is_due:
+                self.releases.append((holding, holding.counted))
+                holding.counted = 0
+        if not self.retired:
+            self.flush()
+        self.disconnect()
+
+    # -- connections --------------------------------------------------------
+
+    cdef Channel open(self, object name):
+        """A new channel, accepted by the server."""
+        channel = StockChannel(dial(self, name))
+        self.adopt(channel)
+        return channel
+
+    def stock_connection(self):
+        """Return the calling thread's connection; None where it has none."""
+        cdef ThreadChannel mine = self.thread_channel()
+        return None if mine is None else (<StockChannel>mine.channel).conn
+
+    cpdef bint is_lost(self, error) except -1:
+        """`is_loss`, which cannot tell where the connections themselves are the user's code."""
+        if uses_raw_sockets(self.serializer):
+            return is_loss(error)
+        return isinstance(error, (OSError, EOFError))
