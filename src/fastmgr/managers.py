@@ -32,7 +32,15 @@ from traceback import format_exc as format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from fastmgr.client.connections import authkeys
-from fastmgr.client.sessions import control_client, retire_sessions, session_with
+from fastmgr.client.serverprocess import also_eof, end_server, join
+from fastmgr.client.sessions import (
+    Engine,
+    control_client,
+    engine_of,
+    retire_sessions,
+    scheme_of,
+    session_with,
+)
 from fastmgr.kinds import standard
 from fastmgr.kinds.containers import Array as Array
 from fastmgr.kinds.namespace import Namespace as Namespace
@@ -203,65 +211,13 @@ class _Creating(threading.local):
 _creating = _Creating()
 
 
-def _join(started: Any, timeout: float | None = None) -> None:
-    """Wait for a process to end, and look for signals: another thread may have taken one."""
-    end = None if timeout is None else time.monotonic() + timeout
-    while started.is_alive():
-        left = SIGNALS_INTERVAL if end is None else end - time.monotonic()
-        if left <= 0:
-            return
-        started.join(min(left, SIGNALS_INTERVAL))
-
-
-def _end_server(
-    started: Any, address: Any, authkey: bytes, client: Callable[..., Any], timeout: float
-) -> None:
-    """End a server's process: ask, then terminate, then kill."""
-    if not started.is_alive():
-        return
-    util.info("sending shutdown message to manager")
+def _stop_engine(stop: Callable[[], object], address: str, state: State) -> None:
+    """Stop what an engine has started."""
     try:
-        conn = client(address, authkey=authkey)
-        try:  # not every serializer's connection is a context manager
-            dispatch(conn, None, "shutdown")
-        finally:
-            conn.close()
-    except Exception as error:
-        util.debug("shutdown message failed: %s", error)
-    _join(started, timeout)
-    if started.is_alive():
-        util.info("manager still alive; terminating it")
-        started.terminate()
-        _join(started, timeout)
-        if started.is_alive():
-            util.info("manager still alive after terminate; killing it")
-            started.kill()
-            _join(started)
-
-
-#: The types that are EOFErrors, too, by what they are else.
-_and_eof: dict[type[Exception], type[Exception]] = {}
-
-
-def _also_eof(error: Exception) -> Exception:
-    """Return why a server cannot start as an `EOFError` too, which is all that the stdlib says."""
-    kind = type(error)
-    try:
-        reduced: Any = error.__reduce__()
-        made_by, args = reduced[:2]  # `error.args` has no name of a file
-        if made_by is not kind or isinstance(error, EOFError):
-            return error
-        if kind not in _and_eof:
-            names = {
-                "__module__": kind.__module__,
-                "__reduce__": lambda self: (kind, *kind.__reduce__(self)[1:]),
-            }
-            _and_eof[kind] = type(kind.__name__, (kind, EOFError), names)
-        both = _and_eof[kind](*args)
-        both.__dict__.update(error.__dict__)
-    except Exception:  # made in another way than other exceptions
-        return error
-    return both
+        stop()
+    finally:
+        state.value = State.SHUTDOWN
+        retire_sessions(address)
 
 
 class BaseManager(_StockManager):
@@ -271,7 +227,8 @@ class BaseManager(_StockManager):
     ----------
     address : address, optional
         Where the server listens: a path, or a (host, port) tuple.  None for a
-        fresh Unix socket in a private directory.
+        fresh Unix socket in a private directory.  ``scheme://...`` is an engine's
+        (docs/engines.md).
     authkey : bytes, optional
         What client and server prove to each other; the current process's key
         by default.
@@ -372,7 +329,8 @@ class BaseManager(_StockManager):
                 state += f", which has ended (exit code {code})"
         elif state is None:
             # Whoever has joined the process has forgotten it.
-            state = "ended" if "shutdown" in self.__dict__ else "connected"
+            ended = "shutdown" in self.__dict__ and scheme_of(self._address) is None
+            state = "ended" if ended else "connected"
         return f"<{type(self).__name__} at {self._address!r}, {state}>"
 
     def _require_initial(self) -> None:
@@ -393,6 +351,8 @@ class BaseManager(_StockManager):
             The manager has been started, connected or shut down.
         """
         self._require_initial()
+        if engine_of(self._address) is not None:
+            raise ValueError(f"{self._address!r} is an engine's: no process of ours serves there")
         server = self._Server(self._registry, self._address, self._authkey, self._serializer)
         if self._arena is not True:
             server.use_arena(self._arena)
@@ -445,6 +405,8 @@ class BaseManager(_StockManager):
         self._require_initial()
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        if (engine := engine_of(self._address)) is not None:
+            return self._start_engine(engine, initializer)
         reader, writer = connection.Pipe(duplex=False)
         # A child of which a handler's exception kept us from hearing finds out that nobody reads.
         util.register_after_fork(reader, connection.Connection.close)
@@ -479,6 +441,20 @@ class BaseManager(_StockManager):
         finally:
             reader.close()
 
+    def _start_engine(self, engine: Engine, initializer: Callable[..., object] | None) -> None:
+        """Have an engine start what serves at the manager's address, and connect to it."""
+        if initializer is not None:
+            raise ValueError(f"{self._address!r} is an engine's: no initializer can run there")
+        self._address, stop = engine.start(self._address, self._registry, self._authkey)
+        try:
+            self.connect()
+            self.shutdown = util.Finalize(
+                self, _stop_engine, args=(stop, self._address, self._state), exitpriority=0
+            )
+        except BaseException:
+            stop()
+            raise
+
     def _await_server(self, reader: Any) -> None:
         """Wait until the process that was started serves, or says why it cannot."""
         while not reader.poll(SIGNALS_INTERVAL):
@@ -486,15 +462,15 @@ class BaseManager(_StockManager):
         try:
             answer = reader.recv()
         except EOFError:
-            _join(self._process)
+            join(self._process)
             where = "" if self._address is None else f" at {self._address!r}"
             raise EOFError(
                 f"the manager's process ended before it could serve{where} "
                 f"(exit code {self._process.exitcode}); what it said is on stderr"
             ) from None
         if isinstance(answer, Exception):
-            _join(self._process)
-            raise _also_eof(answer)
+            join(self._process)
+            raise also_eof(answer)
         self._address = answer
         authkeys[self._address] = self._authkey
         self.shutdown = util.Finalize(
@@ -551,7 +527,7 @@ class BaseManager(_StockManager):
     def join(self, timeout: float | None = None) -> None:
         """Wait for the server's process to end, if `start` began one."""
         if self._process is not None:
-            _join(self._process, timeout)
+            join(self._process, timeout)
             if not self._process.is_alive():
                 self._process = None
 
@@ -607,7 +583,7 @@ class BaseManager(_StockManager):
     ) -> None:
         """End the server's process."""
         try:
-            _end_server(process, address, authkey, _Client, shutdown_timeout)
+            end_server(process, address, authkey, _Client, shutdown_timeout)
         except BaseException:
             # Nobody calls this again, and the end of the program waits for the process, which need
             # not heed a signal that it can ignore or that waits until it goes on.

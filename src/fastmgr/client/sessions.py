@@ -1,17 +1,107 @@
-"""The sessions of this process: one with each server that it holds proxies of."""
+"""The sessions of this process: one with each server that it holds proxies of.
+
+The scheme of an address chooses what serves it: without one that is a fastmgr server or one of the
+standard library, else an engine (see docs/engines.md).
+"""
 
 from __future__ import annotations
 
+import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from fastmgr.client.connections import authkeys
 from fastmgr.client.negotiation import ClientSession
 from fastmgr.client.session import Session
 from fastmgr.client.stock import StockSession
 from fastmgr.stock.dialect import stock_client, uses_raw_sockets
 
-__all__ = ["control_client", "retire_sessions", "session_with"]
+__all__ = [
+    "Engine", "control_client", "engine_of", "engines", "retire_sessions", "scheme_of",
+    "session_with",
+]  # fmt: skip
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+class Engine:
+    """What serves the addresses that have a scheme; a package's entry point names one."""
+
+    def open_session(self, address: str, serializer: str, authkey: bytes) -> Session:
+        """Return a new session of this process with what serves at an address."""
+        raise NotImplementedError
+
+    def start(
+        self, address: str, registry: Mapping[str, tuple[Any, Any, Any, Any]], authkey: bytes
+    ) -> tuple[str, Callable[[], object]]:
+        """Start what serves at an address; by default there is nothing to start.
+
+        Parameters
+        ----------
+        address : str
+            The manager's.
+        registry : mapping
+            Of each type's id what makes an object, the exposed methods, the types of what methods
+            return, and the proxy's type; None where the manager does not say.
+        authkey : bytes
+
+        Returns
+        -------
+        address : str
+            The one for clients.
+        stop : callable
+            What the manager's ``shutdown`` calls.
+        """
+        return address, lambda: None
+
+
+#: Engines by scheme.  Those of other packages are added when they are first asked for.
+engines: dict[str, Engine] = {}
+
+
+def scheme_of(address: Any) -> str | None:
+    """Return the scheme of an engine's address; None for the address of a server's socket."""
+    found = _SCHEME.match(address) if isinstance(address, str) else None
+    return found[1].lower() if found else None
+
+
+def engine_of(address: Any) -> Engine | None:
+    """Return the engine that serves an address; None for the address of a server's socket.
+
+    Raises
+    ------
+    ValueError
+        No engine has that scheme.
+    ImportError
+        The engine of that scheme cannot be loaded.
+    """
+    scheme = scheme_of(address)
+    if scheme is not None and scheme not in engines:
+        engines[scheme] = _load_engine(scheme, address)
+    return None if scheme is None else engines[scheme]
+
+
+def _load_engine(scheme: str, address: str) -> Engine:
+    from importlib.metadata import entry_points
+
+    points = {point.name: point for point in entry_points(group="fastmgr.engines")}
+    if scheme not in points:
+        known = ", ".join(f"{name}://" for name in sorted({*points, *engines})) or "none"
+        raise ValueError(
+            f"{address!r}: no engine has the scheme {scheme}:// (there are: {known}); install the "
+            f"package that brings it, or write the path of a socket as './{address}'"
+        )
+    try:
+        engine = points[scheme].load()
+    except Exception as error:
+        raise ImportError(
+            f"{address!r}: the engine {points[scheme].value} cannot be loaded: {error}"
+        ) from error
+    if not isinstance(engine, Engine):
+        raise ImportError(f"{address!r}: {points[scheme].value} is no Engine, but {engine!r}")
+    return engine
+
 
 _sessions: weakref.WeakValueDictionary[tuple[Any, str], Session] = weakref.WeakValueDictionary()
 
@@ -22,8 +112,14 @@ def session_with(address: Any, serializer: str, authkey: bytes) -> Session:
         address = tuple(address)  # xmlrpclib has no tuples
     session = _sessions.get((address, serializer))
     if session is None or session.authkey != authkey or session.retired:
-        open_session = ClientSession if serializer == "pickle" else StockSession
-        session = open_session(address, serializer, authkey)
+        engine = engine_of(address)
+        if engine is not None:
+            session = engine.open_session(address, serializer, authkey)
+            authkeys[address] = authkey
+        elif serializer == "pickle":
+            session = ClientSession(address, serializer, authkey)
+        else:
+            session = StockSession(address, serializer, authkey)
         _sessions[address, serializer] = session
     return session
 
