@@ -1,0 +1,3 @@
+from fastmgr.client.connections import Connections
+
+class SharingSession(Connections): ...
