@@ -197,7 +197,7 @@ cdef class FastSession(SharingSession):
             raise error_of(reply)
         return reply
 
-    cdef int ask_for(self, Target target) except -1:
+    cdef int request_reference(self, Target target) except -1:
         """Have the server count a reference for this process."""
         missing = self.perform(OP_INCREF, 0, None, None, (target._handle,), None)
         if missing:

@@ -31,9 +31,10 @@ cdef class ClientSession(FastSession):
                 self.channel()
                 self.is_fast = True
             except OtherDialect:
-                if self.fallback is None:
-                    self.fallback = StockSession(
-                        self.address, self.serializer, self.authkey, self.timeout)
+                fallback = StockSession(
+                    self.address, self.serializer, self.authkey, self.timeout)
+                if self.fallback is None:   # another thread may have found out meanwhile
+                    self.fallback = fallback
         return self.fallback
 
     cpdef object call(self, Target target, object name, object args, object kwds):

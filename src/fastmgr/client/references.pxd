@@ -32,6 +32,6 @@ cdef class References(Session):
     cdef int put_back(self, list due) except -1
     cdef int forget_due(self) except -1
 
-    cdef int ask_for(self, Target target) except -1
+    cdef int request_reference(self, Target target) except -1
     cdef bint release_now(self, Holding holding) noexcept
     cdef void release_later(self) noexcept

@@ -66,7 +66,7 @@ cdef class References(Session):
         """Take a reference to an object, for one proxy."""
         cdef Holding holding = self.holdings.get(target._id)
         if holding is None:
-            self.ask_for(target)
+            self.request_reference(target)
             holding = self.holding_of(target._id)
             holding.counted += 1
         return self.refer_to(holding)
@@ -158,7 +158,7 @@ cdef class References(Session):
 
     # -- what a kind of session does ------------------------------------------
 
-    cdef int ask_for(self, Target target) except -1:
+    cdef int request_reference(self, Target target) except -1:
         """Have the server count a reference for this process."""
         raise NotImplementedError
 

@@ -190,7 +190,7 @@ cdef class StockSession(Connections):
         self.channel()      # the server is there, and the thread's connection as in the stdlib
         return self.one_shot(name, args, kwds or {})
 
-    cdef int ask_for(self, Target target) except -1:
+    cdef int request_reference(self, Target target) except -1:
         """Have the server count a reference for this process."""
         self.channel()
         self.one_shot("incref", (target._id,), {})
