@@ -28,7 +28,6 @@ from support.frames import (
     PICKLED,
     SEGMENTED,
     TABLE,
-    TUPLE,
     WRITABLE,
     Buffers,
     list_of,
@@ -37,6 +36,7 @@ from support.frames import (
 )
 from support.peers import BufferPeer
 from support.servers import choose_poller
+from support.values import TUPLE
 
 from fastmgr.managers import DictProxy, Token
 from fastmgr.wire.codec import dumps, loads

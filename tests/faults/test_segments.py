@@ -36,7 +36,8 @@ from support import (
     settle,
     sockets_to,
 )
-from support.frames import HEADER, OP_CALL, SEGMENT, SEGMENTED, TUPLE
+from support.frames import HEADER, OP_CALL, SEGMENT, SEGMENTED
+from support.values import TUPLE
 
 from fastmgr.managers import DictProxy, Token
 from fastmgr.wire.codec import dumps

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 
 from fastmgr.wire.codec import dumps
+from support.values import LIST, TUPLE
 
 # As in stream.pxd and codec.pyx; written out, for they are the wire's.
 HEADER = struct.Struct("<QQIHBB")
@@ -16,7 +17,6 @@ OP_CALL, OP_CREATE, OP_CONTROL, OP_INCREF, OP_RELEASE, OP_GOODBYE, OP_LOCATE, OP
 OP_RETURN, OP_ERROR, OP_TRACEBACK, OP_PROXY, OP_UNSERIALIZABLE, OP_FAILED = range(16, 22)
 TABLE = struct.Struct("<QQ")
 WRITABLE = 1 << 63
-PICKLE, TUPLE, LIST = dumps(object)[0], dumps(())[0], dumps([])[0]
 BUFFERED, SEGMENT = 20, 21
 OUTSIDE = bytes([SEGMENT])  # a value that is in a segment
 

@@ -14,13 +14,19 @@ from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from support.values import (
+    DICT,
+    INT_1,
+    LIST,
+    PICKLE,
+    SET,
+    STR,
+    VALID,
+    dumps_compact,
+    only_wire_error,
+)
 
 from fastmgr.wire.codec import WireError, dumps, loads
-
-PICKLE, TUPLE, LIST, DICT, SET, INT_1, STR = (
-    dumps(object)[0],
-    *(dumps(value)[0] for value in ((), [], {}, set(), 1, "")),
-)
 
 
 class Colour(enum.IntEnum):
@@ -63,15 +69,6 @@ def same(a, b):
     if isinstance(a, BaseException):
         return same(a.args, b.args) and same(a.__dict__, b.__dict__)
     return a == b
-
-
-def dumps_compact(value):
-    """What is written of a value; None where that is a pickle, or where pickle refuses, too."""
-    try:
-        data = dumps(value)
-    except Exception:
-        return None
-    return None if data[0] == PICKLE else data
 
 
 def compact_round_trip(value):
@@ -344,122 +341,6 @@ def test_failure_to_unpickle_is_not_a_wire_error():
     with pytest.raises(ValueError, match="invalid literal") as caught:
         loads(dumps(FailsToLoad()))
     assert not isinstance(caught.value, WireError)
-
-
-# Hostile bytes
-
-VALID = [
-    dumps_compact(value)
-    for value in (
-        None, True, 5, 1000, 2**40, -(2**100), 1.5, 2j, "a", "é" * 300, b"abc", bytearray(b"x"),
-        (1, "a", None), [1, [2, (3,)]], {"a": 1, "b": [1, 2, {3: ()}]}, {1, "a"},
-        frozenset([1, (2,)]), slice(1, None, 2), KeyError("a", [1]), list(range(300)),
-        {(): {"x": frozenset()}},
-    )
-]  # fmt: skip
-
-
-def only_wire_error(data):
-    try:
-        value = loads(data, allow_pickle=False)
-    except WireError:
-        return
-    # What was understood can be told again.
-    dumps(value)
-
-
-@settings(max_examples=150)
-@given(st.binary(max_size=100))
-def test_random_bytes(data):
-    only_wire_error(data)
-
-
-@given(st.lists(st.integers(0, 25) | st.sampled_from([255]), max_size=60).map(bytes))
-@settings(max_examples=200)
-def test_random_tags(data):
-    only_wire_error(data)
-
-
-@pytest.mark.parametrize("data", VALID)
-def test_truncations_and_additions(data):
-    for n in range(len(data)):
-        with pytest.raises(WireError):
-            loads(data[:n], allow_pickle=False)
-    with pytest.raises(WireError):
-        loads(data + b"\1", allow_pickle=False)
-
-
-def test_mutations():
-    rng = random.Random(5)
-    for _ in range(10_000):
-        data = bytearray(rng.choice(VALID))
-        for _ in range(rng.randrange(1, 4)):
-            data[rng.randrange(len(data))] = rng.choice(
-                (rng.randrange(256), rng.randrange(20), 255)
-            )
-        if rng.random() < 0.2:
-            data[rng.randrange(len(data)) :] = rng.choice(VALID)
-        only_wire_error(data)
-
-
-HUGE = b"\xff" + b"\xff" * 8
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\xee",
-        bytes([STR, 2]) + b"\xc3\x28",
-        bytes([STR, 3]) + b"\xed\xa0\x80",
-        *(bytes([tag]) + HUGE for tag in range(1, 30)),
-        *(bytes([tag]) + b"\xff" + struct.pack("<Q", 2**63) for tag in range(1, 30)),
-        bytes([DICT, 1, LIST, 0, INT_1, 1]),
-        bytes([SET, 1, SET, 0]),
-        bytes([SET, 1, TUPLE, 1, LIST, 0]),
-        bytes([LIST, 1]) * 65 + bytes([LIST, 0]),
-        bytes([TUPLE, 1]) * 100_000,
-        bytes([dumps(KeyError())[0], 13, TUPLE, 0]),
-        bytes([dumps(KeyError())[0], 0, LIST, 0]),
-        dumps(object)[:-1],
-        dumps(object)[:5],
-        dumps(object) + b"\1",
-    ],
-    ids=lambda data: data[:12].hex(),
-)
-def test_malformed(data):
-    for allow_pickle in (False, True):
-        with pytest.raises(WireError):
-            loads(data, allow_pickle)
-
-
-def test_nesting_up_to_the_limit_of_the_reader():
-    value = loads(bytes([LIST, 1]) * 63 + bytes([LIST, 0]))
-    for _ in range(63):
-        (value,) = value
-    assert value == []
-
-
-def test_claims_are_never_added_up():
-    # Sixty lists in one another, each of which says that all the rest is its own.
-    size = 1_000_000
-    data = bytes(bytearray().join(bytes([LIST, 255]) + struct.pack("<Q", size) for _ in range(60)))
-    tracemalloc.start()
-    try:
-        with pytest.raises(WireError):
-            loads(data + bytes(size))
-        assert tracemalloc.get_traced_memory()[1] < 30 * size
-    finally:
-        tracemalloc.stop()
-
-
-def test_any_buffer_may_be_read():
-    for kind in (bytes, bytearray, memoryview):
-        assert loads(kind(dumps([1, "a"]))) == [1, "a"]
-    with pytest.raises(TypeError):
-        loads("text")
-    with pytest.raises(BufferError):
-        loads(memoryview(dumps([1, 2]))[::2])
 
 
 # Who owns what
