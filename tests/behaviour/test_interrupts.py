@@ -23,15 +23,12 @@ from support import (
     state_of,
     stopped,
 )
+from support.signals import Interrupt
 
 from fastmgr.client.negotiation import ClientSession
 from fastmgr.managers import ListProxy, Token
 
 Act = Callable[[], object]
-
-
-class Interrupt(BaseException):
-    """As KeyboardInterrupt, but pytest has none of its own."""
 
 
 class Shelf:
