@@ -147,3 +147,12 @@ def references(manager: ProbeManager) -> dict[str, int]:
     """The counts of the server, by ident."""
     found = re.findall(r"^  (\w+):       refcount=(\d+)$", manager._debug_info(), re.MULTILINE)
     return {ident: int(count) for ident, count in found}
+
+
+class Census:
+    """Looks at the waiters from within the server."""
+
+    def parked(self) -> int:
+        server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
+        waiters = [conn.waiter for conn in list(server._engine.conns.values())]
+        return sum(waiter is not None and not waiter.finished for waiter in waiters)

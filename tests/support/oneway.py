@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ import pytest
 
 from fastmgr import OnewayError, managers
 from support import DEADLINE, KEY, ProbeManager, in_thread, poll
+from support.managers import Census
 
 GATE = threading.Event()
 
@@ -88,15 +88,6 @@ class Gate:
 
     def shut(self) -> None:
         GATE.clear()
-
-
-class Census:
-    """Looks at the waiters from within the server."""
-
-    def parked(self) -> int:
-        server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        waiters = [conn.waiter for conn in list(server._engine.conns.values())]
-        return sum(waiter is not None and not waiter.finished for waiter in waiters)
 
 
 class OnewayManager(ProbeManager):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
 import pickle
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from support import DEADLINE, KEY, FastPeer, call_in_subprocess, in_thread, poll
+from support.managers import Census
 from support.servers import HookedManager
 from support.signals import Interrupt, signals_when
 
@@ -59,6 +59,7 @@ class EchoManager(SyncManager):
 
 
 EchoManager.register("Echo", Echo)
+EchoManager.register("Census", Census)
 
 
 @pytest.fixture(scope="module")
@@ -374,18 +375,6 @@ def test_a_recorder_is_copied_but_does_not_leave_its_process(manager: Any) -> No
 
 
 # Requests and replies at the same time
-
-
-class Census:
-    """Looks at the waiters from within the server."""
-
-    def parked(self) -> int:
-        server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        waiters = [conn.waiter for conn in list(server._engine.conns.values())]
-        return sum(waiter is not None and not waiter.finished for waiter in waiters)
-
-
-EchoManager.register("Census", Census)
 
 
 @pytest.mark.parametrize("served_by", ["loop", "worker"])

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from support import KEY, ProbeManager, call_in_subprocess, in_thread, mapped, rss_bytes, settle
-from support.mailboxes import PAGE
-from support.memory import LARGE, SEGMENT_SIZE, filled, held, on_linux
+from support.memory import LARGE, PAGE, SEGMENT_SIZE, filled, held, on_linux
 
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counters

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support import ProbeManager
 from support.frames import HEADER, OP_ATTACH, OP_CREATE, OP_RETURN
-from support.mailboxes import PAGE
 from support.memory import (
     ARRAY,
     COUNTER,
@@ -19,6 +18,7 @@ from support.memory import (
     LARGE,
     LINE,
     LOCK,
+    PAGE,
     RLOCK,
     SEGMENT_SIZE,
     SEMAPHORE,

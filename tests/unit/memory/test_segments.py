@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.frames import OP_ATTACH
-from support.mailboxes import PAGE
-from support.memory import on_linux
+from support.memory import PAGE, on_linux
 from support.peers import PassedPeer
 
 from fastmgr.memory.arena import Arena
