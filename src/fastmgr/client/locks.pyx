@@ -33,7 +33,7 @@ cdef class EventCore(CellCore):
 
 
 cdef bint is_plain_timeout(timeout) except -1:
-    """Whether nobody can object to it; the server knows who objects to what."""
+    """Whether every primitive accepts the timeout; which accepts others, the server knows."""
     return (type(timeout) is int or type(timeout) is float) and 0 <= timeout <= TIMEOUT_MAX
 
 
@@ -49,7 +49,7 @@ cdef class LockCore(CellCore):
 
     @cython.final
     cdef bint take(self) except -1:
-        """Take what is free, by a step of our own; False where the server is to be asked."""
+        """Take a free slot by a step of this process; False: the server is to be asked."""
         cdef uint64_t owner = self.owner_here()
         cdef uint64_t *slot = <uint64_t *>self.cell     # `owner_here` may have found another
         cdef bint taken = False
@@ -78,7 +78,7 @@ cdef class LockCore(CellCore):
 
     @cython.final
     cdef bint free(self) except -1:
-        """Give back what nobody waits for; False where the server is to be asked."""
+        """Free a slot that is not contended; False: the server is to be asked."""
         cdef uint64_t owner = self.owner_here()
         cdef uint64_t *slot = <uint64_t *>self.cell
         cdef size_t i
@@ -102,7 +102,7 @@ cdef class LockCore(CellCore):
 
     @cython.final
     cdef inline uint64_t owner_here(self) except? 0:
-        """The owner for whom a cell that is at hand is changed; 0 where it is so no more."""
+        """The number that this thread has in a slot; 0 if the cell is not at hand any more."""
         cdef View view = self.view
         cdef uint64_t owner
         if self.kind != KIND_RLOCK:
@@ -168,7 +168,7 @@ cdef class LockCore(CellCore):
     def owner_died(self):
         """Whether a process was killed while it held this, and nobody has said `consistent` since.
 
-        What a lock guards may then be half changed; whoever holds the lock can look.
+        What a lock guards may then be half changed; the next holder can look.
         """
         cdef size_t i
         if not self.at_hand():
@@ -181,6 +181,6 @@ cdef class LockCore(CellCore):
     def consistent(self):
         """Say that what the lock guards is in order: `owner_died` is false from here on.
 
-        Nor is a release by who has not taken it any more one for the process that was killed.
+        From then on a release by a party that holds nothing is not taken for that of the dead.
         """
         self._callmethod("consistent")

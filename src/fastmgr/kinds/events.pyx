@@ -1,5 +1,5 @@
 # cython: auto_pickle=False
-"""Events and barriers: all who wait are let go at once."""
+"""Events and barriers, which let all their waiters go at once."""
 
 cimport cython
 

@@ -1,5 +1,5 @@
 # cython: auto_pickle=False
-"""Locks and conditions: who holds one is said by a slot, see `kinds/slots.pxd`."""
+"""Locks and conditions; a slot says who holds one, see `kinds/slots.pxd`."""
 
 cimport cython
 
@@ -68,7 +68,7 @@ cdef class Slots(Primitive):
         if waiter is None:
             return leave_free(slot, holder, died)
         self.prepare(waiter)
-        assert holder and waiter.owner.number and not waiter.finished
+        assert waiter.owner.number and not waiter.finished
         hand_to(slot, waiter.owner.number, died, len(self.waiting) > 0)
         waiter.done(waiter.value if waiter.again else True)
         return True
@@ -233,7 +233,7 @@ cdef class Condition(RLock):
     cdef dict owed           # owner -> the depth at which its wait was cut off
 
     def __cinit__(self, *args, **kwds):
-        self.kind = KIND_NONE   # its waiters are the server's in any case
+        self.kind = KIND_NONE   # no client changes its slot, which needs no mark while some wait
         self.sleeping = deque()
         self.owed = {}
 

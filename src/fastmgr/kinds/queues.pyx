@@ -1,5 +1,5 @@
 # cython: auto_pickle=False
-"""Queues, on which those who get and those who put may have to wait."""
+"""Queues, on which `get`, `put` and `join` may have to wait."""
 
 cimport cython
 

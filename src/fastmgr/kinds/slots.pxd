@@ -31,7 +31,7 @@ cdef extern from *:
     const uint64_t LOCAL "FM_LOCAL"             # in the number of an owner without a session
     const uint64_t OWNER "FM_OWNER"             # the bits of the owner's number
     const uint64_t CONTENDED "FM_CONTENDED"
-    const uint64_t OWNER_DIED "FM_OWNER_DIED"   # one was killed: nobody has said `consistent` since
+    const uint64_t OWNER_DIED "FM_OWNER_DIED"   # an owner was killed, without `consistent` since
 
 # -- an owner's number: a session's above a thread's (0: any), or LOCAL and a running number --
 
@@ -40,7 +40,7 @@ cdef inline uint64_t session_of(uint64_t owner) noexcept nogil:
     return 0 if owner & LOCAL else (owner & OWNER) >> THREAD_BITS
 
 cdef inline uint64_t party_of(uint64_t owner) noexcept nogil:
-    """The number of those who may release what an owner has taken: its session, or itself."""
+    """The number of the party that may release what an owner has taken: its session, or itself."""
     return session_of(owner) or owner & OWNER
 
 # -- anybody looks ---------------------------------------------------------------
@@ -153,7 +153,7 @@ cdef inline void set_depth(uint64_t *slot, uint64_t depth) noexcept nogil:
     fm_store(slot + 1, depth)
 
 cdef inline void mark_owner_died(uint64_t *slot) noexcept nogil:
-    """Mark a semaphore of which somebody was killed who held a permit without a slot."""
+    """Mark a semaphore: an owner was killed whose permit had no slot of its own."""
     fm_set_bits(slot, OWNER_DIED)
 
 cdef inline void clear_owner_died(uint64_t *slot) noexcept nogil:
