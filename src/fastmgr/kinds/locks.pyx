@@ -101,6 +101,12 @@ cdef class Slots(Primitive):
         for i in range(self.slots):
             clear_owner_died(self.slot(i))
 
+    def __enter__(self):
+        return self.block("acquire", ())
+
+    def __exit__(self, *exc_info):
+        self.release()
+
 
 @cython.embedsignature(False)
 cdef class Lock(Slots):
@@ -159,12 +165,6 @@ cdef class Lock(Slots):
 
     def locked(self):
         return self.holder() != 0
-
-    def __enter__(self):
-        return self.block("acquire", ())
-
-    def __exit__(self, *exc_info):
-        self.release()
 
     def __repr__(self):
         state = "locked" if self.holder() else "unlocked"

@@ -205,12 +205,6 @@ cdef class Semaphore(Slots):
     def locked(self):
         return self.value() == 0
 
-    def __enter__(self):
-        return self.block("acquire", ())
-
-    def __exit__(self, *exc_info):
-        self.release()
-
 
 cdef class BoundedSemaphore(Semaphore):
     """As `threading.BoundedSemaphore`."""
