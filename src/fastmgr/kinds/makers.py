@@ -1,6 +1,6 @@
-"""The rows of the numbers on cells, and what makes the objects that a name may be given to.
+"""The rows of the numbers on cells, and the functions that make them; each may have a name.
 
-Each function is called what users call it by: the messages of wrong arguments show that.
+A function has the name that users call it by, for the messages of wrong arguments show that.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ARRAY", "COUNTER", "COUNTERS", "VALUE", "Array", "Counter", "Counter
 
 
 def make_named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
-    """Make an object; one that has a name only if the server has none of that name."""
+    """Make an object; where a `name` is given return the server's object of that name, if any."""
     if name is None:
         return kind(*arguments)
     server = getattr(process.current_process(), "_manager_server", None)

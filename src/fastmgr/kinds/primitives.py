@@ -1,4 +1,4 @@
-"""The rows of the primitives, and what makes those that may have to wait in threads."""
+"""The rows of the primitives, and functions that make a primitive of ours or of `threading`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ replaced, so a row that is declared late, by a test or by another package, count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from fastmgr.kinds.waits import Primitive
@@ -222,8 +222,7 @@ def declare(row: Row) -> Row:
     ValueError
         The row is not whole, or contradicts itself or another row; nothing has been entered.
     """
-    problems = [*_problems_of_making(row), *_problems_of_methods(row), *_problems_of_keeping(row)]
-    if problems:
+    if problems := [*_problems(row), *_problems_of_methods(row), *_problems_of_codec(row)]:
         raise ValueError(f"the row of {row.label}: {'; '.join(problems)}")
     BY_TYPEID.update(dict.fromkeys(row.typeids, row))
     BY_TYPE.update(dict.fromkeys(row.types, row))
@@ -275,83 +274,74 @@ def _methods_of(kind: type) -> dict[str, Callable[..., Any]]:
     return {name: method for name, method in vars(kind).items() if type(method) in compiled}
 
 
-def _problems_of_making(row: Row) -> list[str]:
-    """What is wrong with the ids, the types, what makes them and where they run."""
-    problems = [
-        *(f"{typeid!r} is another row's" for typeid in row.typeids if typeid in BY_TYPEID),
-        *(f"the type {kind.__name__} has a row" for kind in row.types if kind in BY_TYPE),
-    ]
+def _problems(row: Row) -> Iterator[str]:
+    """Say what is wrong with the ids, the types, what makes objects and where their methods run."""
+    yield from (f"{typeid!r} is another row's" for typeid in row.typeids if typeid in BY_TYPEID)
+    yield from (f"the type {kind.__name__} has a row" for kind in row.types if kind in BY_TYPE)
     if not row.typeids and not row.types:
-        problems.append("it has neither an id nor a type")
+        yield "it has neither an id nor a type"
     if row.proxy is not None and not all(row.proxy.partition(":")):
-        problems.append(f"proxy={row.proxy!r} is not spelled 'module:qualname'")
+        yield f"proxy={row.proxy!r} is not spelled 'module:qualname'"
     if row.loop_makes and row.make is None:
-        problems.append("loop_makes, but nothing makes it")
+        yield "loop_makes, but nothing makes it"
     if row.creation_errors != "hidden" and row.make is None:
-        problems.append("creation_errors, but nothing makes it")
+        yield "creation_errors, but nothing makes it"
     if row.loop_runs and row.parks:
-        problems.append("loop_runs and parks exclude each other")
+        yield "loop_runs and parks exclude each other"
     if (row.loop_runs or row.parks or row.any_thread) and not row.types:
-        problems.append("it says where its methods run, but not of which types")
+        yield "it says where its methods run, but not of which types"
     for kind in row.types:
         if row.parks != issubclass(kind, Primitive):
-            problems.append(f"parks={row.parks}, and {kind.__name__} is a primitive, or is none")
+            yield f"parks={row.parks}, and {kind.__name__} is a primitive, or is none"
         if issubclass(kind, Celled) and row.cell_calls is None:
-            problems.append(f"{kind.__name__} may have a cell: cell_calls, or that there are none")
+            yield f"{kind.__name__} may have a cell: cell_calls, or that there are none"
         if row.cell_calls and not issubclass(kind, Celled):
-            problems.append(f"cell_calls, but {kind.__name__} has no cell")
-    return problems
+            yield f"cell_calls, but {kind.__name__} has no cell"
 
 
-def _problems_of_methods(row: Row) -> list[str]:
-    """What is wrong with what may be called."""
-    problems = []
+def _problems_of_methods(row: Row) -> Iterator[str]:
+    """Say what is wrong with what may be called, and with how values are kept unread."""
     for field, found in (
         ("cell_calls", row.cell_calls or ()),
         ("verbs", row.verbs),
         ("method_to_typeid", row.method_to_typeid or ()),
     ):
-        missing = set(found).difference(row.exposed or found)
-        if missing:
-            problems.append(f"{field} has what is not exposed: {_listed(missing)}")
+        if missing := set(found).difference(row.exposed or found):
+            yield f"{field} has what is not exposed: {_listed(missing)}"
     unread = row.unread
     told = {*unread.keeps, *(unread.blind or ()), *unread.bare} if unread is not None else set()
     for kind in row.types:
-        missing = {*row.exposed, *told} - {*row.verbs, *dir(kind), "#GETVALUE"}
-        if missing:
-            problems.append(f"{kind.__name__} has no method {_listed(missing)}")
-        hidden = {name for name in row.verbs if hasattr(kind, name)}
-        if hidden:
-            problems.append(f"verbs that {kind.__name__} has itself: {_listed(hidden)}")
-    return problems
+        if missing := {*row.exposed, *told} - {*row.verbs, *dir(kind), "#GETVALUE"}:
+            yield f"{kind.__name__} has no method {_listed(missing)}"
+        if hidden := {name for name in row.verbs if hasattr(kind, name)}:
+            yield f"verbs that {kind.__name__} has itself: {_listed(hidden)}"
+    if unread is None:
+        return
+    if not unread.keeps:
+        yield "unread, but no method keeps anything"
+    if unread.blind is not None:
+        if looking := set(unread.keeps) - unread.blind:
+            yield f"what keeps a value looks at the others: {_listed(looking)}"
+        if unread.find is None or unread.put_in_place is None:
+            yield "methods look at its values, but it has no find or put_in_place"
+    if not (row.loop_runs or row.parks):
+        yield "unread, but the loop neither runs nor parks its methods"
 
 
-def _problems_of_keeping(row: Row) -> list[str]:
-    """What is wrong with how values are kept unread, and objects in a file."""
-    problems = []
-    unread, codec = row.unread, row.codec
-    if unread is not None:
-        if not unread.keeps:
-            problems.append("unread, but no method keeps anything")
-        if unread.blind is not None:
-            looking = set(unread.keeps) - unread.blind
-            if looking:
-                problems.append(f"what keeps a value looks at the others: {_listed(looking)}")
-            if unread.find is None or unread.put_in_place is None:
-                problems.append("methods look at its values, but it has no find or put_in_place")
-        if not (row.loop_runs or row.parks):
-            problems.append("unread, but the loop neither runs nor parks its methods")
-    if codec is not None:
-        if row.make is None or "name" not in (getattr(row.make, "__kwdefaults__", None) or ()):
-            problems.append("codec, but what makes it takes no keyword 'name'")
-        if len(row.types) != 1 or not issubclass(row.types[0], Celled):
-            problems.append("codec: a file keeps objects of one type that has a cell")
-        if (codec.added is None) != (codec.grow is _stays):
-            problems.append("codec: added and grow need each other")
-        taken = {codec.number, codec.added or codec.number} & BY_NUMBER.keys()
-        if taken or 0 in (codec.number, codec.added):
-            problems.append(f"codec: another row has the number {codec.number} or {codec.added}")
-    return problems
+def _problems_of_codec(row: Row) -> Iterator[str]:
+    """Say what is wrong with how a file keeps objects."""
+    codec = row.codec
+    if codec is None:
+        return
+    if row.make is None or "name" not in (getattr(row.make, "__kwdefaults__", None) or ()):
+        yield "codec, but what makes it takes no keyword 'name'"
+    if len(row.types) != 1 or not issubclass(row.types[0], Celled):
+        yield "codec: a file keeps objects of one type that has a cell"
+    if (codec.added is None) != (codec.grow is _stays):
+        yield "codec: added and grow need each other"
+    numbers = {codec.number, codec.added or codec.number}
+    if numbers & BY_NUMBER.keys() or 0 in numbers:
+        yield f"codec: another row has the number {codec.number} or {codec.added}"
 
 
 def _listed(found: set[str]) -> str:
