@@ -15,7 +15,7 @@ from support import DEADLINE, ProbeManager, in_thread, poll, settle, stopped
 from support.managers import references
 from support.processes import in_child
 
-from fastmgr.client import session as _session
+from fastmgr.client import fast as _fast
 from fastmgr.link import sockets
 
 
@@ -109,7 +109,7 @@ def test_child_that_fails_otherwise_than_by_its_connection_says_so(
 
     # As if it were in the module.
     fail = FunctionType(fail.__code__, vars(sockets), closure=fail.__closure__)
-    monkeypatch.setattr(_session, "connect", fail)
+    monkeypatch.setattr(_fast, "connect", fail)
     monkeypatch.setattr(sys, "unraisablehook", lambda about: said.append(about.exc_value))
     assert in_child(lambda: said) == (0, repr([error] * (type(error) is TypeError)))
     assert shared[:] == [1]
