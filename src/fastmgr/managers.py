@@ -501,7 +501,7 @@ class BaseManager(_StockManager):
         arena: str | bool = True,
     ) -> None:
         """Be the server's process."""
-        from fastmgr.server.server import run_server
+        from fastmgr.server.process import run_server
 
         run_server(
             cls._Server, registry, address, authkey, serializer, writer, initializer, initargs,

@@ -24,10 +24,9 @@ from support import (
 from support.frames import HEADER, ONEWAY, OP_CALL, OP_FAILED, OP_INCREF, OP_RETURN
 from support.servers import hooked
 
-from fastmgr import _core
 from fastmgr.link.handshake import Challenger
 from fastmgr.managers import Server
-from fastmgr.server import loop
+from fastmgr.server import loop, requests
 from fastmgr.wire import codec
 
 SEGMENTS = 16  # the flag
@@ -105,7 +104,7 @@ def test_only_the_failure_that_is_told_is_written_out(monkeypatch: pytest.Monkey
         written.append(1)
         return "a traceback"
 
-    monkeypatch.setattr(_core, "format_exc", format_exc)
+    monkeypatch.setattr(requests, "format_exc", format_exc)
     with hooked(Server) as manager, FastPeer(manager.address) as peer:
         handle = peer.create("dict")
         peer.sock.sendall(call(handle, "no such method") * 50)

@@ -157,3 +157,8 @@ cdef inline void received(Cutter self, size_t n) noexcept:
     else:
         self.end += n
         self.filled = self.end == self.capacity
+
+
+cdef inline bint is_drained(Cutter cutter) noexcept:
+    """Whether no more frame, nor a part of one, is at hand."""
+    return cutter.start == cutter.end

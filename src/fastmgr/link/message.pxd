@@ -13,6 +13,11 @@ cdef inline size_t begin_message(Writer writer) except 0:
     return writer.size
 
 
+cdef inline void undo_message(Writer writer, size_t start) noexcept:
+    """Give back the room that `begin_message` left, with what was written into the body."""
+    writer.size = start - HEADER_SIZE
+
+
 cdef inline int seal(Writer writer, size_t start, Header *header) except -1:
     """Put `header` before the body that began at `start`, and in it what the body needs."""
     cdef size_t beside = 0

@@ -70,6 +70,7 @@ cdef class Conn(Owner):
     cpdef int note_hang_up(self) except -1
     cpdef bint note_goodbye(self) except -1
     cpdef bint note_end(self) except -1
+    cdef int pin(self) except -1
     cdef int _move(self, int origins, Place place) except -1
     cdef void _end_in_order(self, const Header *goodbye) noexcept
 

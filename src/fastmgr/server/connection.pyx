@@ -51,6 +51,16 @@ cdef class Conn(Owner):
     cdef void serve_no_more(self) noexcept:
         self.closing = True
 
+    # -- for its worker ---------------------------------------------------------
+
+    cdef int pin(self) except -1:
+        """Keep the calling thread for this connection: what the thread owns stays its own."""
+        self.pinned = True
+        self.stream.set_timeout(0)
+        if self.stock is not None:
+            self.stock.may_idle = False
+        return 0
+
     # -- where it is: for the loop; a worker has `to_receiving` and `to_serving` ------
 
     cdef int _move(self, int origins, Place place) except -1:

@@ -1,7 +1,6 @@
 """What serves frames, a loop or a worker, and what a loop asks of the rest of the server."""
 
 from fastmgr.server.connection cimport Conn, Responder
-from fastmgr.server.load cimport Load
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
 
@@ -9,9 +8,11 @@ cdef class Driver:
     cdef bint on_loop             # only known code may run, and nothing may wait
     cdef Reader reader
     cdef Writer writer            # replies that are not sent yet
-    cdef Load load
 
     cdef int send_replies(self, Conn conn) except -1
+
+cdef class Worker(Driver):
+    pass
 
 cdef class Handler(Responder):
     cdef int begin(self) except -1

@@ -1,4 +1,10 @@
+from typing import final
+
 from fastmgr.server.connection import Responder
 
 class Driver: ...
+
+@final
+class Worker(Driver): ...
+
 class Handler(Responder): ...

@@ -1,5 +1,7 @@
 """What serves frames, a loop or a worker, and what a loop asks of the rest of the server."""
 
+cimport cython
+
 from fastmgr.server.connection cimport Conn, Responder
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
@@ -15,6 +17,17 @@ cdef class Driver:
     cdef int send_replies(self, Conn conn) except -1:
         """Send the replies to the connection's frames that the writer has collected."""
         raise NotImplementedError
+
+
+@cython.final
+cdef class Worker(Driver):
+    """A thread that serves one connection by blocking reads."""
+
+    cdef int send_replies(self, Conn conn) except -1:
+        if self.writer.size or conn.stream.unsent is not None:
+            conn.stream.send_all(self.writer.data, self.writer.size, self.writer.buffers or None)
+            self.writer.reset()
+        return 0
 
 
 cdef class Handler(Responder):

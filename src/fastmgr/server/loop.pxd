@@ -6,6 +6,7 @@ from fastmgr.link.system cimport fm_poller, fm_spinner
 from fastmgr.server.acceptor cimport Acceptor
 from fastmgr.server.connection cimport Conn
 from fastmgr.server.driver cimport Driver, Handler
+from fastmgr.server.load cimport Load
 from fastmgr.server.timers cimport Timers
 
 cdef class Loop(Driver):
@@ -23,6 +24,7 @@ cdef class Loop(Driver):
     cdef bint stopping
     cdef list due                 # finished waiters whose clients wait for the reply
     cdef Timers timers            # of parked calls
+    cdef Load load
     cdef object tick              # called about once a second, or None
     cdef double next_tick
 

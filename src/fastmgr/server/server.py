@@ -6,30 +6,27 @@ import contextlib
 import errno
 import functools
 import os
-import signal
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable
 from multiprocessing import connection, parent_process as get_parent_process, process, util
-from multiprocessing.reduction import ForkingPickler
 from time import monotonic, sleep
-from traceback import format_exc
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastmgr import _core
 from fastmgr.kinds.primitives import is_locked
-from fastmgr.link.cutter import KINDS
 from fastmgr.link.introduction import stock_is_refused
 from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_over
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.memory.arena import Arena
 from fastmgr.server.arenafile import ArenaFile
 from fastmgr.server.load import has_few_descriptors
-from fastmgr.server.loop import share_heap
 from fastmgr.server.named import Finder
 from fastmgr.server.names import Names
-from fastmgr.server.table import Entry, Table, key_of
+from fastmgr.server.sharing import create_for_stock, revive
+from fastmgr.server.table import Entry, Table
+from fastmgr.server.views import Counts, LocalObjects, Objects
 from fastmgr.server.workers import Workers, leave_if_copied
 from fastmgr.stock.dialect import listener_and_client, uses_raw_sockets
 
@@ -56,97 +53,6 @@ def public_methods(obj: object) -> list[str]:
 
 # Users see the names that they can import.
 all_methods.__module__ = public_methods.__module__ = "fastmgr.managers"
-
-
-class _Objects(MutableMapping[str, tuple[Any, Any, Any]]):
-    """``Server.id_to_obj``: ident to (object, exposed, method_to_typeid), over the table.
-
-    Servers of users read it, and some write it in a ``create`` of their own.
-    """
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    @staticmethod
-    def _as_tuple(entry: Entry) -> tuple[Any, Any, Any]:
-        _core.look_inside(entry)
-        return entry.obj, entry.exposed, entry.method_to_typeid
-
-    def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:
-        if ident == "0":
-            return None, (), None  # the stdlib's entry for "no object"
-        return self._as_tuple(self._table.entries[key_of(ident)])
-
-    def __setitem__(self, ident: str, value: tuple[Any, Any, Any]) -> None:
-        self._table.place(ident, *value)
-
-    def __contains__(self, ident: object) -> bool:
-        return ident == "0" or key_of(ident) in self._table.entries
-
-    def __delitem__(self, ident: str) -> None:
-        self._table.remove(ident)
-
-    def __iter__(self) -> Iterator[str]:
-        yield "0"
-        yield from [entry.ident for entry in list(self._table.entries.values())]
-
-    def __len__(self) -> int:
-        return len(self._table.entries) + 1
-
-
-class _Counts(MutableMapping[str, int]):
-    """``Server.id_to_refcount``: ident to references counted, over the table."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    def _entry(self, ident: str) -> Entry:
-        entry = self._table.entries[key_of(ident)]
-        if entry.refcount < 0:
-            raise KeyError(ident)
-        return entry
-
-    def __getitem__(self, ident: str) -> int:
-        return self._entry(ident).refcount
-
-    def __setitem__(self, ident: str, count: int) -> None:
-        self._table.lookup(ident).refcount = count
-
-    def __delitem__(self, ident: str) -> None:
-        # Counted no more; the object goes with a second step, from id_to_obj.
-        self._entry(ident).refcount = -1
-
-    def __iter__(self) -> Iterator[str]:
-        entries = list(self._table.entries.values())
-        return iter([entry.ident for entry in entries if entry.refcount >= 0])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class _LocalObjects(_Objects):
-    """``Server.id_to_local_proxy_obj``: what proxies inside the server hold."""
-
-    def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:
-        entry = self._table.lookup(ident)
-        if entry.key not in self._table.local:
-            raise KeyError(ident)
-        return self._as_tuple(entry)
-
-    def __contains__(self, ident: object) -> bool:
-        return key_of(ident) in self._table.local
-
-    def __setitem__(self, ident: str, value: tuple[Any, Any, Any]) -> None:
-        self._table.stash(ident)
-
-    def __delitem__(self, ident: str) -> None:
-        del self._table.local[key_of(ident)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([entry.ident for entry in list(self._table.local.values())])
-
-    def __len__(self) -> int:
-        return len(self._table.local)
 
 
 class Server(_StockServer):
@@ -220,9 +126,9 @@ class Server(_StockServer):
         #: Tells clients that reconnect whether this is still the server they knew.
         self.instance = os.urandom(8)
         self.table = Table()
-        self.id_to_obj = _Objects(self.table)  # type: ignore[assignment]
-        self.id_to_refcount = _Counts(self.table)
-        self.id_to_local_proxy_obj = _LocalObjects(self.table)
+        self.id_to_obj = Objects(self.table)  # type: ignore[assignment]
+        self.id_to_refcount = Counts(self.table)
+        self.id_to_local_proxy_obj = LocalObjects(self.table)
         #: The table needs no lock; users' hooks take this one.
         self.mutex = threading.Lock()
         self.stop_event = threading.Event()
@@ -288,7 +194,15 @@ class Server(_StockServer):
             arena = self.arena
             if has_few_descriptors() and self.names.file is None:
                 arena = None
-            engine = _core.Engine(self, listener, self._workers, self._offers_fast(), arena)
+            own = getattr(self.create, "__func__", None) is Server.create
+            engine = _core.Engine(
+                self,
+                listener,
+                self._workers,
+                self._offers_fast(),
+                None if own else self.create,
+                arena,
+            )
             if self._watches_parent:
                 self._watch_parent(engine)
             if self.names.file is not None:
@@ -444,7 +358,7 @@ class Server(_StockServer):
             return  # nothing more is said to whoever could not prove the key
         finally:
             limit.cancel()
-        self.answer_request(c)
+        self._prepare().stock_peers.answer_request(c)
 
     def public_function(self, name: str) -> Callable[..., Any]:
         """Return one of the functions that clients may call.
@@ -458,69 +372,9 @@ class Server(_StockServer):
             raise ValueError(f"{name!r} unrecognized: it is none of this server's public functions")
         return getattr(self, name)
 
-    def answer_request(self, c: Any) -> None:
-        """Serve the first request of an authenticated connection."""
-        request = funcname = None
-        args: Any = ()
-        kwds: Any = None
-        try:
-            request = c.recv()
-            _ident, funcname, args, kwds = request
-            function = self.public_function(funcname)
-            result = function(c, *args, **kwds)
-            if funcname == "accept_connection":
-                return  # a reply now would be taken for that of a call nobody has served
-            if funcname == "shutdown" and self.stop_event.is_set():
-                return  # it has replied itself, before the process may end
-            message: tuple[str, Any] = ("#RETURN", result)
-        except EOFError:
-            return
-        except Exception as error:
-            message = ("#TRACEBACK", format_exc())
-            if funcname == "create":
-                op, payload = _core.failed_creation(self, args[0] if args else None, kwds, error)
-                message = KINDS[op], payload
-        try:
-            c.send(message)
-        except Exception as error:
-            with contextlib.suppress(Exception):
-                c.send(("#TRACEBACK", format_exc()))
-            util.info("Failure to send message: %r", message)
-            util.info(" ... request was %r", request)
-            util.info(" ... exception was %r", error)
-
     def serve_client(self, conn: Any) -> None:
         """Serve the calls of one client thread in the stdlib's dialect."""
-        util.debug("serving %r in the stdlib's dialect", threading.current_thread().name)
-        receive = getattr(conn, "recv_request", conn.recv)
-        while not self.stop_event.is_set():
-            try:
-                ident, methodname, args, kwds = receive()
-            except (EOFError, ConnectionResetError):
-                sys.exit(0)
-            except Exception:
-                # It arrived whole and could not be read: the next may.
-                message: tuple[str, Any] = ("#TRACEBACK", format_exc())
-            else:
-                message = self._engine.call(conn, ident, methodname, args, kwds)
-                # Nothing of a call may outlive it in this frame.
-                ident = methodname = args = kwds = None
-            try:
-                try:
-                    conn.send(message)
-                except (OSError, ValueError) as error:
-                    if isinstance(error, OSError):
-                        raise
-                    conn.send(("#UNSERIALIZABLE", format_exc()))
-                except Exception:
-                    conn.send(("#UNSERIALIZABLE", format_exc()))
-            except Exception as error:
-                util.info("exception in thread serving %r", threading.current_thread().name)
-                util.info(" ... message was %r", message)
-                util.info(" ... exception was %r", error)
-                conn.close()
-                sys.exit(1)
-            del message
+        self._prepare().stock_peers.serve_client(conn)
 
     # -- what may be called of an object though it is not exposed --------------
 
@@ -589,9 +443,7 @@ class Server(_StockServer):
 
         One reference is counted, which the caller has to return by ``decref``.
         """
-        entry = _core.create(self, typeid, args, kwds)
-        util.debug("%r callable returned object with id %r", typeid, entry.ident)
-        return entry.ident, tuple(entry.exposed)
+        return create_for_stock(self, typeid, args, kwds)
 
     def get_methods(self, c: Any, token: Any) -> tuple[str, ...]:  # type: ignore[override]
         """Return the names of the methods that are exposed of a token's object."""
@@ -634,55 +486,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _travels(error: Exception) -> bool:
-    """Whether an exception can be pickled and is the same afterwards."""
-    try:
-        return type(ForkingPickler.loads(ForkingPickler.dumps(error))) is type(error)
-    except Exception:
-        return False
-
-
 def _revive(server: weakref.ref[Server], key: Any) -> Entry | None:
-    """Share a named object again that a client knows from before (see `_core.revive`)."""
+    """Share a named object again that a client knows from before (see `sharing.revive`)."""
     known = server()
-    return None if known is None else _core.revive(known, key)
-
-
-def run_server(
-    server_class: type[Server],
-    registry: dict[str, Any],
-    address: Any,
-    authkey: bytes,
-    serializer: str,
-    writer: Any,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-    arena: str | bool = True,
-) -> NoReturn:
-    """Be a manager's process: create the server, report its address, serve.
-
-    Where that is impossible the error is reported in the address's place.
-    """
-    # Ctrl-C is for the program; it ends the manager when it is done with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    share_heap()
-    if initializer is not None:
-        initializer(*initargs)
-    try:
-        server = server_class(registry, address, authkey, serializer)
-        if arena is not True:
-            server.use_arena(arena)
-        server._watches_parent = True
-        server._prepare()
-    except Exception as error:
-        if not _travels(error):
-            raise
-        writer.send(error)
-        sys.exit(1)
-    try:
-        writer.send(server.address)
-    except BrokenPipeError:
-        sys.exit(1)  # the start was interrupted: nobody knows of this process
-    writer.close()
-    util.info("manager serving at %r", server.address)
-    server.serve_forever()
+    return None if known is None else revive(known, key)

@@ -1,459 +1,54 @@
-"""What a manager's process answers."""
+"""Serving peers that speak the stdlib's dialect."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
-import os
-import signal
 import sys
 import threading
-import weakref
-from collections.abc import Callable, Iterator, MutableMapping
-from multiprocessing import connection, parent_process as get_parent_process, process, util
-from multiprocessing.reduction import ForkingPickler
-from time import monotonic, sleep
+from multiprocessing import util
 from traceback import format_exc
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any
 
-from fastmgr import _core
-from fastmgr.kinds.primitives import is_locked
-from fastmgr.link.introduction import stock_is_refused
-from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_over
-from fastmgr.link.stream import KINDS, SIGNALS_INTERVAL
-from fastmgr.memory.arena import Arena
-from fastmgr.server.loop import has_few_descriptors, share_heap
-from fastmgr.server.named import Finder
-from fastmgr.server.names import ArenaFile, Names
-from fastmgr.server.table import Entry, Table, key_of
-from fastmgr.server.workers import Workers, leave_if_copied
-from fastmgr.stock.dialect import listener_and_client, uses_raw_sockets
+from fastmgr.link.cutter import KINDS
+from fastmgr.server.calls import Calls
+from fastmgr.server.connection import Conn
+from fastmgr.server.hooks import Hooks
+from fastmgr.server.sharing import failed_creation
+from fastmgr.stock.dialect import StockConnection
+from fastmgr.wire.transit import transit
 
-if TYPE_CHECKING:
-    from multiprocessing.managers import Server as _StockServer
-else:
-    _StockServer = object
-
-__all__ = ["Server", "all_methods", "public_methods"]
-
-#: Seconds that destructors which are running have at the end.
-DISPOSAL_TIMEOUT = 1.0
+__all__ = ["Served", "StockPeers"]
 
 
-def all_methods(obj: object) -> list[str]:
-    """Return the names of the callable attributes of `obj`."""
-    return [name for name in dir(obj) if callable(getattr(obj, name))]
+class Served(StockConnection):
+    """A stock peer's connection as the server's functions see it."""
 
+    def __init__(self, conn: Conn, serializer: str) -> None:
+        super().__init__(conn.stream, serializer)
+        self.conn = conn
+        self.may_idle = True
 
-def public_methods(obj: object) -> list[str]:
-    """Return the names of the methods of `obj` that do not start with ``_``."""
-    return [name for name in all_methods(obj) if not name.startswith("_")]
-
-
-# Users see the names that they can import.
-all_methods.__module__ = public_methods.__module__ = "fastmgr.managers"
-
-
-class _Objects(MutableMapping[str, tuple[Any, Any, Any]]):
-    """``Server.id_to_obj``: ident to (object, exposed, method_to_typeid), over the table.
-
-    Servers of users read it, and some write it in a ``create`` of their own.
-    """
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    @staticmethod
-    def _as_tuple(entry: Entry) -> tuple[Any, Any, Any]:
-        _core.look_inside(entry)
-        return entry.obj, entry.exposed, entry.method_to_typeid
-
-    def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:
-        if ident == "0":
-            return None, (), None  # the stdlib's entry for "no object"
-        return self._as_tuple(self._table.entries[key_of(ident)])
-
-    def __setitem__(self, ident: str, value: tuple[Any, Any, Any]) -> None:
-        self._table.place(ident, *value)
-
-    def __contains__(self, ident: object) -> bool:
-        return ident == "0" or key_of(ident) in self._table.entries
-
-    def __delitem__(self, ident: str) -> None:
-        self._table.remove(ident)
-
-    def __iter__(self) -> Iterator[str]:
-        yield "0"
-        yield from [entry.ident for entry in list(self._table.entries.values())]
-
-    def __len__(self) -> int:
-        return len(self._table.entries) + 1
-
-
-class _Counts(MutableMapping[str, int]):
-    """``Server.id_to_refcount``: ident to references counted, over the table."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    def _entry(self, ident: str) -> Entry:
-        entry = self._table.entries[key_of(ident)]
-        if entry.refcount < 0:
-            raise KeyError(ident)
-        return entry
-
-    def __getitem__(self, ident: str) -> int:
-        return self._entry(ident).refcount
-
-    def __setitem__(self, ident: str, count: int) -> None:
-        self._table.lookup(ident).refcount = count
-
-    def __delitem__(self, ident: str) -> None:
-        # Counted no more; the object goes with a second step, from id_to_obj.
-        self._entry(ident).refcount = -1
-
-    def __iter__(self) -> Iterator[str]:
-        entries = list(self._table.entries.values())
-        return iter([entry.ident for entry in entries if entry.refcount >= 0])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class _LocalObjects(_Objects):
-    """``Server.id_to_local_proxy_obj``: what proxies inside the server hold."""
-
-    def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:
-        entry = self._table.lookup(ident)
-        if entry.key not in self._table.local:
-            raise KeyError(ident)
-        return self._as_tuple(entry)
-
-    def __contains__(self, ident: object) -> bool:
-        return key_of(ident) in self._table.local
-
-    def __setitem__(self, ident: str, value: tuple[Any, Any, Any]) -> None:
-        self._table.stash(ident)
-
-    def __delitem__(self, ident: str) -> None:
-        del self._table.local[key_of(ident)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([entry.ident for entry in list(self._table.local.values())])
-
-    def __len__(self) -> int:
-        return len(self._table.local)
-
-
-class Server(_StockServer):
-    """Holds the shared objects of a manager and serves them to its clients.
-
-    Parameters
-    ----------
-    registry : dict
-        What `BaseManager.register` collected.
-    address : address or None
-        Where to listen; None for a fresh Unix socket.
-    authkey : bytes
-    serializer : str
-        A key of `listener_client`.
-
-    Notes
-    -----
-    A subclass may override ``create``, ``incref``, ``decref`` or ``serve_client``:
-    clients then speak the stdlib's dialect with it, and each is served by a
-    thread that calls these hooks.  One that overrides ``accepter`` or
-    ``handle_request``, or a serializer with a listener of its own, is given every
-    connection unauthenticated, on a thread each, as in the stdlib.
-    """
-
-    __module__ = "fastmgr.managers"
-
-    public = [  # noqa: RUF012  (as the stdlib's stubs have it)
-        "shutdown",
-        "create",
-        "accept_connection",
-        "get_methods",
-        "debug_info",
-        "number_of_objects",
-        "dummy",
-        "incref",
-        "decref",
-    ]
-
-    #: What clients of ours may call besides; `public` is the stdlib's, and users replace it.
-    _own_public = ("kept_names", "forget_name")
-
-    #: Seconds in which a new connection has to prove the key.
-    handshake_timeout: float = 10.0
-
-    #: Seconds that a server waits for clients when it has none and who started it is dead, and the
-    #: same while processes live that were forked by who started it.
-    grace: float = 5.0
-    family_grace: float = 30.0
-
-    public_methods = staticmethod(public_methods)
-
-    def __init__(
-        self, registry: dict[str, Any], address: Any, authkey: bytes, serializer: str
-    ) -> None:
-        if not isinstance(authkey, bytes):
-            raise TypeError(f"Authkey {authkey!r} is type {type(authkey)!s}, not bytes")
-        self.registry = registry
-        self.authkey = process.AuthenticationString(authkey)  # type: ignore[attr-defined]
-        self.serializer = serializer
-        if stock_is_refused() and not (self._accepts_raw() and self._offers_fast()):
-            raise ValueError(
-                f"{type(self).__name__} with serializer {serializer!r} speaks only the standard "
-                "library's dialect, which FASTMGR_STOCK_PEERS=off forbids"
-            )
-        self.listener: Any
-        if self._accepts_raw():
-            self.listener = Listener(address)
-        else:
-            self.listener = self._foreign_listener(address)
-        self.address = self.listener.address
-        #: Tells clients that reconnect whether this is still the server they knew.
-        self.instance = os.urandom(8)
-        self.table = Table()
-        self.id_to_obj = _Objects(self.table)  # type: ignore[assignment]
-        self.id_to_refcount = _Counts(self.table)
-        self.id_to_local_proxy_obj = _LocalObjects(self.table)
-        #: The table needs no lock; users' hooks take this one.
-        self.mutex = threading.Lock()
-        self.stop_event = threading.Event()
-        self.arena: Arena | None = Arena()
-        self.names = Names()
-        self.finder = Finder()
-        self.table.revive = functools.partial(_revive, weakref.ref(self))
-        self._workers = Workers()
-        self._engine: Any = None
-        #: What the loop does once a second.
-        self._checks: list[Callable[[], object]] = []
-        self._watches_parent = False
-        #: Connections that the loop does not have, by their ids.
-        self._foreign: dict[int, Any] = {}
-
-    def _overrides(self, *names: str) -> bool:
-        return any(getattr(type(self), name) is not getattr(Server, name) for name in names)
-
-    def _accepts_raw(self) -> bool:
-        """Whether the loop accepts and authenticates connections."""
-        return uses_raw_sockets(self.serializer) and not self._overrides(
-            "accepter", "handle_request", "_handle_request"
-        )
-
-    def _foreign_listener(self, address: Any) -> Any:
-        listener = listener_and_client(self.serializer)[0]
+    def send(self, message: object) -> None:
+        """Send a reply, and hold what the proxies in it stand for until it has been read."""
+        transit.sink = []
         try:
-            return listener(address=address, backlog=128)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and take_over(address):
-                return listener(address=address, backlog=128)
-            raise cannot_bind(error, address) from None
-
-    def _offers_fast(self) -> bool:
-        return self.serializer == "pickle" and not self._overrides(
-            "create", "incref", "decref", "serve_client"
-        )
-
-    def use_arena(self, arena: str | bool) -> None:
-        """Choose what is shared with clients on this host, before any is served.
-
-        Parameters
-        ----------
-        arena : str or bool
-            A file for what has a name, True for memory, False for nothing.
-
-        Raises
-        ------
-        BlockingIOError, OSError, ValueError
-            The file is another server's, cannot be opened, or is not such a file.
-        """
-        self.arena = Arena() if arena else None
-        if not isinstance(arena, bool):
-            assert self.arena is not None
-            self.names = Names(ArenaFile(arena, self.arena))
-
-    # -- life -----------------------------------------------------------------
-
-    def _prepare(self) -> Any:
-        """Take what serving needs: if it cannot be had, that shows before a client comes."""
-        if self._engine is None:
-            listener = self.listener if self._accepts_raw() else None
-            arena = self.arena
-            if has_few_descriptors() and self.names.file is None:
-                arena = None
-            engine = _core.Engine(self, listener, self._workers, self._offers_fast(), arena)
-            if self._watches_parent:
-                self._watch_parent(engine)
-            if self.names.file is not None:
-                self._each_second(engine, self.names.file.check)
-            self._engine = engine
-        return self._engine
-
-    def serve_forever(self) -> NoReturn:
-        """Serve until a client calls ``shutdown``, then leave by `SystemExit`."""
-        process.current_process()._manager_server = self  # type: ignore[attr-defined]
-        pid = os.getpid()  # a signal's handler may fork from here on
-        engine = self._prepare()
-        _running.add(self)
-        threads = [threading.Thread(target=engine.run, name="loop", daemon=True)]
-        if not self._accepts_raw():
-            threads.append(threading.Thread(target=self.accepter, name="accepter", daemon=True))
-        try:
-            for thread in threads:
-                thread.start()
-            with contextlib.suppress(KeyboardInterrupt, SystemExit):
-                # Another thread may have taken a signal: only who wakes runs its handler.
-                while not self.stop_event.wait(SIGNALS_INTERVAL):
-                    leave_if_copied(pid)
+            data = self._dumps(message)
+            self.in_transit = transit.sink
         finally:
-            self.stop_event.set()
-            engine.loop.stop()
-            threads[0].join(1.0)
-            self._close()
-            if not threads[0].is_alive():
-                _running.discard(self)
-            # A destructor that is cut off may leave a semaphore or a file behind.
-            deadline = monotonic() + DISPOSAL_TIMEOUT
-            while engine.disposing and monotonic() < deadline:
-                sleep(0.005)
-            if sys.stdout is not sys.__stdout__:
-                util.debug("resetting stdout, stderr")
-                sys.stdout = sys.__stdout__
-                sys.stderr = sys.__stderr__
-            sys.exit(0)
+            transit.sink = None
+        self.stream.send_bytes(data)
 
-    def _close(self) -> None:
-        """Let nobody wait for a server that serves no more."""
-        if not self._accepts_raw():
-            knock(self.address)
-        with contextlib.suppress(Exception):  # a user's own, or one that is closed already
-            self.listener.close()
-        for conn in list(self._foreign.values()):
-            hang_up(conn)
+    def close(self) -> None:
+        """Close the connection, once the current request is done with."""
+        self.conn.close()  # the loop closes the descriptor that it watches
 
-    def _each_second(self, engine: _core.Engine, check: Callable[[], object]) -> None:
-        if check not in self._checks:
-            self._checks.append(check)
-        engine.loop.set_tick(lambda: [check() for check in self._checks])
 
-    def _watch_parent(self, engine: _core.Engine) -> None:
-        """Stop when the process that started this one is gone, however it went, and so is the rest.
+class StockPeers:
+    """What a server does with requests in the stdlib's dialect."""
 
-        It may have forked and gone on in its child, as programs do that become daemons.
-        """
-        parent = get_parent_process()
-        if parent is None or parent.pid is None:
-            return
-        # Not the parent itself where a fork server stands between.
-        direct = os.getppid()
-        grace = self.family_grace
-        orphaned = False
-        alone_since: float | None = None
-
-        def gone() -> None:
-            nonlocal orphaned
-            util.info("the process that started the manager is gone")
-            orphaned = True
-            self._each_second(engine, check)
-
-        def family_gone() -> None:
-            nonlocal grace
-            grace = self.grace
-            gone()
-
-        def check() -> None:
-            nonlocal alone_since
-            if not orphaned and os.getppid() == direct:
-                return
-            if engine.loop.occupied() or self._foreign:
-                alone_since = None
-            elif alone_since is None:
-                alone_since = monotonic()
-            elif monotonic() - alone_since >= grace:
-                util.info("the manager is alone: it ends")
-                self.stop_event.set()
-
-        # All that were forked by the parent have the sentinel's other end, until they close it.
-        engine.loop.watch(parent.sentinel, family_gone)
-        if hasattr(os, "pidfd_open") and not has_few_descriptors():
-            try:
-                engine.loop.watch(os.pidfd_open(parent.pid), gone)
-                return
-            except ProcessLookupError:
-                gone()
-                return
-            except OSError:
-                pass  # a kernel or a sandbox without it
-        self._each_second(engine, check)
-
-    # -- connections, the stock way -----------------------------------------
-
-    def accepter(self) -> None:
-        """Accept connections and give each a thread (for foreign listeners and hooks)."""
-        while not self.stop_event.is_set():
-            try:
-                conn = self.listener.accept()
-            except OSError as error:
-                if getattr(self.listener, "fileno", lambda: 0)() == -1:
-                    return
-                # Where descriptors have run out the next accept fails at once, too.
-                util.info("cannot accept: %s", error)
-                sleep(0.1)
-                continue
-            except Exception as error:  # a listener with authentication of its own
-                util.info("connection refused: %s", error)
-                continue
-            if self.stop_event.is_set():
-                conn.close()
-                return
-            self._foreign[id(conn)] = conn
-            self._workers.submit(self._handle_on_worker, "connection", conn)
-
-    def _handle_on_worker(self, conn: Any) -> bool:
-        try:
-            self.handle_request(conn)
-        finally:
-            self._foreign.pop(id(conn), None)
-        return False  # what users' hooks left in the thread ends with it
-
-    def handle_request(self, conn: Any) -> None:
-        """Serve a new connection to its end."""
-        try:
-            self._handle_request(conn)
-        except SystemExit:
-            pass
-        finally:
-            conn.close()
-
-    def _handle_request(self, c: Any) -> None:
-        limit = threading.Timer(self.handshake_timeout, hang_up, args=(c,))
-        limit.daemon = True
-        limit.start()
-        try:
-            connection.deliver_challenge(c, self.authkey)
-            connection.answer_challenge(c, self.authkey)
-        except Exception as error:
-            util.info("connection refused: %s", error)
-            return  # nothing more is said to whoever could not prove the key
-        finally:
-            limit.cancel()
-        self.answer_request(c)
-
-    def public_function(self, name: str) -> Callable[..., Any]:
-        """Return one of the functions that clients may call.
-
-        Raises
-        ------
-        ValueError
-            `name` is not in ``public``.
-        """
-        if name not in self.public and name not in self._own_public:
-            raise ValueError(f"{name!r} unrecognized: it is none of this server's public functions")
-        return getattr(self, name)
+    def __init__(self, hooks: Hooks, calls: Calls) -> None:
+        self.hooks = hooks
+        self.calls = calls
 
     def answer_request(self, c: Any) -> None:
         """Serve the first request of an authenticated connection."""
@@ -463,11 +58,11 @@ class Server(_StockServer):
         try:
             request = c.recv()
             _ident, funcname, args, kwds = request
-            function = self.public_function(funcname)
+            function = self.hooks.public_function(funcname)
             result = function(c, *args, **kwds)
             if funcname == "accept_connection":
                 return  # a reply now would be taken for that of a call nobody has served
-            if funcname == "shutdown" and self.stop_event.is_set():
+            if funcname == "shutdown" and self.hooks.stop_event.is_set():
                 return  # it has replied itself, before the process may end
             message: tuple[str, Any] = ("#RETURN", result)
         except EOFError:
@@ -475,7 +70,7 @@ class Server(_StockServer):
         except Exception as error:
             message = ("#TRACEBACK", format_exc())
             if funcname == "create":
-                op, payload = _core.failed_creation(self, args[0] if args else None, kwds, error)
+                op, payload = failed_creation(self.hooks, args[0] if args else None, kwds, error)
                 message = KINDS[op], payload
         try:
             c.send(message)
@@ -486,11 +81,12 @@ class Server(_StockServer):
             util.info(" ... request was %r", request)
             util.info(" ... exception was %r", error)
 
-    def serve_client(self, conn: Any) -> None:
-        """Serve the calls of one client thread in the stdlib's dialect."""
+    def serve_client(self, c: Any) -> None:
+        """Serve the calls of one client thread."""
         util.debug("serving %r in the stdlib's dialect", threading.current_thread().name)
-        receive = getattr(conn, "recv_request", conn.recv)
-        while not self.stop_event.is_set():
+        receive = getattr(c, "recv_request", c.recv)
+        conn = c.conn if isinstance(c, Served) else None
+        while not self.hooks.stop_event.is_set():
             try:
                 ident, methodname, args, kwds = receive()
             except (EOFError, ConnectionResetError):
@@ -499,187 +95,22 @@ class Server(_StockServer):
                 # It arrived whole and could not be read: the next may.
                 message: tuple[str, Any] = ("#TRACEBACK", format_exc())
             else:
-                message = self._engine.call(conn, ident, methodname, args, kwds)
+                message = self.calls.call(c, conn, ident, methodname, args, kwds)
                 # Nothing of a call may outlive it in this frame.
                 ident = methodname = args = kwds = None
             try:
                 try:
-                    conn.send(message)
+                    c.send(message)
                 except (OSError, ValueError) as error:
                     if isinstance(error, OSError):
                         raise
-                    conn.send(("#UNSERIALIZABLE", format_exc()))
+                    c.send(("#UNSERIALIZABLE", format_exc()))
                 except Exception:
-                    conn.send(("#UNSERIALIZABLE", format_exc()))
+                    c.send(("#UNSERIALIZABLE", format_exc()))
             except Exception as error:
                 util.info("exception in thread serving %r", threading.current_thread().name)
                 util.info(" ... message was %r", message)
                 util.info(" ... exception was %r", error)
-                conn.close()
+                c.close()
                 sys.exit(1)
             del message
-
-    # -- what may be called of an object though it is not exposed --------------
-
-    def fallback_getvalue(self, conn: Any, ident: str, obj: Any) -> Any:
-        """``#GETVALUE``: the object itself, which the reply copies."""
-        return obj
-
-    def fallback_str(self, conn: Any, ident: str, obj: Any) -> str:
-        """``__str__``"""
-        return str(obj)
-
-    def fallback_repr(self, conn: Any, ident: str, obj: Any) -> str:
-        """``__repr__``"""
-        return repr(obj)
-
-    def fallback_locked(self, conn: Any, ident: str, obj: Any) -> bool:
-        """``locked``, which RLock, Condition and the semaphores have since CPython 3.14."""
-        return is_locked(obj)
-
-    fallback_mapping: ClassVar[dict[str, Callable[..., Any]]] = {  # type: ignore[misc]
-        "__str__": fallback_str,
-        "__repr__": fallback_repr,
-        "#GETVALUE": fallback_getvalue,
-        "locked": fallback_locked,
-    }
-
-    # -- public functions: `c` is the connection that asks ---------------------
-
-    def dummy(self, c: Any) -> None:
-        """Do nothing: whoever gets the reply is connected."""
-
-    def debug_info(self, c: Any) -> str:
-        """Return a line or two on each shared object."""
-        with self.mutex:
-            return "\n".join(
-                f"  {entry.ident}:       refcount={entry.refcount}\n    {str(entry.obj)[:75]}"
-                for entry in sorted(self.table.entries.values(), key=lambda entry: entry.ident)
-            )
-
-    def number_of_objects(self, c: Any) -> int:
-        """Return how many objects clients hold."""
-        return len(self.table.entries)
-
-    def kept_names(self, c: Any) -> list[str]:
-        """Return the names under which objects are kept."""
-        return sorted(self.names.objects)
-
-    def forget_name(self, c: Any, name: str) -> bool:
-        """Drop a name; return whether there was such."""
-        return self.names.forget(name)
-
-    def shutdown(self, c: Any) -> None:
-        """Reply, then let `serve_forever` return."""
-        try:
-            util.debug("manager received shutdown message")
-            c.send(("#RETURN", None))
-        except OSError as error:
-            util.info("shutdown could not be confirmed: %s", error)
-        finally:
-            self.stop_event.set()
-
-    def create(
-        self, c: Any, typeid: str, /, *args: Any, **kwds: Any
-    ) -> tuple[str, tuple[str, ...]]:
-        """Create an object; return its ident and the names of its exposed methods.
-
-        One reference is counted, which the caller has to return by ``decref``.
-        """
-        entry = _core.create(self, typeid, args, kwds)
-        util.debug("%r callable returned object with id %r", typeid, entry.ident)
-        return entry.ident, tuple(entry.exposed)
-
-    def get_methods(self, c: Any, token: Any) -> tuple[str, ...]:  # type: ignore[override]
-        """Return the names of the methods that are exposed of a token's object."""
-        return tuple(self.table.lookup(token.id).exposed)
-
-    def accept_connection(self, c: Any, name: str) -> None:
-        """Make a session of this connection, on this thread."""
-        threading.current_thread().name = name
-        c.send(("#RETURN", None))
-        self.serve_client(c)
-
-    def incref(self, c: Any, ident: str) -> None:
-        """Count a reference."""
-        self.table.retain(ident)
-
-    def decref(self, c: Any, ident: str) -> None:
-        """Return a reference; with the last the object goes."""
-        self.table.release(ident)
-
-
-#: The servers that this process runs, for the child of a fork.
-_running: set[Server] = set()
-
-
-def _after_fork_in_child() -> None:
-    # A child of a server (a managed Pool's worker, or what a user's method forks) holds copies of
-    # its sockets: it must not answer, and clients would wait for ever on a server that is gone.
-    for server in _running:
-        server._engine.loop.abandon()
-        if not server._accepts_raw() and isinstance(server.listener, connection.Listener):
-            server.listener.close()  # its file's finalizer is the parent's alone
-        for conn in server._foreign.values():
-            with contextlib.suppress(OSError):
-                conn.close()
-    if _running:
-        process.current_process()._manager_server = None  # type: ignore[attr-defined]
-    _running.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _travels(error: Exception) -> bool:
-    """Whether an exception can be pickled and is the same afterwards."""
-    try:
-        return type(ForkingPickler.loads(ForkingPickler.dumps(error))) is type(error)
-    except Exception:
-        return False
-
-
-def _revive(server: weakref.ref[Server], key: Any) -> Entry | None:
-    """Share a named object again that a client knows from before (see `_core.revive`)."""
-    known = server()
-    return None if known is None else _core.revive(known, key)
-
-
-def run_server(
-    server_class: type[Server],
-    registry: dict[str, Any],
-    address: Any,
-    authkey: bytes,
-    serializer: str,
-    writer: Any,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-    arena: str | bool = True,
-) -> NoReturn:
-    """Be a manager's process: create the server, report its address, serve.
-
-    Where that is impossible the error is reported in the address's place.
-    """
-    # Ctrl-C is for the program; it ends the manager when it is done with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    share_heap()
-    if initializer is not None:
-        initializer(*initargs)
-    try:
-        server = server_class(registry, address, authkey, serializer)
-        if arena is not True:
-            server.use_arena(arena)
-        server._watches_parent = True
-        server._prepare()
-    except Exception as error:
-        if not _travels(error):
-            raise
-        writer.send(error)
-        sys.exit(1)
-    try:
-        writer.send(server.address)
-    except BrokenPipeError:
-        sys.exit(1)  # the start was interrupted: nobody knows of this process
-    writer.close()
-    util.info("manager serving at %r", server.address)
-    server.serve_forever()

@@ -1,0 +1,19 @@
+"""Calling a method of a shared object, and sharing what it returns."""
+
+from fastmgr.link.system cimport uint8_t, uint64_t
+from fastmgr.server.connection cimport Conn
+from fastmgr.server.gifts cimport Gifts
+from fastmgr.server.table cimport Entry, Table
+
+cdef class Calls:
+    cdef object hooks
+    cdef object create            # a user's hook for stock peers, or None
+    cdef Table table
+    cdef Gifts gifts
+    cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None
+
+    cdef object perform(
+        self, object c, Conn conn, Entry entry, object ident, object name, object args,
+        object kwds, uint8_t *op, uint64_t *handle
+    )
+    cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result)

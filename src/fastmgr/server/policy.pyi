@@ -1,0 +1,3 @@
+from fastmgr.server.table import Entry
+
+def look_inside(entry: Entry) -> int: ...

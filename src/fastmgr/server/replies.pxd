@@ -1,0 +1,24 @@
+"""Encoding replies, and what is told of calls that get none."""
+
+from fastmgr.link.system cimport uint8_t, uint64_t
+from fastmgr.server.connection cimport Conn
+from fastmgr.server.disposal cimport Disposal
+from fastmgr.server.driver cimport Driver
+from fastmgr.server.load cimport Load
+from fastmgr.server.table cimport Table
+from fastmgr.wire.writer cimport Writer
+
+cdef class Replies:
+    cdef Table table
+    cdef Disposal disposal
+    cdef Load load
+
+    cdef int reply(
+        self, Conn conn, Driver by, uint8_t op, uint64_t handle, object payload
+    ) except -1
+    cdef int deliver(self, Conn conn, Driver by) except -1
+    cdef int respond(self, Conn conn, object message) except -1
+    cdef int note_failure(self, Conn conn, Driver by, uint8_t op, object payload) except -1
+    cdef int report_failure(self, Conn conn, Driver by) except -1
+    cdef str call_at_hand(self, Conn conn)
+    cdef int put_any(self, Conn conn, Writer writer, object payload) except -1
