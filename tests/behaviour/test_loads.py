@@ -26,7 +26,7 @@ from support.servers import hooked
 
 from fastmgr.link.handshake import Challenger
 from fastmgr.managers import Server
-from fastmgr.server import loop, requests
+from fastmgr.server import acceptor, requests
 from fastmgr.wire import codec
 
 SEGMENTS = 16  # the flag
@@ -83,7 +83,7 @@ def test_one_of_those_that_had_their_share_fails(monkeypatch: pytest.MonkeyPatch
                 return super().feed(frame)
             return []
 
-    monkeypatch.setattr(loop, "Challenger", Slow)
+    monkeypatch.setattr(acceptor, "Challenger", Slow)
     with hooked(Server) as manager, contextlib.ExitStack() as stack:
         peers = [stack.enter_context(RawPeer(manager.address)) for _ in range(4)]
         peers[0].send_frame(b"hold")
