@@ -25,6 +25,7 @@ from support import (
     ProbeManager,
     Script,
     asleep,
+    grown,
     in_thread,
     kill,
     poll,
@@ -541,7 +542,7 @@ def unharmed(manager: MailManager) -> Iterator[contextlib.ExitStack]:
         return now[0] <= before[0] + 1 and now[1] <= before[1]
 
     poll(gone, f"the server has what it had: {before[0]} mailboxes, {before[1]} descriptors")
-    assert rss_bytes(server) - memory < MOST_GROWTH
+    assert grown(server, memory) < MOST_GROWTH
 
 
 def test_calls_by_hand_go_by_mail(manager: MailManager, target: Any) -> None:

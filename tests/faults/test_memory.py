@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, connected, settle, together
+from support import DEADLINE, KEY, SANITIZED, ProbeManager, connected, settle, together
 
 import fastmgr
 
@@ -35,6 +35,7 @@ BYTES = 1024 * 1024 if SECONDS > 60 else 4 * 1024 * 1024
 pytestmark = [
     pytest.mark.timeout(120 + 2 * SECONDS),
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+    pytest.mark.skipif(SANITIZED, reason="the sanitizer's allocator keeps what was freed"),
 ]
 
 

@@ -83,6 +83,14 @@ def rss_bytes(pid: int) -> int:
     return int(shown.stdout) * 1024
 
 
+def grown(pid: int, before: int) -> int:
+    """By how many bytes a process has more memory than `before`.
+
+    None are seen with AddressSanitizer, whose allocator keeps what was freed for a while.
+    """
+    return 0 if SANITIZED else rss_bytes(pid) - before
+
+
 def mapped(pid: int | str = "self") -> list[str]:
     """The pieces of an arena that a process has mapped, of ``/proc/PID/maps``."""
     found = []
