@@ -168,8 +168,13 @@ cdef class Cutter:
                 self.buffers = []
                 self.buffer_at = 0
                 self.in_buffers = True
-            if not self.fill_buffers(whole):
-                return FRAME_PARTIAL
+            try:
+                if not self.fill_buffers(whole):
+                    return FRAME_PARTIAL
+            except MemoryError:
+                self.buffers = None     # where the next frame begins cannot be told any more
+                self.in_buffers = True
+                raise
             self.in_buffers = False
             self.header = (<const Header *>at)[0]
         self.rewind = self.start
@@ -226,9 +231,8 @@ cdef class Cutter:
         return made == count and self.buffer_at == whole
 
     cdef int grow_buffer(self, size_t size) except -1:
-        """Let the last buffer have that size; without memory for it the frame is lost."""
+        """Let the last buffer have that size."""
         cdef PyObject *only
-        self.in_buffers = False
         buffer = self.buffers.pop()
         if PyByteArray_CheckExact(buffer):
             PyByteArray_Resize(buffer, <Py_ssize_t>size)
@@ -240,7 +244,6 @@ cdef class Cutter:
             buffer = <object>only
             Py_DECREF(buffer)
         self.buffers.append(buffer)
-        self.in_buffers = True
         return 0
 
     cdef void untake(self) noexcept:
@@ -256,18 +259,20 @@ cdef class Cutter:
         look like anything.
         """
         cdef const char *data = self.data + self.start
-        cdef size_t at = 0, have = 0, i
+        cdef size_t at = 0, have, i
         cdef bint writable
         memset(last, 0, HEADER_SIZE)
-        if self.in_buffers:     # what `data` holds is received but for the buffers
+        if self.in_buffers:
             memcpy(last, data, HEADER_SIZE)
+            if self.buffers is None:
+                return ENDS_CUT_OFF
             i = max(len(self.buffers), 1) - 1
             while i < (<const BufferTable *>(data + HEADER_SIZE)).count:
                 at += announced(<const Header *>data, i, &writable)
                 i += 1
             at -= self.buffer_at
-        else:
-            have = self.end - self.start
+            data += want(self)      # what follows the frame is there if its buffers are whole
+        have = <size_t>(self.data + self.end - data)
         size += have
         while at < size:
             if size - at < HEADER_SIZE:

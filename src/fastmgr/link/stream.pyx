@@ -169,10 +169,12 @@ cdef class Stream(Cutter):
         """
         cdef size_t unread = self.transport.unread()
         cdef char *data = <char *>malloc(unread + 1)
-        cdef int outcome
-        if data == NULL or unread and self.transport.peek(data, unread) != <ssize_t>unread:
-            unread = 0
-        outcome = self.ending_with(last, data, unread)
+        cdef int outcome = ENDS_WHOLE
+        last.op = 0     # what cannot be seen is taken for no goodbye
+        if data != NULL and (
+            not unread or self.transport.peek(data, unread) == <ssize_t>unread
+        ):
+            outcome = self.ending_with(last, data, unread)
         free(data)
         return outcome
 
