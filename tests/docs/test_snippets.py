@@ -24,7 +24,10 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 
 # Page and first line of the blocks that cannot run, and why.
-CANNOT_RUN = {("docs/architecture.md", "client thread server process"): "a drawing"}
+CANNOT_RUN = {
+    ("docs/architecture.md", first): "a drawing"
+    for first in ("client thread server process", "where it is", "how it ended")
+}
 
 # What the text around a page's fragments takes for granted.  Blocks that begin with an import are
 # programs of their own, and get nothing.
