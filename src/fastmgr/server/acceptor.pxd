@@ -11,15 +11,13 @@ cdef class Acceptor:
     cdef object server            # has the key, and says how long a handshake may take
     cdef dict unproven            # Conn -> by when it must have proved the key, oldest first
     cdef double again             # when a pause without accepting ends; infinite: there is none
+    cdef double next              # when there is something to do though nothing arrives
 
     cdef int fileno(self) except -2
     cdef Conn accept(self, Responder responder)
     cdef list answer(self, Conn conn)
     cdef Conn superfluous(self)
     cdef Conn overdue(self, double now)
-
-    cdef inline double next_deadline(self) except -1:
-        """When there is something to do though nothing arrives; infinite for never."""
-        if not self.unproven:
-            return self.again
-        return min(self.again, <double>next(iter(self.unproven.values())))
+    cdef int forget(self, Conn conn) except -1
+    cdef int resume(self) except -1
+    cdef int set_next(self) except -1

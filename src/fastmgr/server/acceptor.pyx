@@ -38,7 +38,7 @@ cdef class Acceptor:
         self.server = server
         self.listener = listener
         self.unproven = {}
-        self.again = FOREVER
+        self.again = self.next = FOREVER
 
     cdef int fileno(self) except -2:
         """The listener's descriptor; -1 where there is none, or none any more."""
@@ -54,10 +54,12 @@ cdef class Acceptor:
                 # The listener stays readable, so waiting for it would spin.
                 util.info("cannot accept: %s; again in %g s", error, ACCEPT_PAUSE)
                 self.again = <double>monotonic() + ACCEPT_PAUSE
+                self.set_next()
             return None     # else no peer waits, or one gave up before it was accepted
         conn = Conn(Stream(sock.detach(), HANDSHAKE_LIMIT), responder)
         conn.handshake = Challenger(self.server.authkey)
         self.unproven[conn] = <double>monotonic() + <double>self.server.handshake_timeout
+        self.set_next()
         return conn
 
     cdef list answer(self, Conn conn):
@@ -78,7 +80,7 @@ cdef class Acceptor:
             conn.serve_no_more()
             return []
         if conn.handshake.done:
-            del self.unproven[conn]
+            self.forget(conn)
             conn.stream.limit = 0
             conn.stream.acknowledge()
         return replies
@@ -92,3 +94,21 @@ cdef class Acceptor:
         for conn, deadline in self.unproven.items():
             return conn if deadline <= now else None
         return None
+
+    cdef int forget(self, Conn conn) except -1:
+        """The connection has proved the key, or is closed."""
+        if self.unproven.pop(conn, None) is not None:
+            self.set_next()
+        return 0
+
+    cdef int resume(self) except -1:
+        """A pause without accepting is over."""
+        self.again = FOREVER
+        return self.set_next()
+
+    cdef int set_next(self) except -1:
+        self.next = self.again
+        for deadline in self.unproven.values():
+            self.next = min(self.next, <double>deadline)
+            break       # the oldest comes first
+        return 0

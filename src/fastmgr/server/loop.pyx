@@ -177,7 +177,7 @@ cdef class Loop(Driver):
     cdef int timeout_ms(self) except -2:
         """How long the poller may wait: to the next deadline, pause's end or tick."""
         cdef double wait = 1.0 if self.tick is not None else FOREVER
-        cdef double until = min(self.timers.next, self.acceptor.next_deadline())
+        cdef double until = min(self.timers.next, self.acceptor.next)
         if self.due or self.inbox or self.backlog:
             return 0
         if until != FOREVER:
@@ -217,7 +217,7 @@ cdef class Loop(Driver):
                         self.answer_parked(conn)
                     except Exception:
                         self.drop_broken(conn)
-        if self.tick is not None or self.acceptor.next_deadline() != FOREVER:
+        if self.tick is not None or self.acceptor.next != FOREVER:
             self.look_at_the_clock(monotonic())
         return 0
 
@@ -227,7 +227,7 @@ cdef class Loop(Driver):
             self.drop(conn)
             conn = self.acceptor.overdue(now)
         if self.acceptor.again <= now:
-            self.acceptor.again = FOREVER
+            self.acceptor.resume()
             fm_poller_set(&self.poller, self.acceptor.fileno(), FM_READ, True)
         if self.tick is not None and now >= self.next_tick:
             self.next_tick = now + 1.0
@@ -447,7 +447,7 @@ cdef class Loop(Driver):
             return 0
         conn.to_closed()
         self.writer.reset()
-        self.acceptor.unproven.pop(conn, None)
+        self.acceptor.forget(conn)
         self.shut_mailbox(conn)
         try:
             if conn.note_end():
