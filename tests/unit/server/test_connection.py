@@ -158,7 +158,7 @@ def conn_of(server: Any) -> Conn:
 
 def sessions(server: Any) -> int:
     """How many sessions there are beside that of this process."""
-    return int(server.table.session_count) - 1
+    return len(server.table.sessions) - 1
 
 
 def await_place(conn: Conn, *places: Place) -> None:
