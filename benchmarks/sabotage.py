@@ -90,17 +90,18 @@ SABOTAGES = (
     ),
     Sabotage(
         name="no mailboxes",
-        file="_core.pyx",
-        anchor=r"elif conn\.stream\.shared is None",
+        file="server/cells.pyx",
+        anchor=r"elif conn\.stream\.mailbox_segment is None",
         damage=" and False",
         test="test_calls.py -k dict_get",
         said="calls, dict_get: stock/fastmgr is ",
     ),
     Sabotage(
         name="a thread for each connection",
-        file="_core.pyx",
-        anchor=r"cdef int introduce\(self, Conn conn\) except -1:\n",
-        damage="        threading.Thread(target=threading.Event().wait, daemon=True).start()\n",
+        file="server/handler.pyx",
+        anchor=r"\n        cdef bytes frame\n",
+        damage="        import threading\n"
+        "        threading.Thread(target=threading.Event().wait, daemon=True).start()\n",
         test="test_counts.py -k test_idle_threads",
         said="threads, idle: ",
     ),

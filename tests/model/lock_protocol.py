@@ -7,8 +7,8 @@ accesses to a word is a step here (`compiled_step`).  What calls that code is mi
   `consistent`.
 * `Server` is `Slots`, `Lock`, `RLock`, `Semaphore` and `BoundedSemaphore` of ``kinds``, with
   `Primitive.next_waiter`, `park`, `unqueue`, `expire` and `cancel`.
-* `Server.serve`, `on_left` and `answer` are what the engine in ``_core.pyx`` does of it:
-  `serve_call_of` with `serve_blocking`, `on_left`, and `on_due`.
+* `Server.serve`, `on_left` and `answer` are what the parts of the engine do of it:
+  `Operations.call_primitive` with `Parking.begin`, `Departures.leave`, and `Parking.answer`.
 
 Each of those functions is a generator that yields its accesses to shared memory, and one access
 is one step.  Between two steps of one any other may make one, but for the server's functions

@@ -6,7 +6,7 @@ accesses is a step here.  The rest is mirrored in Python, each function under it
 * The rooms of ``mailbox.h``, which the loop looks into.
 * `Stream.receive`, `receive_mail`, `answer_by_mail` of ``stream.pyx``; `FastChannel.exchange` and
   `post` of ``channel.pyx``, with the flag `ahead`.
-* The loop of ``loop.pyx`` with its mailroom, and `work_fast` of ``_core.pyx``.
+* The loop of ``loop.pyx`` with its mailroom, and `serve_fast` of ``service.pyx``.
 
 Each of those functions is a generator that yields what it does.  An access to a mailbox, a send,
 a receive, a look at the sockets is one step each, and writing a message two.  What only one can
