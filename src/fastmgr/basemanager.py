@@ -1,36 +1,21 @@
-"""Managers: the processes that hold shared objects, seen from their clients.
+"""What every manager is: a server process that is started or met, and what can be asked of it.
 
-This module can stand in for `multiprocessing.managers` name by name, the private
-names that programs use included.
+`fastmgr.managers` has the managers themselves, and is where users find these names, too.
 """
 
 from __future__ import annotations
 
-import array
-import collections as collections
 import importlib
 import os
-import queue as queue
-import signal as signal
-import sys as sys
 import threading
-import time as time
-import types as types
+import types
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import (
-    connection,
-    get_context,
-    pool as pool,
-    process,
-    reduction as reduction,
-    util,
-)
+from multiprocessing import connection, get_context, process, util
 from multiprocessing.context import ProcessError, get_spawning_popen
-from multiprocessing.reduction import ForkingPickler
 from os import getpid
-from traceback import format_exc as format_exc
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from fastmgr.baseproxy import AutoProxy, as_authkey, authkey_for
 from fastmgr.client.connections import authkeys
 from fastmgr.client.serverprocess import also_eof, end_server, join
 from fastmgr.client.sessions import (
@@ -40,140 +25,36 @@ from fastmgr.client.sessions import (
     retire_sessions,
     scheme_of,
     session_with,
-)
-from fastmgr.kinds import standard
-from fastmgr.kinds.containers import Array as Array
-from fastmgr.kinds.namespace import Namespace as Namespace
-from fastmgr.kinds.rows import Row
-from fastmgr.kinds.values import Value as Value
+)  # fmt: skip
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.pipeline import Pipeline
-from fastmgr.proxies import (
-    AcquirerProxy as AcquirerProxy,
-    ArrayProxy as ArrayProxy,
-    AutoProxy as AutoProxy,
-    BarrierProxy as BarrierProxy,
-    BaseListProxy as BaseListProxy,
-    BasePoolProxy as BasePoolProxy,
-    BaseProxy as BaseProxy,
-    ConditionProxy as ConditionProxy,
-    CounterProxy as CounterProxy,
-    CountersProxy as CountersProxy,
-    DictProxy as DictProxy,
-    EventProxy as EventProxy,
-    IteratorProxy as IteratorProxy,
-    ListProxy as ListProxy,
-    MakeProxyType as MakeProxyType,
-    NamespaceProxy as NamespaceProxy,
-    PoolProxy as PoolProxy,
-    ProcessLocalSet as ProcessLocalSet,
-    QueueProxy as QueueProxy,
-    RebuildProxy as RebuildProxy,
-    SetProxy as SetProxy,
-    ValueProxy as ValueProxy,
-    _BaseDictProxy as _BaseDictProxy,
-    _BaseSetProxy as _BaseSetProxy,
-    as_authkey,
-    authkey_for,
-    find_by_name,
-)
-from fastmgr.stock.dialect import (
-    RemoteError as RemoteError,
-    Token as Token,
-    convert_to_error as convert_to_error,
-    dispatch as dispatch,
-    listener_and_client,
-    listener_client as listener_client,
-    stock_client,
-)
+from fastmgr.stock.dialect import Token, listener_and_client, stock_client
 
 if TYPE_CHECKING:
-    from multiprocessing.managers import (
-        BaseManager as _StockManager,
-        SharedMemoryManager as _StockSharedMemoryManager,
-    )
-    from multiprocessing.shared_memory import _SLT
+    from multiprocessing.managers import BaseManager as _StockManager
 
-    from fastmgr._typing import CreateMethods
-    from fastmgr.server.server import (
-        Server as Server,
-        all_methods as all_methods,
-        public_methods as public_methods,
-    )
-    from fastmgr.server.sharedmemory import (
-        SharedMemoryServer as SharedMemoryServer,
-        _SharedMemoryTracker as _SharedMemoryTracker,
-    )
+    from fastmgr.server.server import Server
 else:
     # To a type checker our managers are the stdlib's, too: annotations name those.
-    _StockManager = _StockSharedMemoryManager = object
-    CreateMethods = object  # what `register` adds
+    _StockManager = object
 
-try:
-    from multiprocessing import shared_memory
-except ImportError:  # a build without POSIX shared memory
-    HAS_SHMEM = False
-else:
-    HAS_SHMEM = True
-
-__all__ = ["BaseManager", "BaseProxy", "SyncManager", "Token"]  # the stdlib's, for import *
-
-# -- what only a server needs ----------------------------------------------------
-
-#: Names of this module, and the module that they come from when somebody asks for them: a process
-#: that is only a client loads no server.
-_LOADED_LATER = dict.fromkeys(("Server", "all_methods", "public_methods"), "server")
-if HAS_SHMEM:
-    _LOADED_LATER |= dict.fromkeys(("SharedMemoryServer", "_SharedMemoryTracker"), "sharedmemory")
+__all__ = ["BaseManager", "LoadedLater", "State", "server_names"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LOADED_LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"fastmgr.server.{_LOADED_LATER[name]}")
-    value = globals()[name] = getattr(module, name)
-    return value
+#: Names of `fastmgr.managers`, and the module that has them: a process that is only a client loads
+#: no server.
+server_names = dict.fromkeys(("Server", "all_methods", "public_methods"), "server")
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LOADED_LATER})
-
-
-# What users see has a name that they can import, in whichever room it lives.
-for _seen in (Array, Namespace, RemoteError, Token, convert_to_error, dispatch):
-    _seen.__module__ = __name__
-del _seen
-
-
-class _LoadedLater:
-    """An attribute of a class that stands for a name of this module."""
+class LoadedLater:
+    """An attribute of a class that stands for one of `server_names`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __get__(self, instance: object, owner: type) -> Any:
-        return getattr(sys.modules[__name__], self.name)
-
-
-# -- how some types are pickled, here as in the stdlib ----------------------------
-
-
-def reduce_array(a: array.array[Any]) -> tuple[Callable[..., Any], tuple[str, bytes]]:
-    """Pickle an array by its machine representation."""
-    return array.array, (a.typecode, a.tobytes())
-
-
-def rebuild_as_list(obj: Any) -> tuple[type[list[Any]], tuple[list[Any]]]:
-    """Pickle a dict's view as the list of what it shows."""
-    return list, (list(obj),)
-
-
-ForkingPickler.register(array.array, reduce_array)
-view_types: list[type] = [type({}.items()), type({}.keys()), type({}.values())]
-for view_type in view_types:
-    ForkingPickler.register(view_type, rebuild_as_list)
-
-# -- managers -----------------------------------------------------------------------
+        module = importlib.import_module(f"fastmgr.server.{server_names[self.name]}")
+        return getattr(module, self.name)
 
 
 class State:
@@ -249,7 +130,7 @@ class BaseManager(_StockManager):
     if TYPE_CHECKING:
         _Server: ClassVar[type[Server]]
     else:  # no annotation, which `typing.get_type_hints` would look up
-        _Server = _LoadedLater("Server")
+        _Server = LoadedLater("Server")
 
     #: A `util.Finalize`, there once `start` has been called.
     shutdown: Any
@@ -501,7 +382,7 @@ class BaseManager(_StockManager):
         arena: str | bool = True,
     ) -> None:
         """Be the server's process."""
-        from fastmgr.server.server import run_server
+        from fastmgr.server.process import run_server
 
         run_server(
             cls._Server, registry, address, authkey, serializer, writer, initializer, initargs,
@@ -688,86 +569,4 @@ def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., 
     return create
 
 
-class SyncManager(BaseManager, CreateMethods):
-    """A manager of the types that threads share and synchronize by.
-
-    `fastmgr.Manager` returns a started one.
-    """
-
-
-def register_rows(manager: type[BaseManager], rows: Iterable[Row]) -> None:
-    """Register the types of rows with a class of managers, each under all of its ids."""
-    for row in rows:
-        proxytype = AutoProxy if row.proxy is None else find_by_name(row.proxy)
-        for typeid in row.typeids:
-            manager.register(
-                typeid, row.make, proxytype, row.exposed, row.method_to_typeid, row.make is not None
-            )
-
-
-register_rows(SyncManager, standard.ROWS)
-
-# -- shared memory --------------------------------------------------------------------
-
-if HAS_SHMEM:
-    from fastmgr.client.sharedmemory import new_segment, new_sequence
-
-    __all__ += ["SharedMemoryManager"]
-
-    class SharedMemoryManager(BaseManager, _StockSharedMemoryManager):
-        """A manager whose server unlinks the shared memory it was told of.
-
-        Leaving its ``with`` block, or `shutdown`, frees every segment.
-        """
-
-        _Server = cast("type[SharedMemoryServer]", _LoadedLater("SharedMemoryServer"))
-
-        if TYPE_CHECKING:
-
-            def get_server(self) -> SharedMemoryServer: ...
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Before the server starts, so that it shares our resource tracker and
-            # neither of the two believes that segments have leaked.
-            from multiprocessing import resource_tracker
-
-            resource_tracker.ensure_running()
-            super().__init__(*args, **kwargs)
-            util.debug("%s created by pid %d", type(self).__name__, getpid())
-
-        def __setstate__(self, state: dict[str, Any]) -> None:
-            from multiprocessing import resource_tracker
-
-            resource_tracker.ensure_running()
-            super().__setstate__(state)
-
-        def __del__(self) -> None:
-            util.debug("%s.__del__ by pid %d", type(self).__name__, getpid())
-
-        def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
-            """Return a new segment of `size` bytes.
-
-            Raises
-            ------
-            ValueError
-                `size` is not positive.
-            """
-            return self._tracked(new_segment, size)
-
-        def ShareableList(
-            self, sequence: Iterable[_SLT] | None
-        ) -> shared_memory.ShareableList[_SLT]:
-            """Return a new list in shared memory with the items of `sequence`."""
-            return self._tracked(new_sequence, sequence)
-
-        def _tracked(self, make: Callable[[Any], tuple[Any, Any]], argument: Any) -> Any:
-            """Make something in shared memory and tell the server, or undo it."""
-            session = self._session
-            session.control("dummy")  # nothing is made for a server that is not there
-            made, segment = make(argument)
-            try:
-                session.control("track_segment", (segment.name,))
-            except BaseException:
-                segment.unlink()
-                raise
-            return made
+BaseManager.__module__ = State.__module__ = "fastmgr.managers"

@@ -9,45 +9,43 @@ from __future__ import annotations
 import array
 import collections as collections
 import importlib
-import os
+import os as os
 import queue as queue
 import signal as signal
 import sys as sys
-import threading
+import threading as threading
 import time as time
 import types as types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from multiprocessing import (
-    connection,
-    get_context,
+    connection as connection,
+    get_context as get_context,
     pool as pool,
-    process,
+    process as process,
     reduction as reduction,
     util,
 )
-from multiprocessing.context import ProcessError, get_spawning_popen
+from multiprocessing.context import (
+    ProcessError as ProcessError,
+    get_spawning_popen as get_spawning_popen,
+)
 from multiprocessing.reduction import ForkingPickler
 from os import getpid
 from traceback import format_exc as format_exc
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from fastmgr.client.connections import authkeys
-from fastmgr.client.serverprocess import also_eof, end_server, join
-from fastmgr.client.sessions import (
-    Engine,
-    control_client,
-    engine_of,
-    retire_sessions,
-    scheme_of,
-    session_with,
+from fastmgr.basemanager import (
+    BaseManager as BaseManager,
+    LoadedLater,
+    State as State,
+    server_names,
 )
+from fastmgr.baseproxy import find_by_name
 from fastmgr.kinds import standard
 from fastmgr.kinds.containers import Array as Array
 from fastmgr.kinds.namespace import Namespace as Namespace
 from fastmgr.kinds.rows import Row
 from fastmgr.kinds.values import Value as Value
-from fastmgr.link.stream import SIGNALS_INTERVAL
-from fastmgr.pipeline import Pipeline
 from fastmgr.proxies import (
     AcquirerProxy as AcquirerProxy,
     ArrayProxy as ArrayProxy,
@@ -73,25 +71,17 @@ from fastmgr.proxies import (
     ValueProxy as ValueProxy,
     _BaseDictProxy as _BaseDictProxy,
     _BaseSetProxy as _BaseSetProxy,
-    as_authkey,
-    authkey_for,
-    find_by_name,
 )
 from fastmgr.stock.dialect import (
     RemoteError as RemoteError,
     Token as Token,
     convert_to_error as convert_to_error,
     dispatch as dispatch,
-    listener_and_client,
     listener_client as listener_client,
-    stock_client,
 )
 
 if TYPE_CHECKING:
-    from multiprocessing.managers import (
-        BaseManager as _StockManager,
-        SharedMemoryManager as _StockSharedMemoryManager,
-    )
+    from multiprocessing.managers import SharedMemoryManager as _StockSharedMemoryManager
     from multiprocessing.shared_memory import _SLT
 
     from fastmgr._typing import CreateMethods
@@ -105,8 +95,7 @@ if TYPE_CHECKING:
         _SharedMemoryTracker as _SharedMemoryTracker,
     )
 else:
-    # To a type checker our managers are the stdlib's, too: annotations name those.
-    _StockManager = _StockSharedMemoryManager = object
+    _StockSharedMemoryManager = object  # which ours is to a type checker, too
     CreateMethods = object  # what `register` adds
 
 try:
@@ -120,39 +109,26 @@ __all__ = ["BaseManager", "BaseProxy", "SyncManager", "Token"]  # the stdlib's, 
 
 # -- what only a server needs ----------------------------------------------------
 
-#: Names of this module, and the module that they come from when somebody asks for them: a process
-#: that is only a client loads no server.
-_LOADED_LATER = dict.fromkeys(("Server", "all_methods", "public_methods"), "server")
 if HAS_SHMEM:
-    _LOADED_LATER |= dict.fromkeys(("SharedMemoryServer", "_SharedMemoryTracker"), "sharedmemory")
+    server_names |= dict.fromkeys(("SharedMemoryServer", "_SharedMemoryTracker"), "sharedmemory")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LOADED_LATER:
+    if name not in server_names:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"fastmgr.server.{_LOADED_LATER[name]}")
+    module = importlib.import_module(f"fastmgr.server.{server_names[name]}")
     value = globals()[name] = getattr(module, name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LOADED_LATER})
+    return sorted({*globals(), *server_names})
 
 
 # What users see has a name that they can import, in whichever room it lives.
 for _seen in (Array, Namespace, RemoteError, Token, convert_to_error, dispatch):
     _seen.__module__ = __name__
 del _seen
-
-
-class _LoadedLater:
-    """An attribute of a class that stands for a name of this module."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        return getattr(sys.modules[__name__], self.name)
 
 
 # -- how some types are pickled, here as in the stdlib ----------------------------
@@ -174,518 +150,6 @@ for view_type in view_types:
     ForkingPickler.register(view_type, rebuild_as_list)
 
 # -- managers -----------------------------------------------------------------------
-
-
-class State:
-    """Where a manager is in its life; shared with its proxies' finalizers."""
-
-    __slots__ = ("value",)
-
-    INITIAL = 0
-    STARTED = 1
-    SHUTDOWN = 2
-
-    value: int
-
-
-_M = TypeVar("_M", bound="BaseManager")
-
-#: Seconds that `shutdown` waits for each of the server's answers; then it terminates it.
-ANSWER_TIMEOUT = 10.0
-
-
-#: What a manager has for its process alone, or makes anew: it is not pickled.
-_LOCAL = frozenset(("_Client", "_Listener", "_process", "_session_", "shutdown"))
-
-
-class _Creating(threading.local):
-    """Whether this thread is in a create method, and the reference that its proxy takes over.
-
-    Whatever is raised on the way, a reference that nobody has taken over is returned.
-    """
-
-    depth = 0
-    reference: Any = None
-
-
-_creating = _Creating()
-
-
-def _stop_engine(stop: Callable[[], object], address: str, state: State) -> None:
-    """Stop what an engine has started."""
-    try:
-        stop()
-    finally:
-        state.value = State.SHUTDOWN
-        retire_sessions(address)
-
-
-class BaseManager(_StockManager):
-    """Creates a server process, or connects to one, and shares objects by it.
-
-    Parameters
-    ----------
-    address : address, optional
-        Where the server listens: a path, or a (host, port) tuple.  None for a
-        fresh Unix socket in a private directory.  ``scheme://...`` is an engine's
-        (docs/engines.md).
-    authkey : bytes, optional
-        What client and server prove to each other; the current process's key
-        by default.
-    serializer : str
-        A key of `listener_client`: ``'pickle'``, ``'xmlrpclib'`` or a user's own.
-    ctx : multiprocessing context, optional
-        Starts the server.
-    shutdown_timeout : float
-        Seconds for the server to end when told to, before it is terminated, and
-        as many again before it is killed.
-    arena : str, path or bool
-        A file in which the counters, values and arrays that have a name are kept, also after
-        the server has ended or was killed.  True for memory that ends with the server, False to
-        share none.
-    """
-
-    _registry: ClassVar[dict[str, tuple[Any, Any, Any, Any]]] = {}
-    if TYPE_CHECKING:
-        _Server: ClassVar[type[Server]]
-    else:  # no annotation, which `typing.get_type_hints` would look up
-        _Server = _LoadedLater("Server")
-
-    #: A `util.Finalize`, there once `start` has been called.
-    shutdown: Any
-
-    def __init__(
-        self,
-        address: Any = None,
-        authkey: bytes | None = None,
-        serializer: str = "pickle",
-        ctx: Any = None,
-        *,
-        shutdown_timeout: float = 1.0,
-        arena: str | os.PathLike[str] | bool = True,
-    ) -> None:
-        if authkey is None:
-            authkey = process.current_process().authkey
-        if arena == "":  # as a path it would be the current folder
-            raise ValueError(f"arena={arena!r}: the path of a file is needed, or True or False")
-        self._address = address
-        self._authkey = as_authkey(authkey)
-        self._state = State()
-        self._state.value = State.INITIAL
-        self._serializer = serializer
-        self._Listener = listener_and_client(serializer)[0]
-        self._Client = stock_client(serializer)
-        self._ctx = ctx or get_context()
-        self._shutdown_timeout = shutdown_timeout
-        self._arena = arena if isinstance(arena, bool) else os.path.abspath(arena)
-        self._process: Any = None
-
-    @classmethod
-    def from_address(
-        cls: type[_M], address: Any, authkey: bytes | None = None, serializer: str = "pickle"
-    ) -> _M:
-        """Return a manager of this class that is connected to a running server.
-
-        Raises
-        ------
-        AuthenticationError, OSError, EOFError
-            As `connect` does.
-        """
-        manager = cls(address, authkey, serializer)
-        manager.connect()
-        return manager
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in _LOCAL}
-        state["_state"] = self._state.value
-        # As with proxies the key travels only to a process that is being spawned.
-        state["_authkey"] = self._authkey if get_spawning_popen() is not None else None
-        if type(self._ctx).__module__ == "multiprocessing.context":
-            state["_ctx"] = self._ctx.get_start_method()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._process = None
-        self._state = State()
-        self._state.value = state["_state"]
-        if state["_authkey"] is None:
-            self._authkey = as_authkey(authkey_for(self._address))
-        if isinstance(state["_ctx"], str):
-            self._ctx = get_context(state["_ctx"])
-        self._Listener = listener_and_client(self._serializer)[0]
-        self._Client = stock_client(self._serializer)
-        if self._state.value == State.STARTED:
-            self.connect()
-
-    def __repr__(self) -> str:
-        process, code = self._process, None
-        state = {State.INITIAL: "not started", State.SHUTDOWN: "shut down"}.get(self._state.value)
-        if process is not None:
-            if process._parent_pid == getpid():  # others cannot tell
-                code = process.exitcode
-            state = f"{state or 'started'}, process {process.pid}"
-            if code is not None:
-                state += f", which has ended (exit code {code})"
-        elif state is None:
-            # Whoever has joined the process has forgotten it.
-            ended = "shutdown" in self.__dict__ and scheme_of(self._address) is None
-            state = "ended" if ended else "connected"
-        return f"<{type(self).__name__} at {self._address!r}, {state}>"
-
-    def _require_initial(self) -> None:
-        if self._state.value == State.INITIAL:
-            return
-        if self._state.value == State.STARTED:
-            raise ProcessError("Already started server")
-        if self._state.value == State.SHUTDOWN:
-            raise ProcessError("Manager has shut down")
-        raise ProcessError(f"Unknown state {self._state.value!r}")
-
-    def get_server(self) -> Server:
-        """Return a server for this process to run by ``serve_forever()``.
-
-        Raises
-        ------
-        ProcessError
-            The manager has been started, connected or shut down.
-        """
-        self._require_initial()
-        if engine_of(self._address) is not None:
-            raise ValueError(f"{self._address!r} is an engine's: no process of ours serves there")
-        server = self._Server(self._registry, self._address, self._authkey, self._serializer)
-        if self._arena is not True:
-            server.use_arena(self._arena)
-        return server
-
-    def connect(self) -> None:
-        """Connect to the server that runs at the manager's address.
-
-        Raises
-        ------
-        AuthenticationError
-            The key is not the server's.
-        OSError, EOFError
-            There is no server.
-        """
-        session = session_with(self._address, self._serializer, self._authkey)
-        # A server that was restarted here is met by a fresh connection, not by a stale one.
-        session.connect()
-        self._state.value = State.STARTED
-        self._session_ = session
-
-    @property
-    def _session(self) -> Any:
-        session = self.__dict__.get("_session_")
-        if session is None or session.retired or session.address != self._address:
-            session = session_with(self._address, self._serializer, self._authkey)
-            self._session_ = session
-        return session
-
-    def start(
-        self, initializer: Callable[..., object] | None = None, initargs: Iterable[Any] = ()
-    ) -> None:
-        """Start the server in a process of its own.
-
-        Parameters
-        ----------
-        initializer : callable, optional
-            Called first, in the new process, with `initargs`.
-
-        Raises
-        ------
-        ProcessError
-            The manager has been started, connected or shut down.
-        EOFError
-            The process ended before it could serve; what it said is on stderr.
-        OSError, ValueError
-            The address cannot be used, or the arena's file is another server's, cannot be opened,
-            or is no such file.  These are EOFErrors as well.
-        """
-        self._require_initial()
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        if (engine := engine_of(self._address)) is not None:
-            return self._start_engine(engine, initializer)
-        reader, writer = connection.Pipe(duplex=False)
-        # A child of which a handler's exception kept us from hearing finds out that nobody reads.
-        util.register_after_fork(reader, connection.Connection.close)
-        self._process = self._ctx.Process(
-            target=type(self)._run_server,
-            args=(
-                self._registry,
-                self._address,
-                self._authkey,
-                self._serializer,
-                writer,
-                initializer,
-                initargs,
-            ),
-            # Only then: a user's `_run_server` may be one that knows nothing of it.
-            kwargs={} if self._arena is True else {"arena": self._arena},
-        )
-        if getattr(self._ctx, "get_start_method", lambda: "fork")() == "fork":
-            self._Server  # noqa: B018 (loaded here once, and not in each process that is forked)
-        ident = ":".join(str(i) for i in self._process._identity)
-        self._process.name = f"{type(self).__name__}-{ident}"
-        try:
-            with writer:
-                self._process.start()
-            self._await_server(reader)
-        except BaseException:
-            # Else the end of the program waits for a server that nobody can shut down: a signal's
-            # handler may raise in any of these lines.
-            if self._process.pid is not None:
-                self._process.kill()
-            raise
-        finally:
-            reader.close()
-
-    def _start_engine(self, engine: Engine, initializer: Callable[..., object] | None) -> None:
-        """Have an engine start what serves at the manager's address, and connect to it."""
-        if initializer is not None:
-            raise ValueError(f"{self._address!r} is an engine's: no initializer can run there")
-        self._address, stop = engine.start(self._address, self._registry, self._authkey)
-        try:
-            self.connect()
-            self.shutdown = util.Finalize(
-                self, _stop_engine, args=(stop, self._address, self._state), exitpriority=0
-            )
-        except BaseException:
-            stop()
-            raise
-
-    def _await_server(self, reader: Any) -> None:
-        """Wait until the process that was started serves, or says why it cannot."""
-        while not reader.poll(SIGNALS_INTERVAL):
-            pass  # a signal's handler may raise here what it likes
-        try:
-            answer = reader.recv()
-        except EOFError:
-            join(self._process)
-            where = "" if self._address is None else f" at {self._address!r}"
-            raise EOFError(
-                f"the manager's process ended before it could serve{where} "
-                f"(exit code {self._process.exitcode}); what it said is on stderr"
-            ) from None
-        if isinstance(answer, Exception):
-            join(self._process)
-            raise also_eof(answer)
-        self._address = answer
-        authkeys[self._address] = self._authkey
-        self.shutdown = util.Finalize(
-            self,
-            type(self)._finalize_manager,
-            args=(
-                self._process,
-                self._address,
-                self._authkey,
-                self._state,
-                control_client(self._serializer, ANSWER_TIMEOUT),
-                self._shutdown_timeout,
-            ),
-            exitpriority=0,
-        )
-        self._state.value = State.STARTED
-
-    @classmethod
-    def _run_server(
-        cls,
-        registry: dict[str, Any],
-        address: Any,
-        authkey: bytes,
-        serializer: str,
-        writer: Any,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        arena: str | bool = True,
-    ) -> None:
-        """Be the server's process."""
-        from fastmgr.server.process import run_server
-
-        run_server(
-            cls._Server, registry, address, authkey, serializer, writer, initializer, initargs,
-            arena,
-        )  # fmt: skip
-
-    def _create(self, typeid: str, /, *args: Any, **kwds: Any) -> tuple[Token, tuple[str, ...]]:
-        """Have the server make an object; return its token and the exposed names.
-
-        The reference that comes with it is the caller's to return by ``decref``,
-        except inside the create methods, whose proxy takes it over.
-        """
-        if self._state.value != State.STARTED:
-            # The type is the stdlib's, where this is an assert.
-            if self._state.value == State.SHUTDOWN:
-                raise AssertionError(f"the manager at {self._address!r} has been shut down")
-            raise AssertionError("server not yet started: call start() or connect() first")
-        ident, exposed, reference = self._session.create(typeid, args, kwds, not _creating.depth)
-        if reference is not None:
-            _creating.reference = reference
-        return Token(typeid, self._address, ident), exposed
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for the server's process to end, if `start` began one."""
-        if self._process is not None:
-            join(self._process, timeout)
-            if not self._process.is_alive():
-                self._process = None
-
-    def _debug_info(self) -> str:
-        """Return a line or two on each shared object."""
-        return self._session.control("debug_info")
-
-    def _number_of_objects(self) -> int:
-        """Return how many objects are shared."""
-        return self._session.control("number_of_objects")
-
-    def names(self) -> list[str]:
-        """Return the names under which the server keeps objects, those of an arena's file too."""
-        return self._session.control("kept_names")
-
-    def forget(self, name: str) -> bool:
-        """Drop a name, and what is kept under it; return whether there was such a name.
-
-        Whoever holds the object keeps it, as one that has no name.  The name can then be given to
-        another.
-        """
-        return self._session.control("forget_name", (name,))
-
-    def pipeline(self, errors: Literal["raise", "return"] = "raise") -> Pipeline:
-        """Return a pipeline: calls of this manager's proxies that are made together.
-
-        Parameters
-        ----------
-        errors : {'raise', 'return'}
-            Whether the first error is raised, once all calls have been made, or
-            each stands in its call's place among the results.
-        """
-        return Pipeline(self._session, errors)
-
-    def __enter__(self: _M) -> _M:
-        if self._state.value == State.INITIAL:
-            self.start()
-        if self._state.value == State.SHUTDOWN:
-            raise ProcessError("Manager has shut down")
-        return self
-
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
-        self.shutdown()
-
-    @staticmethod
-    def _finalize_manager(
-        process: Any,
-        address: Any,
-        authkey: bytes,
-        state: State,
-        _Client: Callable[..., Any],
-        shutdown_timeout: float,
-    ) -> None:
-        """End the server's process."""
-        try:
-            end_server(process, address, authkey, _Client, shutdown_timeout)
-        except BaseException:
-            # Nobody calls this again, and the end of the program waits for the process, which need
-            # not heed a signal that it can ignore or that waits until it goes on.
-            process.kill()
-            raise
-        finally:
-            state.value = State.SHUTDOWN
-            retire_sessions(address)
-
-    @property
-    def address(self) -> Any:
-        """Where the server listens."""
-        return self._address
-
-    @classmethod
-    def register(
-        cls,
-        typeid: str,
-        callable: Callable[..., Any] | None = None,
-        proxytype: Any = None,
-        exposed: Any = None,
-        method_to_typeid: Mapping[str, str] | None = None,
-        create_method: bool = True,
-    ) -> None:
-        """Register a type with this class of managers.
-
-        Parameters
-        ----------
-        typeid : str
-            Names the type, and the method that creates objects of it.
-        callable : callable, optional
-            Makes an object in the server.  None where objects come only from
-            methods of others.
-        proxytype : type or callable, optional
-            Makes a proxy; `AutoProxy` by default.
-        exposed : sequence of str, optional
-            Names of the methods that proxies may call; by default the proxy
-            type's ``_exposed_``, else every public method.
-        method_to_typeid : dict, optional
-            For methods that return an object to be shared in its turn: the
-            type it is shared as.
-        create_method : bool
-            Whether to give the class a method called `typeid`.
-        """
-        if "_registry" not in cls.__dict__:
-            cls._registry = cls._registry.copy()
-        if proxytype is None:
-            proxytype = AutoProxy
-        exposed = exposed or getattr(proxytype, "_exposed_", None)
-        method_to_typeid = method_to_typeid or getattr(proxytype, "_method_to_typeid_", None)
-        for pair in (method_to_typeid or {}).items():
-            for name in pair:
-                if type(name) is not str:
-                    # The type is the stdlib's, where this is an assert.
-                    raise AssertionError(f"{name!r} is not a string")
-        cls._registry[typeid] = (callable, exposed, method_to_typeid, proxytype)
-        if create_method:
-            method: Any = _create_method(typeid, proxytype)
-            method.__annotations__ = {}
-            if isinstance(callable, (type, types.FunctionType)):
-                method.__doc__ = callable.__doc__
-                method.__wrapped__ = _Parameters(callable)
-            setattr(cls, typeid, method)
-
-
-class _Parameters:
-    """What `help` and `inspect.signature` find behind a create method: what it has to be given.
-
-    Only when they ask: to import `inspect` takes half as long as to import all of fastmgr.
-    """
-
-    def __init__(self, maker: Callable[..., Any]) -> None:
-        self.__wrapped__ = maker
-
-    @property
-    def __signature__(self) -> Any:
-        from inspect import Parameter, Signature, signature
-
-        kept = Parameter("self", Parameter.POSITIONAL_ONLY)
-        try:
-            return Signature([kept, *signature(self.__wrapped__).parameters.values()])
-        except (TypeError, ValueError):  # as of `dict`, or of what has an odd `__signature__`
-            return signature(lambda self, /, *args, **kwds: None)
-
-
-def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., Any]:
-    def create(self: BaseManager, /, *args: Any, **kwds: Any) -> Any:
-        util.debug("requesting creation of a shared %r object", typeid)
-        outer = _creating.depth, _creating.reference
-        try:
-            _creating.depth += 1
-            token, exposed = self._create(typeid, *args, **kwds)
-            _creating.depth = outer[0]
-            return proxytype(
-                token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed
-            )
-        finally:
-            # The proxy took it, unless it is a user's own that takes none.
-            _creating.depth, _creating.reference = outer
-
-    create.__name__ = typeid
-    return create
 
 
 class SyncManager(BaseManager, CreateMethods):
@@ -720,7 +184,7 @@ if HAS_SHMEM:
         Leaving its ``with`` block, or `shutdown`, frees every segment.
         """
 
-        _Server = cast("type[SharedMemoryServer]", _LoadedLater("SharedMemoryServer"))
+        _Server = cast("type[SharedMemoryServer]", LoadedLater("SharedMemoryServer"))
 
         if TYPE_CHECKING:
 

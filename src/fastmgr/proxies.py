@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import array
 import collections.abc
-import importlib
 import time
 import types
 from collections.abc import Callable, Iterable
-from multiprocessing import process, util
-from multiprocessing.context import get_spawning_popen
+from multiprocessing import util
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
+from fastmgr.baseproxy import (
+    AutoProxy as AutoProxy,
+    BaseProxy as BaseProxy,
+    MakeProxyType as MakeProxyType,
+    ProcessLocalSet as ProcessLocalSet,
+    QueueProxy as QueueProxy,
+    RebuildProxy as RebuildProxy,
+    as_authkey as as_authkey,
+    authkey_for as authkey_for,
+)
 from fastmgr.client.asnumber import AsNumber, as_ndarray
 from fastmgr.client.cells import CellCore
-from fastmgr.client.connections import authkeys
 from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
-from fastmgr.client.privates import Locals, OnDemand, privates_of, return_reference
-from fastmgr.client.proxy import ProxyCore
-from fastmgr.client.session import Session
-from fastmgr.client.sessions import _sessions, session_with
+from fastmgr.client.sessions import session_with as session_with
 from fastmgr.kinds.containers import DICT, ITERATOR, LIST, SET
 from fastmgr.kinds.makers import ARRAY, COUNTER, COUNTERS, VALUE
 from fastmgr.kinds.namespace import NAMESPACE
 from fastmgr.kinds.pools import POOL
 from fastmgr.kinds.primitives import BARRIER, CONDITION, EVENT, LOCK
-from fastmgr.kinds.rows import BY_TYPEID
 from fastmgr.link.sockets import is_ours
-from fastmgr.stock.dialect import Token, stock_client
-from fastmgr.wire.transit import note_transit
 
 if TYPE_CHECKING:
     from threading import Barrier as _Barrier, Condition as _Condition
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
         BasePoolProxy as BasePoolProxy,
         ConditionRecorder,
         NamespaceRecorder,
-        QueueProxy as QueueProxy,
         _BaseDictProxy as _BaseDictProxy,
         _BaseSetProxy as _BaseSetProxy,
     )
@@ -52,337 +52,20 @@ else:
     _Barrier = _Condition = _Namespace = object
 
 __all__ = [
-    "AcquirerProxy",
-    "ArrayProxy",
-    "AutoProxy",
-    "BarrierProxy",
-    "BaseListProxy",
-    "BasePoolProxy",
-    "BaseProxy",
-    "ConditionProxy",
-    "CounterProxy",
-    "CountersProxy",
-    "DictProxy",
-    "EventProxy",
-    "IteratorProxy",
-    "ListProxy",
-    "MakeProxyType",
-    "NamespaceProxy",
-    "PoolProxy",
-    "ProcessLocalSet",
-    "QueueProxy",
-    "RebuildProxy",
-    "SetProxy",
-    "ValueProxy",
-    "as_authkey",
-    "authkey_for",
-    "session_with",
-]
+    "AcquirerProxy", "ArrayProxy", "AutoProxy", "BarrierProxy", "BaseListProxy", "BasePoolProxy",
+    "BaseProxy", "ConditionProxy", "CounterProxy", "CountersProxy", "DictProxy", "EventProxy",
+    "IteratorProxy", "ListProxy", "MakeProxyType", "NamespaceProxy", "PoolProxy",
+    "ProcessLocalSet", "QueueProxy", "RebuildProxy", "SetProxy", "ValueProxy", "as_authkey",
+    "authkey_for", "session_with",
+]  # fmt: skip
 
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
-
-class ProcessLocalSet(set[Any]):
-    """A set that is emptied in the child of a fork."""
-
-    def __init__(self) -> None:
-        util.register_after_fork(self, lambda obj: obj.clear())
-
-    def __reduce__(self) -> tuple[type[ProcessLocalSet], tuple[()]]:
-        return type(self), ()
-
-
-# -- keys -----------------------------------------------------------------------
-
-
-def authkey_for(address: Any) -> bytes:
-    """Return the key for a server: the one that opened it before, else the process's."""
-    server = _server_here(address)
-    if server is not None:
-        return server.authkey
-    if isinstance(address, list):
-        address = tuple(address)
-    return authkeys.get(address) or process.current_process().authkey
-
-
-def as_authkey(key: bytes) -> bytes:
-    """Return a key that multiprocessing gives to nobody but a process that it spawns.
-
-    Raises
-    ------
-    TypeError
-        `key` is no bytes.
-    """
-    if not isinstance(key, (bytes, bytearray, memoryview)):
-        # The key is not in the message: it might be a good one but for its type.
-        raise TypeError(
-            f"an authkey is bytes, not {type(key).__name__}: b'...', or what .encode() returns"
-        )
-    return process.AuthenticationString(key)  # type: ignore[attr-defined]
-
-
-def _choose_authkey(address: Any, authkey: bytes | None, manager: Any) -> bytes:
-    if authkey is not None:
-        return as_authkey(authkey)
-    if manager is not None:
-        return manager._authkey
-    return authkey_for(address)
-
-
-def _server_here(address: Any) -> Any:
-    """The server that runs in this process at `address`, or None."""
-    server = getattr(process.current_process(), "_manager_server", None)
-    return server if server is not None and server.address == address else None
-
-
-# -- the base -------------------------------------------------------------------
-
-
-class BaseProxy(ProxyCore):
-    """A base for proxies of shared objects.
-
-    Parameters
-    ----------
-    token : Token
-    serializer : str
-    manager : BaseManager, optional
-        Gives the key, and the proxy types of what methods return.
-    authkey : bytes, optional
-    exposed : iterable of str, optional
-        Accepted for the sake of proxy types that want it.
-    incref : bool
-        Whether to take a reference.  A proxy that is unpickled while a process
-        is being spawned takes it when the process is ready.
-    manager_owned : bool
-        The proxy lives in the server itself and holds the object directly.
-    """
-
-    # Kept for code that takes this lock, looks into this dict, or makes calls of its own over a
-    # thread's connection; sessions hold what these held.
-    _address_to_local = Locals(_sessions)  # type: ignore[assignment]
-    _mutex = util.ForkAwareThreadLock()
-    _tls = OnDemand(lambda proxy: privates_of(proxy._session_of())[0])
-    _idset = OnDemand(lambda proxy: privates_of(proxy._session_of())[1])
-    #: What connects to the server in the stdlib's dialect.
-    _Client = OnDemand(lambda proxy: stock_client(proxy._serializer))
-    _decref = staticmethod(return_reference)
-
-    _isauto: bool
-
-    def __init__(
-        self,
-        token: Token,
-        serializer: str,
-        manager: Any = None,
-        authkey: bytes | None = None,
-        exposed: Iterable[str] | None = None,
-        incref: bool = True,
-        manager_owned: bool = False,
-    ) -> None:
-        self._set_token(token)
-        self._serializer = serializer
-        self._manager = manager
-        self._owned_by_manager = manager_owned
-        self._authkey = _choose_authkey(token.address, authkey, manager)
-        if incref:
-            self._incref()
-        if not incref or type(self)._after_fork is not BaseProxy._after_fork:
-            # Others are looked after by their session.
-            util.register_after_fork(self, type(self)._after_fork)
-
-    def _open_session(self) -> Session:
-        return session_with(self._token.address, self._serializer, self._authkey)
-
-    def _build_proxy(self, typeid: str, ident: str, exposed: Any, proxytype: str | None) -> Any:
-        """Make a proxy of what a method returned: an object shared in its turn."""
-        make = _proxytype_of(self._manager, typeid, proxytype)
-        token = Token(typeid, self._token.address, ident)
-        return make(
-            token,
-            self._serializer,
-            manager=self._manager,
-            authkey=self._authkey,
-            exposed=exposed,
-        )
-
-    def _incref(self) -> None:
-        if self._owned_by_manager:
-            util.debug("owned_by_manager skipped INCREF of %r", self._token.id)
-            return
-        self._take_reference()
-        util.debug("INCREF %r", self._token.id)
-
-    def _after_fork(self) -> None:
-        """Take a reference for this process (in the child of a fork or of a spawn)."""
-        self._manager = None
-        try:
-            self._incref()
-        except Exception as error:
-            # It may be a proxy of a manager that has been shut down.
-            util.info("incref failed: %s", error)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        kwds: dict[str, Any] = {}
-        if get_spawning_popen() is not None:
-            kwds["authkey"] = self._authkey
-        if self._owned_by_manager:
-            note_transit(self._referent)
-        function: Any = type(self)
-        if getattr(self, "_isauto", False):
-            function, kwds["exposed"] = AutoProxy, function._exposed_
-        elif isinstance(self, SetProxy):
-            # A stock peer without a SetProxy makes an AutoProxy of it.
-            kwds["exposed"] = function._exposed_
-        return RebuildProxy, (function, self._token, self._serializer, kwds)
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return self._getvalue()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} object, typeid {self._token.typeid!r} at {id(self):#x}>"
-
-    def __str__(self) -> str:
-        """Return the referent's representation, or ours where that cannot be had."""
-        try:
-            return self._callmethod("__repr__")
-        except Exception:
-            return repr(self)[:-1] + "; '__str__()' failed>"
-
-
-def _proxytype_of(manager: Any, typeid: str, name: str | None) -> Any:
-    """The proxy type for a method's result: the manager's, the server's, or a general one."""
-    if manager is not None and typeid in manager._registry:
-        return manager._registry[typeid][-1]
-    if name is not None:
-        try:
-            return find_by_name(name)
-        except (ImportError, AttributeError) as error:
-            util.info("no proxy type %s here (%s); using AutoProxy", name, error)
-    row = BY_TYPEID.get(typeid)
-    if row is None or row.make is not None or row.proxy is None:
-        return AutoProxy
-    return find_by_name(row.proxy)  # of what only methods return
-
-
-def find_by_name(name: str) -> Any:
-    """Return what ``module:qualname`` names.
-
-    Raises
-    ------
-    ImportError, AttributeError
-        There is nothing of that name.
-    """
-    module, _, qualname = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def RebuildProxy(
-    func: Callable[..., Any], token: Token, serializer: str, kwds: dict[str, Any]
-) -> Any:
-    """Unpickle a proxy.
-
-    In the server that holds the object the proxy is manager-owned: it counts no
-    reference but keeps the object alive, as whatever holds the proxy does.
-    """
-    server = _server_here(token.address)
-    referent = None
-    if server is not None:
-        util.debug("Rebuild a proxy owned by manager, token=%r", token)
-        referent = server.table.stash(token.id)
-        kwds["manager_owned"] = True
-    incref = kwds.pop("incref", True)
-    inheriting = getattr(process.current_process(), "_inheriting", False)
-    proxy = func(token, serializer, incref=incref and not inheriting, **kwds)
-    if incref and inheriting and referent is None and isinstance(proxy, BaseProxy):
-        proxy._awaits_reference = True
-    if referent is not None and isinstance(proxy, BaseProxy):
-        proxy._referent = referent
-    return proxy
-
-
 #: A connection that has failed.
 _BROKEN = (OSError, EOFError)
-
-# -- proxy types ------------------------------------------------------------------
-
-
-if not TYPE_CHECKING:
-
-    class QueueProxy(BaseProxy):
-        """A proxy of a queue: of anything that has the methods of `queue.Queue`."""
-
-        __class_getitem__ = classmethod(types.GenericAlias)
-
-
-_QUEUE_METHODS = frozenset(
-    ("empty", "full", "get", "get_nowait", "join", "put", "put_nowait", "qsize", "task_done")
-)
-
-
-def MakeProxyType(
-    name: str,
-    exposed: Iterable[str],
-    _cache: dict[tuple[str, tuple[str, ...]], type[BaseProxy]] = {},  # noqa: B006
-) -> Any:
-    """Return a proxy type whose methods are the names in `exposed`."""
-    exposed = tuple(exposed)
-    try:
-        return _cache[name, exposed]
-    except KeyError:
-        pass
-    namespace: dict[str, Any] = {method: _forward(method) for method in exposed}
-    # Without it the type would be given the module of whichever frame calls us.
-    namespace["__module__"] = __name__
-    namespace["_exposed_"] = exposed
-    base: type[BaseProxy] = QueueProxy if _QUEUE_METHODS.issubset(exposed) else BaseProxy
-    proxytype = type(name, (base,), namespace)
-    _cache[name, exposed] = proxytype
-    return proxytype
-
-
-def _forward(name: str) -> Callable[..., Any]:
-    def method(self: BaseProxy, /, *args: Any, **kwds: Any) -> Any:
-        return self._callmethod(name, args, kwds)
-
-    method.__name__ = method.__qualname__ = name
-    return method
-
-
-def AutoProxy(
-    token: Token,
-    serializer: str,
-    manager: Any = None,
-    authkey: bytes | None = None,
-    exposed: Iterable[str] | None = None,
-    incref: bool = True,
-    manager_owned: bool = False,
-) -> Any:
-    """Return a proxy with the methods that the server exposes (or those of `exposed`)."""
-    authkey = _choose_authkey(token.address, authkey, manager)
-    if exposed is None:
-        server = _server_here(token.address)
-        if server is not None:
-            exposed = server.get_methods(None, token)
-        else:
-            session = session_with(token.address, serializer, authkey)
-            exposed = session.control("get_methods", (token,))
-    proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
-    proxy = proxytype(
-        token,
-        serializer,
-        manager=manager,
-        authkey=authkey,
-        incref=incref,
-        manager_owned=manager_owned,
-    )
-    proxy._isauto = True
-    return proxy
 
 
 class IteratorProxy(BaseProxy):
@@ -626,6 +309,8 @@ if not TYPE_CHECKING:
 
 class SetProxy(_BaseSetProxy[_T]):
     """A proxy of a set."""
+
+    _takes_exposed_along = True
 
     def __ior__(self, value: Any) -> Self:  # type: ignore[override,misc]
         self._callmethod("__ior__", (value,))

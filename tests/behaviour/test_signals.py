@@ -27,7 +27,7 @@ from support import (
     stopped,
 )
 
-from fastmgr import SyncManager, managers, oneway
+from fastmgr import SyncManager, basemanager, oneway
 from fastmgr.link import sockets
 
 LIMIT = 20.0  # by when who has heard of no signal is woken in another way
@@ -338,7 +338,7 @@ def test_waiting_for_the_servers_end(timeout: float | None) -> None:
 
 
 def test_shutting_down_a_server_that_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(managers, "ANSWER_TIMEOUT", 3 * LIMIT)
+    monkeypatch.setattr(basemanager, "ANSWER_TIMEOUT", 3 * LIMIT)
     manager = SyncManager()
     manager.start()
     server = manager._process

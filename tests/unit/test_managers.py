@@ -22,7 +22,7 @@ from support import DEADLINE, KEY, ProbeManager, poll, process_gone, stopped
 from support.servers import ListeningManager
 
 import fastmgr
-from fastmgr import managers
+from fastmgr import basemanager, managers
 from fastmgr.client.negotiation import ClientSession
 from fastmgr.link.introduction import Introducer
 from fastmgr.managers import BaseManager, RemoteError, SyncManager, dispatch
@@ -528,7 +528,7 @@ def test_server_that_will_not_end_is_killed() -> None:
 def test_server_that_does_not_answer_is_killed(
     serializer: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(managers, "ANSWER_TIMEOUT", 0.1)
+    monkeypatch.setattr(basemanager, "ANSWER_TIMEOUT", 0.1)
     manager = SyncManager(serializer=serializer, shutdown_timeout=0.1)
     manager.start()
     for _ in range(calls):
