@@ -310,10 +310,10 @@ class Protocol:
         if not events:
             return "housekeeping", ()
         c, ready = events[0]
-        yield from self.dispatch_event(c, ready)
+        yield from self.handle_event(c, ready)
         return "dispatch", (events[1:],)
 
-    def dispatch_event(self, c: int, ready: str) -> Steps:
+    def handle_event(self, c: int, ready: str) -> Steps:
         if (yield "get", c, "on_worker"):
             self.check_mail(ready)
             if ready == HANGUP:
@@ -327,14 +327,14 @@ class Protocol:
             if ready == HANGUP:
                 yield from self.drop(c)
         else:
-            yield from self.readable(c, ready)
+            yield from self.receive_on_loop(c, ready)
 
     @staticmethod
     def check_mail(ready: str) -> None:
         if ready == MAIL:  # it would find it again and again, and never sleep
             raise Violation("the loop finds mail that it is not to read")
 
-    def readable(self, c: int, ready: str) -> Steps:
+    def receive_on_loop(self, c: int, ready: str) -> Steps:
         if ready == MAIL or (yield "is_request", c):  # `receive_mail`
             if (yield "get", c, "buffer"):
                 yield from self.drop(c)
@@ -348,9 +348,9 @@ class Protocol:
             yield from self.drop(c)
         elif came:
             yield "set", c, "buffer", came
-            yield from self.drain(c)
+            yield from self.serve_frames(c)
 
-    def drain(self, c: int) -> Steps:
+    def serve_frames(self, c: int) -> Steps:
         while (letter := (yield from self.take(c))) is not None:
             verdict = KEEP
             if letter in "wx":
@@ -366,24 +366,24 @@ class Protocol:
                     yield from self.drop(c)
                     return
             if verdict == HAND_OFF:
-                yield from self.entrust(c)
+                yield from self.hand_to_worker(c)
                 return
             if verdict == PARK:
-                yield from self.disregard(c)
+                yield from self.stop_reading(c)
                 return
 
     def answer(self, c: int) -> Steps:
-        yield from self.attend(c)
+        yield from self.read_from(c)
         yield "set", c, "parked", NONE  # `on_due`
         if self.programs[c][(yield "get", c, "frame")] == "q":
             yield "set", c, "undelivered", True
-            yield from self.entrust(c)
+            yield from self.hand_to_worker(c)
         elif (yield from self.send(c, LOOP)):
-            yield from self.drain(c)
+            yield from self.serve_frames(c)
         else:
             yield from self.drop(c)
 
-    def attend(self, c: int) -> Steps:
+    def read_from(self, c: int) -> Steps:
         yield from self.fm_mailroom_open(c)
         if (yield "get", c, "interest") != NOTHING or self.mutation is not Mutation.UNWATCHED:
             yield "set", c, "interest", READ
@@ -392,11 +392,11 @@ class Protocol:
         yield from self.fm_mailroom_forget(c)
         yield from self.fm_mail_shut(c)
 
-    def disregard(self, c: int) -> Steps:
+    def stop_reading(self, c: int) -> Steps:
         yield from self.shut(c)
         yield "set", c, "interest", HANGUP
 
-    def entrust(self, c: int) -> Steps:
+    def hand_to_worker(self, c: int) -> Steps:
         if not (yield "get", c, "undelivered"):  # `untake`
             frame = yield "get", c, "frame"
             yield "set", c, "buffer", (frame, *(yield "get", c, "buffer"))
@@ -404,7 +404,7 @@ class Protocol:
         if self.mutation is Mutation.ENTRUSTS_OPEN:
             yield "set", c, "interest", HANGUP
         else:
-            yield from self.disregard(c)
+            yield from self.stop_reading(c)
         yield "start", c
 
     def on_hang_up(self, c: int) -> Steps:
@@ -422,8 +422,8 @@ class Protocol:
             if (yield "get", c, "finished") or (yield "get", c, "left"):
                 yield from self.drop(c)
             elif (yield "get", c, "parked") == NONE:
-                yield from self.attend(c)
-                yield from self.drain(c)
+                yield from self.read_from(c)
+                yield from self.serve_frames(c)
             elif (yield "get", c, "finished_waiting"):
                 yield from self.answer(c)
             return "housekeeping", ()
@@ -447,13 +447,13 @@ class Protocol:
 
     def work_on(self, c: int) -> Steps:
         if (yield "get", c, "finished"):
-            yield "give_back", c
+            yield "return_to_loop", c
             return None
         if not (yield "get", c, "buffer"):
             came = yield from self.receive(c)
             if came in (END, TIMEOUT):
                 yield "set", c, "finished", came == END
-                yield "give_back", c
+                yield "return_to_loop", c
                 return None
             yield "set", c, "buffer", came
         letter = yield from self.take(c)
@@ -463,7 +463,7 @@ class Protocol:
         yield "serve", c
         if letter in "pq" and not (yield "get", c, "left"):
             yield from self.fm_mail_shut(c)
-            yield "give_back", c
+            yield "return_to_loop", c
             return None
         if letter not in "ox" and not (yield from self.send(c, WORKER)):
             yield "set", c, "finished", True
@@ -473,7 +473,7 @@ class Protocol:
             else:
                 there = yield from self.fm_mail_shut(c)
             if not there or self.mutation is Mutation.GIVES_BACK_BLINDLY:
-                yield "give_back", c
+                yield "return_to_loop", c
                 return None
         return "work_on", (c,)
 
@@ -625,7 +625,7 @@ class Model:
             return [(one.alive, True, put(state, c, down=(*one.down, op[2]) if one.alive else ()))]
         if name == "recv_down":
             return [(one.down[0], True, put(state, c, down=one.down[1:]))] if one.down else []
-        if name == "give_back":
+        if name == "return_to_loop":
             return [(None, True, state._replace(inbox=(*state.inbox, c)))]
         # until_request, recv_up
         self.check_reader(state, c, LOOP if op[2:] == (LOOP,) else WORKER)
