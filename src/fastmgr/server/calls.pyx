@@ -9,7 +9,7 @@ from fastmgr.server.connection cimport Conn
 from fastmgr.server.gifts cimport Gifts
 from fastmgr.server.policy cimport look_inside, shows_values
 from fastmgr.server.requests cimport is_oneway, told
-from fastmgr.server.sharing cimport create, create_for_stock
+from fastmgr.server.sharing cimport create as create_object, create_for_stock
 from fastmgr.server.table cimport Entry, key_of
 
 cdef extern from "Python.h":
@@ -153,7 +153,7 @@ cdef class Calls:
             else:
                 ident, exposed = create_for_stock(self.hooks, typeid, (result,), None)
             return (exposed, Token(typeid, self.hooks.address, ident)), 0
-        entry = create(self.hooks, typeid, (result,), None, parent.known)
+        entry = create_object(self.hooks, typeid, (result,), None, parent.known)
         if not self.gifts.share(conn, entry, False):
             raise EOFError("the client is gone")
         if typeid not in self.proxytypes:

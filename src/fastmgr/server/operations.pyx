@@ -26,7 +26,7 @@ from fastmgr.server.parking cimport Parking
 from fastmgr.server.policy cimport is_blind, keeps, may_make, note_carried, shows_values
 from fastmgr.server.replies cimport Replies
 from fastmgr.server.requests cimport method_name, told
-from fastmgr.server.sharing cimport create, failed_creation
+from fastmgr.server.sharing cimport create as create_object, failed_creation
 from fastmgr.server.table cimport Entry
 from fastmgr.wire.reader cimport Reader
 
@@ -214,7 +214,7 @@ cdef class Operations:
                     return HAND_OFF
             args, kwds = call_arguments(by.reader)
             util.debug("%r requested by %s", typeid, conn.name)
-            entry = create(self.hooks, typeid, args, kwds, not pickled)
+            entry = create_object(self.hooks, typeid, args, kwds, not pickled)
             note_carried(entry)
         except BaseException as error:
             op, payload = failed_creation(self.hooks, typeid, kwds, error)

@@ -6,7 +6,8 @@ from libc.string cimport memset
 
 from fastmgr.link.message cimport begin_message, seal, undo_message
 from fastmgr.link.stream cimport (
-    FLAG_PICKLED, HEADER_SIZE, OP_ERROR, OP_FAILED, OP_RETURN, OP_UNSERIALIZABLE, Header, is_drained,
+    FLAG_PICKLED, HEADER_SIZE, OP_ERROR, OP_FAILED, OP_RETURN, OP_UNSERIALIZABLE, Header,
+    is_drained,
 )
 from fastmgr.server.connection cimport HAND_OFF, KEEP, Conn
 from fastmgr.server.disposal cimport Disposal
