@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import inspect
 import multiprocessing
@@ -11,7 +10,6 @@ import pickle
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from multiprocessing import AuthenticationError, ProcessError, connection, process, resource_tracker
 from pathlib import Path
@@ -22,7 +20,7 @@ from support import DEADLINE, KEY, ProbeManager, poll, process_gone, stopped
 from support.servers import ListeningManager
 
 import fastmgr
-from fastmgr import basemanager, managers
+from fastmgr import managers
 from fastmgr.client.negotiation import ClientSession
 from fastmgr.link.introduction import Introducer
 from fastmgr.managers import BaseManager, RemoteError, SyncManager, dispatch
@@ -483,95 +481,6 @@ def test_managers_travel_to_processes(keyed: ProbeManager, method: str) -> None:
     assert results.get(timeout=30) == ([1, 2], "ProbeManager")
     child.join()
     assert child.exitcode == 0
-
-
-# The end
-
-
-def block_termination() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class Deaf(managers.Server):
-    """Does not hear that it should end."""
-
-    def shutdown(self, c: Any) -> None:
-        c.send(("#RETURN", None))
-
-
-class DeafManager(SyncManager):
-    _Server = Deaf
-
-
-def test_server_that_does_not_end_is_terminated() -> None:
-    manager = DeafManager(shutdown_timeout=0.1)
-    manager.start()
-    server = manager._process
-    manager.shutdown()
-    assert server.exitcode == -signal.SIGTERM
-    assert manager._state.value == managers.State.SHUTDOWN
-
-
-def test_server_that_will_not_end_is_killed() -> None:
-    manager = DeafManager(shutdown_timeout=0.1)
-    manager.start(block_termination)
-    server = manager._process
-    begin = time.monotonic()
-    manager.shutdown()
-    assert time.monotonic() - begin < 5
-    assert server.exitcode == -signal.SIGKILL
-
-
-@pytest.mark.parametrize(
-    ("serializer", "calls"), [("pickle", 0), ("pickle", 1), ("pickle", 100), ("xmlrpclib", 1)]
-)
-def test_server_that_does_not_answer_is_killed(
-    serializer: str, calls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(basemanager, "ANSWER_TIMEOUT", 0.1)
-    manager = SyncManager(serializer=serializer, shutdown_timeout=0.1)
-    manager.start()
-    for _ in range(calls):
-        manager._number_of_objects()
-    server, address = manager._process, manager.address
-    os.kill(server.pid, signal.SIGSTOP)
-    manager.shutdown()
-    assert server.exitcode == -signal.SIGKILL
-    os.unlink(address)
-
-
-def test_representation_says_whether_the_server_lives() -> None:
-    manager = SyncManager()
-    assert "not started>" in repr(manager)
-    manager.start()
-    server = manager._process
-    try:
-        assert f"started, process {server.pid}>" in repr(manager)
-        server.kill()
-        server.join()
-        assert f"process {server.pid}, which has ended (exit code -9)>" in repr(manager)
-        manager.join()
-        assert "ended>" in repr(manager)
-    finally:
-        manager.shutdown()
-    assert "shut down" in repr(manager)
-
-
-def test_server_that_is_gone_already() -> None:
-    manager = SyncManager()
-    manager.start()
-    shared = manager.list()
-    server = manager._process
-    server.kill()
-    server.join()
-    with pytest.raises((OSError, EOFError)) as raised:
-        shared.append(1)
-    assert manager.address in str(raised.value)
-    manager.shutdown()
-    assert manager._state.value == managers.State.SHUTDOWN
-    # Nobody else removes what a killed server has left.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(manager.address)
 
 
 def test_shutdown_by_a_client() -> None:

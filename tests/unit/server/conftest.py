@@ -1,4 +1,4 @@
-"""Where named objects are kept."""
+"""Where named objects are kept, servers, and a peer that speaks to them by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import KEY, FastPeer, ProbeManager, settle
 from support.names import started
+from support.servers import RawManager, choose_poller
+
+from fastmgr.managers import Server
 
 
 @pytest.fixture
@@ -22,3 +26,26 @@ def path(tmp_path: Path) -> Iterator[str]:
 def either(request: pytest.FixtureRequest, path: str) -> Iterator[Any]:
     with started(path if request.param == "file" else True) as manager:
         yield manager
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that does not serve: its functions are called by the test."""
+    server = Server(ProbeManager._registry, None, KEY, "pickle")
+    yield server
+    server.listener.close()
+
+
+@pytest.fixture(scope="module", params=["", "poll"], ids=["default", "poll"])
+def raw_manager(request: pytest.FixtureRequest) -> Iterator[RawManager]:
+    manager = RawManager(authkey=KEY)
+    manager.start(choose_poller, (request.param,))
+    yield manager
+    manager.shutdown()
+
+
+@pytest.fixture
+def peer(raw_manager: RawManager) -> Iterator[FastPeer]:
+    with FastPeer(raw_manager.address) as peer:
+        yield peer
+    settle(raw_manager, 0)

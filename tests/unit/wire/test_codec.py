@@ -377,15 +377,19 @@ def test_failures_leak_nothing():
         for value in unwritable:
             dumps_compact(value)
 
-    tracemalloc.start()
-    try:
-        fail()
-        gc.collect()
+    def growth():
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(100):
             fail()
         gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 5_000
+        return tracemalloc.get_traced_memory()[0] - before
+
+    tracemalloc.start()
+    try:
+        fail()
+        gc.collect()
+        # Threads that the tests before have left may allocate, too, but hardly each time.
+        assert min(growth() for _ in range(3)) < 5_000
     finally:
         tracemalloc.stop()
 

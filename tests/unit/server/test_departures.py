@@ -1,0 +1,68 @@
+"""What goes with a connection, and with the last one of a session."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from support import KEY, FastPeer, ProbeManager, poll, settle
+from support.frames import ANONYMOUS, OP_GOODBYE, OP_RETURN
+from support.servers import RawManager
+
+from fastmgr.client.negotiation import ClientSession
+from fastmgr.link.introduction import SESSION_ID_SIZE
+from fastmgr.server.workers import Workers
+
+
+def start_no_thread_for_disposals() -> None:
+    submit = Workers.submit
+
+    def refuse(self: Workers, function: Any, name: str, *args: Any) -> None:
+        if name == "disposal":
+            raise RuntimeError("can't start new thread")
+        submit(self, function, name, *args)
+
+    Workers.submit = refuse  # type: ignore[method-assign]
+
+
+def test_a_connection_whose_end_fails_is_closed_all_the_same() -> None:
+    manager = ProbeManager(authkey=KEY)
+    manager.start(start_no_thread_for_disposals)
+    with manager:
+        probe = manager.Probe()
+        before = probe.descriptors()
+        session = ClientSession(manager.address, "pickle", KEY)
+        held = session.create("Tracked", (), {}, False)
+        assert probe.descriptors() > before
+        session.close()
+        poll(lambda: probe.descriptors() == before, "it is closed")
+        del held
+
+
+def test_references_go_with_the_last_connection(raw_manager: RawManager) -> None:
+    settle(raw_manager, 0)
+    session = os.urandom(SESSION_ID_SIZE)
+    with FastPeer(raw_manager.address, session) as second:
+        with FastPeer(raw_manager.address, session) as first:
+            first.create("list")
+            first.create("Sleeper")
+        assert second.control("number_of_objects").payload == 2
+    settle(raw_manager, 0)
+
+
+def test_anonymous_reference_is_nobodys(raw_manager: RawManager) -> None:
+    settle(raw_manager, 0)
+    with FastPeer(raw_manager.address) as first:
+        handle = first.create("list", flags=ANONYMOUS)
+    with FastPeer(raw_manager.address) as second:
+        assert second.method(handle, "__len__").payload == 0
+        assert second.control("decref", f"{handle:x}").op == OP_RETURN
+        assert second.control("number_of_objects").payload == 0
+
+
+def test_goodbye(peer: FastPeer, raw_manager: RawManager) -> None:
+    with FastPeer(raw_manager.address) as other:
+        other.create("list")
+        other.send(OP_GOODBYE)
+        assert other.ended()
+    poll(lambda: peer.control("number_of_objects").payload == 0, "its list is gone")
