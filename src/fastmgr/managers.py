@@ -41,6 +41,7 @@ from fastmgr.basemanager import (
     server_names,
 )
 from fastmgr.baseproxy import find_by_name
+from fastmgr.client.sessions import retire_sessions as retire_sessions
 from fastmgr.kinds import standard
 from fastmgr.kinds.containers import Array as Array
 from fastmgr.kinds.namespace import Namespace as Namespace
