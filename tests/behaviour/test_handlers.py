@@ -34,7 +34,8 @@ from support import (
 from support.managers import references
 from support.signals import Interrupt, signals_when
 
-from fastmgr import SyncManager, managers, oneway
+from fastmgr import SyncManager, oneway
+from fastmgr.client.sessions import retire_sessions
 from fastmgr.managers import RemoteError, dispatch
 
 
@@ -110,7 +111,7 @@ def either(request: pytest.FixtureRequest) -> Iterator[SyncManager]:
         manager = SyncManager(stock.address, KEY)
         manager.connect()
         yield manager
-        managers.retire_sessions(stock.address)
+        retire_sessions(stock.address)
 
 
 @contextlib.contextmanager
@@ -306,7 +307,7 @@ def drop_under_fire(kind: str, count: int, error: str) -> Any:
             except raised:
                 hits += 1
         left = manager._number_of_objects()
-        managers.retire_sessions(server.address)
+        retire_sessions(server.address)
     return hits, unraisable, left
 
 

@@ -29,8 +29,9 @@ from support import (
     say,
 )
 
+from fastmgr.client.sessions import retire_sessions
 from fastmgr.kinds import waits as _waits
-from fastmgr.managers import Server, SharedMemoryManager, retire_sessions
+from fastmgr.managers import Server, SharedMemoryManager
 
 pytestmark = [
     pytest.mark.timeout(90),

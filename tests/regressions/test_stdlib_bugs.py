@@ -44,6 +44,7 @@ from support import (
 )
 
 from fastmgr import managers
+from fastmgr.client.sessions import retire_sessions
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -344,7 +345,7 @@ def test_proxies_of_named_objects_find_them_in_a_restarted_server(
                 others.pop()._callmethod("__repr__")
         with pytest.raises(managers.RemoteError, match="at this address was restarted"):
             pickle.loads(pickled[-1])
-    managers.retire_sessions(address)
+    retire_sessions(address)
 
 
 # Keys

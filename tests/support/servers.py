@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from fastmgr import managers
+from fastmgr.client.sessions import retire_sessions
 from fastmgr.managers import Server, SyncManager
 from fastmgr.server.table import Entry
 from support.frames import OP_RETURN
@@ -45,7 +45,7 @@ def hooked(server_class: type[Server]) -> Iterator[ProbeManager]:
         thread.join(DEADLINE)
         sys.stdout, sys.stderr = streams
         server.listener.close()
-        managers.retire_sessions(server.address)
+        retire_sessions(server.address)
 
 
 def choose_poller(kind: str) -> None:

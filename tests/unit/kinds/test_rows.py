@@ -11,11 +11,11 @@ import pytest
 from support import KEY, stopped
 
 from fastmgr import managers
+from fastmgr.baseproxy import find_by_name
 from fastmgr.kinds import makers, rows, standard, waits
 from fastmgr.kinds.counters import Counter
 from fastmgr.kinds.rows import Row, Unread, declare
 from fastmgr.managers import CounterProxy, SyncManager
-from fastmgr.proxies import find_by_name
 
 # A type that is not built in: its object, its verb, what makes it, its row, its proxy
 

@@ -33,7 +33,8 @@ from support.memory import ArenaManager, held, on_linux
 from support.peers import PassedPeer
 
 from fastmgr import oneway
-from fastmgr.managers import CounterProxy, RemoteError, Token, retire_sessions
+from fastmgr.client.sessions import retire_sessions
+from fastmgr.managers import CounterProxy, RemoteError, Token
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from support import DEADLINE, poll
 from support.names import closed, names_in, started
 
+from fastmgr.client.sessions import retire_sessions
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counter
 from fastmgr.kinds.values import Value
-from fastmgr.managers import retire_sessions
 from fastmgr.server.arenafile import EXTENT
 
 pytestmark = pytest.mark.timeout(90)

@@ -19,6 +19,7 @@ from support.peers import Reply
 
 from fastmgr import managers, oneway
 from fastmgr.client.proxy import Recording
+from fastmgr.client.sessions import retire_sessions
 from fastmgr.kinds.standard import ROWS
 from fastmgr.link.introduction import VERSION, parse_introduction
 from fastmgr.wire import codec
@@ -334,7 +335,7 @@ def test_what_travels(shared_manager: MethodManager) -> None:
             assert not any(name in frame.body for name in (b"get", b"incr", b"setitem"))
         del d, mine, pipe
     finally:
-        managers.retire_sessions(path)
+        retire_sessions(path)
         tap.close()
         os.unlink(path)
 
