@@ -230,7 +230,7 @@ def test_the_layout_names_every_module() -> None:
     named = {
         PurePosixPath(name).stem
         for row in layout.splitlines()
-        if row.startswith("|")
+        if row.startswith("- ")
         for name in re.findall(r"`([^`]+)`", row)
     }
     modules = {
