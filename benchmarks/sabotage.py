@@ -98,7 +98,7 @@ SABOTAGES = (
     ),
     Sabotage(
         name="a thread for each connection",
-        file="server/handler.pyx",
+        file="server/service.pyx",
         anchor=r"\n        cdef bytes frame\n",
         damage="        import threading\n"
         "        threading.Thread(target=threading.Event().wait, daemon=True).start()\n",

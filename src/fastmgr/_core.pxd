@@ -1,8 +1,8 @@
 """The engine of a server."""
 
 from fastmgr.server.disposal cimport Disposal
-from fastmgr.server.handler cimport ServerHandler
 from fastmgr.server.loop cimport Loop
+from fastmgr.server.service cimport ServerHandler
 
 cdef class Engine:
     cdef readonly Loop loop

@@ -3,10 +3,9 @@ from typing import Any, final
 
 from fastmgr.memory.arena import Arena
 from fastmgr.server.connection import Conn
-from fastmgr.server.hooks import Hooks
 from fastmgr.server.loop import Loop
-from fastmgr.server.stock_peers import StockPeers
-from fastmgr.server.workers import Workers
+from fastmgr.server.process import Workers
+from fastmgr.server.stock_peers import Hooks, StockPeers
 
 @final
 class Engine:

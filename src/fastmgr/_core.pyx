@@ -10,7 +10,6 @@
 `Parking`      calls that wait
 `Gifts`        what replies gave, until the client is known to have taken it
 `Cells`        what clients on the host may map
-`Departures`   what is put right when a client goes
 `Disposal`     drops objects where a destructor may run
 =============  ====================================================================
 
@@ -22,12 +21,8 @@ cimport cython
 from fastmgr.memory.arena cimport Arena
 from fastmgr.server.calls cimport Calls
 from fastmgr.server.cells cimport Cells
-from fastmgr.server.departures cimport Departures
-from fastmgr.server.disposal cimport Disposal
-from fastmgr.server.gifts cimport Gifts
-from fastmgr.server.handler cimport ServerHandler
-from fastmgr.server.load cimport Load
-from fastmgr.server.loop cimport Loop
+from fastmgr.server.disposal cimport Gifts
+from fastmgr.server.driver cimport Load
 from fastmgr.server.operations cimport Operations
 from fastmgr.server.parking cimport Parking
 from fastmgr.server.replies cimport Replies
@@ -68,15 +63,13 @@ cdef class Engine:
         stock_peers = StockPeers(hooks, calls)
         parking = Parking(loop, replies, gifts, disposal)
         cells = Cells(arena, hooks.table, replies)
-        departures = Departures(hooks.table, cells, gifts, parking, disposal)
-        operations = Operations(
-            hooks, load, calls, replies, gifts, parking, disposal, cells, departures)
+        operations = Operations(hooks, load, calls, replies, gifts, parking, disposal, cells)
         service = Service(hooks, stock_peers, workers, loop, load, operations, replies)
         self.loop = loop
         self.stock_peers = stock_peers
         self.disposal = disposal
         self.handler = ServerHandler(
-            hooks, loop, operations, replies, parking, disposal, cells, departures, service,
+            hooks, loop, operations, replies, parking, disposal, cells, service,
             offers_fast,
         )
 

@@ -26,7 +26,6 @@ from support.servers import hooked
 
 from fastmgr.link.handshake import Challenger
 from fastmgr.managers import Server
-from fastmgr.server import acceptor, requests
 from fastmgr.wire import codec
 
 SEGMENTS = 16  # the flag
@@ -83,7 +82,7 @@ def test_one_of_those_that_had_their_share_fails(monkeypatch: pytest.MonkeyPatch
                 return super().feed(frame)
             return []
 
-    monkeypatch.setattr(acceptor, "Challenger", Slow)
+    monkeypatch.setattr("fastmgr.server.acceptor.Challenger", Slow)
     with hooked(Server) as manager, contextlib.ExitStack() as stack:
         peers = [stack.enter_context(RawPeer(manager.address)) for _ in range(4)]
         peers[0].send_frame(b"hold")
@@ -104,7 +103,7 @@ def test_only_the_failure_that_is_told_is_written_out(monkeypatch: pytest.Monkey
         written.append(1)
         return "a traceback"
 
-    monkeypatch.setattr(requests, "format_exc", format_exc)
+    monkeypatch.setattr("fastmgr.server.replies.format_exc", format_exc)
     with hooked(Server) as manager, FastPeer(manager.address) as peer:
         handle = peer.create("dict")
         peer.sock.sendall(call(handle, "no such method") * 50)

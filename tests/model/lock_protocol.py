@@ -8,7 +8,7 @@ accesses to a word is a step here (`compiled_step`).  What calls that code is mi
 * `Server` is `Slots`, `Lock`, `RLock`, `Semaphore` and `BoundedSemaphore` of ``kinds``, with
   `Primitive.next_waiter`, `park`, `unqueue`, `expire` and `cancel`.
 * `Server.serve`, `on_left` and `answer` are what the parts of the engine do of it:
-  `Operations.call_primitive` with `Parking.begin`, `Departures.leave`, and `Parking.answer`.
+  `Operations.call_primitive` with `Parking.begin`, `Operations.leave`, and `Parking.answer`.
 
 Each of those functions is a generator that yields its accesses to shared memory, and one access
 is one step.  Between two steps of one any other may make one, but for the server's functions

@@ -6,7 +6,6 @@ All of it is the loop's thread's.  Nothing is sent here: the loop sends what `an
 cimport cython
 
 from fastmgr.link.stream cimport Stream
-from fastmgr.server.connection cimport Conn, Responder
 
 import errno
 from multiprocessing import AuthenticationError, util

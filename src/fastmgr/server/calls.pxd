@@ -1,8 +1,8 @@
-"""Calling a method of a shared object, and sharing what it returns."""
+"""Making shared objects, and calling their methods."""
 
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.gifts cimport Gifts
+from fastmgr.server.disposal cimport Gifts
 from fastmgr.server.table cimport Entry, Table
 
 cdef class Calls:
@@ -17,3 +17,7 @@ cdef class Calls:
         object kwds, uint8_t *op, uint64_t *handle
     )
     cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result)
+
+cpdef Entry create(object hooks, object typeid, object args, object kwds, bint known=*)
+cpdef tuple create_for_stock(object hooks, object typeid, object args, object kwds)
+cpdef tuple failed_creation(object hooks, object typeid, object kwds, object error)

@@ -9,13 +9,10 @@ from fastmgr.link.stream cimport (
     FRAME_PARTIAL, FRAME_READY, HEADER_SIZE, MAILBOX, OP_RETURN, Header,
 )
 from fastmgr.link.system cimport uint64_t
-from fastmgr.memory.arena cimport Arena
 from fastmgr.memory.cells cimport KIND_NONE, Celled
 from fastmgr.memory.segments cimport Segment, new_segment
-from fastmgr.server.connection cimport CLOSE, CLOSED, HAND_OFF, KEEP, Conn
-from fastmgr.server.driver cimport Driver
-from fastmgr.server.replies cimport Replies
-from fastmgr.server.table cimport Entry, Session, Table
+from fastmgr.server.connection cimport CLOSE, CLOSED, HAND_OFF, KEEP
+from fastmgr.server.table cimport Entry
 from fastmgr.wire.writer cimport Writer
 
 from contextlib import suppress

@@ -8,8 +8,7 @@ which says which thread may call it; docs/architecture.md has the drawing.
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from fastmgr.kinds.waits cimport Owner
-from fastmgr.link.stream cimport ENDS_CUT_OFF, FLAG_FOLLOWS, OP_GOODBYE, Header, Stream
+from fastmgr.link.stream cimport ENDS_CUT_OFF, FLAG_FOLLOWS, OP_GOODBYE
 
 
 cdef class Responder:

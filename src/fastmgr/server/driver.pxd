@@ -1,8 +1,28 @@
-"""What serves frames, a loop or a worker, and what a loop asks of the rest of the server."""
+"""What a loop and a worker have to serve by, and what a loop asks of the rest of the server."""
 
+from fastmgr.kinds.waits cimport Waiter
 from fastmgr.server.connection cimport Conn, Responder
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
+
+cdef enum:
+    RECENT = 16
+
+cdef class Load:
+    cdef bint may_spin            # a processor is left for it
+    cdef int cores
+    cdef int recent[RECENT]       # the descriptors of the last requests, negative from workers
+    cdef unsigned int served      # requests so far
+
+    cdef int count(self) noexcept
+
+cdef class Timers:
+    cdef list heap                # of (deadline, serial, Waiter)
+    cdef Py_ssize_t serial        # of the last timer that was set
+    cdef double next              # the first deadline; infinite for none
+
+    cdef bint set(self, Waiter waiter, Py_ssize_t conns) except -1
+    cdef int expire(self, double now) except -1
 
 cdef class Driver:
     cdef bint on_loop             # only known code may run, and nothing may wait
@@ -22,3 +42,9 @@ cdef class Handler(Responder):
     cdef int leave(self, Conn conn) except -1
     cdef int hand_off(self, Conn conn) except -1
     cdef int turn(self) except -1
+
+
+cdef inline int note_request(Load load, int fd, bint on_loop) noexcept:
+    load.recent[load.served % RECENT] = fd if on_loop else -fd
+    load.served += 1
+    return load.count() if load.served % RECENT == 0 else 0

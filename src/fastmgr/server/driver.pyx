@@ -1,10 +1,100 @@
-"""What serves frames, a loop or a worker, and what a loop asks of the rest of the server."""
+"""What a loop and a worker have to serve by, and what a loop asks of the rest of the server.
+
+A client and the thread that serves it want a processor each; the loop serves many clients with
+one.  The server spins where processors are left, and says in its replies whether clients may.
+"""
 
 cimport cython
 
-from fastmgr.server.connection cimport Conn, Responder
-from fastmgr.wire.reader cimport Reader
-from fastmgr.wire.writer cimport Writer
+import os
+import resource
+from heapq import heapify, heappop, heappush
+
+cdef double FOREVER = float("inf")
+# With fewer descriptors than these a server makes do without those that only make it faster.
+cdef int MANY_DESCRIPTORS = 32
+
+
+def has_few_descriptors():
+    """Whether this process may open so few files that its clients need all of them."""
+    return 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < MANY_DESCRIPTORS
+
+
+@cython.final
+cdef class Load:
+    """Who has sent the last requests, and what served them."""
+
+    def __init__(self):
+        try:
+            self.cores = len(os.sched_getaffinity(0))
+        except (AttributeError, OSError):       # not on this system, or not in this sandbox
+            self.cores = os.cpu_count() or 1
+
+    cdef int count(self) noexcept:
+        """Count who has sent the last `RECENT` requests."""
+        cdef int i, j, loop_clients = 0, worker_clients = 0
+        for i in range(RECENT):
+            for j in range(i):
+                if self.recent[j] == self.recent[i]:
+                    break
+            else:
+                if self.recent[i] > 0:
+                    loop_clients += 1
+                else:
+                    worker_clients += 1
+        self.may_spin = (
+            loop_clients + (1 if loop_clients else 0) + 2 * worker_clients <= self.cores
+        )
+        return 0
+
+
+@cython.final
+cdef class Timers:
+    """A heap of the waiters that have a deadline; a finished waiter may stay until its deadline."""
+
+    def __init__(self):
+        self.heap = []
+        self.next = FOREVER
+
+    cdef bint set(self, Waiter waiter, Py_ssize_t conns) except -1:
+        """Let the waiter time out at its deadline; whether that is the first of all deadlines.
+
+        `conns` is how many connections there are: each waits for one thing at a time.
+        """
+        cdef tuple timer
+        cdef list kept
+        if not waiter.deadline < FOREVER:
+            return False        # nor for a timeout that is not a number
+        # All that is allocated comes first: it may have the collector run finalizers, while which
+        # other threads set timers of theirs.
+        self.serial += 1
+        timer = waiter.deadline, self.serial, waiter
+        if len(self.heap) > 64 and len(self.heap) > 4 * conns:
+            kept = []           # most of them are over
+            for old in self.heap:
+                if not (<Waiter>old[2]).finished:
+                    kept.append(old)
+            heapify(kept)
+            self.heap = kept
+        heappush(self.heap, timer)
+        if waiter.deadline >= self.next:
+            return False
+        self.next = waiter.deadline
+        return True
+
+    cdef int expire(self, double now) except -1:
+        """Time out the parked calls whose deadline has passed."""
+        cdef Waiter waiter
+        while self.heap:
+            waiter = self.heap[0][2]
+            if not waiter.finished and waiter.deadline > now:
+                if waiter.deadline != FOREVER:
+                    break
+            heappop(self.heap)
+            if not waiter.finished and waiter.deadline <= now:
+                waiter.at.expire(waiter)
+        self.next = self.heap[0][0] if self.heap else FOREVER
+        return 0
 
 
 cdef class Driver:

@@ -5,9 +5,7 @@ from fastmgr.link.mailbox cimport fm_mailroom
 from fastmgr.link.system cimport fm_poller, fm_spinner
 from fastmgr.server.acceptor cimport Acceptor
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.driver cimport Driver, Handler
-from fastmgr.server.load cimport Load
-from fastmgr.server.timers cimport Timers
+from fastmgr.server.driver cimport Driver, Handler, Load, Timers
 
 cdef class Loop(Driver):
     cdef fm_poller poller

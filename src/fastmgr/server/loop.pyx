@@ -8,7 +8,6 @@ peer's hang-up alone, so a client that dies is noticed even while its call is st
 cimport cython
 from posix.unistd cimport read as posix_read, write as posix_write
 
-from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.mailbox cimport (
     FM_MAIL, FM_MAIL_MOST, fm_mailroom_forget, fm_mailroom_open, fm_mailroom_sleep,
     fm_mailroom_soon,
@@ -18,13 +17,9 @@ from fastmgr.link.system cimport (
     FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close,
     fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, int64_t, os_close,
 )
-from fastmgr.server.acceptor cimport Acceptor
 from fastmgr.server.connection cimport (
-    CLOSE, CLOSED, HAND_OFF, HUNG_UP, KEEP, LOOP, PARK, PARKED, QUEUED, RECEIVING, Conn,
+    CLOSE, CLOSED, HAND_OFF, HUNG_UP, KEEP, LOOP, PARK, PARKED, QUEUED, RECEIVING,
 )
-from fastmgr.server.driver cimport Driver, Handler
-from fastmgr.server.load cimport Load
-from fastmgr.server.timers cimport Timers
 
 import os
 from multiprocessing import util
@@ -32,7 +27,7 @@ from threading import get_ident
 from time import monotonic
 from traceback import format_exc
 
-from fastmgr.server.load import has_few_descriptors
+from fastmgr.server.driver import has_few_descriptors
 
 cdef enum:
     ACCEPT_BATCH = 64

@@ -3,14 +3,11 @@
 from fastmgr.server.calls cimport Calls
 from fastmgr.server.cells cimport Cells
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.departures cimport Departures
-from fastmgr.server.disposal cimport Disposal
-from fastmgr.server.driver cimport Driver
-from fastmgr.server.gifts cimport Gifts
-from fastmgr.server.load cimport Load
+from fastmgr.server.disposal cimport Disposal, Gifts
+from fastmgr.server.driver cimport Driver, Load
 from fastmgr.server.parking cimport Parking
 from fastmgr.server.replies cimport Replies
-from fastmgr.server.table cimport Entry, Table
+from fastmgr.server.table cimport Entry, Session, Table
 
 cdef class Operations:
     cdef object hooks
@@ -22,7 +19,6 @@ cdef class Operations:
     cdef Parking parking
     cdef Disposal disposal
     cdef Cells cells
-    cdef Departures departures
 
     cdef int serve(self, Conn conn, Driver by) except -1
     cdef int call(self, Conn conn, Driver by) except -1
@@ -34,3 +30,6 @@ cdef class Operations:
     cdef int control(self, Conn conn, Driver by) except -1
     cdef int incref(self, Conn conn, Driver by) except -1
     cdef int release(self, Conn conn, Driver by) except -1
+    cdef int leave(self, Conn conn) except -1
+    cdef int end_exchange(self, Conn conn) except -1
+    cdef int end_session(self, Session session) except -1

@@ -14,20 +14,12 @@ from fastmgr.link.stream cimport (
     OP_TRACEBACK,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
-from fastmgr.server.calls cimport Calls
-from fastmgr.server.cells cimport Cells
-from fastmgr.server.connection cimport CLOSE, HAND_OFF, KEEP, Conn
-from fastmgr.server.departures cimport Departures
-from fastmgr.server.disposal cimport Disposal, is_hard_to_drop
-from fastmgr.server.driver cimport Driver
-from fastmgr.server.gifts cimport Gifts
-from fastmgr.server.load cimport Load, note_request
-from fastmgr.server.parking cimport Parking
+from fastmgr.server.calls cimport create as create_object, failed_creation
+from fastmgr.server.connection cimport CLOSE, HAND_OFF, IN_ORDER, KEEP
+from fastmgr.server.disposal cimport is_hard_to_drop
+from fastmgr.server.driver cimport note_request
 from fastmgr.server.policy cimport is_blind, keeps, may_make, note_carried, shows_values
-from fastmgr.server.replies cimport Replies
-from fastmgr.server.requests cimport method_name, told
-from fastmgr.server.sharing cimport create as create_object, failed_creation
-from fastmgr.server.table cimport Entry
+from fastmgr.server.replies cimport method_name, told
 from fastmgr.wire.reader cimport Reader
 
 from multiprocessing import util
@@ -55,7 +47,7 @@ cdef class Operations:
 
     def __init__(
         self, hooks, Load load, Calls calls, Replies replies, Gifts gifts, Parking parking,
-        Disposal disposal, Cells cells, Departures departures
+        Disposal disposal, Cells cells
     ):
         self.hooks = hooks
         self.table = hooks.table
@@ -66,7 +58,6 @@ cdef class Operations:
         self.parking = parking
         self.disposal = disposal
         self.cells = cells
-        self.departures = departures
 
     cdef int serve(self, Conn conn, Driver by) except -1:
         """Serve the stream's last frame; the caller owns `conn` and `by`."""
@@ -84,7 +75,7 @@ cdef class Operations:
             return self.cells.attach(conn, by)
         if op == OP_GOODBYE:
             if conn.note_goodbye():
-                self.departures.leave(conn)
+                self.leave(conn)
             return CLOSE
         if conn.in_transit is not None:
             self.gifts.taken(conn, by.on_loop)
@@ -303,6 +294,41 @@ cdef class Operations:
         finally:
             self.disposal.disposing -= 1
         return KEEP
+
+    # -- the end of a connection, and of a session with its last one ------------------
+
+    cdef int leave(self, Conn conn) except -1:
+        """The client is gone; with its session's last connection go its references."""
+        cdef Session session = conn.session
+        try:
+            self.end_exchange(conn)
+        finally:
+            if session is not None:
+                session.broken = session.broken or conn.end != IN_ORDER
+                if self.table.leave(session):
+                    self.end_session(session)
+        return 0
+
+    cdef int end_session(self, Session session) except -1:
+        """Return the references of a client process, and hand on what it held if it was killed."""
+        cdef Entry entry
+        self.cells.leave(session)
+        if session.broken and not session.clean:
+            # After an exit in order what it held stays held, as in the stdlib.
+            for key in list(session.parked):
+                entry = self.table.find(key)
+                if entry is not None and entry.parks:
+                    (<Primitive>entry.obj).hand_on_all_of(session.number)
+        return self.disposal.drop(self.table.forsake(session))
+
+    cdef int end_exchange(self, Conn conn) except -1:
+        """End the wait of a client that is gone, and take back what it has not taken."""
+        self.parking.end(conn)
+        self.gifts.left(conn)
+        if conn.failure is not None:
+            failure, conn.failure = conn.failure, None
+            self.disposal.doom(failure)
+        return 0
 
 
 cdef inline int begin_reading(Conn conn, Driver by, bint carried) except -1:

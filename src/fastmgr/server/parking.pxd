@@ -2,9 +2,8 @@
 
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.disposal cimport Disposal
+from fastmgr.server.disposal cimport Disposal, Gifts
 from fastmgr.server.driver cimport Driver
-from fastmgr.server.gifts cimport Gifts
 from fastmgr.server.loop cimport Loop
 from fastmgr.server.replies cimport Replies
 from fastmgr.server.table cimport Entry

@@ -2,16 +2,11 @@
 
 cimport cython
 
-from fastmgr.kinds.waits cimport Primitive, Waiter
+from fastmgr.kinds.waits cimport Primitive
 from fastmgr.link.stream cimport OP_ERROR, OP_RETURN
-from fastmgr.server.connection cimport CLOSE, HAND_OFF, PARK, Conn
-from fastmgr.server.disposal cimport Disposal, is_plain
-from fastmgr.server.driver cimport Driver
-from fastmgr.server.gifts cimport Gift, Gifts
-from fastmgr.server.loop cimport Loop
-from fastmgr.server.replies cimport Replies
-from fastmgr.server.requests cimport is_oneway
-from fastmgr.server.table cimport Entry
+from fastmgr.server.connection cimport CLOSE, HAND_OFF, PARK
+from fastmgr.server.disposal cimport Gift, is_plain
+from fastmgr.server.replies cimport is_oneway
 
 
 @cython.final

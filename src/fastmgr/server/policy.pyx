@@ -5,7 +5,6 @@ the loop may run its methods.  Of what a client brings pickled the entry may hol
 (`Opaque`), as long as no method looks at it; before one does, all of them are read.
 """
 
-from fastmgr.server.table cimport Entry
 from fastmgr.wire.opaque cimport Opaque
 
 from time import sleep

@@ -9,19 +9,15 @@ from fastmgr.link.stream cimport (
     FLAG_PICKLED, HEADER_SIZE, OP_ERROR, OP_FAILED, OP_RETURN, OP_UNSERIALIZABLE, Header,
     is_drained,
 )
-from fastmgr.server.connection cimport HAND_OFF, KEEP, Conn
-from fastmgr.server.disposal cimport Disposal
-from fastmgr.server.driver cimport Driver, Worker
-from fastmgr.server.load cimport Load
-from fastmgr.server.requests cimport is_oneway, method_name
-from fastmgr.server.table cimport Entry, Table
-from fastmgr.wire.reader cimport Reader
-from fastmgr.wire.writer cimport Writer
+from fastmgr.server.connection cimport HAND_OFF, KEEP
+from fastmgr.server.driver cimport Worker
+from fastmgr.server.table cimport Entry
 
 from traceback import format_exc
 
 from fastmgr.kinds import rows
 from fastmgr.link.cutter import OPS
+from fastmgr.wire.methods import METHODS as _methods
 from fastmgr.wire.transit import transit
 
 # Bytes of replies that the loop sends in one go.
@@ -30,6 +26,26 @@ cdef enum:
 
 # Exceptions that the loop pickles; filled as types are declared.
 cdef set ERRORS = rows.ERRORS
+cdef tuple METHODS = _methods
+
+
+cdef object method_name(Conn conn, Reader reader):
+    """The name of the method that is called; the reader goes on behind it."""
+    cdef Py_ssize_t number = conn.stream.header.method
+    if number == 0:
+        name = reader.get()
+        hash(name)      # here a TypeError harms nobody
+        return name
+    if number > len(METHODS):
+        raise ValueError(f"a method of number {number}: this server knows {len(METHODS)}")
+    return METHODS[number - 1]
+
+
+cdef object told(Conn conn):
+    """What is said of the error being handled; None where nobody hears more than of the first."""
+    if conn is not None and is_oneway(conn) and (conn.failed or conn.is_gone()):
+        return None
+    return format_exc()
 
 
 @cython.final

@@ -21,13 +21,12 @@ from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_ove
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.memory.arena import Arena
 from fastmgr.server.arenafile import ArenaFile
-from fastmgr.server.load import has_few_descriptors
-from fastmgr.server.named import Finder
-from fastmgr.server.names import Names
-from fastmgr.server.sharing import create_for_stock, revive
+from fastmgr.server.calls import create_for_stock, revive
+from fastmgr.server.driver import has_few_descriptors
+from fastmgr.server.names import Finder, Names
+from fastmgr.server.process import Workers, leave_if_copied
 from fastmgr.server.table import Entry, Table
 from fastmgr.server.views import Counts, LocalObjects, Objects
-from fastmgr.server.workers import Workers, leave_if_copied
 from fastmgr.stock.dialect import listener_and_client, uses_raw_sockets
 
 if TYPE_CHECKING:
@@ -487,6 +486,6 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _revive(server: weakref.ref[Server], key: Any) -> Entry | None:
-    """Share a named object again that a client knows from before (see `sharing.revive`)."""
+    """Share a named object again that a client knows from before (see `calls.revive`)."""
     known = server()
     return None if known is None else revive(known, key)

@@ -1,10 +1,14 @@
-"""The workers' driver: a thread serves one connection by blocking reads."""
+"""What workers and the loop do with connections."""
 
+from fastmgr.server.cells cimport Cells
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.load cimport Load
+from fastmgr.server.disposal cimport Disposal
+from fastmgr.server.driver cimport Handler, Load
 from fastmgr.server.loop cimport Loop
 from fastmgr.server.operations cimport Operations
+from fastmgr.server.parking cimport Parking
 from fastmgr.server.replies cimport Replies
+from fastmgr.server.table cimport Table
 
 cdef class Service:
     cdef object hooks
@@ -18,3 +22,17 @@ cdef class Service:
     cdef int hand_off(self, Conn conn) except -1
     cdef int serve_fast(self, Conn conn) except -1
     cdef int serve_stock(self, Conn conn) except -1
+
+cdef class ServerHandler(Handler):
+    cdef object hooks
+    cdef Table table
+    cdef Loop loop
+    cdef Operations operations
+    cdef Replies replies
+    cdef Parking parking
+    cdef Disposal disposal
+    cdef Cells cells
+    cdef Service service
+    cdef bint offers_fast         # the fast dialect is spoken to those who ask for it
+
+    cdef int introduce(self, Conn conn, object handshake) except -1

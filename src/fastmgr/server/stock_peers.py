@@ -1,23 +1,52 @@
-"""Serving peers that speak the stdlib's dialect."""
+"""Serving peers that speak the stdlib's dialect; and what the engine asks of a `Server`."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import threading
+from collections.abc import Callable, Mapping
 from multiprocessing import util
 from traceback import format_exc
-from typing import Any
+from typing import Any, Protocol
 
 from fastmgr.link.cutter import KINDS
-from fastmgr.server.calls import Calls
+from fastmgr.server.calls import Calls, failed_creation
 from fastmgr.server.connection import Conn
-from fastmgr.server.hooks import Hooks
-from fastmgr.server.sharing import failed_creation
+from fastmgr.server.names import Finder, Names
+from fastmgr.server.table import Table
 from fastmgr.stock.dialect import StockConnection
 from fastmgr.wire.transit import transit
 
-__all__ = ["Served", "StockPeers"]
+__all__ = ["Hooks", "Served", "StockPeers"]
+
+
+class Hooks(Protocol):
+    """A server, as its engine knows it: what it shares, and what users may override."""
+
+    registry: dict[str, Any]
+    table: Table
+    names: Names
+    finder: Finder
+    address: Any
+    authkey: bytes
+    serializer: str
+    instance: bytes
+    stop_event: threading.Event
+    handshake_timeout: float
+
+    @property
+    def fallback_mapping(self) -> Mapping[str, Callable[..., Any]]:
+        """What may be called of any object: ``function(server, c, ident, obj, *args)``."""
+
+    def public_methods(self, obj: object, /) -> list[str]:
+        """Return what is exposed where nothing is said of it."""
+
+    def public_function(self, name: str) -> Callable[..., Any]:
+        """Return one of the functions that clients may call: ``function(c, *args)``."""
+
+    def serve_client(self, c: Any) -> None:
+        """Serve the calls of one client thread in the stdlib's dialect."""
 
 
 class Served(StockConnection):

@@ -17,7 +17,6 @@ returned goes to the caller, who drops it outside: dropping it runs users' destr
 
 cimport cython
 from cpython.dict cimport PyDict_GetItem
-from cpython.object cimport PyObject
 from libc.string cimport memset
 
 import os

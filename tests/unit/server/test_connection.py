@@ -17,7 +17,7 @@ from support.servers import hooked
 from fastmgr.link.stream import Stream
 from fastmgr.managers import Server
 from fastmgr.server.connection import Conn, End, Place, Responder
-from fastmgr.server.workers import Workers
+from fastmgr.server.process import Workers
 from fastmgr.wire.codec import dumps
 
 GOODBYE = HEADER.pack(0, 0, 0, 0, OP_GOODBYE, 0)

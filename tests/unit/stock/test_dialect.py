@@ -21,7 +21,7 @@ from support import DEADLINE, in_thread
 import fastmgr
 from fastmgr import managers
 from fastmgr.link.stream import Stream
-from fastmgr.server.workers import Workers
+from fastmgr.server.process import Workers
 from fastmgr.stock.dialect import (
     SERIALIZERS,
     Idle,
@@ -145,7 +145,7 @@ def test_users_classes_keep_their_names() -> None:
 
 def test_what_the_stdlib_does_not_have_keeps_its_name() -> None:
     assert loads(dumps(Workers)) is Workers
-    assert b"fastmgr.server.workers" in dumps(Workers)
+    assert b"fastmgr.server.process" in dumps(Workers)
 
 
 def test_unknown_global_of_the_stock_module() -> None:

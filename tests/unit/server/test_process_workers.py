@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support import DEADLINE, poll
 
-from fastmgr.server import workers as module
-from fastmgr.server.workers import Workers
+from fastmgr.server import process as module
+from fastmgr.server.process import Workers
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from support import DEADLINE, KEY, ProbeManager, connected
 
 from fastmgr.kinds import makers
 from fastmgr.kinds.counters import Counter, Counters
-from fastmgr.server import named
-from fastmgr.server.named import Finder, named_handle
-from fastmgr.server.names import Names
+from fastmgr.server import names as module
+from fastmgr.server.names import Finder, Names, named_handle
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -41,7 +40,7 @@ def test_neither_unknown_handles_nor_new_names_cost_a_look_at_all_names(
         computed.append(name)
         return named_handle(typeid, name)
 
-    monkeypatch.setattr(named, "named_handle", compute)
+    monkeypatch.setattr(module, "named_handle", compute)
     names, finder, registry = Names(), Finder(), {"Counter": (makers.Counter,)}
     for number in range(100):
         handle = named_handle("Counter", name := f"name {number}")

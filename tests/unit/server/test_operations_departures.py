@@ -11,7 +11,7 @@ from support.servers import RawManager
 
 from fastmgr.client.negotiation import ClientSession
 from fastmgr.link.introduction import SESSION_ID_SIZE
-from fastmgr.server.workers import Workers
+from fastmgr.server.process import Workers
 
 
 def start_no_thread_for_disposals() -> None:
