@@ -1,10 +1,12 @@
-from typing import Any
+from typing import Any, final
 
 from fastmgr.server.connection import Conn
 from fastmgr.server.stock_peers import Hooks
 from fastmgr.server.table import Entry
 
+@final
 class Calls:
+    def __init__(self, hooks: Hooks, gifts: Any, create: Any) -> None: ...
     def call(
         self, c: Any, conn: Conn | None, ident: str, name: str, args: Any, kwds: Any
     ) -> tuple[str, Any]: ...
