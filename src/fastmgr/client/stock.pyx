@@ -244,9 +244,10 @@ cdef class StockSession(Connections):
                 conn = stock_client(self.serializer, RELEASE_TIMEOUT)(
                     self.address, authkey=self.authkey)
                 try:
-                    # From here on nobody can tell whether the server has heard it.
-                    holding, _count = self.releases.pop()
-                    dispatch(conn, None, "decref", (holding.ident,), {})
+                    if self.releases:   # else another thread has sent them meanwhile
+                        # From here on nobody can tell whether the server has heard it.
+                        holding, _count = self.releases.pop()
+                        dispatch(conn, None, "decref", (holding.ident,), {})
                 finally:
                     conn.close()
             except Exception as error:
