@@ -29,7 +29,8 @@ __all__ = [
     "as_authkey", "authkey_for", "find_by_name",
 ]  # fmt: skip
 
-#: The module that users see these names in.
+#: The module that users see these names in; `fastmgr.proxies` has this very text as its name, so
+#: that a pickle of a proxy, which names the module twice, holds the text once.
 SEEN_IN = "fastmgr.proxies"
 
 

@@ -11,6 +11,7 @@ from multiprocessing import util
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from fastmgr.baseproxy import (
+    SEEN_IN,
     AutoProxy as AutoProxy,
     BaseProxy as BaseProxy,
     MakeProxyType as MakeProxyType,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 else:
     # To a type checker proxies are what the stdlib's stubs say that managers return.
     _Barrier = _Condition = _Namespace = object
+
+__name__ = SEEN_IN
 
 __all__ = [
     "AcquirerProxy", "ArrayProxy", "AutoProxy", "BarrierProxy", "BaseListProxy", "BasePoolProxy",
