@@ -6,7 +6,8 @@ the files of named objects and the managers look.  The tables are filled in plac
 replaced, so a row that is declared late, by a test or by another package, counts like all others.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: `NamedTuple` would compile each of these texts, at every
+# start of a program.
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
