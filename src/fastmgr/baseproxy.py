@@ -152,11 +152,7 @@ class BaseProxy(ProxyCore):
         make = _proxytype_of(self._manager, typeid, proxytype)
         token = Token(typeid, self._token.address, ident)
         return make(
-            token,
-            self._serializer,
-            manager=self._manager,
-            authkey=self._authkey,
-            exposed=exposed,
+            token, self._serializer, manager=self._manager, authkey=self._authkey, exposed=exposed
         )
 
     def _incref(self) -> None:

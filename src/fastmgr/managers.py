@@ -175,8 +175,6 @@ register_rows(SyncManager, standard.ROWS)
 # -- shared memory --------------------------------------------------------------------
 
 if HAS_SHMEM:
-    from fastmgr.client.sharedmemory import new_segment, new_sequence
-
     __all__ += ["SharedMemoryManager"]
 
     class SharedMemoryManager(BaseManager, _StockSharedMemoryManager):
@@ -217,22 +215,23 @@ if HAS_SHMEM:
             ValueError
                 `size` is not positive.
             """
-            return self._tracked(new_segment, size)
+            self._session.control("dummy")  # nothing is made for a server that is not there
+            segment = shared_memory.SharedMemory(None, create=True, size=size)
+            self._track(segment)
+            return segment
 
         def ShareableList(
             self, sequence: Iterable[_SLT] | None
         ) -> shared_memory.ShareableList[_SLT]:
             """Return a new list in shared memory with the items of `sequence`."""
-            return self._tracked(new_sequence, sequence)
+            self._session.control("dummy")
+            made: shared_memory.ShareableList[_SLT] = shared_memory.ShareableList(sequence)
+            self._track(made.shm)
+            return made
 
-        def _tracked(self, make: Callable[[Any], tuple[Any, Any]], argument: Any) -> Any:
-            """Make something in shared memory and tell the server, or undo it."""
-            session = self._session
-            session.control("dummy")  # nothing is made for a server that is not there
-            made, segment = make(argument)
+        def _track(self, segment: shared_memory.SharedMemory) -> None:
             try:
-                session.control("track_segment", (segment.name,))
+                self._session.control("track_segment", (segment.name,))
             except BaseException:
                 segment.unlink()
                 raise
-            return made

@@ -224,20 +224,17 @@ class NamespaceProxy(BaseProxy, _Namespace):
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_"):
             return object.__getattribute__(self, key)
-        callmethod = object.__getattribute__(self, "_callmethod")
-        return callmethod("__getattribute__", (key,))
+        return self._callmethod("__getattribute__", (key,))
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key.startswith("_"):
             return object.__setattr__(self, key, value)
-        callmethod = object.__getattribute__(self, "_callmethod")
-        return callmethod("__setattr__", (key, value))
+        return self._callmethod("__setattr__", (key, value))
 
     def __delattr__(self, key: str) -> None:
         if key.startswith("_"):
             return object.__delattr__(self, key)
-        callmethod = object.__getattribute__(self, "_callmethod")
-        return callmethod("__delattr__", (key,))
+        return self._callmethod("__delattr__", (key,))
 
 
 class _Telling(CellCore, BaseProxy):

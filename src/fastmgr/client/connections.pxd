@@ -1,7 +1,22 @@
 """A session that reaches its server over connections, one for each thread."""
 
-from fastmgr.client.channel cimport Channel
+from cpython.pythread cimport PyThread_type_lock
+
 from fastmgr.client.references cimport References
+
+cdef class Channel:
+    cdef readonly bint usable        # by its thread, for another request
+    cdef readonly bint interrupted   # a request was sent whose reply nobody has read
+    cdef PyThread_type_lock lock     # owned; held while a frame is on its way
+    cdef unsigned long holder        # the thread that holds it, or 0
+    cdef unsigned long thread        # whose channel it is
+    cdef void renew_lock(self) noexcept
+    cdef int hold(self) except -1
+    cdef bint hold_now(self) noexcept
+    cdef void let_go(self) noexcept
+    cdef int end(self, error) except -1
+    cpdef object close(self)
+    cpdef object abandon(self)
 
 cdef class ThreadChannel:
     cdef Channel channel
@@ -21,6 +36,7 @@ cdef class Connections(References):
     cdef Channel channel_again(self, dead)
     cdef ThreadChannel thread_channel(self)
     cdef ThreadChannel open_channel(self)
+    cdef list open_channels(self)
     cdef object time_to_dial(self)
     cdef int adopt(self, Channel channel) except -1
     cdef int replace_keepalive(self) except -1

@@ -2,14 +2,19 @@
 """A session that reaches its server over connections, one for each thread.
 
 Here are the connections' lives: which thread has which, what keeps the session alive, what
-happens to them in a fork and at the end of the process.
+happens to them in a fork and at the end of the process.  A `Channel` is a connection and the
+lock that is held during a call.
 """
 
 cimport cython
-from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport (
+    NOWAIT_LOCK, PY_LOCK_ACQUIRED, PyLockStatus, PyThread_acquire_lock, PyThread_allocate_lock,
+    PyThread_free_lock, PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
+)
 
-from fastmgr.client.channel cimport Channel
 from fastmgr.client.references cimport Holding, References
+from fastmgr.link.system cimport FM_SIGNALS_MS
 
 import sys
 import threading
@@ -17,8 +22,11 @@ import weakref
 from multiprocessing import AuthenticationError, process, util
 from os import register_at_fork
 
-from fastmgr.client.channel import StaleConnection
-from fastmgr.link.sockets import named
+from fastmgr.link.sockets import is_loss, named
+from fastmgr.stock.dialect import uses_raw_sockets
+
+cdef extern from "Python.h" nogil:
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr)
 
 # Seconds for a connection that is made while an exception is on its way to the caller.
 HASTE = 2.0
@@ -31,6 +39,68 @@ authkeys = {}
 
 # Every session of this process, for the child of a fork.
 cdef object sessions = weakref.WeakSet()
+
+
+class StaleConnection(Exception):
+    """The server had closed the connection before the request could be sent whole."""
+
+
+cdef class Channel:
+    """How one thread reaches one server."""
+
+    def __cinit__(self, *args, **kwds):
+        self.lock = PyThread_allocate_lock()
+        if self.lock is NULL:
+            raise MemoryError("no memory for a lock")
+        self.usable = True
+
+    def __dealloc__(self):
+        if self.lock is not NULL:
+            PyThread_free_lock(self.lock)
+
+    cdef void renew_lock(self) noexcept:
+        """In a forked child: the lock may have been held by a thread that is not here.
+
+        It is left to leak, for freeing a held lock is undefined.
+        """
+        self.lock = PyThread_allocate_lock()
+        self.holder = 0
+
+    cdef int hold(self) except -1:
+        """Take the lock, without the GIL if it must be waited for."""
+        cdef PyLockStatus status
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            while True:
+                with nogil:
+                    status = PyThread_acquire_lock_timed(self.lock, FM_SIGNALS_MS * 1000, 1)
+                if status == PY_LOCK_ACQUIRED:
+                    break
+                PyErr_CheckSignals()
+        self.holder = PyThread_get_thread_ident()
+        return 0
+
+    cdef bint hold_now(self) noexcept:
+        """Take the lock if it is free."""
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            return False
+        self.holder = PyThread_get_thread_ident()
+        return True
+
+    cdef void let_go(self) noexcept:
+        self.holder = 0
+        PyThread_release_lock(self.lock)
+
+    cdef int end(self, error) except -1:
+        """The channel is out of step, never to be used again: lost, or interrupted in a call."""
+        self.usable = False
+        self.interrupted = not isinstance(error, StaleConnection) and not is_loss(error)
+        return 0
+
+    cpdef object close(self):
+        """Close the connection in order."""
+
+    cpdef object abandon(self):
+        """Close this process's copy of the connection: it is another's."""
 
 
 @cython.final
@@ -88,7 +158,7 @@ cdef class Connections(References):
     def after_fork_in_child(self):
         """Use the inherited connections no more: they are the parent's."""
         cdef Channel channel
-        self.inherited += [c for c in (*self.channels, self.keepalive) if c is not None]
+        self.inherited += self.open_channels()
         for channel in self.inherited:
             channel.renew_lock()
             channel.usable = False
@@ -168,10 +238,12 @@ cdef class Connections(References):
             self.lose((<ThreadChannel>old).channel, False)
 
     def forget_connection(self):
-        """Let the calling thread's next call make a connection; AttributeError if it has none."""
         del self.local.connection
 
     # -- all of them ---------------------------------------------------------
+
+    cdef list open_channels(self):
+        return [*self.channels] if self.keepalive is None else [*self.channels, self.keepalive]
 
     cdef ThreadChannel open_channel(self):
         """Open a channel for the calling thread."""
@@ -187,6 +259,12 @@ cdef class Connections(References):
         mine.channel.thread = PyThread_get_thread_ident()
         mine.session = weakref.ref(self)
         return mine
+
+    cpdef bint is_lost(self, error) except -1:
+        """`is_loss`, which cannot tell where the connections themselves are the user's code."""
+        if uses_raw_sockets(self.serializer):
+            return is_loss(error)
+        return isinstance(error, (OSError, EOFError))
 
     cdef Channel open(self, object name):
         """A new channel, for a thread that the server is to call `name`; calls `adopt`."""
@@ -279,15 +357,13 @@ cdef class Connections(References):
     cdef int disconnect(self) except -1:
         cdef Channel channel
         self.end_view()
-        for channel in [*self.channels, self.keepalive]:
-            if channel is not None:
-                channel.close()
+        for channel in self.open_channels():
+            channel.close()
         self.channels = []
         self.keepalive = None
         return 0
 
     def retire(self):
-        """The server has been shut down: there is nobody to return references to."""
         self.retired = True
         self.forget_due()
         self.disconnect()

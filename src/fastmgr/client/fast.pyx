@@ -1,33 +1,37 @@
 # cython: auto_pickle=False
-"""A session in the fast dialect: requests, releases, introductions."""
+"""A session in the fast dialect: requests, releases, introductions, and the server's memory.
+
+Proxies work on their objects' cells by themselves, as long as the session's `View` is usable: it
+ends with the session.  Locks that were taken so are known to the server by the session's number.
+"""
 
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from fastmgr.client.channel cimport Channel
-from fastmgr.client.connections cimport ThreadChannel, thread_name
+from fastmgr.client.connections cimport Channel, Connections, ThreadChannel, thread_name
 from fastmgr.client.fastchannel cimport FastChannel, PickledReply
 from fastmgr.client.references cimport Holding
-from fastmgr.client.requests cimport begin_request, put_call
 from fastmgr.client.session cimport (
-    FOR_DISPLAY, Outcome, Target, error_of, note_oneway_calls, refused,
+    FOR_DISPLAY, Outcome, Target, error_of, note_oneway_calls, outcome_of,
 )
-from fastmgr.client.sharing cimport SharingSession
 from fastmgr.client.stock cimport dial
 from fastmgr.link.message cimport begin_message
 from fastmgr.link.stream cimport (
-    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, OP_CALL, OP_CONTROL,
-    OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_PROXY, OP_RETURN, Stream,
+    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL,
+    OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED, OP_RETURN,
+    Stream,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.atomics cimport THREAD_BITS
+from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.view cimport View
 from fastmgr.wire.writer cimport Writer
 
 import os
 from multiprocessing import AuthenticationError, util
 
-from fastmgr.client.channel import StaleConnection
+from fastmgr.client.connections import StaleConnection
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
 from fastmgr.link.sockets import connect, is_loss, named, settle
 from fastmgr.link.switches import is_off
@@ -38,24 +42,22 @@ class OtherDialect(Exception):
     """The server speaks the stdlib's dialect alone."""
 
 
-cdef class FastSession(SharingSession):
-    """A session with a server of ours."""
+cdef class FastSession(Connections):
+    """A session with a server of ours, which may share its memory."""
 
     def reset(self):
-        """Begin anew, with no connection."""
         self.id = os.urandom(SESSION_ID_SIZE)
-        SharingSession.reset(self)
+        self.has_nothing()
+        Connections.reset(self)
 
     # -- calls ------------------------------------------------------------
 
     cpdef object call(self, Target target, object name, object args, object kwds):
-        """Call a method of an object."""
         return self.receive_from(self.perform(OP_CALL, 0, target, name, args, kwds))
 
     cdef object call_after_posts(
         self, Target target, object name, object args, object kwds, bint takes
     ):
-        """Make a call; if one-way calls of the thread have failed before, the outcome says so."""
         return self.receive_from(
             self.perform(OP_CALL, FLAG_GAINS if takes else 0, target, name, args, kwds))
 
@@ -82,7 +84,7 @@ cdef class FastSession(SharingSession):
         while True:
             channel = <FastChannel>(self.channel() if dead is None else self.channel_again(dead))
             if flags & FLAG_GAINS and channel.failed:
-                return channel.with_failure(refused())
+                return channel.with_failure(outcome_of(OP_REFUSED, None, 0))
             try:
                 if channel.wants_mailbox():
                     self.have_mailbox(channel)
@@ -118,7 +120,6 @@ cdef class FastSession(SharingSession):
         return raised
 
     def pipeline(self, list calls):
-        """Make many calls together."""
         cdef list due, replies, others = []
         cdef Py_ssize_t i, count = len(calls) // 4
         cdef size_t start
@@ -132,13 +133,12 @@ cdef class FastSession(SharingSession):
         try:
             # All of it before it takes the lock: pickling may call another proxy over this channel.
             frames = Writer()
-            start = begin_request(frames, &channel.calls, due)
+            start = channel.begin_request(frames, due)
             for i in range(count):
-                put_call(
-                    frames, begin_message(frames) if i else start, &channel.calls, OP_CALL,
+                channel.put_call(
+                    frames, begin_message(frames) if i else start, OP_CALL,
                     FLAG_FOLLOWS if i else 0, (<Target?>calls[4 * i])._handle,
-                    calls[4 * i + 1], calls[4 * i + 2], calls[4 * i + 3],
-                )
+                    calls[4 * i + 1], calls[4 * i + 2], calls[4 * i + 3])
             replies = channel.pipeline(frames, count, others)
         except BaseException as error:
             raised = self.after_request(channel, due, error)
@@ -163,13 +163,11 @@ cdef class FastSession(SharingSession):
         return replies, others
 
     def post(self, Target target, name, args, kwds):
-        """Make a call for which no reply comes; a failure shows with the thread's next call."""
         note_oneway_calls()
         self.perform(OP_CALL, FLAG_ONEWAY, target, name, args, kwds)
         (<FastChannel>self.channel()).retain(target._id, target._ref)
 
     cdef bint has_posted(self) except -1:
-        """Whether the calling thread has made one-way calls that may not have been served."""
         cdef FastChannel channel
         cdef ThreadChannel mine = getattr(self.local, "connection", None)
         cdef unsigned long me = PyThread_get_thread_ident()
@@ -183,7 +181,6 @@ cdef class FastSession(SharingSession):
     # -- objects, and the server ------------------------------------------
 
     def create(self, typeid, args, kwds, bint anonymous=False):
-        """Have an object made; return its ident, the exposed methods' names and the reference."""
         cdef Outcome made = self.perform(
             OP_CREATE, FLAG_ANONYMOUS if anonymous else 0, None, typeid, args, kwds)
         if made.op != OP_RETURN:
@@ -191,14 +188,12 @@ cdef class FastSession(SharingSession):
         return made.ident, made.payload, None if anonymous else self.receive(made.ident)
 
     def control(self, name, args=(), kwds=None):
-        """Call one of the server's public functions."""
         reply = self.perform(OP_CONTROL, 0, None, name, args, kwds)
         if type(reply) is Outcome:
             raise error_of(reply)
         return reply
 
     cdef int request_reference(self, Target target) except -1:
-        """Have the server count a reference for this process."""
         missing = self.perform(OP_INCREF, 0, None, None, (target._handle,), None)
         if missing:
             raise RemoteError(f"KeyError: {missing[target._handle]!r} (by {self.address!r})\n")
@@ -228,15 +223,14 @@ cdef class FastSession(SharingSession):
         cdef list due = self.take_due()
         if not due or not self.channels and self.keepalive is None:
             return      # without a connection the server has ended the session
-        for channel in [*self.channels, self.keepalive]:
-            if channel is not None and (<FastChannel>channel).send_alone(due):
+        for channel in self.open_channels():
+            if (<FastChannel>channel).send_alone(due):
                 return
         self.put_back(due)
 
     # -- connections --------------------------------------------------------
 
     cdef Channel open(self, object name):
-        """A new channel, on which the server has proved the key; it knows what is held here."""
         cdef bint shares = not is_off("FASTMGR_ARENA")
         cdef FastChannel channel
         cdef Stream stream
@@ -300,15 +294,7 @@ cdef class FastSession(SharingSession):
     cdef bint introduces_at_once(self) noexcept:
         return True
 
-    cpdef bint is_lost(self, error) except -1:
-        """Whether an error says that the server cannot be reached."""
-        return is_loss(error)
-
     def hurry(self, double seconds):
-        """Let no answer over the calling thread's channel take longer from now on.
-
-        False where the thread has none over which it could ask something at once.
-        """
         cdef ThreadChannel mine = self.thread_channel()
         cdef FastChannel channel
         if mine is None:
@@ -322,10 +308,7 @@ cdef class FastSession(SharingSession):
         return True
 
     def stock_connection(self):
-        """Return the calling thread's connection in the stdlib's dialect; None where it has none.
-
-        A thread is given one beside its channel when this is first called.
-        """
+        """A thread is given one beside its channel when this is first called."""
         cdef ThreadChannel mine = self.thread_channel()
         if mine is None:
             return None
@@ -334,15 +317,113 @@ cdef class FastSession(SharingSession):
         return mine.stock
 
     def close(self):
-        """Return everything in order and close; a later call would begin anew."""
         cdef Holding holding
         self.forget_due()
         for holding in list(self.holdings.values()):
             holding.counted = 0     # the server takes back what this process had
-        channels = [one for one in (*self.channels, self.keepalive) if one is not None]
+        channels = self.open_channels()
         for channel in channels:
             (<FastChannel>channel).await_posted()
-        for channel in channels:
-            (<FastChannel>channel).say_goodbye(True)
-            break
+        if channels:
+            (<FastChannel>channels[0]).say_goodbye(True)
         self.disconnect()
+
+    def retire(self):
+        Connections.retire(self)
+        self.has_nothing()
+
+    # -- what is taken ------------------------------------------------------
+
+    cdef void took(self) noexcept:
+        """This process has taken a lock or permit: if it is killed the server is to know.
+
+        So the session outlives the last proxy, and its connection the last thread that called.
+        """
+        if self.taken == 0:
+            Py_INCREF(self)
+        self.taken += 1
+
+    cdef void gave(self, Py_ssize_t count) noexcept:
+        if count >= self.taken:
+            self.has_nothing()
+        elif count > 0:
+            self.taken -= count
+
+    @cython.final
+    cdef void has_nothing(self) noexcept:
+        if self.taken:
+            self.taken = 0
+            Py_DECREF(self)
+
+    cdef bint is_needed(self) noexcept:
+        return self.taken != 0 or len(self.holdings) != 0
+
+    cdef uint64_t thread_number(self) except 0:
+        number = getattr(self.local, "number", None)
+        if number is None:
+            # 24 bits of it are sent: after 16 million threads it begins anew.
+            self.local.number = number = self.threads % ((1 << THREAD_BITS) - 1) + 1
+            self.threads += 1
+        return number
+
+    # -- the server's memory ----------------------------------------------
+
+    cdef void end_view(self) noexcept:
+        if self.view is not None:
+            self.view.usable = False
+
+    cpdef object locate(self, Target target):
+        cdef View view
+        cdef Segment segment
+        self.channel()      # with the first one there is a view
+        view = self.view
+        if view.none:
+            return None
+        found = self.perform(OP_LOCATE, 0, target, None, None, None)
+        if found is False:
+            view.none = True
+        if not found or type(found) is Outcome:
+            return None
+        kind, number, offset, size, about = found
+        if view.alive is NULL and self.segment(view, 0) is None:
+            return None
+        segment = self.segment(view, number)
+        if segment is None or not view.usable or view is not self.view:
+            return None
+        segment.place(offset, size)
+        return kind, segment, offset, size, about
+
+    cdef Segment segment(self, View view, object number):
+        cdef Segment segment = view.segment(number)
+        if segment is None:
+            segment = self.attach(number)
+            if segment is None:
+                view.none = True
+            else:
+                view.keep(segment)
+        return segment
+
+    @cython.final
+    cdef Segment attach(self, object number):
+        """Have a segment passed over the calling thread's channel; None if that is impossible."""
+        cdef Channel channel = self.channel()
+        try:
+            return (<FastChannel>channel).attach(number)
+        except BaseException as error:
+            if not channel.usable:
+                self.lose(channel, channel.interrupted)
+            if not isinstance(error, MemoryError) and not is_loss(error):
+                raise
+            util.info("the manager's memory cannot be mapped: %s", error)
+
+    @cython.final
+    cdef int have_mailbox(self, FastChannel channel) except -1:
+        """Have a mailbox for the calling thread's channel, if there can be one."""
+        cdef Segment segment
+        channel.asked = True
+        if not self.view.none:
+            segment = self.attach(MAILBOX)
+            if segment is not None:
+                segment.forget_fd()
+                channel.stream.attach_mailbox(segment, False)
+        return 0

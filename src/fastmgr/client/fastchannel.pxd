@@ -1,10 +1,10 @@
 """A channel that speaks the fast dialect."""
 
-from fastmgr.client.channel cimport Channel
+from fastmgr.client.connections cimport Channel
 from fastmgr.client.references cimport Holding
 from fastmgr.client.session cimport Outcome, Target
 from fastmgr.link.stream cimport Stream
-from fastmgr.link.system cimport fm_spinner, uint8_t, uint32_t
+from fastmgr.link.system cimport fm_spinner, uint8_t, uint16_t, uint32_t, uint64_t
 from fastmgr.memory.segments cimport Segment
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
@@ -33,6 +33,15 @@ cdef class FastChannel(Channel):
     cdef dict retained               # what they need: ident -> reference, and arguments
     cdef Py_ssize_t failed           # one-way calls, as far as is known
     cdef PickledReply failure        # of the first of them
+    cdef size_t begin_request(self, Writer writer, list due) except 0
+    cdef int put_call(
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle,
+        object name, object args, object kwds
+    ) except -1
+    cdef int end_request(
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint16_t method,
+        uint64_t handle
+    ) except -1
     cdef object request(
         self, uint8_t op, uint8_t flags, Target target, object name, object args, object kwds,
         list due

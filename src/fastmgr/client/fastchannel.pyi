@@ -1,6 +1,6 @@
 from typing import final
 
-from fastmgr.client.channel import Channel
+from fastmgr.client.connections import Channel
 from fastmgr.link.stream import Stream
 
 @final

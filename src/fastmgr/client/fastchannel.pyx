@@ -6,27 +6,28 @@ from libc.string cimport memset
 from posix.unistd cimport getpid
 
 from fastmgr.client cimport session as _session
-from fastmgr.client.channel cimport Channel
+from fastmgr.client.connections cimport Channel
 from fastmgr.client.references cimport Holding
-from fastmgr.client.requests cimport begin_request, end_request, is_whole, put_call
 from fastmgr.client.session cimport Outcome, Target, failed_before, outcome_of
+from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.stream cimport (
     FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
-    HEADER_SIZE, OP_ATTACH, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF, OP_LOCATE,
-    OP_RELEASE, OP_RETURN, Header, Stream,
+    HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF,
+    OP_LOCATE, OP_RELEASE, OP_RETURN, Header, Stream,
 )
-from fastmgr.link.system cimport uint8_t, uint32_t, uint64_t
+from fastmgr.link.system cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastmgr.memory.segments cimport Segment
 from fastmgr.wire.reader cimport Reader
-from fastmgr.wire.writer cimport Writer
+from fastmgr.wire.writer cimport Writer, is_scalar
 
 import errno
 import os
 from multiprocessing import util
 
-from fastmgr.client.channel import StaleConnection
+from fastmgr.client.connections import StaleConnection
 from fastmgr.link.sockets import is_loss
 from fastmgr.memory.segments import map_segment
+from fastmgr.wire.methods import METHODS
 
 # Seconds that the end of a process waits for one-way calls to be served.
 cdef double LAST_WAIT = 5.0
@@ -39,6 +40,26 @@ cdef packed struct Release:
 cdef enum:
     MAIL_AFTER = 64         # calls, after which a channel has a mailbox
     TAKE_BACK_MS = 2000     # that an interrupted call waits for what it was given to be taken back
+
+cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS, 1)}
+
+# By what `Writer.put_args` says of a request's values.
+cdef uint8_t[4] PICKLED_FLAGS = [0, FLAG_PICKLED | FLAG_CARRIED, FLAG_PICKLED, FLAG_PICKLED]
+
+
+cdef bint all_scalars(kwds) except -1:
+    for value in kwds.values():
+        if not is_scalar(value):
+            return False
+    return type(kwds) is dict
+
+
+cdef bint is_whole(Writer frames, size_t size) noexcept:
+    """Whether the first `size` bytes are whole frames."""
+    cdef size_t end = 0
+    while end < size:
+        end += HEADER_SIZE + <size_t>(<Header *>(frames.data + end)).size
+    return end == size
 
 
 @cython.final
@@ -124,6 +145,63 @@ cdef class FastChannel(Channel):
         """Whether it is used often enough for a mailbox to pay, and has not asked for one."""
         return self.calls > MAIL_AFTER and not self.asked and not self.posted
 
+    # -- requests ---------------------------------------------------------
+
+    cdef size_t begin_request(self, Writer writer, list due) except 0:
+        """Put the releases that are due, then room for a header; where its body starts."""
+        cdef uint64_t pair[2]
+        cdef size_t start
+        writer.reset()
+        start = begin_message(writer)
+        if due:
+            for holding, count in due:
+                pair[0] = (<Holding>holding).handle
+                pair[1] = count
+                writer.write(pair, sizeof(pair))
+            self.end_request(writer, start, OP_RELEASE, 0, 0, 0)
+            start = begin_message(writer)
+        return start
+
+    cdef int put_call(
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle,
+        object name, object args, object kwds
+    ) except -1:
+        """Encode a call, for which there is room for a header before `start`."""
+        cdef object number = METHOD_NUMBERS.get(name) if op == OP_CALL else None
+        cdef int pickled
+        if number is None:
+            writer.put(name)
+        if type(args) is not tuple:
+            args = tuple(args)
+        if not kwds:
+            pickled = writer.put_args(args)
+            writer.put(None)
+        elif all_scalars(kwds):
+            pickled = writer.put_args(args)
+            if writer.put(kwds):
+                pickled = 2     # a string that is no UTF-8
+        else:
+            # Together: they may share objects. True says so.
+            pickled = 2 * writer.put((args, kwds))
+            writer.put(True)
+        return self.end_request(
+            writer, start, op, flags | PICKLED_FLAGS[pickled],
+            0 if number is None else <uint16_t>number, handle)
+
+    cdef int end_request(
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint16_t method,
+        uint64_t handle
+    ) except -1:
+        """Fill in the header before `start` for the body that begins there."""
+        cdef Header header
+        self.calls += 1
+        header.handle = handle
+        header.call = self.calls
+        header.method = method
+        header.op = op
+        header.flags = flags
+        return seal(writer, start, &header)
+
     cdef object request(
         self, uint8_t op, uint8_t flags, Target target, object name, object args, object kwds,
         list due
@@ -140,17 +218,17 @@ cdef class FastChannel(Channel):
         cdef Writer writer = self.writer if owner else Writer()
         self.encoding = True
         try:
-            start = begin_request(writer, &self.calls, due)
+            start = self.begin_request(writer, due)
             if op == OP_LOCATE:
-                end_request(writer, start, &self.calls, op, flags, 0, handle)
+                self.end_request(writer, start, op, flags, 0, handle)
             elif op == OP_INCREF:
                 for item in args:
                     handle = item
                     writer.write(&handle, sizeof(handle))
-                end_request(writer, start, &self.calls, op, flags, 0, 0)
+                self.end_request(writer, start, op, flags, 0, 0)
             else:
                 writer.out_of_band = True
-                put_call(writer, start, &self.calls, op, flags, handle, name, args, kwds)
+                self.put_call(writer, start, op, flags, handle, name, args, kwds)
             if flags & FLAG_ONEWAY:
                 header = <Header *>(writer.data + start - HEADER_SIZE)
                 if header.flags & FLAG_PICKLED and not header.flags & FLAG_CARRIED:
@@ -297,20 +375,18 @@ cdef class FastChannel(Channel):
     cdef int await_posted(self) except -1:
         """Before the end of the process: let the one-way calls be served, within reason."""
         cdef Writer writer = Writer()
-        cdef int status
         if not self.posted or not self.usable or not self.hold_now():
             return 0
         try:
-            put_call(
-                writer, begin_request(writer, &self.calls, None), &self.calls, OP_CONTROL, 0, 0,
-                "dummy", (), None,
-            )
+            self.put_call(
+                writer, self.begin_request(writer, None), OP_CONTROL, 0, 0, "dummy", (), None)
             self.stream.send_all(writer.data, writer.size, None)
             self.stream.set_timeout(LAST_WAIT)
-            while True:
-                status = self.stream.receive(False, NULL, False)
-                if status != FRAME_READY or self.stream.header.op != OP_FAILED:
-                    break
+            while (
+                self.stream.receive(False, NULL, False) == FRAME_READY
+                and self.stream.header.op == OP_FAILED
+            ):
+                pass
         except OSError as error:
             util.debug("the manager is gone: %s", error)
         finally:
@@ -361,15 +437,12 @@ cdef class FastChannel(Channel):
 
     cdef bint arrived(self, uint32_t expected) except -1:
         """Whether the reply to a call is there; does not wait."""
-        cdef Stream stream = self.stream
-        cdef int status = stream.take()
+        cdef int status = self.stream.take()
         if status == FRAME_PARTIAL:
-            status = stream.receive_now()
+            status = self.stream.receive_now()
             if status == FRAME_READY:
-                status = stream.take()
-        if status == FRAME_PARTIAL:
-            return False
-        return self.check(status, expected)
+                status = self.stream.take()
+        return status != FRAME_PARTIAL and self.check(status, expected)
 
     cdef int take_reply(self, list replies, list others) except -1:
         """Add what the last frame carries; pickles stay bytes until the channel is free."""
@@ -382,22 +455,17 @@ cdef class FastChannel(Channel):
         return 0
 
     cdef Segment attach(self, object number):
-        """Have a segment of the server's arena passed and map it; None if there is none.
-
-        Raises
-        ------
-        OSError
-            The connection failed, or the segment could not be mapped.
-        """
+        """Have a segment of the server's arena passed and map it; None if there is none."""
         cdef Writer writer = Writer()
-        cdef size_t start = begin_request(writer, &self.calls, None)
+        cdef size_t start = self.begin_request(writer, None)
         cdef int passed = -1
         cdef int status
+        where = None
         self.hold()
         try:
             if not self.usable:
                 return None
-            end_request(writer, start, &self.calls, OP_ATTACH, 0, 0, number)
+            self.end_request(writer, start, OP_ATTACH, 0, 0, number)
             self.stream.send_all(writer.data, writer.size, None)
             status = self.stream.receive_passed(&passed)
             if status == FRAME_READY:
@@ -408,16 +476,12 @@ cdef class FastChannel(Channel):
             self.stream.drop_buffers()
         except BaseException as error:
             self.end(error)
-            if passed >= 0:
-                os.close(passed)
             raise
         finally:
             self.let_go()
-        if where is None or passed < 0:
-            if passed >= 0:
+            if where is None and passed >= 0:
                 os.close(passed)
-            return None
-        return map_segment(number, passed, *where)
+        return None if where is None or passed < 0 else map_segment(number, passed, *where)
 
     cdef bint is_free(self) noexcept:
         """Take the lock for something that gets no reply, if no call is under way."""
@@ -451,7 +515,7 @@ cdef class FastChannel(Channel):
         What the server does not take now goes with the next request.
         """
         cdef Writer writer = Writer()
-        cdef size_t start = begin_request(writer, &self.calls, due)
+        cdef size_t start = self.begin_request(writer, due)
         cdef int status
         if not self.is_free():
             return 0

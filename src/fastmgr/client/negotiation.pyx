@@ -94,11 +94,6 @@ cdef class ClientSession(FastSession):
             return FastSession.lost_connection(self)
         return self.fallback.lost_connection()
 
-    cpdef bint is_lost(self, error) except -1:
-        if self.fallback is None:
-            return FastSession.is_lost(self, error)
-        return self.fallback.is_lost(error)
-
     def stock_connection(self):
         if self.fallback is None:
             return FastSession.stock_connection(self)

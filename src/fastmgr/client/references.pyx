@@ -58,12 +58,10 @@ cdef class References(Session):
             Py_DECREF(holding)
 
     def held(self):
-        """Return the idents of the objects that this process has proxies of."""
         cdef Holding holding
         return [ident for ident, holding in list(self.holdings.items()) if holding.local]
 
     def acquire(self, Target target):
-        """Take a reference to an object, for one proxy."""
         cdef Holding holding = self.holdings.get(target._id)
         if holding is None:
             self.request_reference(target)

@@ -51,5 +51,4 @@ cdef uint64_t handle_of(object ident) noexcept
 cdef int note_oneway_calls() except -1
 cdef Outcome outcome_of(uint8_t op, object payload, uint64_t handle)
 cdef object error_of(Outcome outcome)
-cdef Outcome refused()
 cdef Outcome failed_before(Py_ssize_t failed, tuple failure, object result)

@@ -54,10 +54,7 @@ cdef class Outcome:
 
 def raised(error):
     """Return the outcome of a call whose method has raised an exception."""
-    cdef Outcome outcome = Outcome()
-    outcome.op = OP_ERROR
-    outcome.payload = error
-    return outcome
+    return outcome_of(OP_ERROR, error, 0)
 
 
 def introduced(typeid, ident, exposed, reference, proxytype=None):
@@ -75,9 +72,7 @@ def introduced(typeid, ident, exposed, reference, proxytype=None):
     proxytype : str, optional
         ``module:name`` of the proxy's type, where the manager does not know `typeid`.
     """
-    cdef Outcome outcome = Outcome()
-    outcome.op = OP_PROXY
-    outcome.payload = exposed, typeid, proxytype
+    cdef Outcome outcome = outcome_of(OP_PROXY, (exposed, typeid, proxytype), 0)
     outcome.ident = ident
     outcome.reference = reference
     return outcome
@@ -190,7 +185,7 @@ cdef class Session:
         failure = getattr(self.local, "failure", None)
         if failure is None or name in FOR_DISPLAY:
             return self.call(target, name, args, kwds)
-        outcome = refused() if takes else self.call(target, name, args, kwds)
+        outcome = outcome_of(OP_REFUSED, None, 0) if takes else self.call(target, name, args, kwds)
         self.local.failure = None
         return failed_before(failure[0], failure[1], outcome)
 
@@ -327,26 +322,9 @@ cdef object error_of(Outcome outcome):
     return convert_to_error(KINDS[outcome.op], outcome.payload)
 
 
-cdef Outcome refused():
-    """The outcome of a call that was not made."""
-    cdef Outcome outcome = Outcome()
-    outcome.op = OP_REFUSED
-    return outcome
-
-
 cdef Outcome failed_before(Py_ssize_t failed, tuple failure, object result):
-    """The outcome of a call before which one-way calls have failed.
+    """The outcome of a call that came to `result`, before which `failed` one-way calls failed.
 
-    Parameters
-    ----------
-    failed : int
-        How many.
-    failure : (str, (int, object))
-        The first of them: which call, and the operation and payload of the reply to it.
-    result : object
-        What the call itself came to.
+    `failure` is the first: which call, and the operation and payload of the reply to it.
     """
-    cdef Outcome outcome = Outcome()
-    outcome.op = OP_FAILED
-    outcome.payload = failed, failure, result
-    return outcome
+    return outcome_of(OP_FAILED, (failed, failure, result), 0)

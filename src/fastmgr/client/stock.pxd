@@ -1,7 +1,6 @@
 """A session in the stdlib's dialect."""
 
-from fastmgr.client.channel cimport Channel
-from fastmgr.client.connections cimport Connections
+from fastmgr.client.connections cimport Channel, Connections
 
 cdef class StockChannel(Channel):
     cdef readonly object conn

@@ -1,7 +1,6 @@
 from typing import Any, final
 
-from fastmgr.client.channel import Channel
-from fastmgr.client.connections import Connections
+from fastmgr.client.connections import Channel, Connections
 
 @final
 class StockChannel(Channel):

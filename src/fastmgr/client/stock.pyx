@@ -11,8 +11,7 @@ from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from fastmgr.client.channel cimport Channel
-from fastmgr.client.connections cimport Connections, ThreadChannel
+from fastmgr.client.connections cimport Channel, Connections, ThreadChannel
 from fastmgr.client.references cimport Holding
 from fastmgr.client.session cimport Outcome, Target, note_oneway_calls, outcome_of
 from fastmgr.link.stream cimport OP_PROXY, OP_RETURN
@@ -20,12 +19,12 @@ from fastmgr.link.stream cimport OP_PROXY, OP_RETURN
 import threading
 from multiprocessing import AuthenticationError, util
 
-from fastmgr.client.channel import StaleConnection
+from fastmgr.client.connections import StaleConnection
 from fastmgr.client.session import introduced, raised as raised_outcome
 from fastmgr.link.sockets import HANDSHAKE_TIMEOUT, is_loss, named, settle
 from fastmgr.link.cutter import OPS
 from fastmgr.stock.dialect import (
-    RemoteError, StockConnection, convert_to_error, dispatch, stock_client, uses_raw_sockets,
+    RemoteError, StockConnection, convert_to_error, dispatch, stock_client,
 )
 
 cdef extern from "Python.h":
@@ -127,7 +126,6 @@ cdef class StockSession(Connections):
     """A session with a server that speaks the stdlib's dialect."""
 
     def after_fork_in_child(self):
-        """Use the inherited connections no more: they are the parent's."""
         global main_thread
         main_thread = PyThread_get_thread_ident()
         Connections.after_fork_in_child(self)
@@ -135,7 +133,6 @@ cdef class StockSession(Connections):
     # -- calls ------------------------------------------------------------
 
     cpdef object call(self, Target target, object name, object args, object kwds):
-        """Call a method of an object; once more if the thread's connection was dead."""
         cdef StockChannel channel
         cdef object dead = None
         while True:
@@ -156,7 +153,6 @@ cdef class StockSession(Connections):
         return reply
 
     def post(self, Target target, name, args, kwds):
-        """Make a call whose result is dropped; a failure shows with the thread's next call."""
         cdef Channel channel = self.channel()
         note_oneway_calls()
         try:
@@ -173,7 +169,6 @@ cdef class StockSession(Connections):
     cdef object call_after_posts(
         self, Target target, object name, object args, object kwds, bint takes
     ):
-        """Make a call; if one-way calls of its connection have failed, the outcome says so."""
         if getattr(self.local, "posted_over", None) is not self.channel():
             self.local.failure = None
         return Connections.call_after_posts(self, target, name, args, kwds, takes)
@@ -181,17 +176,14 @@ cdef class StockSession(Connections):
     # -- what takes a connection of its own -------------------------------
 
     def create(self, typeid, args, kwds, bint anonymous=False):
-        """Have an object made; return its ident, the exposed methods' names and the reference."""
         ident, exposed = self.control("create", (typeid, *args), kwds)
         return ident, exposed, None if anonymous else self.receive(ident)
 
     def control(self, name, args=(), kwds=None):
-        """Call one of the server's public functions."""
         self.channel()      # the server is there, and the thread's connection as in the stdlib
         return self.one_shot(name, args, kwds or {})
 
     cdef int request_reference(self, Target target) except -1:
-        """Have the server count a reference for this process."""
         self.channel()
         self.one_shot("incref", (target._id,), {})
         return 0
@@ -263,7 +255,6 @@ cdef class StockSession(Connections):
             self.disconnect()
 
     def close(self):
-        """Return everything in order and close; a later call would begin anew."""
         cdef Holding holding
         for holding in list(self.holdings.values()):
             if holding.counted and not holding.is_due:
@@ -276,18 +267,10 @@ cdef class StockSession(Connections):
     # -- connections --------------------------------------------------------
 
     cdef Channel open(self, object name):
-        """A new channel, accepted by the server."""
         channel = StockChannel(dial(self, name))
         self.adopt(channel)
         return channel
 
     def stock_connection(self):
-        """Return the calling thread's connection; None where it has none."""
         cdef ThreadChannel mine = self.thread_channel()
         return None if mine is None else (<StockChannel>mine.channel).conn
-
-    cpdef bint is_lost(self, error) except -1:
-        """`is_loss`, which cannot tell where the connections themselves are the user's code."""
-        if uses_raw_sockets(self.serializer):
-            return is_loss(error)
-        return isinstance(error, (OSError, EOFError))

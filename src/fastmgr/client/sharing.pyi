@@ -1,3 +1,0 @@
-from fastmgr.client.connections import Connections
-
-class SharingSession(Connections): ...
