@@ -2,7 +2,6 @@ from collections.abc import Callable
 from typing import Any, final
 
 from fastmgr.memory.arena import Arena
-from fastmgr.server.connection import Conn
 from fastmgr.server.loop import Loop
 from fastmgr.server.process import Workers
 from fastmgr.server.stock_peers import Hooks, StockPeers
@@ -21,7 +20,5 @@ class Engine:
         arena: Arena | None = None,
     ) -> None: ...
     def run(self) -> None: ...
-    @property
-    def conns(self) -> dict[int, Conn]: ...
     @property
     def disposing(self) -> int: ...

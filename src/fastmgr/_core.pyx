@@ -2,7 +2,7 @@
 
 =============  ====================================================================
 `Loop`         accepts, authenticates and watches connections on one thread
-`Service`      what workers do: each serves one connection by blocking reads
+`Service`      what the loop asks of the parts; and workers, of which each serves one connection
 `Operations`   what each operation of the fast dialect does; both of them call it
 `StockPeers`   the same in the stdlib's dialect
 `Calls`        calls a method, and shares what it returns
@@ -64,23 +64,17 @@ cdef class Engine:
         parking = Parking(loop, replies, gifts, disposal)
         cells = Cells(arena, hooks.table, replies)
         operations = Operations(hooks, load, calls, replies, gifts, parking, disposal, cells)
-        service = Service(hooks, stock_peers, workers, loop, load, operations, replies)
         self.loop = loop
         self.stock_peers = stock_peers
         self.disposal = disposal
-        self.handler = ServerHandler(
-            hooks, loop, operations, replies, parking, disposal, cells, service,
+        self.service = Service(
+            hooks, stock_peers, workers, loop, load, operations, replies, parking, disposal, cells,
             offers_fast,
         )
 
     def run(self):
         """Serve until the loop is stopped."""
-        self.loop.run(self.handler)
-
-    @property
-    def conns(self):
-        """The connections by their descriptors."""
-        return self.loop.conns
+        self.loop.run(self.service)
 
     @property
     def disposing(self):

@@ -136,12 +136,12 @@ class Harness:
         own = (self.base, self.base + 1)
         while True:
             others = [entry.ident for entry in list(table.entries.values()) if entry.key not in own]
-            if len(others) <= kept and len(table.sessions) == len(engine.conns) == 1:
+            if len(others) <= kept and len(table.sessions) == len(engine.loop.conns) == 1:
                 for ident in others:
                     table.remove(ident)
                 if not Box.alive and threading.active_count() <= MOST_THREADS:
                     break
-            left = (len(table.sessions), len(engine.conns), others, Box.alive)
+            left = (len(table.sessions), len(engine.loop.conns), others, Box.alive)
             assert time.monotonic() < end, f"left: {left}, {threading.active_count()} threads"
             time.sleep(0.0003)
         assert not self.troubles, self.troubles[0]

@@ -61,7 +61,7 @@ class Keeper:
     def waiters(self) -> int:
         """How many calls wait in the server."""
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        return sum(conn.waiter is not None for conn in list(server._engine.conns.values()))
+        return sum(conn.waiter is not None for conn in list(server._engine.loop.conns.values()))
 
 
 class MailManager(ProbeManager):

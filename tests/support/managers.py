@@ -154,5 +154,5 @@ class Census:
 
     def parked(self) -> int:
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        waiters = [conn.waiter for conn in list(server._engine.conns.values())]
+        waiters = [conn.waiter for conn in list(server._engine.loop.conns.values())]
         return sum(waiter is not None and not waiter.finished for waiter in waiters)

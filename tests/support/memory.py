@@ -43,7 +43,7 @@ class Leaver:
 
     def leave(self, name: str) -> None:
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        for conn in list(server._engine.conns.values()):
+        for conn in list(server._engine.loop.conns.values()):
             if conn.name == name:
                 conn.close()
 

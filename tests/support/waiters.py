@@ -20,26 +20,26 @@ class Census(Probe):
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
         return sorted(
             conn.name
-            for conn in list(server._engine.conns.values())
+            for conn in list(server._engine.loop.conns.values())
             if conn.waiter is not None and not conn.waiter.finished
         )
 
     def crowd(self) -> int:
         """How many wait; no names, for speed."""
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        return sum(conn.waiter is not None for conn in list(server._engine.conns.values()))
+        return sum(conn.waiter is not None for conn in list(server._engine.loop.conns.values()))
 
     def looked_at(self, name: str) -> int:
         """How many objects the server will look at when that client dies."""
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        for conn in list(server._engine.conns.values()):
+        for conn in list(server._engine.loop.conns.values()):
             if conn.name == name:
                 return len(conn.session.parked)
         raise LookupError(name)
 
     def connections(self) -> int:
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
-        return len(server._engine.conns)
+        return len(server._engine.loop.conns)
 
 
 class Spinner:

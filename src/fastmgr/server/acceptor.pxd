@@ -1,5 +1,3 @@
-"""Where connections arrive, and which of them have yet to prove the key."""
-
 cimport cython
 
 from fastmgr.server.connection cimport Conn, Responder

@@ -39,7 +39,6 @@ __all__ = ["ArenaFile"]
 #: The file grows by a multiple of this many bytes.
 EXTENT = 1024 * 1024
 
-
 #: The files that servers of this process use.
 _in_use: set[tuple[int, int]] = set()
 

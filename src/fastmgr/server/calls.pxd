@@ -1,5 +1,3 @@
-"""Making shared objects, and calling their methods."""
-
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.server.connection cimport Conn
 from fastmgr.server.disposal cimport Gifts

@@ -1,5 +1,3 @@
-"""What clients on this host may map: they ask where a cell is, and for its segment."""
-
 from fastmgr.memory.arena cimport Arena
 from fastmgr.server.connection cimport Conn
 from fastmgr.server.driver cimport Driver

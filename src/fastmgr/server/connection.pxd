@@ -1,5 +1,3 @@
-"""One accepted connection, and where it is in its life."""
-
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 

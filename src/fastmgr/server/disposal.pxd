@@ -1,5 +1,3 @@
-"""What replies gave, until the client is known to have taken it, and dropping it on workers."""
-
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.system cimport uint32_t, uint64_t
 from fastmgr.server.connection cimport Conn

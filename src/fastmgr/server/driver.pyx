@@ -121,32 +121,25 @@ cdef class Worker(Driver):
 
 
 cdef class Handler(Responder):
-    """What the loop asks of the server's other parts."""
+    """What the loop asks of the server's other parts; the .pxd says when."""
 
     cdef int begin(self) except -1:
-        """The loop's thread begins."""
         raise NotImplementedError
 
     cdef int end(self) except -1:
-        """The loop's thread ends, for whatever reason."""
         raise NotImplementedError
 
     cdef int serve(self, Conn conn) except -1:
-        """Serve the stream's last frame; return a `Verdict`."""
         raise NotImplementedError
 
     cdef int answer(self, Conn conn) except -1:
-        """Reply to the parked call, which is finished; return a `Verdict`."""
         raise NotImplementedError
 
     cdef int leave(self, Conn conn) except -1:
-        """The peer is gone: return what it held."""
         raise NotImplementedError
 
     cdef int hand_off(self, Conn conn) except -1:
-        """Let a worker serve the connection until the worker gives it back."""
         raise NotImplementedError
 
     cdef int turn(self) except -1:
-        """The loop has served all that was ready."""
         raise NotImplementedError

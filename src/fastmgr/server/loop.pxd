@@ -1,5 +1,3 @@
-"""Watching and serving any number of connections on one thread."""
-
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.mailbox cimport fm_mailroom
 from fastmgr.link.system cimport fm_poller, fm_spinner

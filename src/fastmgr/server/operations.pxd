@@ -1,5 +1,3 @@
-"""What each operation of the fast dialect does."""
-
 from fastmgr.server.calls cimport Calls
 from fastmgr.server.cells cimport Cells
 from fastmgr.server.connection cimport Conn
@@ -31,5 +29,4 @@ cdef class Operations:
     cdef int incref(self, Conn conn, Driver by) except -1
     cdef int release(self, Conn conn, Driver by) except -1
     cdef int leave(self, Conn conn) except -1
-    cdef int end_exchange(self, Conn conn) except -1
     cdef int end_session(self, Session session) except -1

@@ -298,10 +298,17 @@ cdef class Operations:
     # -- the end of a connection, and of a session with its last one ------------------
 
     cdef int leave(self, Conn conn) except -1:
-        """The client is gone; with its session's last connection go its references."""
+        """The client is gone: end its wait, and take back what it has not taken.
+
+        With its session's last connection go its references.
+        """
         cdef Session session = conn.session
         try:
-            self.end_exchange(conn)
+            self.parking.end(conn)
+            self.gifts.left(conn)
+            if conn.failure is not None:
+                failure, conn.failure = conn.failure, None
+                self.disposal.doom(failure)
         finally:
             if session is not None:
                 session.broken = session.broken or conn.end != IN_ORDER
@@ -320,15 +327,6 @@ cdef class Operations:
                 if entry is not None and entry.parks:
                     (<Primitive>entry.obj).hand_on_all_of(session.number)
         return self.disposal.drop(self.table.forsake(session))
-
-    cdef int end_exchange(self, Conn conn) except -1:
-        """End the wait of a client that is gone, and take back what it has not taken."""
-        self.parking.end(conn)
-        self.gifts.left(conn)
-        if conn.failure is not None:
-            failure, conn.failure = conn.failure, None
-            self.disposal.doom(failure)
-        return 0
 
 
 cdef inline int begin_reading(Conn conn, Driver by, bint carried) except -1:

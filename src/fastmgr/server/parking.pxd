@@ -1,5 +1,3 @@
-"""Calls that wait: begun, parked, answered, ended."""
-
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.server.connection cimport Conn
 from fastmgr.server.disposal cimport Disposal, Gifts

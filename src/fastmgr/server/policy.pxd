@@ -1,5 +1,3 @@
-"""What may run where: values that are kept unread, and the methods that look at them."""
-
 from fastmgr.server.table cimport Entry
 
 cdef bint may_make(object function) except -1

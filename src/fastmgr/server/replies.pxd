@@ -1,5 +1,3 @@
-"""Encoding replies, and what is told of calls that get none."""
-
 from fastmgr.link.stream cimport FLAG_ONEWAY, OP_CALL
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.server.connection cimport Conn

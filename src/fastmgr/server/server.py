@@ -194,14 +194,9 @@ class Server(_StockServer):
             if has_few_descriptors() and self.names.file is None:
                 arena = None
             own = getattr(self.create, "__func__", None) is Server.create
-            engine = _core.Engine(
-                self,
-                listener,
-                self._workers,
-                self._offers_fast(),
-                None if own else self.create,
-                arena,
-            )
+            create = None if own else self.create
+            fast = self._offers_fast()
+            engine = _core.Engine(self, listener, self._workers, fast, create, arena)
             if self._watches_parent:
                 self._watch_parent(engine)
             if self.names.file is not None:

@@ -1,5 +1,3 @@
-"""What workers and the loop do with connections."""
-
 from fastmgr.server.cells cimport Cells
 from fastmgr.server.connection cimport Conn
 from fastmgr.server.disposal cimport Disposal
@@ -10,29 +8,20 @@ from fastmgr.server.parking cimport Parking
 from fastmgr.server.replies cimport Replies
 from fastmgr.server.table cimport Table
 
-cdef class Service:
+cdef class Service(Handler):
     cdef object hooks
     cdef object stock_peers
     cdef object workers
-    cdef Loop loop
-    cdef Load load
-    cdef Operations operations
-    cdef Replies replies
-
-    cdef int hand_off(self, Conn conn) except -1
-    cdef int serve_fast(self, Conn conn) except -1
-    cdef int serve_stock(self, Conn conn) except -1
-
-cdef class ServerHandler(Handler):
-    cdef object hooks
     cdef Table table
     cdef Loop loop
+    cdef Load load
     cdef Operations operations
     cdef Replies replies
     cdef Parking parking
     cdef Disposal disposal
     cdef Cells cells
-    cdef Service service
     cdef bint offers_fast         # the fast dialect is spoken to those who ask for it
 
     cdef int introduce(self, Conn conn, object handshake) except -1
+    cdef int serve_fast(self, Conn conn) except -1
+    cdef int serve_stock(self, Conn conn) except -1

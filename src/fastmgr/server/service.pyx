@@ -30,28 +30,94 @@ cdef double WORKER_PATIENCE = 1.0
 
 
 @cython.final
-cdef class Service:
-    """What workers do with the connections that the loop hands off."""
+cdef class Service(Handler):
+    """What the loop asks, of the parts that answer it; and what workers do for it."""
 
     def __init__(
         self, hooks, stock_peers, workers, Loop loop, Load load, Operations operations,
-        Replies replies
+        Replies replies, Parking parking, Disposal disposal, Cells cells, bint offers_fast
     ):
         self.hooks = hooks
         self.stock_peers = stock_peers
         self.workers = workers
+        self.table = hooks.table
         self.loop = loop
         self.load = load
         self.operations = operations
         self.replies = replies
+        self.parking = parking
+        self.disposal = disposal
+        self.cells = cells
+        self.offers_fast = offers_fast
+
+    # -- for the loop -------------------------------------------------------------
+
+    cdef int begin(self) except -1:
+        return self.cells.open()
+
+    cdef int end(self) except -1:
+        for conn in self.loop.conns.values():
+            self.parking.end(conn)      # nobody would hear what it is given
+        return self.cells.close()
+
+    cdef int serve(self, Conn conn) except -1:
+        if conn.stream.fast:
+            return self.operations.serve(conn, self.loop)
+        if conn.stock is not None:
+            return HAND_OFF
+        handshake, conn.handshake = conn.handshake, None
+        if self.offers_fast and self.introduce(conn, handshake):
+            return KEEP if conn.stream.fast else CLOSE
+        if stock_is_refused():
+            util.info("connection refused: %s", "a peer of the standard library's")
+            return CLOSE
+        return HAND_OFF
+
+    cdef int introduce(self, Conn conn, object handshake) except -1:
+        """Whether the first request is an introduction; if so it is answered, where it is true."""
+        cdef bytes frame
+        if conn.stream.size > HANDSHAKE_LIMIT:
+            return 0
+        frame = conn.stream.body[:conn.stream.size]
+        introduced = parse_introduction(frame)
+        if introduced is None:
+            return 0
+        if not is_proved(frame, handshake.prove):
+            util.info("connection refused: the introduction is not of this handshake")
+            return 1
+        session_id, conn.name, thread = introduced
+        conn.session = self.table.join(session_id)
+        conn.belong(conn.session.number, thread)
+        if conn.session.connections == 1:
+            self.cells.enter(conn.session)
+        answer = (
+            self.hooks.instance, conn.session.connections > 1, conn.session.number,
+            conn.session.place,
+        )
+        self.loop.send_frames(conn, [answer_introduction(frame, answer, handshake.prove)])
+        conn.stream.fast = True
+        return 1
+
+    cdef int answer(self, Conn conn) except -1:
+        return self.parking.answer(conn)
+
+    cdef int leave(self, Conn conn) except -1:
+        return self.operations.leave(conn)
+
+    cdef int respond(self, Conn conn, object message) except -1:
+        return self.replies.respond(conn, message)
+
+    cdef int turn(self) except -1:
+        return self.disposal.turn()
 
     cdef int hand_off(self, Conn conn) except -1:
-        """Let a worker serve the connection; the loop calls this."""
         if not conn.timed:
             conn.timed = True
             conn.stream.set_timeout(WORKER_PATIENCE)
         self.workers.submit(self.work, conn.name or "stock peer", conn)
         return 0
+
+    # -- on a worker --------------------------------------------------------------
 
     def work(self, Conn conn):
         """Serve one connection on the calling thread until it idles or ends.
@@ -133,84 +199,3 @@ cdef class Service:
         except Idle:
             conn.introduced = True
         return 0
-
-
-@cython.final
-cdef class ServerHandler(Handler):
-    """What the loop asks, of the parts that answer it."""
-
-    def __init__(
-        self, hooks, Loop loop, Operations operations, Replies replies, Parking parking,
-        Disposal disposal, Cells cells, Service service, bint offers_fast
-    ):
-        self.hooks = hooks
-        self.table = hooks.table
-        self.loop = loop
-        self.operations = operations
-        self.replies = replies
-        self.parking = parking
-        self.disposal = disposal
-        self.cells = cells
-        self.service = service
-        self.offers_fast = offers_fast
-
-    cdef int begin(self) except -1:
-        return self.cells.open()
-
-    cdef int end(self) except -1:
-        for conn in self.loop.conns.values():
-            self.parking.end(conn)      # nobody would hear what it is given
-        return self.cells.close()
-
-    cdef int serve(self, Conn conn) except -1:
-        if conn.stream.fast:
-            return self.operations.serve(conn, self.loop)
-        if conn.stock is not None:
-            return HAND_OFF
-        handshake, conn.handshake = conn.handshake, None
-        if self.offers_fast and self.introduce(conn, handshake):
-            return KEEP if conn.stream.fast else CLOSE
-        if stock_is_refused():
-            util.info("connection refused: %s", "a peer of the standard library's")
-            return CLOSE
-        return HAND_OFF
-
-    cdef int introduce(self, Conn conn, object handshake) except -1:
-        """Whether the first request is an introduction; if so it is answered, where it is true."""
-        cdef bytes frame
-        if conn.stream.size > HANDSHAKE_LIMIT:
-            return 0
-        frame = conn.stream.body[:conn.stream.size]
-        introduced = parse_introduction(frame)
-        if introduced is None:
-            return 0
-        if not is_proved(frame, handshake.prove):
-            util.info("connection refused: the introduction is not of this handshake")
-            return 1
-        session_id, conn.name, thread = introduced
-        conn.session = self.table.join(session_id)
-        conn.belong(conn.session.number, thread)
-        if conn.session.connections == 1:
-            self.cells.enter(conn.session)
-        answer = (
-            self.hooks.instance, conn.session.connections > 1, conn.session.number,
-            conn.session.place,
-        )
-        self.loop.send_frames(conn, [answer_introduction(frame, answer, handshake.prove)])
-        conn.stream.fast = True
-        return 1
-
-    cdef int answer(self, Conn conn) except -1:
-        return self.parking.answer(conn)
-
-    cdef int leave(self, Conn conn) except -1:
-        return self.operations.leave(conn)
-
-    cdef int hand_off(self, Conn conn) except -1:
-        return self.service.hand_off(conn)
-
-    cdef int respond(self, Conn conn, object message) except -1:
-        return self.replies.respond(conn, message)
-
-    cdef int turn(self) except -1:
-        return self.disposal.turn()

@@ -1,5 +1,3 @@
-"""The reference table: what the server shares, and who holds it."""
-
 from cpython.object cimport PyObject
 
 from fastmgr.link.system cimport uint64_t

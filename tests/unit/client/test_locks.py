@@ -430,7 +430,7 @@ class Peeking:
     def waiters(self, ident: str) -> int:
         server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
         return sum(
-            getattr(conn, "waiter", None) is not None for conn in server._engine.conns.values()
+            getattr(conn, "waiter", None) is not None for conn in server._engine.loop.conns.values()
         )
 
 

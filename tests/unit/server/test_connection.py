@@ -148,7 +148,7 @@ def peer(server: Any) -> Iterator[FastPeer]:
 
 def conns_of(server: Any) -> list[Conn]:
     """The connections of peers that speak by hand."""
-    return [conn for conn in list(server._engine.conns.values()) if conn.name == "by hand"]
+    return [conn for conn in list(server._engine.loop.conns.values()) if conn.name == "by hand"]
 
 
 def conn_of(server: Any) -> Conn:
