@@ -19,7 +19,7 @@ from fastmgr.client.session import Session
 from fastmgr.client.sessions import _sessions, session_with
 from fastmgr.kinds.rows import BY_TYPEID
 from fastmgr.stock.dialect import Token, stock_client
-from fastmgr.wire.transit import note_transit
+from fastmgr.wire.opaque import note_transit
 
 if TYPE_CHECKING:
     from fastmgr._typing import QueueProxy as QueueProxy

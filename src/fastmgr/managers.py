@@ -43,8 +43,7 @@ from fastmgr.basemanager import (
 from fastmgr.baseproxy import find_by_name
 from fastmgr.client.sessions import retire_sessions as retire_sessions
 from fastmgr.kinds import standard
-from fastmgr.kinds.containers import Array as Array
-from fastmgr.kinds.namespace import Namespace as Namespace
+from fastmgr.kinds.containers import Array as Array, Namespace as Namespace
 from fastmgr.kinds.rows import Row
 from fastmgr.kinds.values import Value as Value
 from fastmgr.proxies import (

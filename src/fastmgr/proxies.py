@@ -26,11 +26,10 @@ from fastmgr.client.cells import CellCore
 from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
 from fastmgr.client.sessions import session_with as session_with
-from fastmgr.kinds.containers import DICT, ITERATOR, LIST, SET
+from fastmgr.kinds.containers import DICT, ITERATOR, LIST, NAMESPACE, SET
 from fastmgr.kinds.makers import ARRAY, COUNTER, COUNTERS, VALUE
-from fastmgr.kinds.namespace import NAMESPACE
-from fastmgr.kinds.pools import POOL
 from fastmgr.kinds.primitives import BARRIER, CONDITION, EVENT, LOCK
+from fastmgr.kinds.standard import POOL
 from fastmgr.link.sockets import is_ours
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
         _BaseDictProxy as _BaseDictProxy,
         _BaseSetProxy as _BaseSetProxy,
     )
-    from fastmgr.kinds.namespace import Namespace as _Namespace
+    from fastmgr.kinds.containers import Namespace as _Namespace
 else:
     # To a type checker proxies are what the stdlib's stubs say that managers return.
     _Barrier = _Condition = _Namespace = object

@@ -1,4 +1,4 @@
-"""What the models explore is compiled from the package's own sources, when it is first needed."""
+"""Cython modules of tests, over the package's own sources: compiled when they are first needed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ SOURCE = HERE.parents[1] / "src"
 BUILD = HERE.parents[1] / "build" / "model" / str(sys.implementation.cache_tag)
 
 
-def compiled(name: str) -> ModuleType:
-    """Import the module of that name beside this one, built anew where a source has changed."""
-    extension = Extension(name, [str(HERE / f"{name}.pyx")], include_dirs=[str(SOURCE / "fastmgr")])
+def compiled(name: str, folder: Path = HERE) -> ModuleType:
+    """Import the module of that name in a folder, built anew where a source has changed."""
+    source = str(folder / f"{name}.pyx")
+    extension = Extension(name, [source], include_dirs=[str(SOURCE / "fastmgr")])
     extensions = cythonize(
         extension,
         include_path=[str(SOURCE)],

@@ -6,7 +6,7 @@ from fastmgr.client.proxy cimport ProxyCore
 from fastmgr.client.session cimport posting_channels
 from fastmgr.memory.atomics cimport uint32_t
 from fastmgr.memory.segments cimport Segment
-from fastmgr.memory.view cimport View
+from fastmgr.memory.arena cimport View
 
 cdef class CellCore(ProxyCore):
     cdef View view              # what the cell is mapped in; None before it was looked for

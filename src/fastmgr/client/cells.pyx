@@ -15,7 +15,7 @@ that could run users' code, and allocates nothing that the garbage collector tra
 from fastmgr.client.proxy cimport ProxyCore
 from fastmgr.client.session cimport Session, posting_channels
 from fastmgr.memory.segments cimport Segment
-from fastmgr.memory.view cimport View
+from fastmgr.memory.arena cimport View
 
 
 cdef class CellCore(ProxyCore):

@@ -24,17 +24,16 @@ from fastmgr.link.stream cimport (
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.atomics cimport THREAD_BITS
+from fastmgr.memory.arena cimport View
 from fastmgr.memory.segments cimport Segment
-from fastmgr.memory.view cimport View
 from fastmgr.wire.writer cimport Writer
 
 import os
 from multiprocessing import AuthenticationError, util
 
 from fastmgr.client.connections import StaleConnection
-from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer
+from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer, is_off
 from fastmgr.link.sockets import connect, is_loss, named, settle
-from fastmgr.link.switches import is_off
 from fastmgr.stock.dialect import RemoteError
 
 

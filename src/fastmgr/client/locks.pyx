@@ -9,7 +9,7 @@ from fastmgr.kinds.slots cimport (
 )
 from fastmgr.memory.atomics cimport fm_owner_here, fm_set_owner_here, uint64_t
 from fastmgr.memory.cells cimport KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE
-from fastmgr.memory.view cimport View
+from fastmgr.memory.arena cimport View
 
 import threading
 

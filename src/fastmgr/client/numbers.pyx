@@ -14,7 +14,7 @@ from fastmgr.kinds.words cimport (
 from fastmgr.memory.atomics cimport fm_load, fm_replace, uint64_t
 from fastmgr.memory.cells cimport KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE, Cell
 from fastmgr.memory.segments cimport Segment
-from fastmgr.memory.view cimport View
+from fastmgr.memory.arena cimport View
 
 import array
 import types

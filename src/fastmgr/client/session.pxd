@@ -2,7 +2,7 @@
 
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.segments cimport Segment
-from fastmgr.memory.view cimport View
+from fastmgr.memory.arena cimport View
 
 # Whether this process has ever made a one-way call: the others need not ask what a call takes.
 cdef bint makes_oneway_calls

@@ -11,7 +11,7 @@ cimport cython
 from fastmgr.link.stream cimport OP_ERROR, OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.segments cimport Segment
-from fastmgr.memory.view cimport View
+from fastmgr.memory.arena cimport View
 
 import threading
 

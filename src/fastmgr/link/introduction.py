@@ -13,12 +13,12 @@ answer to the challenges of this very handshake (`handshake.prove`).
 from __future__ import annotations
 
 import hmac
+import os
 from collections.abc import Callable
 from multiprocessing import AuthenticationError
 from typing import Any
 
 from fastmgr.link.handshake import PROOF_SIZE
-from fastmgr.link.switches import is_off
 from fastmgr.wire.codec import dumps, loads
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Introducer",
     "answer_introduction",
     "introduction",
+    "is_off",
     "is_proved",
     "parse_introduction",
     "stock_is_refused",
@@ -42,6 +43,21 @@ _HEAD = b"\x80\x03(NX\x08\x00\x00\x00#fastmgrC"
 _TAIL = b"\x85}t."
 _MOST_NAME_BYTES = 160  # with the rest it must fit the limit of a handshake's frames
 _ANSWER = b"#FASTMGR#" + bytes((VERSION,))
+
+
+def is_off(variable: str) -> bool:
+    """Whether an environment variable says ``off``; a variable that is not set says ``on``.
+
+    Raises
+    ------
+    ValueError
+        It says neither ``on`` nor ``off``: its user may only believe to have turned this off.
+    """
+    said = os.environ.get(variable, "on")
+    word = said.strip().lower()
+    if word not in ("on", "off"):
+        raise ValueError(f"{variable}={said!r} in the environment: 'on' or 'off' is needed")
+    return word == "off"
 
 
 def stock_is_refused() -> bool:

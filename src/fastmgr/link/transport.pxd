@@ -48,11 +48,3 @@ cdef ssize_t read_soon(
 
 cdef class SocketTransport(Transport):
     """A connected stream socket in blocking mode, by its descriptor."""
-
-
-cdef class PythonTransport(Transport):
-    """What a Python object carries."""
-
-    cdef object carrier
-    cdef long timeout          # milliseconds
-    cdef ssize_t move(self, void *into, size_t size, const void *source) noexcept with gil

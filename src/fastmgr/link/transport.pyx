@@ -1,22 +1,17 @@
-"""What carries a stream's bytes: a socket, or a Python object.
+"""What carries a stream's bytes: a socket, or a subclass that another package brings.
 
 A transport belongs to the thread its stream belongs to; other threads may only close it.
 """
 
 cimport cython
-from libc.errno cimport EAGAIN, EIO, EPERM
-from libc.string cimport memcpy
+from libc.errno cimport EAGAIN, EPERM
 
 from fastmgr.link.system cimport (
-    MSG_DONTWAIT, MSG_PEEK, POLLIN, fm_acknowledge, fm_await_end, fm_hung_up, fm_is_unix,
+    MSG_DONTWAIT, MSG_PEEK, fm_acknowledge, fm_await_end, fm_hung_up, fm_is_unix,
     fm_look, fm_look_again, fm_look_begin, fm_look_end, fm_poll_one, fm_receive_timeout, fm_recv,
     fm_recv_fd, fm_reset_at_close, fm_send, fm_send_fd, fm_send_two, fm_shutdown, fm_unread,
     os_close,
 )
-
-cdef enum:
-    PORTION = 64 * 1024     # bytes that a Python object is given at a time
-
 
 cdef class Transport:
     """A way for bytes: this one carries none, and can do what every way can do."""
@@ -147,62 +142,3 @@ cdef class SocketTransport(Transport):
         self.fd = -1        # before the number can be another's
         if fd >= 0:
             os_close(fd)
-
-
-@cython.final
-cdef class PythonTransport(Transport):
-    """What a Python object carries, say one that encrypts.
-
-    Parameters
-    ----------
-    carrier : object
-        It has ``fileno()``; ``read(room)``, which returns bytes, none of them at the end, or None
-        where nothing has come yet; ``send(data)``, which returns how many bytes it takes now;
-        ``pending()``, how many bytes ``read`` has at once and no poller tells of; and ``close()``.
-        They raise an `OSError` where the connection is lost.
-    """
-
-    def __init__(self, carrier):
-        self.carrier = carrier
-        self.fd = carrier.fileno()
-
-    cdef ssize_t read(self, void *into, size_t room, bint waits) noexcept nogil:
-        cdef ssize_t n = self.move(into, room, NULL)
-        while waits and n == -EAGAIN:
-            n = self.wait(POLLIN, <int>self.timeout or -1)
-            if n == 0:
-                return -EAGAIN
-            if n > 0:
-                n = self.move(into, room, NULL)
-        return n
-
-    cdef ssize_t send(
-        self, const void *first, size_t first_size, const void *second, size_t second_size
-    ) noexcept nogil:
-        if first_size == 0:
-            first, first_size = second, second_size
-        return self.move(NULL, min(first_size, <size_t>PORTION), first)
-
-    cdef ssize_t move(self, void *into, size_t size, const void *source) noexcept with gil:
-        """Receive into `into`, or send from `source`."""
-        try:
-            if source is not NULL:
-                return self.carrier.send((<const char *>source)[:size]) or -EAGAIN
-            data = self.carrier.read(size)
-            self.pending = self.carrier.pending()
-            if data is None:
-                return -EAGAIN
-            size = min(size, <size_t>len(data))
-            memcpy(into, <const char *>data, size)
-            return <ssize_t>size
-        except OSError as error:
-            return -<int>(error.errno or EIO)
-
-    cdef int set_timeout(self, long milliseconds) noexcept nogil:
-        self.timeout = milliseconds
-        return 0
-
-    cdef void close(self) noexcept nogil:
-        self.fd = -1
-        with gil:
-            self.carrier.close()

@@ -1,5 +1,5 @@
 # cython: auto_pickle=False
-"""The server's arena: which segments there are, and what lies where in them.
+"""An arena: the server's segments and what lies where in them; a client's view of them.
 
 The server owns the memory, and alone decides what lies where: its books are in its own memory.
 """
@@ -11,7 +11,6 @@ from posix.unistd cimport getpid
 from fastmgr.memory.atomics cimport fm_store
 from fastmgr.memory.segments cimport (
     SEGMENT_SIZE, fm_clear, fm_lifeline_cut, fm_lifeline_tie, fm_note_growth, mapped, new_segment,
-    uint32_t,
 )
 
 import errno
@@ -28,6 +27,7 @@ cdef enum:
 
 # Of the server that runs in this process.
 cdef Arena home = None
+cdef uint64_t views = 0
 
 
 cdef Arena home_here():
@@ -230,3 +230,62 @@ cdef size_t _rounded(size_t size) noexcept:
     while rounded < size:
         rounded *= 2
     return rounded
+
+
+cdef class View:
+    """What this process has mapped of one server's arena.
+
+    Parameters
+    ----------
+    owner : int
+        This process as the owner of a slot.
+    place : int
+        Where the session's number is in the control segment; 0: there is no arena, or it is
+        not to be used.
+    instance : bytes
+        The server's.
+    before : View or None
+        The process's view until now, perhaps from before a fork; its segments stay mapped.
+    """
+
+    def __init__(self, uint64_t owner, size_t place, instance, View before):
+        global views
+        views += 1
+        self.serial = views
+        self.owner = owner
+        self.instance = instance
+        self.usable = True
+        self.place = place
+        self.none = place == 0
+        self.shared = {}
+        self.large = WeakValueDictionary()
+        if before is not None and before.instance == instance and before.control is not None:
+            self.look_at(before.control)
+            self.shared = before.shared
+            self.large = before.large
+
+    cdef int look_at(self, Segment control) except -1:
+        if self.place >= control.size // sizeof(uint64_t):
+            raise OSError(f"session {self.place} has no place in the manager's arena")
+        self.control = control
+        self.alive = <const uint32_t *>control.at
+        self.entry = <const uint64_t *>control.at + self.place
+        return 0
+
+    cdef int keep(self, Segment segment) except -1:
+        # In the server's own process closing any descriptor of the file would lift its lock.
+        if not segment.is_file or home_here() is None:
+            segment.forget_fd()
+        if segment.number == 0:
+            self.look_at(segment)
+        elif segment.lasts():
+            self.shared[segment.number] = segment
+        else:
+            self.large[segment.number] = segment
+        return 0
+
+    def segment(self, number):
+        """The segment of that number, if it is mapped already."""
+        if number == 0:
+            return self.control
+        return self.shared.get(number) or self.large.get(number)

@@ -18,7 +18,7 @@ from traceback import format_exc
 from fastmgr.kinds import rows
 from fastmgr.link.cutter import OPS
 from fastmgr.wire.methods import METHODS as _methods
-from fastmgr.wire.transit import transit
+from fastmgr.wire.opaque import transit
 
 # Bytes of replies that the loop sends in one go.
 cdef enum:

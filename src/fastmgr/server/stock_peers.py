@@ -16,7 +16,7 @@ from fastmgr.server.connection import Conn
 from fastmgr.server.names import Finder, Names
 from fastmgr.server.table import Table
 from fastmgr.stock.dialect import StockConnection
-from fastmgr.wire.transit import transit
+from fastmgr.wire.opaque import transit
 
 __all__ = ["Hooks", "Served", "StockPeers"]
 

@@ -8,6 +8,7 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from fastmgr.wire.tags cimport LARGE
 
 import copyreg
+import threading
 from functools import partial
 from io import BytesIO
 from multiprocessing.reduction import ForkingPickler
@@ -27,6 +28,23 @@ cdef object _pickler = Pickler
 
 class WireError(ValueError):
     """The bytes are not a value, or not one that is allowed here."""
+
+
+class _Transit(threading.local):
+    sink = None     # a list of the proxies' entries while this thread encodes a reply
+
+
+transit = _Transit()
+
+
+def note_transit(entry):
+    """Note that a proxy held in this process is being pickled for a client.
+
+    The client takes its own reference only after it has read the proxy.  Until the client's next
+    request the connection holds the entry.
+    """
+    if transit.sink is not None:
+        transit.sink.append(entry)
 
 
 cpdef int check_nesting(bytes data) except -1:

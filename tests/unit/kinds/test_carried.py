@@ -17,7 +17,7 @@ from support.carried import GHOSTS, CarriedManager, Client
 
 import fastmgr
 from fastmgr.kinds import rows
-from fastmgr.kinds.namespace import Namespace
+from fastmgr.kinds.containers import Namespace
 from fastmgr.kinds.queues import Queue
 from fastmgr.kinds.values import Value
 from fastmgr.managers import RemoteError

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from itertools import cycle
 
 import pytest
-from support import ProbeManager
+from model.compiled import compiled
+from support import TESTS, ProbeManager
 from support.streams import long_form, short_form
 
 import fastmgr
 from fastmgr.link import sockets
 from fastmgr.link.stream import Stream
-from fastmgr.link.transport import PythonTransport, Transport
+from fastmgr.link.transport import Transport
+
+PythonTransport = compiled("python_transport", TESTS / "support").PythonTransport
 
 PIECES = ((1,), (3, 1, 50), (2048,), (7, 30_000, 1, 5_000))
 
