@@ -242,7 +242,7 @@ cdef class FastSession(Connections):
                 raise named(error, self.address) from None
             raise
         if answer is None:
-            stream.close_fd()
+            stream.close()
             if self.instance is None:
                 raise OtherDialect
             raise AuthenticationError(

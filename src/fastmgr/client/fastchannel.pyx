@@ -111,18 +111,18 @@ cdef class FastChannel(Channel):
         self.set_posted(False)
         self.say_goodbye(False)
         if self.pid != getpid():
-            self.stream.close_fd()      # the connection is the parent's
-        elif self.cut_off and not self.stream.is_local():
+            self.stream.close()      # the connection is the parent's
+        elif self.cut_off and not self.stream.transport.is_local():
             self.stream.reset()         # the end would wait behind what the server does not read
         elif self.interrupted:
             self.stream.close_after(TAKE_BACK_MS)
         else:
-            self.stream.close_fd()
+            self.stream.close()
 
     cpdef object abandon(self):
         self.usable = False
         self.set_posted(False)
-        self.stream.close_fd()
+        self.stream.close()
 
     cdef void say_goodbye(self, bint whole) noexcept:
         """Tell the server that this is no crash: of the connection, or of the process.

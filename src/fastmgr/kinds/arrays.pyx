@@ -18,7 +18,7 @@ cdef extern from "Python.h":
 __all__ = ["Array"]
 
 
-# What can still be asked of an array when its length is fixed.
+# The methods of `array.array` that work on an array whose length is fixed.
 cdef frozenset LASTING = frozenset(("count", "index", "tobytes", "tolist"))
 
 
@@ -34,14 +34,14 @@ cdef class Array(Celled):
 
     Notes
     -----
-    As long as no client has mapped it this is an `array.array`, which slices may lengthen or
-    shorten.  Once one has, its length stays.
+    The items are in an `array.array`, whose length may change, until the first client maps them.
+    From then on they are in the cell, and the length is fixed.
     """
 
     cdef readonly object typecode
     cdef object items           # array.array; None once the items are in the cell
-    cdef Py_ssize_t writes      # to `items` so far
-    cdef object mapped          # memoryview of them there
+    cdef Py_ssize_t writes      # how often `items` were written to
+    cdef object mapped          # memoryview of the items in the cell
     cdef size_t itemsize
 
     def __init__(self, typecode, sequence, lock=True):
@@ -65,7 +65,7 @@ cdef class Array(Celled):
             return False
         if self.is_heavy(False):
             seen = self.copy_to(cell, self.items)
-        # Another thread may have been here meanwhile.
+        # Another thread may have moved the items meanwhile, or changed their number.
         if self.items is not None and self.state_size() == cell.size:
             self.move_to(cell, True, seen)
         return self.items is None
@@ -76,10 +76,10 @@ cdef class Array(Celled):
         return self.kind != KIND_NONE and self.state_size() >= HEAVY
 
     cdef Py_ssize_t copy_to(self, Cell cell, object items) except? -1:
-        """Copy the items while other threads write; the number of writes that are in the copy."""
+        """Copy the items while other threads write; return how many writes the copy has in it."""
         cdef Py_ssize_t writes = self.writes
         cdef Py_buffer *buffer
-        with memoryview(items) as view:     # the length stays
+        with memoryview(items) as view:     # keeps the length
             buffer = PyMemoryView_GET_BUFFER(view)
             if <size_t>buffer.len == cell.size:
                 with nogil:
@@ -99,7 +99,7 @@ cdef class Array(Celled):
         return self.move_to(cell, fresh, -1)
 
     cdef int move_to(self, Cell cell, bint fresh, Py_ssize_t seen) except -1:
-        """Lie in a cell that has `seen` of the writes in it; -1: it has no copy."""
+        """Move the items to a cell that has a copy with the first `seen` writes; -1: no copy."""
         mapped = items_at(cell.at, cell.size, self.typecode, cell)
         with memoryview(self.items) as items:
             if fresh:
@@ -113,13 +113,13 @@ cdef class Array(Celled):
         return 0
 
     cdef object now(self):
-        """The items as an array.array: a copy once they are in the cell."""
+        """Return the items as an `array.array`: a copy if they are in the cell."""
         if self.items is not None:
             return self.items
         return array.array(self.typecode, self.there().tobytes())
 
     cdef object there(self):
-        """The items in the cell."""
+        """Return the items in the cell, unless the cell's file was cut."""
         self.cell.check()
         return self.mapped
 

@@ -68,7 +68,7 @@ cdef class Counter(Celled):
         return str(self.get())
 
     def __reduce__(self):
-        return int, (self.get(),)       # a copy of it is a number
+        return int, (self.get(),)       # a copy of a counter is a number
 
 
 cdef class Counters(Celled):
@@ -77,16 +77,15 @@ cdef class Counters(Celled):
     Parameters
     ----------
     names : iterable of str, mapping, or int
-        What they are called, which of a mapping are the keys and its values theirs; or how many
-        there are.
+        The counters' names; a mapping from names to values; or the number of counters.
     values : iterable of int, optional
-        Their values; zeros if there are none.
+        The counters' values; zeros by default.
     """
 
-    cdef readonly tuple names       # None: they have indices only
-    cdef dict indices
-    cdef Py_ssize_t length          # of all
-    cdef list parts                 # the cells of the counters that were added later
+    cdef readonly tuple names       # None: the counters have indices only
+    cdef dict indices               # name -> index
+    cdef Py_ssize_t length          # number of counters in all cells
+    cdef list parts                 # cells of the counters that were added later
 
     def __init__(self, names, values=None):
         cdef Py_ssize_t i
@@ -111,7 +110,7 @@ cdef class Counters(Celled):
                 counter_exchange(self.word(i), values[i])
 
     cdef int call(self, tuple names) except -1:
-        """Give all of them names, of which none may occur twice."""
+        """Give all counters names, of which none may occur twice."""
         cdef dict indices = {name: i for i, name in enumerate(names)}
         if len(indices) != len(names):
             raise ValueError("a name occurs twice among the counters")
@@ -126,7 +125,7 @@ cdef class Counters(Celled):
         return word_in(cell) + i
 
     cdef uint64_t *at(self, key) except NULL:
-        """The word of a counter.  Users' code may run in here, before the word is found."""
+        """Find the word of a counter.  Users' code may run in here before the word is found."""
         cdef Py_ssize_t i = index_in(self.indices, self.length, key, True)
         if i >= 0:
             return self.word(i)
@@ -142,13 +141,13 @@ cdef class Counters(Celled):
         return self.cell.settle(arena)
 
     cdef object about(self):
-        """The names, and the places of the cells that were added."""
+        """Return the names, and where the cells lie that were added."""
         cdef Cell part
         cdef size_t located = self.cell.size
         places = []
         for part in self.parts:
             if part.segment is None:
-                break       # added this moment, and not settled: the client will ask again
+                break       # added this moment and not in a segment yet: the client asks again
             located += part.size
             places.append((part.segment.number, part.offset, part.size))
         names = self.names
@@ -209,7 +208,7 @@ cdef class Counters(Celled):
 
 
 def grow(Counters row not None, *parts):
-    """Add counters to a row, behind those that it has.  They stay in their own cells.
+    """Add counters to a row, behind its own.  They stay in the cells that they have.
 
     Raises
     ------

@@ -51,10 +51,7 @@ cdef class Event(Primitive):
         cdef Waiter waiter
         self.flag = True
         raise_flag(<uint64_t *>self.cell.at, True)
-        while True:
-            waiter = self.next_waiter()
-            if waiter is None:
-                return
+        while (waiter := self.next_waiter()) is not None:
             waiter.done(True)
 
     def clear(self):
@@ -88,11 +85,9 @@ cdef class Barrier(Primitive):
 
     cdef int break_up(self) except -1:
         cdef Waiter waiter
-        while True:
-            waiter = self.next_waiter()
-            if waiter is None:
-                return 0
+        while (waiter := self.next_waiter()) is not None:
             waiter.fail(threading.BrokenBarrierError())
+        return 0
 
     cdef int expire(self, Waiter waiter) except -1:
         if not waiter.finished:
@@ -102,7 +97,7 @@ cdef class Barrier(Primitive):
 
     def _wait(self, Waiter waiter, timeout=None):
         cdef Waiter other
-        cdef Py_ssize_t index
+        cdef Py_ssize_t index = 0
         if timeout is None:
             timeout = self.timeout
         if self.broken:
@@ -111,11 +106,7 @@ cdef class Barrier(Primitive):
         if self.n_waiting + 1 < self.parties:
             self.park(waiter, self.waiting, timeout)
             return
-        index = 0
-        while True:
-            other = self.next_waiter()
-            if other is None:
-                break
+        while (other := self.next_waiter()) is not None:
             other.done(index)
             index += 1
         waiter.done(index)

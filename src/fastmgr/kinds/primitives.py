@@ -11,18 +11,9 @@ from fastmgr.kinds import events, locks, queues, semaphores
 from fastmgr.kinds.rows import Row, Unread, declare, names
 
 __all__ = [
-    "BARRIER",
-    "BOUNDED_SEMAPHORE",
-    "CONDITION",
-    "EVENT",
-    "LOCK",
-    "QUEUE",
-    "RLOCK",
-    "SEMAPHORE",
-    "Barrier",
-    "Condition",
-    "is_locked",
-]
+    "BARRIER", "BOUNDED_SEMAPHORE", "CONDITION", "EVENT", "LOCK", "QUEUE", "RLOCK", "SEMAPHORE",
+    "Barrier", "Condition", "is_locked",
+]  # fmt: skip
 
 _RLock = type(threading.RLock())
 

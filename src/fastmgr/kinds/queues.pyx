@@ -195,8 +195,5 @@ def _shut_down(_BaseQueue q, bint immediate):
     for waiter in list(q.putting):
         waiter.fail(ShutDown())
     q.putting.clear()
-    while True:
-        waiter = q.next_waiter()
-        if waiter is None:
-            break
+    while (waiter := q.next_waiter()) is not None:
         waiter.fail(ShutDown())

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 from fastmgr.kinds.waits import Primitive
 from fastmgr.memory.cells import Celled
-from fastmgr.wire.methods import METHODS
 
 __all__ = ["GAINS", "Codec", "Row", "Unread", "codec_of", "declare", "names"]
 
@@ -103,9 +102,6 @@ class Codec(NamedTuple):
 class Row(NamedTuple):
     """All that is particular to one shared type.
 
-    Two things will come here when something uses them: which calls only read the object, and how an
-    engine that is not this package's server hosts it.
-
     Attributes
     ----------
     typeids : tuple of str
@@ -177,11 +173,6 @@ class Row(NamedTuple):
         """What messages call the row."""
         return self.typeids[0] if self.typeids else "/".join(kind.__name__ for kind in self.types)
 
-    @property
-    def unnumbered(self) -> frozenset[str]:
-        """The exposed methods that a call names in full, since they have no number."""
-        return frozenset(self.exposed).difference(METHODS)
-
 
 # -- the tables -------------------------------------------------------------------
 
@@ -201,6 +192,7 @@ ERRORS: set[type[Exception]] = set()
 CELL_CALLS: dict[type, frozenset[str]] = {}
 #: By a type and a name, what is called where the type has no such method.
 VERBS: dict[tuple[type, str], Callable[..., Any]] = {}
+_COMPILED_METHODS = type(dict.get), type(dict.__setitem__)
 #: By a closed type, then by name: what is called with the object and the arguments.
 METHODS_OF: dict[type, dict[str, Callable[..., Any]]] = {}
 UNREAD: dict[type, Unread] = {}
@@ -247,7 +239,8 @@ def declare(row: Row) -> Row:
             KEPT_ARGUMENT.update({(kind, name): i for name, i in row.unread.keeps.items()})
         VERBS.update({(kind, name): verb for name, verb in row.verbs.items()})
         if row.is_closed:
-            METHODS_OF[kind] = {**_methods_of(kind), **row.verbs}
+            own = {name: m for name, m in vars(kind).items() if type(m) in _COMPILED_METHODS}
+            METHODS_OF[kind] = {**own, **row.verbs}
     if row.codec is not None and row.make is not None:
         NAMED_BY[row.make] = row.types[0]
         BY_NUMBER[row.codec.number] = row
@@ -270,11 +263,6 @@ def codec_of(kind: type) -> Codec:
     return codec
 
 
-def _methods_of(kind: type) -> dict[str, Callable[..., Any]]:
-    compiled = type(dict.get), type(dict.__setitem__)
-    return {name: method for name, method in vars(kind).items() if type(method) in compiled}
-
-
 def _problems(row: Row) -> Iterator[str]:
     """Say what is wrong with the ids, the types, what makes objects and where their methods run."""
     yield from (f"{typeid!r} is another row's" for typeid in row.typeids if typeid in BY_TYPEID)
@@ -283,10 +271,8 @@ def _problems(row: Row) -> Iterator[str]:
         yield "it has neither an id nor a type"
     if row.proxy is not None and not all(row.proxy.partition(":")):
         yield f"proxy={row.proxy!r} is not spelled 'module:qualname'"
-    if row.loop_makes and row.make is None:
-        yield "loop_makes, but nothing makes it"
-    if row.creation_errors != "hidden" and row.make is None:
-        yield "creation_errors, but nothing makes it"
+    if row.make is None and (row.loop_makes or row.creation_errors != "hidden"):
+        yield "loop_makes or creation_errors, but nothing makes it"
     if row.loop_runs and row.parks:
         yield "loop_runs and parks exclude each other"
     if (row.loop_runs or row.parks or row.any_thread) and not row.types:

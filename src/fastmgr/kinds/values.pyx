@@ -23,14 +23,14 @@ cdef class Value(Celled):
 
     Notes
     -----
-    None, bools, floats and ints of 48 bits are in the cell.  For anything else the cell says
-    "ask the server", and `_other` is the object.  One word decides, so an atomic step that replaces
-    the word replaces the value.
+    The cell's word holds None, a bool, a float or an int of 48 bits.  Of any other object the word
+    says that the server has it, in `_other`.  An atomic step that replaces the word replaces the
+    value.
     """
 
     cdef public object _typecode
     cdef public object _other
-    cdef uint64_t asked         # marks so far: none is used twice
+    cdef uint64_t asked         # how many words with the mark ASK were made; no two are the same
     cdef public object keeper   # the name under which it is kept in a file, or None
 
     def __cinit__(self, *args, **kwds):
@@ -46,21 +46,21 @@ cdef class Value(Celled):
         return word_in(self.cell)
 
     cdef object swap(self, value):
-        """Put a value in, whatever is there, and return what was."""
+        """Put a value in and return the value before."""
         cdef uint64_t before, after = self.prepare(value)
         old = self._other
         if is_asked(after):
-            self._other = value     # before the word: a reader must not find the mark without it
+            self._other = value     # first: a reader of the mark must find the object
         before = fm_exchange(self.word(), after)
         if not is_asked(after):
             self._other = None
         return old if is_asked(before) else value_of(before)
 
     cdef bint replace(self, uint64_t before, value) except -1:
-        """Put a value in if the word still is `before`: whether it was."""
+        """Put a value in if the word still is `before`; return whether it was."""
         cdef uint64_t after = self.prepare(value)
         cdef bint done
-        old = self._other       # lives until the return: its destructor may run any code
+        old = self._other       # kept until the return: its destructor may run any code
         if is_asked(after):
             self._other = value
         done = fm_replace(self.word(), &before, after)
@@ -71,12 +71,12 @@ cdef class Value(Celled):
         return done
 
     cdef uint64_t prepare(self, value) except? 0:
-        """The word for a value: a fresh mark where it has none."""
+        """Return the word for a value; for an object that no word can hold, a new mark."""
         cdef uint64_t word
         if word_of(value, &word):
             return word
         if self.keeper is not None and type(value) is float:
-            return MINUS_NAN    # without its payload, which Python does not show
+            return MINUS_NAN    # Python does not show a NaN's payload, so a file need not keep it
         if self.keeper is not None:
             shown = spelled(value) if isinstance(value, int) else repr(value)
             raise TypeError(
@@ -125,7 +125,7 @@ cdef class Value(Celled):
         return type(self), (self._typecode, self._value), getattr(self, "__dict__", None)
 
     def __setstate__(self, state):
-        # The stdlib's has all of it in its __dict__.
+        # A pickle of the stdlib's Value has everything in its __dict__.
         for name, value in state.items():
             setattr(self, name, value)
 

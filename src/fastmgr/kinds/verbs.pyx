@@ -61,18 +61,3 @@ class NamespaceVerbs:
 def sets_value(tuple args not None):
     """Whether ``__setattr__`` sets a value: `__dict__` and its like are none."""
     return not str(args[0]).startswith("__")
-
-
-def replace_key(dict container not None, key, old, new):
-    """Put `new` at a dict's key, if `old` itself still is there."""
-    if container.get(key, MISSING) is old:
-        container[key] = new
-
-
-def replace_item(list container not None, old, new):
-    """Put `new` where `old` itself is in a list; nothing where it is no more."""
-    cdef Py_ssize_t i
-    for i in range(len(container)):
-        if container[i] is old:
-            container[i] = new
-            return

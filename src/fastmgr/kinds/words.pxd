@@ -1,8 +1,8 @@
-"""Numbers in shared memory, and the steps that both halves make on them.
+"""Numbers in shared memory, and the steps that the server and its clients make on them.
 
-Converting an argument may run users' code, which may unmap memory, or move a cell.  So a method
-converts its arguments first (`whole`, `plain_key`, `plain_item`), then finds the word, and from
-there to the step calls nothing that could run users' code.
+Converting an argument may run users' code, and that may unmap memory or move a cell.  So a method
+converts its arguments first (`whole`, `plain_key`, `plain_item`) and then finds the word.  From
+there to the step it calls nothing that could run users' code.
 """
 
 from cpython.number cimport PyNumber_Index
@@ -21,16 +21,16 @@ cdef extern from *:
     #define FM_ASK ((uint64_t)0xfffc << 48)
     #define FM_TAG ((uint64_t)0xffff << 48)
     """
-    # A Value's word is the bits of a float, or has one of these marks, which are NaNs that Python
-    # never makes.
+    # A Value's word has the bits of a float, or one of these marks in its upper 16 bits.  A word with
+    # a mark would be a NaN that Python never makes.
     uint64_t MINUS_NAN "FM_MINUS_NAN"
     uint64_t INTS "FM_INTS"         # an int, in the 48 bits below the mark
-    uint64_t SINGLES "FM_SINGLES"   # and 0 for None, 1 for False, 2 for True
-    uint64_t ASK "FM_ASK"           # and a running number: the server has the object
-    uint64_t TAG "FM_TAG"           # the bits of a mark
+    uint64_t SINGLES "FM_SINGLES"   # below the mark: 0 for None, 1 for False, 2 for True
+    uint64_t ASK "FM_ASK"           # below the mark: a running number; the server has the object
+    uint64_t TAG "FM_TAG"           # the 16 bits in which a mark lies
 
 cdef inline object whole(object number):
-    """An int, of what stands for one."""
+    """Convert what stands for an int (`__index__`) to an int."""
     return number if type(number) is int else PyNumber_Index(number)
 
 cdef object plain_key(object key)
@@ -42,11 +42,11 @@ cdef inline Py_ssize_t words_of(size_t size) noexcept:
     return <Py_ssize_t>(size // sizeof(uint64_t))
 
 cdef inline uint64_t *word_in(Cell cell) except NULL:
-    """Where the server finds a word."""
+    """Return the first word of a cell in the server, unless the cell's file was cut."""
     cell.check()
     return <uint64_t *>cell.at
 
-# A counter's word. Numbers are ints.
+# Steps on a counter's word, with ints.
 cdef object counter_add(uint64_t *word, object amount, bint negative)
 cdef object counter_get(const uint64_t *word)
 cdef object counter_exchange(uint64_t *word, object value)
@@ -55,7 +55,7 @@ cdef object counter_replace(uint64_t *word, object expected, object desired)
 cdef inline Py_ssize_t index_in(
     dict indices, Py_ssize_t length, object key, bint from_end
 ) except? -1:
-    """Where something is in a row, by name if there are `indices`; -1 where it is not."""
+    """Return the index for a key: a name if there are `indices`, else a number; -1 for none."""
     cdef Py_ssize_t i
     if indices is not None:
         found = indices.get(key)
@@ -66,22 +66,25 @@ cdef inline Py_ssize_t index_in(
     return i if 0 <= i < length else -1
 
 cdef inline Cell part_with(list parts, Py_ssize_t *i):
-    """The cell of a row's counter `i`; `i` becomes the counter's index in that cell."""
+    """Return the cell that has the counter `i`; `i` becomes the counter's index in that cell."""
     cdef Cell part
     for part in parts:
         if i[0] < words_of(part.size):
             return part
         i[0] -= words_of(part.size)
 
-# A Value's word; False where the object has none.
+# Make the word for a Value's object; False where only the server can keep the object.
 cdef bint word_of(object value, uint64_t *word) except -1
 cdef object value_of(uint64_t word)
 
 cdef inline bint is_asked(uint64_t word) noexcept:
-    """Whether only the server can tell the value; also of bits that only a faulty client writes."""
+    """Whether a client has to ask the server for the value.
+
+    A faulty client may write other words above the marks: they count as such as well.
+    """
     return word > (SINGLES | 2)
 
-# An array's items: of these typecodes clients may map them.
+# The typecodes of arrays that clients may map, and the size of an item of each.
 cdef dict ITEM_SIZES
 cdef int check_integers(object typecode) except -1
 cdef object item_overflow(object typecode, object amount)

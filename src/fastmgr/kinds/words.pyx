@@ -33,7 +33,7 @@ cdef inline bint as_int64(object number, int64_t *value) except -1:
 
 
 cdef object spelled(object number):
-    """An int for a message; of a very long one, which `str` may refuse, the number of bits."""
+    """Return a number as a message shows it: `str` may refuse a very long one."""
     bits = number.bit_length()
     return f"{number}" if bits <= 256 else f"an int of {bits} bits"
 
@@ -61,7 +61,7 @@ cdef object counter_add(uint64_t *word, object amount, bint negative):
 
 
 cdef object add_much(uint64_t *word, amount, bint is_signed):
-    """Add what does not fit 64 bits by itself; None where the sum does not fit either."""
+    """Add an amount that does not fit 64 bits; None where the sum does not fit either."""
     cdef uint64_t before = fm_load(word)
     cdef object total, low = -2**63 if is_signed else 0, above = 2**63 if is_signed else 2**64
     while True:
@@ -83,7 +83,7 @@ cdef object counter_exchange(uint64_t *word, object value):
 cdef object counter_replace(uint64_t *word, object expected, object desired):
     cdef int64_t before, after = fitting(desired)
     return bool(
-        as_int64(expected, &before)     # else no counter can have this value
+        as_int64(expected, &before)     # else no counter has this value
         and fm_replace(word, <uint64_t *>&before, <uint64_t>after)
     )
 
@@ -100,7 +100,7 @@ cdef bint word_of(object value, uint64_t *word) except -1:
         return not overflow and -INT_LIMIT <= number < INT_LIMIT
     if kind is float:
         word[0] = fm_bits_of(value)
-        return word[0] < INTS       # else the payload of a NaN would read as a mark
+        return word[0] < INTS       # else the NaN would be read as a mark
     if value is None:
         word[0] = SINGLES
         return True
@@ -126,14 +126,14 @@ cdef object plain_part(object part):
 
 
 cdef object plain_key(object key):
-    """A key with ints where something stands for an int."""
+    """Return a key in which all that stands for an int is an int."""
     if type(key) is slice:
         return slice(plain_part(key.start), plain_part(key.stop), plain_part(key.step))
     return plain_part(key)
 
 
 cdef object plain_item(object typecode, object value):
-    """The number that an array makes of a value, or its error."""
+    """Return the number that an array makes of a value, or raise as an array does."""
     if type(value) is int or type(value) is float or typecode not in ITEM_SIZES:
         return value
     return array.array(typecode, (value,))[0]
@@ -178,7 +178,7 @@ cdef object add_to_item(char *at, object typecode, object amount):
 
 @cython.final
 cdef class Bytes:
-    """Bytes in a cell, as a buffer that keeps what they lie in."""
+    """A buffer over the bytes of a cell, which keeps the cell alive."""
 
     cdef char *at
     cdef size_t size
@@ -189,7 +189,7 @@ cdef class Bytes:
 
 
 cdef object items_at(char *at, size_t size, object typecode, object owners):
-    """The items of an array in a cell, as a memoryview that keeps `owners`."""
+    """Return the items of an array in a cell as a memoryview, which keeps `owners` alive."""
     cdef Bytes found = Bytes()
     if size == 0:
         return memoryview(array.array(typecode))    # `cast` refuses empty memory

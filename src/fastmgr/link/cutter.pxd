@@ -79,9 +79,6 @@ cdef enum Ending:
 cdef enum:
     KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
 
-# Write a frame of the stdlib at `at`, where there is room for 12 bytes more than the body; its end.
-cdef char *write_stock_frame(char *at, bytes body) noexcept
-
 # Bytes of what comes before the values of a body with buffers.
 cdef size_t table_size(list buffers) noexcept
 # Write it; return the bytes of the buffers.

@@ -12,13 +12,6 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
-cdef extern from *:
-    """
-    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "fastmgr's wire is little-endian; this machine is not"
-    #endif
-    """
-
 # What the stdlib calls the operations of replies.
 KINDS = {
     <int>OP_RETURN: "#RETURN", <int>OP_ERROR: "#ERROR", <int>OP_TRACEBACK: "#TRACEBACK",
@@ -330,21 +323,3 @@ cdef class Cutter:
             free(self.data)
             self.data = NULL
             self.start = self.end = self.capacity = 0
-
-
-cdef char *write_stock_frame(char *at, bytes body) noexcept:
-    """Write one stock frame at `at`; return where it ends."""
-    cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
-    cdef int shift
-    if size > 0x7fffffff:
-        at[0] = at[1] = at[2] = at[3] = <char>0xff
-        at += 4
-        shift = 56
-    else:
-        shift = 24
-    while shift >= 0:
-        at[0] = <char>((size >> shift) & 0xff)
-        at += 1
-        shift -= 8
-    memcpy(at, PyBytes_AS_STRING(body), size)
-    return at + size

@@ -11,11 +11,10 @@ Two dialects exist, and a peer's frames tell which it speaks:
 
 Source: ``multiprocessing/connection.py`` of 3.11 and 3.12.
 
-That handshake does not say who answers: whoever has clients of the same key
-connect to him can have one answer the challenge of another.  So peers that are
-both ours prove more with the introduction (`prove`): who is who, and both
-challenges.  No stock peer can be led to say that, for what it answers to a
-challenge with is never made of bytes that begin as ours do.
+That handshake does not say who answers: a program to which clients of the same key connect can
+have one of them answer the challenge of another.  So peers that are both ours prove more with the
+introduction (`prove`): their roles and both challenges.  No stock peer can be led to say that, for
+its answer to a challenge is never made of bytes that begin as ours do.
 """
 
 from __future__ import annotations

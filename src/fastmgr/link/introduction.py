@@ -22,15 +22,9 @@ from fastmgr.link.handshake import PROOF_SIZE
 from fastmgr.wire.codec import dumps, loads
 
 __all__ = [
-    "SESSION_ID_SIZE",
-    "Introducer",
-    "answer_introduction",
-    "introduction",
-    "is_off",
-    "is_proved",
-    "parse_introduction",
-    "stock_is_refused",
-]
+    "SESSION_ID_SIZE", "Introducer", "answer_introduction", "introduction", "is_off", "is_proved",
+    "parse_introduction", "stock_is_refused",
+]  # fmt: skip
 
 VERSION = 3
 SESSION_ID_SIZE = 16

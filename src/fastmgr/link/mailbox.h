@@ -1,12 +1,12 @@
 /* A mailbox: one message at a time between a client's thread and the server, in memory they share.
 
-   While both are awake a call needs no system call.  The client posts its request, and the server,
-   which looks into the open mailboxes before it sleeps, puts the reply in its place.  The socket
-   stays the way of everything else: of what is large, of what needs no reply, of whoever sleeps.
+   While both are awake a call needs no system call.  The client posts its request; the server looks
+   into the open mailboxes before it sleeps, and puts the reply in the request's place.  Large
+   messages, calls without a reply and replies to a client that sleeps go over the socket.
 
-   One word decides who may touch the bytes, and no wake-up can be lost between the two ways:
-   before one of the server's threads sleeps it shuts the mailboxes that it looks into, and finds
-   what was posted until then; a client that goes to sleep says so, and is answered over the socket.
+   One word says which side may touch the bytes.  No wake-up is lost between mailbox and socket: a
+   thread of the server shuts the mailboxes that it looks into before it sleeps, and so finds what was
+   posted until then; a client sets SLEEPS before it sleeps, and is answered over the socket.
 
        bits        the client                    the server
        OPEN        may post: sets REQUEST        may clear it, and set it again, beside the others
@@ -14,8 +14,8 @@
        TAKEN       may set SLEEPS                sets REPLY, or clears all but OPEN where SLEEPS is set
        REPLY       reads; clears all but OPEN    -
 
-   Leaf functions, as in system.h.  Either side may find anything there: what is read is copied before
-   it is looked at, and only so much as there is room for. */
+   Leaf functions, as in system.h.  Either side may find anything in the memory, so it copies a
+   message, as much as there is room for, before it looks at the message. */
 #ifndef FASTMGR_MAILBOX_H
 #define FASTMGR_MAILBOX_H
 
@@ -30,8 +30,8 @@ enum {
     FM_MAIL_REPLY = 8,
     FM_MAIL_TAKEN = 16,
 
-    FM_MAIL_LOOKS = 4, /* of the server's without mail, for one at the sockets */
-    FM_MAILBOX_SIZE = 2048, /* what the buffer of a Stream has room for at once */
+    FM_MAIL_LOOKS = 4, /* the server looks at the sockets once in so many looks without mail */
+    FM_MAILBOX_SIZE = 2048, /* the first buffer of a Stream has room for that */
     FM_MAIL_ROOM = FM_MAILBOX_SIZE - 16
 };
 
@@ -51,7 +51,7 @@ static inline void fm_mail_put(fm_mailbox *box, const void *from, size_t size) {
     box->size = size;
 }
 
-/* Copy the message out; its size, 0 where it says one that cannot be. */
+/* Copy the message out and return its size; 0 where the size that it states is too large. */
 static inline size_t fm_mail_get(const fm_mailbox *box, void *into, size_t room) {
     uint64_t size = __atomic_load_n(&box->size, __ATOMIC_RELAXED);
     if (size > FM_MAIL_ROOM || size > room)
@@ -71,7 +71,7 @@ static inline int fm_mail_is_there(const fm_mailbox *box) {
 
 /* ---- the client ---------------------------------------------------------- */
 
-/* Post a request; 0 where it has to go over the socket. */
+/* Post a request; return 0 where the client has to send it over the socket. */
 static inline int fm_mail_post(fm_mailbox *box, const void *from, size_t size) {
     uint64_t open = FM_MAIL_OPEN;
     if (size > FM_MAIL_ROOM || fm_mail_state(box) != open)
@@ -81,8 +81,8 @@ static inline int fm_mail_post(fm_mailbox *box, const void *from, size_t size) {
         &box->state, &open, FM_MAIL_OPEN | FM_MAIL_REQUEST, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-/* Wait for the reply; its size, 0 where it comes over the socket in place of the mailbox, -EAGAIN
-   where it is time to sleep: then it comes over the socket, too. */
+/* Wait for the reply and return its size; 0 where the server sends it over the socket instead, and
+   -EAGAIN where it is time to sleep: then the server sends it over the socket, too. */
 static inline ssize_t fm_mail_await(
     fm_mailbox *box, void *into, size_t room, fm_spinner *s, int spare
 ) {
@@ -104,7 +104,7 @@ static inline ssize_t fm_mail_await(
 
 /* ---- the server ---------------------------------------------------------- */
 
-/* Read the request that is there; its size, 0 where that cannot be one. */
+/* Read the request that is there and return its size; 0 where it states a size that is too large. */
 static inline size_t fm_mail_take(fm_mailbox *box, void *into, size_t room) {
     __atomic_fetch_or(&box->state, FM_MAIL_TAKEN, __ATOMIC_SEQ_CST);
     return fm_mail_get(box, into, room);
@@ -115,14 +115,14 @@ static inline void fm_mail_open(fm_mailbox *box) {
     __atomic_fetch_or(&box->state, FM_MAIL_OPEN, __ATOMIC_SEQ_CST);
 }
 
-/* Let nothing be posted from now; whether there is a request. */
+/* Let no request be posted from now on; return whether there is one. */
 static inline int fm_mail_shut(fm_mailbox *box) {
     return fm_mail_is_request(
         __atomic_fetch_and(&box->state, ~(uint64_t)FM_MAIL_OPEN, __ATOMIC_SEQ_CST));
 }
 
-/* Reply to the request that was read, with no bytes where they come over the socket; 0 where the
-   client sleeps, and that is the only way. */
+/* Reply to the request that was read; of size 0 if the reply goes over the socket.  Return 0 where
+   the client sleeps: then it looks at the socket alone. */
 static inline int fm_mail_answer(fm_mailbox *box, const void *from, size_t size) {
     fm_mail_put(box, from, size);
     if (!(__atomic_fetch_or(&box->state, FM_MAIL_REPLY, __ATOMIC_SEQ_CST) & FM_MAIL_SLEEPS))
@@ -133,9 +133,9 @@ static inline int fm_mail_answer(fm_mailbox *box, const void *from, size_t size)
 
 /* The open mailboxes of a server: of the connections that its loop reads from. */
 enum {
-    FM_MAIL_MOST = 64,        /* looked into at a time; it is also how many events are taken */
-    FM_MAIL_TURNS = 16,       /* with mail, until the sockets are looked at, too */
-    FM_MAIL_SHUT_AFTER = 4096 /* turns, after which who uses his no more is not looked for */
+    FM_MAIL_MOST = 64,        /* open mailboxes; also the events that are taken at a time */
+    FM_MAIL_TURNS = 16,       /* turns with mail until the loop looks at the sockets, too */
+    FM_MAIL_SHUT_AFTER = 4096 /* turns until all are shut, so that idle mailboxes stay shut */
 };
 
 typedef struct {
@@ -158,7 +158,7 @@ static inline void fm_mailroom_open(fm_mailroom *room, fm_mailbox *box, int fd) 
     fm_mail_open(box);
 }
 
-/* Look no more for that connection's mail; to shut its mailbox is the caller's. */
+/* Look no more for that connection's mail; the caller shuts its mailbox. */
 static inline void fm_mailroom_forget(fm_mailroom *room, int fd) {
     for (int i = 0; i < room->count; i++)
         if (room->open[i].fd == fd) {
@@ -177,7 +177,7 @@ static inline int fm_mailroom_look(const fm_mailroom *room, fm_event *events) {
     return found;
 }
 
-/* Shut all of them; those with a request are events. */
+/* Shut all mailboxes; each that has a request makes an event. */
 static inline int fm_mailroom_shut_all(fm_mailroom *room, fm_event *events) {
     int found = 0;
     for (int i = 0; i < room->count; i++)
@@ -189,7 +189,7 @@ static inline int fm_mailroom_shut_all(fm_mailroom *room, fm_event *events) {
     return found;
 }
 
-/* Look for events until it is time to sleep; 0 then.  There must be room for FM_MAIL_MOST. */
+/* Look for events until it is time to sleep; return 0 then.  `events` has room for FM_MAIL_MOST. */
 static inline int fm_mailroom_soon(
     fm_mailroom *room, fm_poller *p, fm_event *events, fm_spinner *s, int spare
 ) {
@@ -214,7 +214,7 @@ static inline int fm_mailroom_soon(
     return 0;
 }
 
-/* It is time to sleep, until there are events or the time is up. */
+/* Sleep until there are events or the time is up. */
 static inline int fm_mailroom_sleep(
     fm_mailroom *room, fm_poller *p, fm_event *events, int timeout_ms
 ) {

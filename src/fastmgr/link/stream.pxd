@@ -37,13 +37,11 @@ cdef class Stream(Cutter):
     cdef int send_passing(self, const char *source, size_t size, int passed) noexcept
     cdef bint send_small(self, const char *source, size_t size) noexcept
     cdef size_t send_some(self, const char *source, size_t size) except? 0
-    cdef bint is_local(self) noexcept
     cdef bint at_end(self) noexcept
-    cdef void shut_down(self) noexcept
     cpdef acknowledge(self)
     cdef void reset(self) noexcept
     cdef void close_after(self, int milliseconds) noexcept
-    cdef void close_fd(self) noexcept
+    cpdef void close(self) noexcept
     cdef int check_open(self) except -1
     cdef bint wait(self, short events, int milliseconds) except -1
-    cdef int _set_timeout(self, long milliseconds) except -1
+    cdef int set_timeout(self, long milliseconds) except -1

@@ -4,12 +4,12 @@ This module never looks into a body.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc
 
-from fastmgr.link.cutter cimport data_of, received, size_of, write_stock_frame
+from fastmgr.link.cutter cimport data_of, received, size_of
 from fastmgr.link.mailbox cimport (
     FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_is_there, fm_mail_post,
     fm_mail_shut, fm_mail_take, fm_mailbox, request_soon,
@@ -19,6 +19,7 @@ from fastmgr.link.transport cimport SocketTransport, read_soon
 
 import os
 from math import ceil, inf
+from struct import pack
 from time import monotonic
 
 # Seconds that a thread which may have to run the handler of a signal sleeps at most.
@@ -364,17 +365,9 @@ cdef class Stream(Cutter):
 
     # -- the connection ---------------------------------------------------
 
-    cdef bint is_local(self) noexcept:
-        """Whether the peer is on this host and can be passed descriptors."""
-        return self.transport.is_local()
-
     cdef bint at_end(self) noexcept:
         """Whether the peer has closed, or we have, and nothing is left to receive."""
         return self.fd < 0 or self.transport.at_end()
-
-    cdef void shut_down(self) noexcept:
-        """Let both ends see the end of the connection; the descriptor stays ours."""
-        self.transport.shut_down()
 
     cdef void reset(self) noexcept:
         """Close, and have the peer see it before it has received all that was sent."""
@@ -390,7 +383,8 @@ cdef class Stream(Cutter):
         with nogil:
             self.transport.close_after(milliseconds)
 
-    cdef void close_fd(self) noexcept:
+    cpdef void close(self) noexcept:
+        """Close the descriptor; closing twice does nothing."""
         self.fd = -1
         self.transport.close()
 
@@ -426,24 +420,16 @@ cdef class Stream(Cutter):
 
     def send_bytes(self, *bodies):
         """Send each body as one stock frame, all of them in one write."""
-        cdef Py_ssize_t total = 0
-        cdef bytes body
-        cdef char *buffer
-        cdef char *at
+        cdef bytes body, frames
+        cdef list parts = []
         for body in bodies:
             if body is None:
                 raise TypeError("bytes are needed, not None")
-            total += 12 + PyBytes_GET_SIZE(body)
-        buffer = <char *>malloc(<size_t>total)
-        if buffer == NULL:
-            raise MemoryError(f"no memory for a frame of {total} bytes")
-        try:
-            at = buffer
-            for body in bodies:
-                at = write_stock_frame(at, body)
-            self.send_all(buffer, <size_t>(at - buffer), None)
-        finally:
-            free(buffer)
+            parts.append(
+                pack("!i", len(body)) if len(body) <= 0x7fffffff else pack("!iQ", -1, len(body)))
+            parts.append(body)
+        frames = b"".join(parts)
+        self.send_all(PyBytes_AS_STRING(frames), <size_t>PyBytes_GET_SIZE(frames), None)
 
     def pending(self, Py_ssize_t most=40):
         """Return what has been received of the next frame, up to `most` bytes."""
@@ -454,17 +440,13 @@ cdef class Stream(Cutter):
         """Accept bodies of up to `limit` bytes; 0 for any."""
         self.limit = limit
 
-    def set_timeout(self, double seconds):
-        """Let a receive that is not patient end after `seconds`; 0 for never."""
-        self._set_timeout(<long>(seconds * 1000))
-
     def look_for_signals(self, on=True):
         """Have the thread that receives look now and then whether there are signals to handle.
 
-        What interrupts a system call is a signal that this very thread takes; Python's handlers
-        run in the main thread, whichever thread took it.
+        A signal interrupts the system call of the thread that takes it.  Python runs the handler
+        in the main thread, whichever thread took the signal.
         """
-        self._set_timeout(FM_SIGNALS_MS if on else 0)
+        self.set_timeout(FM_SIGNALS_MS if on else 0)
 
     def set_deadline(self, seconds):
         """Let all receives from now on be done within `seconds`; None for no such limit.
@@ -473,7 +455,8 @@ cdef class Stream(Cutter):
         """
         self.until = 0.0 if seconds is None else <double>monotonic() + <double>seconds
 
-    cdef int _set_timeout(self, long milliseconds) except -1:
+    cdef int set_timeout(self, long milliseconds) except -1:
+        """Let a receive that is not patient end after so long; 0 for never."""
         cdef int status = self.transport.set_timeout(milliseconds)
         return refuse(-status) if status < 0 else 0
 
@@ -504,7 +487,3 @@ cdef class Stream(Cutter):
     def closed(self):
         """Whether the descriptor has been closed."""
         return self.fd < 0
-
-    def close(self):
-        """Close the descriptor; closing twice does nothing."""
-        self.close_fd()

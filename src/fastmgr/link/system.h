@@ -1,9 +1,8 @@
-/* The little of POSIX that differs between systems, and the readiness poller.
+/* Calls of POSIX, where systems differ, and the readiness poller.
 
-   Leaf functions: they never touch Python, may be called without the GIL, and
-   return a count or -errno.  epoll serves on Linux; poll(2) serves elsewhere
-   and, on Linux too, where FASTMGR_POLLER=poll asks for it (so that the
-   portable half is tested where epoll is at hand). */
+   Leaf functions: they never touch Python, may be called without the GIL, and return a count or
+   -errno.  The poller is epoll on Linux and poll(2) elsewhere; FASTMGR_POLLER=poll asks for poll(2)
+   on Linux, too, so that it is tested there. */
 #ifndef FASTMGR_OS_H
 #define FASTMGR_OS_H
 
@@ -50,7 +49,7 @@ static inline ssize_t fm_send(int fd, const void *from, size_t size, int flags) 
     return n < 0 ? -(ssize_t)errno : n;
 }
 
-/* Send one buffer and then another, as far as it goes. */
+/* Send one buffer and then another, as much as the kernel takes now. */
 static inline ssize_t fm_send_two(
     int fd, const void *first, size_t first_size, const void *second, size_t second_size, int flags
 ) {
@@ -165,18 +164,17 @@ static inline int fm_receive_timeout(int fd, long milliseconds) {
     return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ? -errno : 0;
 }
 
-/* A signal that any thread of the process may take interrupts nobody else's system call.  So whoever
-   may have to run its handler sleeps for no longer than this. */
+/* A signal interrupts the system call of the thread that takes it, and of no other.  So a thread
+   that may have to run the signal's handler sleeps for no longer than this. */
 enum { FM_SIGNALS_MS = 500 };
 
 /* ---- waiting without sleeping too soon --------------------------------- */
 
-/* Waking a sleeper costs more than serving a small call.  Where a processor is to
-   spare it pays to look again for a while (spinning).  Where none is, it pays to let
-   the others run first and look then (yielding): what they do meanwhile is mostly
-   what is waited for, and nobody has to be woken.  Each habit keeps an account of what
-   it has saved and wasted, in nanoseconds; when that is used up it is tried again only
-   after a number of waits that doubles from one failure to the next. */
+/* Waking a thread costs more than serving a small call.  With a processor to spare a thread looks
+   again for a while (spinning).  Without one it lets other threads run and looks then (yielding):
+   they mostly do what the thread waits for, and no thread has to be woken.  Each habit keeps an
+   account of the nanoseconds that it has saved and wasted.  A habit whose credit is used up is tried
+   again after a number of waits, which doubles with each failure. */
 typedef struct {
     int64_t credit;
     unsigned skip, backoff;
@@ -184,35 +182,35 @@ typedef struct {
 
 typedef struct {
     fm_habit spinning, yielding;
-    int shares; /* the processor, it seems, with who is waited for: yielding made the last hit */
+    int shares; /* the last hit came by a yield: it seems that both ends share the processor */
 } fm_spinner;
 
-/* One wait: which habit it follows and how far it has come. */
+/* One wait, which follows a habit. */
 typedef struct {
     fm_spinner *spinner;
     fm_habit *habit;
-    int spare;              /* spin; else yield */
-    int looks, yield_after; /* looks so far, and still to come before one yields */
+    int spare;              /* there is a processor to spare: spin, else yield */
+    int looks, yield_after; /* looks so far; looks until the next yield */
     int64_t start, before;
 } fm_look;
 
 enum {
     FM_SPIN_NS = 60 * 1000,          /* spin for so long */
     FM_SPIN_LOOKS = 32,              /* then yield once */
-    FM_SPIN_LOST_NS = 30 * 1000,     /* a single look that took so long lost the processor */
-    FM_SPIN_GAIN_NS = 30 * 1000,     /* what a hit is worth */
-    FM_SPIN_MOST_NS = 240 * 1000,    /* what can be saved up */
-    FM_YIELDS = 4,                   /* look so often at least, and */
-    FM_YIELD_NS = 250 * 1000,        /* for so long */
-    FM_YIELD_LOST_NS = 4000 * 1000,  /* others had more to do than to serve us */
+    FM_SPIN_LOST_NS = 30 * 1000,     /* a look that took so long: the thread lost the processor */
+    FM_SPIN_GAIN_NS = 30 * 1000,     /* credit for a hit */
+    FM_SPIN_MOST_NS = 240 * 1000,    /* the most credit */
+    FM_YIELDS = 4,                   /* yield at least so often, */
+    FM_YIELD_NS = 250 * 1000,        /* and at least for so long */
+    FM_YIELD_LOST_NS = 4000 * 1000,  /* a wait that took so long: other threads had other work */
     FM_YIELD_GAIN_NS = 5 * 1000,
     FM_YIELD_MOST_NS = 10000 * 1000,
     FM_HABIT_FIRST_SKIP = 16,
     FM_HABIT_LAST_SKIP = 4096
 };
 
-/* Have the threads that are yet to come allocate where the others do.  glibc gives each its own
-   heap, up to eight a processor, and little of what is free in them goes back to the system. */
+/* Let threads that start from now on allocate in one heap.  glibc gives each thread a heap of its
+   own, up to eight a processor, and gives little of their free memory back to the system. */
 static inline void fm_share_heap(void) {
 #if defined(__GLIBC__) && defined(M_ARENA_MAX)
     (void)mallopt(M_ARENA_MAX, 1);
@@ -225,14 +223,14 @@ static inline int64_t fm_now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Have `close` tell the peer at once, even if it takes none of what was sent. */
+/* Let `close` reset the connection at once, even if the peer has not received all that was sent. */
 static inline void fm_reset_at_close(int fd) {
     struct linger at_once = {1, 0};
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 }
 
-/* Say that nothing more comes, and wait, so long at most, until the peer has closed; what it still
-   sends is nobody's. */
+/* Say that nothing more is sent, and wait until the peer has closed or the time is up.  What the
+   peer sends meanwhile is dropped. */
 static inline void fm_await_end(int fd, int timeout_ms) {
     char waste[4096];
     int64_t end = fm_now_ns() + timeout_ms * INT64_C(1000000);
@@ -265,9 +263,9 @@ static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
 
 /* Between two looks: spin or yield; 0 when it is time to sleep.
 
-   Spinning reads the clock, and does not PAUSE: a hypervisor takes the processor away from who pauses
-   for long.  It yields now and then, for who is waited for may wait for this very processor: both
-   then stay runnable, and the scheduler, which seldom moves sleepers, puts one of them elsewhere. */
+   Spinning reads the clock and does not PAUSE: a hypervisor takes the processor away from a thread
+   that pauses for long.  It yields now and then, for the other end may wait for this very processor.
+   Then both threads stay runnable, and the scheduler, which seldom moves sleepers, moves one. */
 static inline int fm_look_again(fm_look *look) {
     look->looks++;
     if (!look->spare) {
@@ -400,8 +398,8 @@ static inline int fm_poller_set(fm_poller *p, int fd, int interest, int is_new) 
     return 0;
 }
 
-/* Forget `fd`.  Must come before close(2): a copy of the descriptor in a forked
-   child would otherwise keep an epoll registration alive for ever. */
+/* Forget `fd`.  To be called before close(2): else a copy of the descriptor in a forked child keeps
+   the registration in epoll. */
 static inline void fm_poller_forget(fm_poller *p, int fd) {
 #ifdef __linux__
     if (p->epoll >= 0) {

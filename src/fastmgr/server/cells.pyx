@@ -67,7 +67,7 @@ cdef class Cells:
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         cdef Celled obj
         payload = None
-        if self.arena is None or not conn.stream.is_local():
+        if self.arena is None or not conn.stream.transport.is_local():
             payload = False
         elif entry is not None and isinstance(entry.obj, Celled):
             obj = entry.obj
@@ -91,7 +91,7 @@ cdef class Cells:
         cdef Segment segment = None
         cdef Header header
         cdef size_t start
-        if self.arena is not None and conn.stream.is_local():
+        if self.arena is not None and conn.stream.transport.is_local():
             if number != MAILBOX:
                 segment = self.arena.segments.get(number)
             elif conn.stream.mailbox_segment is None:

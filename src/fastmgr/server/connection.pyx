@@ -92,7 +92,7 @@ cdef class Conn(Owner):
     def close_copy(self):
         """In a forked child of the server: close the copies of what the parent goes on using."""
         self.place = CLOSED
-        self.stream.close_fd()
+        self.stream.close()
         self.stream.detach_mailbox()
 
     # -- how it ends: the thread that notices first says so -----------------------

@@ -134,7 +134,7 @@ cdef class Loop(Driver):
         for conn in self.conns.values():
             # Clients, and workers of ours that wait for them, learn that it is over.
             self.shut_mailbox(conn)
-            (<Conn>conn).stream.shut_down()
+            (<Conn>conn).stream.transport.shut_down()
         fm_poller_close(&self.poller)
 
     cdef int serve_all(self) except -1:
@@ -451,7 +451,7 @@ cdef class Loop(Driver):
             # Before close: a forked child's copy would keep the registration.
             fm_poller_forget(&self.poller, conn.stream.fd)
             del self.conns[conn.stream.fd]
-            conn.stream.close_fd()
+            conn.stream.close()
             conn.stream.detach_mailbox()    # a dead waiter in a queue may keep `conn` for long
             conn.in_transit = None
         return 0

@@ -23,18 +23,9 @@ from fastmgr.link.stream import Stream
 from fastmgr.wire.opaque import check_nesting
 
 __all__ = [
-    "SERIALIZERS",
-    "Idle",
-    "RemoteError",
-    "StockConnection",
-    "Token",
-    "convert_to_error",
-    "dispatch",
-    "listener_and_client",
-    "listener_client",
-    "stock_client",
-    "uses_raw_sockets",
-]
+    "SERIALIZERS", "Idle", "RemoteError", "StockConnection", "Token", "convert_to_error",
+    "dispatch", "listener_and_client", "listener_client", "stock_client", "uses_raw_sockets",
+]  # fmt: skip
 
 STOCK_MODULE = "multiprocessing.managers"
 OUR_MODULE = "fastmgr.managers"

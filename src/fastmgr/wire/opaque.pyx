@@ -3,7 +3,6 @@
 cimport cython
 from cpython.bytearray cimport PyByteArray_CheckExact
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 
 from fastmgr.wire.tags cimport LARGE
 
@@ -151,16 +150,3 @@ cdef bint names_a_process(bytes data) except -1:
     Proxies, connections, sockets: their pickles name the module that makes them.
     """
     return b"multiprocessing" in data or b"fastmgr" in data
-
-
-def opaque_values(list values):
-    """Return those of `values` that are `Opaque`, all as of one moment."""
-    cdef list found = []
-    cdef Py_ssize_t i = 0
-    cdef object value
-    while i < PyList_GET_SIZE(values):
-        value = <object>PyList_GET_ITEM(values, i)
-        if type(value) is Opaque:
-            found.append(value)
-        i += 1
-    return found

@@ -1,8 +1,5 @@
-from typing import Any, final
+from typing import Any
 
 from typing_extensions import Buffer
-
-@final
-class Reader: ...
 
 def loads(data: Buffer, allow_pickle: bool = True) -> Any: ...
