@@ -21,8 +21,8 @@ cdef extern from *:
     #define FM_ASK ((uint64_t)0xfffc << 48)
     #define FM_TAG ((uint64_t)0xffff << 48)
     """
-    # A Value's word has the bits of a float, or one of these marks in its upper 16 bits.  A word with
-    # a mark would be a NaN that Python never makes.
+    # A Value's word has the bits of a float, or one of these marks in its upper 16 bits: as a float
+    # such a word would be a NaN that Python never makes.
     uint64_t MINUS_NAN "FM_MINUS_NAN"
     uint64_t INTS "FM_INTS"         # an int, in the 48 bits below the mark
     uint64_t SINGLES "FM_SINGLES"   # below the mark: 0 for None, 1 for False, 2 for True

@@ -315,11 +315,7 @@ def _prove(stream: Stream, authkey: bytes, introduce: Introduce | None) -> None:
     except OSError as error:
         said = stream.pending()
         if said and not isinstance(error, TimeoutError) and is_loss(error):
-            there = [what for start, what in _OTHERS.items() if said.startswith(start)]
-            there_is = f"{there[0]} is there (it sent {said!r})" if there else None
-            raise OSError(
-                f"bad message length: {there_is or f'what is there sent {said!r}'}"
-            ) from None
+            raise OSError(f"bad message length: {_who_says(said)}") from None
         raise
     stream.send_bytes(*responder.answer(challenge))
     responder.check_welcome(stream.recv_bytes())
@@ -327,6 +323,14 @@ def _prove(stream: Stream, authkey: bytes, introduce: Introduce | None) -> None:
     welcome = responder.check_response(stream.recv_bytes())
     stream.send_bytes(welcome, *([] if introduce is None else [introduce(responder.prove)]))
     stream.set_limit(0)
+
+
+def _who_says(said: bytes) -> str:
+    """Say what is there in a server's place, by the first that it said."""
+    for beginning, what in _OTHERS.items():
+        if said.startswith(beginning):
+            return f"{what} is there (it sent {said!r})"
+    return f"what is there sent {said!r}"
 
 
 def is_loss(error: BaseException) -> bool:

@@ -44,4 +44,4 @@ cdef class Stream(Cutter):
     cpdef void close(self) noexcept
     cdef int check_open(self) except -1
     cdef bint wait(self, short events, int milliseconds) except -1
-    cdef int set_timeout(self, long milliseconds) except -1
+    cpdef int set_timeout(self, double seconds) except -1

@@ -446,7 +446,7 @@ cdef class Stream(Cutter):
         A signal interrupts the system call of the thread that takes it.  Python runs the handler
         in the main thread, whichever thread took the signal.
         """
-        self.set_timeout(FM_SIGNALS_MS if on else 0)
+        self.set_timeout(SIGNALS_INTERVAL if on else 0)
 
     def set_deadline(self, seconds):
         """Let all receives from now on be done within `seconds`; None for no such limit.
@@ -455,9 +455,9 @@ cdef class Stream(Cutter):
         """
         self.until = 0.0 if seconds is None else <double>monotonic() + <double>seconds
 
-    cdef int set_timeout(self, long milliseconds) except -1:
-        """Let a receive that is not patient end after so long; 0 for never."""
-        cdef int status = self.transport.set_timeout(milliseconds)
+    cpdef int set_timeout(self, double seconds) except -1:
+        """Let a receive that is not patient end after `seconds`; 0 for never."""
+        cdef int status = self.transport.set_timeout(<long>(seconds * 1000))
         return refuse(-status) if status < 0 else 0
 
     cpdef acknowledge(self):

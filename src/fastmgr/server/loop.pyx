@@ -478,7 +478,7 @@ cdef class Loop(Driver):
         """The peer is gone while a worker is busy with its call: return what it held."""
         if conn.note_end():
             self.handler.leave(conn)
-            conn.stream.shut_down()     # a peer that was interrupted waits for it
+            conn.stream.transport.shut_down()     # a peer that was interrupted waits for it
         return 0
 
 

@@ -10,6 +10,7 @@ class _Transit(threading.local):
 transit: _Transit
 
 def note_transit(entry: Any) -> None: ...
+
 @final
 class Opaque:
     def load(self) -> Any: ...
