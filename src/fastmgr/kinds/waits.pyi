@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import final
 
 from fastmgr.memory.cells import Celled
@@ -5,6 +6,7 @@ from fastmgr.memory.cells import Celled
 class Owner: ...
 
 @final
-class Waiter: ...
+class Waiter:
+    def __init__(self, owner: Owner, sink: Callable[[Waiter], object] | None = None) -> None: ...
 
 class Primitive(Celled): ...
