@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import DEADLINE, ProbeManager, in_thread, settle, together
+from support import DEADLINE, KEY, FastPeer, ProbeManager, in_thread, poll, settle, together
 from support.managers import references
 from support.processes import in_child
 
+from fastmgr import SyncManager
 from fastmgr.managers import dispatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -191,3 +192,53 @@ def test_proxy_dropped_while_another_is_being_sent(manager: ProbeManager) -> Non
     assert shared[:] == [5] * 5
     assert other["pickled"] == 0
     settle(manager, 2)
+
+
+class Retaken:
+    """Unpickling it takes an object of `outer` anew, and fails."""
+
+    outer: Any
+    taken: Any = None
+
+    def __reduce__(self) -> Any:
+        return Retaken.take, ()
+
+    @staticmethod
+    def take() -> None:
+        Retaken.taken = Retaken.outer[0]
+        raise LookupError("read no further")
+
+
+def test_releases_are_sent_once_though_the_reply_cannot_be_read() -> None:
+    """Sent once more, they would return the references that unpickling has taken meanwhile."""
+    with SyncManager(authkey=KEY) as manager, FastPeer(manager.address) as other:
+        proxies: list[Any] = []
+        made = threading.Event()
+
+        def wait() -> None:
+            inner, barrier = manager.list([7]), manager.Barrier(2)
+            proxies[:] = inner, manager.list([inner]), manager.list(), barrier
+            proxies[2].append(Retaken())
+            made.set()
+            del inner
+            barrier.wait()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert made.wait(DEADLINE)
+        inner, Retaken.outer, unreadable, barrier = proxies
+        proxies.clear()
+
+        def waits() -> bool:
+            handle = int(barrier._id, 16)
+            return other.method(handle, "__getattribute__", "n_waiting").payload == 1
+
+        poll(waits, "the only connection is taken by a call")
+        del inner  # its release is due
+        with pytest.raises(LookupError, match="no further"):
+            unreadable.pop()
+        Retaken.outer.clear()
+        assert Retaken.taken[:] == [7]
+        barrier.wait()
+        thread.join()
+        del Retaken.outer, Retaken.taken

@@ -46,7 +46,7 @@ cdef class FastChannel(Channel):
         self, uint8_t op, uint8_t flags, Target target, object name, object args, object kwds,
         list due
     )
-    cdef object exchange(self, Writer writer)
+    cdef object exchange(self, Writer writer, list due)
     cdef bint wants_mailbox(self) noexcept
     cdef object payload(self)
     cdef int receive(self, uint32_t expected) except -1

@@ -237,14 +237,17 @@ cdef class FastChannel(Channel):
                     self.retain(object(), (args, kwds))
                 self.post(writer)
                 return None
-            return self.exchange(writer)
+            return self.exchange(writer, due)
         finally:
             writer.buffers = writer.writable = None
             if owner:
                 self.encoding = False
 
-    cdef object exchange(self, Writer writer):
-        """Send what `writer` holds, and take the reply to its last frame."""
+    cdef object exchange(self, Writer writer, list due):
+        """Send what `writer` holds, and take the reply to its last frame.
+
+        `due` is emptied before anything else can fail: the server has returned those references.
+        """
         cdef Stream stream = self.stream
         cdef uint32_t expected = self.calls
         cdef uint8_t op
@@ -281,6 +284,8 @@ cdef class FastChannel(Channel):
             raise
         finally:
             self.let_go()
+        if due:
+            due.clear()
         if type(payload) is PickledReply:
             payload = (<PickledReply>payload).load()
         if op == OP_RETURN and handle == 0:
