@@ -380,8 +380,7 @@ cdef class Stream(Cutter):
         No handler of a signal runs here.
         """
         self.fd = -1
-        with nogil:
-            self.transport.close_after(milliseconds)
+        self.transport.close_after(milliseconds)
 
     cpdef void close(self) noexcept:
         """Close the descriptor; closing twice does nothing."""

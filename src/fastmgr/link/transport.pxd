@@ -36,7 +36,8 @@ cdef class Transport:
     # Close, and have the peer see that before it has received all that was sent.
     cdef void reset(self) noexcept nogil
     # Say that nothing more is sent, and close when the peer has closed or the time is up.
-    cdef void close_after(self, int milliseconds) noexcept nogil
+    # Called with the GIL, which it gives away only once no other thread can close.
+    cdef void close_after(self, int milliseconds) noexcept
     cdef void close(self) noexcept nogil
 
 

@@ -60,7 +60,7 @@ cdef class Transport:
     cdef void reset(self) noexcept nogil:
         self.close()
 
-    cdef void close_after(self, int milliseconds) noexcept nogil:
+    cdef void close_after(self, int milliseconds) noexcept:
         self.close()
 
     cdef void close(self) noexcept nogil:
@@ -130,11 +130,12 @@ cdef class SocketTransport(Transport):
         fm_reset_at_close(self.fd)
         self.close()
 
-    cdef void close_after(self, int milliseconds) noexcept nogil:
+    cdef void close_after(self, int milliseconds) noexcept:
         cdef int fd = self.fd
-        self.fd = -1        # no other thread sends, or closes
+        self.fd = -1        # before the GIL goes: no other thread sends, or closes
         if fd >= 0:
-            fm_await_end(fd, milliseconds)
+            with nogil:
+                fm_await_end(fd, milliseconds)
             os_close(fd)
 
     cdef void close(self) noexcept nogil:
