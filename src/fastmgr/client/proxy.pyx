@@ -173,11 +173,12 @@ cdef class Recording:
 cdef class Posting:
     """A method of a proxy whose calls wait for nothing."""
 
-    cdef object proxy, name
+    cdef ProxyCore proxy
+    cdef object name
 
-    def __init__(self, proxy, name):
+    def __init__(self, ProxyCore proxy not None, name):
         self.proxy = proxy
         self.name = name
 
     def __call__(self, *args, **kwds):
-        (<ProxyCore>self.proxy)._session().post(self.proxy, self.name, args, kwds)
+        self.proxy._session().post(self.proxy, self.name, args, kwds)
