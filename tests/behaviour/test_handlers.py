@@ -32,6 +32,7 @@ from support import (
     stopped,
 )
 from support.managers import references
+from support.processes import in_child
 from support.signals import Interrupt, signals_when
 
 from fastmgr import SyncManager, oneway
@@ -322,6 +323,35 @@ def test_exceptions_of_handlers_while_proxies_are_dropped(
     assert unraisable == []
     # Of a decref that was interrupted while a stock server was told nobody knows what came of it.
     assert left <= (0 if kind == "fast" else hits / 2)
+
+
+def drop_in_child_of_thread() -> Any:
+    """In the child that a thread forks, drop a proxy; the release raises."""
+    from fastmgr.client import stock
+
+    def raises(*_: Any) -> None:
+        raise LookupError
+
+    def drop() -> str:
+        manager = SyncManager(server.address, KEY)
+        manager.connect()
+        proxy = manager.list()
+        stock.dispatch = raises
+        sys.unraisablehook = lambda args: os._exit(3)
+        try:
+            del proxy
+            [None for _ in range(10)]  # what is pending runs now
+        except LookupError:
+            return "raised"
+        return "lost"
+
+    with stdlib.SyncManager(authkey=KEY) as server:
+        return in_thread(in_child, drop)
+
+
+def test_release_in_the_child_that_a_thread_has_forked() -> None:
+    """Its main thread is the one that forked: there an error of a handler reaches the program."""
+    assert call_in_subprocess(drop_in_child_of_thread) == [0, repr("raised")]
 
 
 class Slow:

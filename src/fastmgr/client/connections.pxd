@@ -4,6 +4,9 @@ from cpython.pythread cimport PyThread_type_lock
 
 from fastmgr.client.references cimport References
 
+# Where handlers of signals run.
+cdef unsigned long main_thread
+
 cdef class Channel:
     cdef readonly bint usable        # by its thread, for another request
     cdef readonly bint interrupted   # a request was sent whose reply nobody has read

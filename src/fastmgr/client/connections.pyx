@@ -37,6 +37,8 @@ cdef int MOST_HANDLERS = 100
 # container, or from a queue) finds it here.
 authkeys = {}
 
+main_thread = threading.main_thread().ident
+
 # Every session of this process, for the child of a fork.
 cdef object sessions = weakref.WeakSet()
 
@@ -395,6 +397,8 @@ cdef void introduce_hastily(Connections session) noexcept:
 
 
 def _after_fork_in_child():
+    global main_thread
+    main_thread = PyThread_get_thread_ident()
     inherited = list(sessions)
     # All of them before one dials: what runs meanwhile may use another.
     for session in inherited:

@@ -11,12 +11,11 @@ from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from fastmgr.client.connections cimport Channel, Connections, ThreadChannel
+from fastmgr.client.connections cimport Channel, Connections, ThreadChannel, main_thread
 from fastmgr.client.references cimport Holding
 from fastmgr.client.session cimport Outcome, Target, note_oneway_calls, outcome_of
 from fastmgr.link.stream cimport OP_PROXY, OP_RETURN
 
-import threading
 from multiprocessing import AuthenticationError, util
 
 from fastmgr.client.connections import StaleConnection
@@ -33,9 +32,6 @@ cdef extern from "Python.h":
 
 # Seconds for each step of returning a reference.
 cdef double RELEASE_TIMEOUT = 10.0
-
-# Where signals' handlers run.
-cdef unsigned long main_thread = threading.main_thread().ident
 
 
 @cython.final
@@ -124,11 +120,6 @@ cdef int flush_later(void *argument) except -1:
 @cython.final
 cdef class StockSession(Connections):
     """A session with a server that speaks the stdlib's dialect."""
-
-    def after_fork_in_child(self):
-        global main_thread
-        main_thread = PyThread_get_thread_ident()
-        Connections.after_fork_in_child(self)
 
     # -- calls ------------------------------------------------------------
 
