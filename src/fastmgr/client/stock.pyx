@@ -160,9 +160,13 @@ cdef class StockSession(Connections):
     cdef object call_after_posts(
         self, Target target, object name, object args, object kwds, bint takes
     ):
-        if getattr(self.local, "posted_over", None) is not self.channel():
+        # A call inside another goes over the spare channel, and says nothing.
+        cdef Channel posted_over = getattr(self.local, "posted_over", None)
+        if posted_over is self.channel():
+            return Connections.call_after_posts(self, target, name, args, kwds, takes)
+        if posted_over is not None and not posted_over.usable:
             self.local.failure = None
-        return Connections.call_after_posts(self, target, name, args, kwds, takes)
+        return self.call(target, name, args, kwds)
 
     # -- what takes a connection of its own -------------------------------
 

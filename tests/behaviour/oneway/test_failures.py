@@ -498,3 +498,22 @@ def test_error_that_holds_a_proxy(own_manager: Any) -> None:
     cause = cause_of(failure_of(d.get, 1))
     assert type(cause) is KeyError
     assert cause.args[0][0] == 1
+
+
+class Asks:
+    """Pickling it makes a call of the same thread."""
+
+    def __init__(self, d: Any) -> None:
+        self.d = d
+
+    def __reduce__(self) -> Any:
+        return int, (len(self.d),)
+
+
+def test_stock_server_and_a_call_inside_another(stock_manager: Any) -> None:
+    """The inner call goes over a connection of its own: failures are told by the next outer one."""
+    d = stock_manager.dict()
+    oneway(d).pop("nothing")
+    oneway(d).update(a=Asks(d))
+    error = failure_of(len, d)
+    assert (error.failed, error.result, cause_of(error).args) == (1, 1, ("nothing",))
