@@ -24,13 +24,12 @@ cdef class Semaphore(Slots):
 
     As `threading.Semaphore`.
 
-    Each of its first permits is a slot; those beyond `MOST_SLOTS`, and those that were released
-    without being taken, are the server's alone: `spare`.
-
     When a party without a permit releases while several parties have some, nobody can tell whose
     permit that was.  One becomes free, and the next of these parties to die gives back one less.
     """
 
+    # Each of the first permits is a slot; those beyond `MOST_SLOTS`, and those that were released
+    # without being taken, are the server's alone.
     cdef Py_ssize_t spare       # permits that are free and have no slot
     cdef dict held              # session -> permits without a slot that it has
     cdef Py_ssize_t unsure      # permits that were released for a party that is not known
