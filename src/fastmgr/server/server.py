@@ -79,16 +79,9 @@ class Server(_StockServer):
     __module__ = "fastmgr.managers"
 
     public = [  # noqa: RUF012  (as the stdlib's stubs have it)
-        "shutdown",
-        "create",
-        "accept_connection",
-        "get_methods",
-        "debug_info",
-        "number_of_objects",
-        "dummy",
-        "incref",
-        "decref",
-    ]
+        "shutdown", "create", "accept_connection", "get_methods", "debug_info",
+        "number_of_objects", "dummy", "incref", "decref",
+    ]  # fmt: skip
 
     #: What clients of ours may call besides; `public` is the stdlib's, and users replace it.
     _own_public = ("kept_names", "forget_name")

@@ -62,11 +62,8 @@ class SharedMemoryServer(Server, _StockServer):
     __module__ = "fastmgr.managers"
 
     public = [  # noqa: RUF012
-        *Server.public,
-        "track_segment",
-        "release_segment",
-        "list_segments",
-    ]
+        *Server.public, "track_segment", "release_segment", "list_segments",
+    ]  # fmt: skip
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -130,10 +130,8 @@ class StockPeers:
             try:
                 try:
                     c.send(message)
-                except (OSError, ValueError) as error:
-                    if isinstance(error, OSError):
-                        raise
-                    c.send(("#UNSERIALIZABLE", format_exc()))
+                except OSError:
+                    raise
                 except Exception:
                     c.send(("#UNSERIALIZABLE", format_exc()))
             except Exception as error:
