@@ -78,17 +78,9 @@ def _is_answer(key: bytes, message: bytes, response: bytes) -> bool:
 
 
 def prove(key: bytes, role: str, asked: bytes, asked_back: bytes, said: bytes) -> bytes:
-    """Return what only who has the key can say of what passed between the two.
+    """Return the proof that a holder of the key, 'client' or 'server', has `said` something.
 
-    Parameters
-    ----------
-    key : bytes
-    role : {'client', 'server'}
-        Who says it.
-    asked, asked_back : bytes
-        The challenges of the server and of the client.
-    said : bytes
-        What else it vouches for.
+    It holds for one handshake: `asked` is the server's challenge, `asked_back` the client's.
     """
     proof = hmac.new(key, b"fastmgr %s\0" % role.encode(), "sha256")
     for part in (asked, asked_back, said):
@@ -99,15 +91,7 @@ def prove(key: bytes, role: str, asked: bytes, asked_back: bytes, said: bytes) -
 class Challenger:
     """The server's half: challenge the client, then answer its challenge.
 
-    Parameters
-    ----------
-    key : bytes
-        The authentication key.
-
-    Attributes
-    ----------
-    done : bool
-        Both sides have proved the key.
+    `done` says that both sides have proved the key.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -127,8 +111,7 @@ class Challenger:
         Raises
         ------
         AuthenticationError
-            The key is wrong; its first argument is for the log, and the frames
-            to send before closing are in ``FAILURE``.
+            The key is wrong: the server sends ``FAILURE`` and closes the connection.
         Garbage
             The frame belongs to no handshake.
         """
@@ -157,7 +140,7 @@ class Challenger:
         return []
 
     def prove(self, role: str, said: bytes) -> bytes:
-        """Return what a holder of the key says, in that role, of this handshake."""
+        """Return the proof of a role for what is said in this handshake."""
         return prove(self._key, role, self._message, self._asked_back, said)
 
 
@@ -168,13 +151,8 @@ _outstanding: WeakValueDictionary[bytes, Responder] = WeakValueDictionary()
 class Responder:
     """The client's half: answer the server's challenge, and challenge it.
 
-    The answer and our own challenge leave in one write, as does our welcome with
-    whatever follows it: a server reads them frame by frame all the same.
-
-    Parameters
-    ----------
-    key : bytes
-        The authentication key.
+    The client sends its answer and its challenge in one write, and its welcome in one with the
+    frame that follows.  A server reads them frame by frame.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -215,5 +193,5 @@ class Responder:
         return WELCOME
 
     def prove(self, role: str, said: bytes) -> bytes:
-        """Return what a holder of the key says, in that role, of this handshake."""
+        """Return the proof of a role for what is said in this handshake."""
         return prove(self._key, role, self._asked, self._message, said)

@@ -6,8 +6,8 @@ unpickling anything, and a stock server refuses it as it refuses any function
 that it does not have.  The answer is no pickle, which tells ours from a stock
 server's before anything of it is read.
 
-Each carries the proof that it comes from who has the key, in that role, in
-answer to the challenges of this very handshake (`handshake.prove`).
+Each carries a proof (`handshake.prove`): its sender has the key and that role, in this very
+handshake.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def introduction(session_id: bytes, name: str, thread: int, prove: Prove) -> byt
     session_id : bytes
         `SESSION_ID_SIZE` random bytes that name the client process.
     name : str
-        What the server's thread is called while it serves this connection.
+        The name of the server's thread while it serves this connection.
     thread : int
-        The thread's number in the process, from 1: the same for all of its connections.
+        The client thread's number in its process, from 1: the same for all of its connections.
     prove : callable
         The handshake's.
     """
@@ -93,7 +93,7 @@ def parse_introduction(frame: bytes) -> tuple[bytes, str, int] | None:
 
 
 def is_proved(frame: bytes, prove: Prove) -> bool:
-    """Whether who has sent this introduction has the key, and is the client of this handshake."""
+    """Whether the sender of an introduction has the key and is the client of this handshake."""
     said = frame[len(_HEAD) + 1 : -len(_TAIL)]
     return hmac.compare_digest(prove("client", said[:-PROOF_SIZE]), said[-PROOF_SIZE:])
 
@@ -105,13 +105,7 @@ def answer_introduction(frame: bytes, values: tuple[Any, ...], prove: Prove) -> 
 
 
 class Introducer:
-    """A client's part: what it says, and what it makes of the answer.
-
-    Parameters
-    ----------
-    session_id, name, thread
-        As `introduction` takes them.
-    """
+    """A client's part: its `introduction`, and what it makes of the answer."""
 
     def __init__(self, session_id: bytes, name: str, thread: int = 1) -> None:
         self._says = session_id, name, thread

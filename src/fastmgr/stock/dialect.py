@@ -123,9 +123,6 @@ def dispatch(
         Anything with ``send`` and ``recv``.
     id : str or None
         A shared object's ident; None for one of the server's own functions.
-    methodname : str
-    args, kwds
-        What the method is called with.
     """
     c.send((id, methodname, args, kwds))
     kind, result = c.recv()
@@ -154,9 +151,8 @@ def _is_ours(obj: object) -> bool:
 class _StockPickler(ForkingPickler):
     """Pickle for a stock peer.
 
-    A global is pickled by name and the pickler insists that the name leads back
-    to the object, so ours cannot simply be given another module's name; the peer
-    looks the attribute up instead.
+    The pickler insists that a global's name leads back to the object, so a class of ours cannot be
+    given the stock module's name.  Instead the pickle lets the peer look the attribute up.
     """
 
     def reducer_override(self, obj: object) -> Any:
@@ -215,16 +211,9 @@ SERIALIZERS: dict[str, tuple[Callable[[object], bytes], Callable[[bytes], Any]]]
 
 
 class StockConnection:
-    """A `multiprocessing.connection.Connection` look-alike over a raw stream.
+    """A `multiprocessing.connection.Connection` look-alike over a stream, which it then owns.
 
-    Parameters
-    ----------
-    stream : Stream
-        Owned from now on.
-    serializer : str
-        A key of `SERIALIZERS`.
-    timeout : float, optional
-        Seconds that `recv` waits at the most.
+    `recv` waits for `timeout` seconds at most.
     """
 
     def __init__(self, stream: Stream, serializer: str, *, timeout: float | None = None) -> None:
