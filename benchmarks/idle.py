@@ -13,7 +13,7 @@ from typing import Any
 
 from legs import FAST, LEGS, STOCK, Leg
 
-from fastmgr.client.negotiation import ClientSession
+from fastmgr.client.sessions import ClientSession
 
 CLIENTS = {FAST.name: 1000, STOCK.name: 300}
 """A thousand threads would take the stock server, and this machine, too long."""

@@ -22,9 +22,9 @@ from fastmgr.baseproxy import (
     authkey_for as authkey_for,
 )
 from fastmgr.client.asnumber import AsNumber, as_ndarray
-from fastmgr.client.cells import CellCore
 from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
+from fastmgr.client.proxy import CellCore
 from fastmgr.client.sessions import session_with as session_with
 from fastmgr.kinds.containers import DICT, ITERATOR, LIST, NAMESPACE, SET
 from fastmgr.kinds.makers import ARRAY, COUNTER, COUNTERS, VALUE

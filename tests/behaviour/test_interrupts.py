@@ -25,7 +25,7 @@ from support import (
 )
 from support.signals import Interrupt
 
-from fastmgr.client.negotiation import ClientSession
+from fastmgr.client.sessions import ClientSession
 from fastmgr.managers import ListProxy, Token
 
 Act = Callable[[], object]

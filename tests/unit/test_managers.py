@@ -21,7 +21,7 @@ from support.servers import ListeningManager
 
 import fastmgr
 from fastmgr import managers
-from fastmgr.client.negotiation import ClientSession
+from fastmgr.client.sessions import ClientSession
 from fastmgr.link.introduction import Introducer
 from fastmgr.managers import BaseManager, RemoteError, SyncManager, dispatch
 

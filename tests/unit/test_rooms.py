@@ -32,7 +32,7 @@ def test_the_search_finds_imports_of_every_kind(rooms: dict[str, Any]) -> None:
     found = {(one.importer, one.imported) for one in rooms["imports"]()}
     assert {
         ("basemanager", "server.process"),  # in a function
-        ("client.cells", "client.session"),  # a cimport
+        ("client.proxy", "client.session"),  # a cimport
         ("link.stream", "memory.segments"),  # in a .pxd, too
         ("server.policy", "kinds.rows"),  # a module by its package
     } <= found

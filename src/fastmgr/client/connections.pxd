@@ -50,6 +50,5 @@ cdef class Connections(References):
     cdef Channel open(self, object name)
     cdef bint is_needed(self) noexcept
     cdef void end_view(self) noexcept
-    cdef bint introduces_at_once(self) noexcept
 
 cdef object thread_name()

@@ -130,6 +130,9 @@ cdef class Connections(References):
         Seconds that each answer may take.
     """
 
+    # Whether a forked child tells the server what it holds before it does anything else.
+    introduces_at_once = False
+
     def __init__(self, address, serializer, authkey, timeout=None):
         super().__init__(address, serializer, authkey)
         self.timeout = timeout
@@ -188,10 +191,6 @@ cdef class Connections(References):
             for channel in self.inherited:
                 channel.abandon()
             self.inherited = []
-
-    cdef bint introduces_at_once(self) noexcept:
-        """Whether a forked child tells the server what it holds before it does anything else."""
-        return False
 
     # -- the calling thread's ------------------------------------------------
 
@@ -393,7 +392,7 @@ def _introduce_child(session):
 
 cdef void introduce_hastily(Connections session) noexcept:
     """What is raised is shown, and the other sessions have their turn."""
-    session.introduce_child(session.introduces_at_once(), True)
+    session.introduce_child(session.introduces_at_once, True)
 
 
 def _after_fork_in_child():

@@ -44,6 +44,8 @@ class OtherDialect(Exception):
 cdef class FastSession(Connections):
     """A session with a server of ours, which may share its memory."""
 
+    introduces_at_once = True
+
     def reset(self):
         self.id = os.urandom(SESSION_ID_SIZE)
         self.has_nothing()
@@ -289,9 +291,6 @@ cdef class FastSession(Connections):
                 if holding.local == 0:      # dropped meanwhile
                     self.drop(holding)
         return 0
-
-    cdef bint introduces_at_once(self) noexcept:
-        return True
 
     def hurry(self, double seconds):
         cdef ThreadChannel mine = self.thread_channel()

@@ -1,7 +1,7 @@
 import threading
 
 from fastmgr._typing import EventRecorder, LockRecorder
-from fastmgr.client.cells import CellCore
+from fastmgr.client.proxy import CellCore
 
 class EventCore(CellCore, threading.Event):
     _recorder_: EventRecorder

@@ -1,9 +1,9 @@
 # cython: auto_pickle=False
-"""Proxies of locks, semaphores and events that work on the cell themselves; see `client.cells`."""
+"""Proxies of locks, semaphores and events that work on the cell themselves; see `client.proxy`."""
 
 cimport cython
 
-from fastmgr.client.cells cimport CellCore
+from fastmgr.client.proxy cimport CellCore
 from fastmgr.kinds.slots cimport (
     free_rlock, free_slot, holder_of, is_raised, owner_died, take_rlock, take_slot,
 )

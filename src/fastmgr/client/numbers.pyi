@@ -13,7 +13,7 @@ from fastmgr._typing import (
     ValueMethods,
     ValueRecorder,
 )
-from fastmgr.client.cells import CellCore
+from fastmgr.client.proxy import CellCore
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")

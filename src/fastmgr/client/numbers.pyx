@@ -1,10 +1,10 @@
 # cython: auto_pickle=False
-"""Counters, values and arrays, on which a client works by itself; see `client/cells.pyx`."""
+"""Counters, values and arrays, on which a client works by itself; see `client.proxy`."""
 
 cimport cython
 from cpython.buffer cimport PyObject_GetBuffer
 
-from fastmgr.client.cells cimport CellCore
+from fastmgr.client.proxy cimport CellCore
 from fastmgr.client.session cimport Session
 from fastmgr.kinds.words cimport (
     ITEM_SIZES, SINGLES, add_to_item, check_integers, counter_add, counter_exchange, counter_get,

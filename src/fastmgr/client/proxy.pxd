@@ -1,6 +1,11 @@
-"""What a proxy does with a call."""
+"""What a proxy does with a call, or on its object's cell by itself."""
 
-from fastmgr.client.session cimport Session, Target
+cimport cython
+
+from fastmgr.client.session cimport Session, Target, posting_channels
+from fastmgr.memory.atomics cimport uint32_t
+from fastmgr.memory.arena cimport View
+from fastmgr.memory.segments cimport Segment
 
 cdef class ProxyCore(Target):
     cdef public object _manager
@@ -13,3 +18,27 @@ cdef class ProxyCore(Target):
     cdef object __weakref__
     cdef dict __dict__
     cdef Session _session(self)
+
+cdef class CellCore(ProxyCore):
+    cdef View view              # what the cell is mapped in; None before it was looked for
+    cdef char *cell             # in `segment`; NULL: there is none, or none known
+    cdef size_t size            # its bytes
+    cdef Segment segment
+    cdef int kind
+    cdef uint32_t growths       # that the server had told of when the cell was looked for
+
+    @cython.final
+    cdef inline bint ready(self) noexcept:
+        """Whether the cell is known, and still the object's."""
+        return self.cell is not NULL and self.view.serves()
+
+    @cython.final
+    cdef inline bint at_hand(self) except -1:
+        """Whether the caller may work on the cell, at once; see the module."""
+        if posting_channels == 0 and self.ready():
+            return True
+        return self.find() and self.ready()
+
+    cdef bint find(self) except -1
+    cdef bint accepts(self, int kind, size_t size, object about) except -1
+    cdef object spelled(self)

@@ -11,6 +11,5 @@ cdef class StockChannel(Channel):
 cdef class StockSession(Connections):
     cdef bint flush_asked            # the main thread is going to send what is due
     cdef bint ask_for_flush(self) noexcept
-    cdef object one_shot(self, object name, object args, object kwds)
 
 cdef object dial(Connections session, object name)

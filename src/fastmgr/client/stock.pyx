@@ -174,20 +174,15 @@ cdef class StockSession(Connections):
         ident, exposed = self.control("create", (typeid, *args), kwds)
         return ident, exposed, None if anonymous else self.receive(ident)
 
-    def control(self, name, args=(), kwds=None):
-        self.channel()      # the server is there, and the thread's connection as in the stdlib
-        return self.one_shot(name, args, kwds or {})
-
     cdef int request_reference(self, Target target) except -1:
-        self.channel()
-        self.one_shot("incref", (target._id,), {})
+        self.control("incref", (target._id,))
         return 0
 
-    cdef object one_shot(self, object name, object args, object kwds):
-        """Call a public function over a connection of its own."""
+    def control(self, name, args=(), kwds=None):
+        self.channel()      # the server is there, and the thread's connection as in the stdlib
         conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
         try:
-            return dispatch(conn, None, name, tuple(args), kwds)
+            return dispatch(conn, None, name, tuple(args), kwds or {})
         except EOFError as error:
             if self.is_lost(error):
                 raise named(error, self.address) from None

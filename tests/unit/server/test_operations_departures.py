@@ -9,7 +9,7 @@ from support import KEY, FastPeer, ProbeManager, poll, settle
 from support.frames import ANONYMOUS, OP_GOODBYE, OP_RETURN
 from support.servers import RawManager
 
-from fastmgr.client.negotiation import ClientSession
+from fastmgr.client.sessions import ClientSession
 from fastmgr.link.introduction import SESSION_ID_SIZE
 from fastmgr.server.process import Workers
 
