@@ -78,6 +78,12 @@ def introduced(typeid, ident, exposed, reference, proxytype=None):
     return outcome
 
 
+cdef object undefined(Session session, str method):
+    """The error of a session whose class does not define a method that it must have."""
+    return NotImplementedError(
+        f"{type(session).__name__} does not define {method}(): every session of an engine must")
+
+
 cdef class Session:
     """What this process and one server have with each other.
 
@@ -128,7 +134,7 @@ cdef class Session:
         reference : object
             As `acquire` returns it; None for an anonymous one.
         """
-        raise NotImplementedError
+        raise undefined(self, "create")
 
     def acquire(self, Target target):
         """Take a reference to an object, for one proxy.
@@ -143,7 +149,7 @@ cdef class Session:
         RemoteError
             The object is gone.
         """
-        raise NotImplementedError
+        raise undefined(self, "acquire")
 
     def held(self):
         """Return the idents of the objects that this process has references to."""
@@ -173,7 +179,7 @@ cdef class Session:
         Exception
             The call could not be made, or nobody knows whether it was.
         """
-        raise NotImplementedError
+        raise undefined(self, "call")
 
     cdef object call_after_posts(
         self, Target target, object name, object args, object kwds, bint takes
@@ -242,7 +248,7 @@ cdef class Session:
         Managers ask for ``number_of_objects``, ``debug_info``, ``kept_names``, ``forget_name``;
         an `AutoProxy` asks ``get_methods`` which methods a token's object has.
         """
-        raise NotImplementedError
+        raise undefined(self, "control")
 
     # -- connections ------------------------------------------------------
 

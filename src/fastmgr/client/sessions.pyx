@@ -214,6 +214,11 @@ def session_with(address, serializer, authkey):
         engine = engine_of(address)
         if engine is not None:
             session = engine.open_session(address, serializer, authkey)
+            if not isinstance(session, Session):
+                raise TypeError(
+                    f"{address!r}: {type(engine).__name__}.open_session returned {session!r}, "
+                    "which is no Session"
+                )
             authkeys[address] = authkey
         elif serializer == "pickle":
             session = ClientSession(address, serializer, authkey)

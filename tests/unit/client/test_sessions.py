@@ -257,3 +257,23 @@ def test_path_of_a_socket_that_looks_like_an_engine(
     monkeypatch.chdir(tmp_path)
     with SyncManager("./valkey://host") as manager:
         assert manager.list([1])[:] == [1]
+
+
+def test_errors_of_a_half_written_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read by the engine's author."""
+
+    class Half(sessions.Engine):
+        opened: Any = None
+
+        def open_session(self, *args: Any) -> Any:
+            return self.opened and self.opened(*args)
+
+    engine = Half()
+    monkeypatch.setitem(sessions.engines, "half", engine)
+    manager = SyncManager(address="half://test")
+    with pytest.raises(TypeError, match=r"Half\.open_session returned None, which is no Session"):
+        manager.connect()
+    engine.opened = Session
+    manager.connect()
+    with pytest.raises(NotImplementedError, match=r"Session does not define create\(\)"):
+        manager.dict()
