@@ -18,6 +18,7 @@ NEEDED = ("src", "benchmarks", "setup.py", "pyproject.toml", "README.md", "LICEN
 SEND = r"static inline ssize_t fm_send\([^)]*\) \{"
 PUT = r"static inline void fm_mail_put\([^)]*\) \{"
 LOOP = " for (volatile int i = 0; i < {}; i++) {{}}"
+CYTHON_LOOP = "    cdef volatile int i = 0\n    while i < {}:\n        i += 1\n"
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,23 @@ class Sabotage:
 SABOTAGES = (
     Sabotage(
         name="a loop in the encoding of numbers",
-        file="wire/codec.pyx",
-        anchor=r"static inline void fm_wire_store\(char \*to, uint64_t v\) \{",
-        damage=LOOP.format(50),
+        file="wire/tags.pxd",
+        anchor=r"cdef inline void store\(.*:\n",
+        damage=CYTHON_LOOP.format(50),
         test="test_instructions.py -k encode",
         said="instructions, encode int: ",
     ),
     Sabotage(
         name="a loop in the decoding of numbers",
-        file="wire/codec.pyx",
-        anchor=r"static inline uint32_t fm_wire_load_4\(const char \*from\) \{",
-        damage=LOOP.format(10),
+        file="wire/tags.pxd",
+        anchor=r"cdef inline int32_t load_4\(.*:\n",
+        damage=CYTHON_LOOP.format(10),
         test="test_instructions.py -k decode",
         said="instructions, decode list: ",
     ),
     Sabotage(
         name="sizes as long as those of long values",
-        file="wire/codec.pyx",
+        file="wire/writer.pyx",
         anchor=r"\n    if n < 255",
         damage=" and n < 0",
         test="test_counts.py -k test_bytes",
