@@ -12,6 +12,7 @@ from gate import OTHER_BUILD, Gate
 from instructions import BUILD, CALL_CASES, CODEC_CASES
 from measure import SMOKE, Comparison, Effort
 from report import BASELINE, Report
+from sabotage import ROOT, SABOTAGES, Sabotage
 
 from fastmgr.cli.bench import FAST, Row
 
@@ -141,3 +142,10 @@ def test_new_limits(strict: Gate) -> None:
         strict.count(section, "new", 9 * figure, figure)
         with pytest.raises(pytest.fail.Exception, match=f"{section}, new"):
             strict.count(section, "new", 9 * figure, figure + MORE.get(section, figure / 8))
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda sabotage: sabotage.name)
+def test_each_sabotage_finds_its_place(sabotage: Sabotage) -> None:
+    """It runs once a week; that its anchor still fits shows here."""
+    text = (ROOT / "src" / "fastmgr" / sabotage.file).read_text()
+    assert sabotage.apply(text) != text
