@@ -175,7 +175,10 @@ cdef class Service(Handler):
                 if verdict == CLOSE:
                     conn.serve_no_more()
                 conn.stream.drop_buffers()
-                if conn.streak > STREAK and not self.load.may_spin and not conn.pinned:
+                if (
+                    conn.streak > STREAK and not self.load.may_spin and not conn.pinned
+                    and not conn.is_gone()      # the loop would close it, and serve no more of it
+                ):
                     # Where many are busy one loop serves them better than as many threads.
                     by.send_replies(conn)
                     conn.streak = 0

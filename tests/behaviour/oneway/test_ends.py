@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,3 +154,43 @@ def test_failures_of_a_peer_that_has_left(own_manager: OnewayManager) -> None:
     settle(own_manager, objects - 1)
     gate.open()
     poll(lambda: journal.all() == ["first", "last"], "its calls are served")
+
+
+class Held:
+    """A value whose unpickling waits until somebody writes to a named pipe."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.read_text, (Path(self.path),)
+
+
+def post_behind_what_is_held(address: str, held: str, noted: str, lock: str, path: str) -> None:
+    """In a process of its own: a one-way call that takes long, many behind it, and the end."""
+    proxies = [
+        managers.AutoProxy(managers.Token("list", address, ident), "pickle", authkey=KEY)
+        for ident in (held, noted)
+    ]
+    managers.AcquirerProxy(managers.Token("Lock", address, lock), "pickle", authkey=KEY).acquire()
+    oneway(proxies[0]).extend([Held(path)])
+    for i in range(CALLS_AT_THE_END):
+        oneway(proxies[1]).append(i)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_calls_of_a_killed_client_that_a_worker_would_give_back(tmp_path: Path) -> None:
+    """A worker gives a busy connection back after some calls, but not one whose client is gone."""
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    manager = OnewayManager(authkey=KEY)
+    # On one processor nobody spins: there workers give connections back.
+    manager.start(os.sched_setaffinity, (0, {min(os.sched_getaffinity(0))}))
+    with manager:
+        held, noted, lock = manager.list(), manager.list(), manager.Lock()
+        idents = (proxy._token.id for proxy in (held, noted, lock))
+        with Script(post_behind_what_is_held, manager.address, *idents, pipe) as script:
+            assert script.process.wait(DEADLINE) == -signal.SIGKILL
+        assert lock.acquire(timeout=DEADLINE)  # the server has seen the death
+        Path(pipe).write_text("go on")
+        poll(lambda: len(noted) == CALLS_AT_THE_END, "all calls are served")
