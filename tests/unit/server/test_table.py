@@ -332,14 +332,13 @@ class TableManager(ProbeManager):
 def held_up(moment: int, what: Any, another: Any, handle: int) -> list[Entry]:
     """Share one, and the other at that moment among those where the table runs Python code."""
     table = Table()
-    left = moment
+    # No variable of this frame: CPython 3.10 resets those after each call of a profile function.
+    moments = itertools.count(-moment)
     entries: list[Entry] = []
 
     def share_another(*_event: object) -> None:
-        nonlocal left
-        if left == 0:
+        if next(moments) == 0:
             entries.append(table.add(another, ("a",), None, False, handle))
-        left -= 1
 
     sys.setprofile(share_another)
     try:
