@@ -17,6 +17,7 @@ import pytest
 from support import (
     DEADLINE,
     KEY,
+    SANITIZED,
     ProbeManager,
     at_rest,
     call_in_subprocess,
@@ -148,7 +149,8 @@ def test_a_killed_holder_is_replaced_at_once(
                     waiter.join(DEADLINE)
                     here.close()
     print("hand-over, ms:", *(f"{1000 * seconds:.1f}" for seconds in sorted(took)))
-    assert statistics.median(took) < 0.1
+    # Half a second is how long a thread sleeps that is not woken; the sanitizer ends slowly.
+    assert statistics.median(took) < (0.4 if SANITIZED else 0.1)
 
 
 # What the next holder is told
