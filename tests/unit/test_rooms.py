@@ -34,7 +34,7 @@ def test_the_search_finds_imports_of_every_kind(rooms: dict[str, Any]) -> None:
         ("basemanager", "server.process"),  # in a function
         ("client.proxy", "client.session"),  # a cimport
         ("link.stream", "memory.segments"),  # in a .pxd, too
-        ("server.policy", "kinds.rows"),  # a module by its package
+        ("server.calls", "kinds.rows"),  # a module by its package
     } <= found
     assert ("managers", "server.sharedmemory") not in found  # only for type checkers
 

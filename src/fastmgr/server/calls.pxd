@@ -19,3 +19,9 @@ cdef class Calls:
 cpdef Entry create(object hooks, object typeid, object args, object kwds, bint known=*)
 cpdef tuple create_for_stock(object hooks, object typeid, object args, object kwds)
 cpdef tuple failed_creation(object hooks, object typeid, object kwds, object error)
+cdef bint may_make(object function) except -1
+cdef bint keeps(Entry entry, object name, object args) except -1
+cdef bint is_blind(object obj, object name)
+cdef bint shows_values(Entry entry, object name) except -1
+cdef int note_carried(Entry entry) except -1
+cpdef int look_inside(Entry entry) except -1

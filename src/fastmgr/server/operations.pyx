@@ -14,11 +14,12 @@ from fastmgr.link.stream cimport (
     OP_TRACEBACK,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
-from fastmgr.server.calls cimport create as create_object, failed_creation
+from fastmgr.server.calls cimport (
+    create as create_object, failed_creation, is_blind, keeps, may_make, note_carried, shows_values,
+)
 from fastmgr.server.connection cimport CLOSE, HAND_OFF, IN_ORDER, KEEP
 from fastmgr.server.disposal cimport is_hard_to_drop
 from fastmgr.server.driver cimport note_request
-from fastmgr.server.policy cimport is_blind, keeps, may_make, note_carried, shows_values
 from fastmgr.server.replies cimport method_name, told
 from fastmgr.wire.reader cimport Reader
 

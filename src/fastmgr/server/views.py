@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from fastmgr.server.policy import look_inside
+from fastmgr.server.calls import look_inside
 from fastmgr.server.table import Entry, Table, key_of
 
 __all__ = ["Counts", "LocalObjects", "Objects"]

@@ -1,3 +1,0 @@
-from fastmgr.server.table import Entry
-
-def look_inside(entry: Entry) -> int: ...
