@@ -82,7 +82,7 @@ def test_one_of_those_that_had_their_share_fails(monkeypatch: pytest.MonkeyPatch
                 return super().feed(frame)
             return []
 
-    monkeypatch.setattr("fastmgr.server.acceptor.Challenger", Slow)
+    monkeypatch.setattr("fastmgr.server.connection.Challenger", Slow)
     with hooked(Server) as manager, contextlib.ExitStack() as stack:
         peers = [stack.enter_context(RawPeer(manager.address)) for _ in range(4)]
         peers[0].send_frame(b"hold")

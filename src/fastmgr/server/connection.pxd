@@ -26,7 +26,15 @@ cpdef enum End:
     IN_ORDER       # it said goodbye; what it held is given back
     LOST           # it did not; what it held is given back
 
-cdef class Responder:
+cdef class Handler:
+    cdef int begin(self) except -1                  # the loop's thread begins
+    cdef int end(self) except -1                    # it ends, for whatever reason
+    cdef int serve(self, Conn conn) except -1       # the stream's last frame; -> `Verdict`
+    cdef int answer(self, Conn conn) except -1      # the parked call is finished; -> `Verdict`
+    cdef int leave(self, Conn conn) except -1       # the peer is gone: return what it held
+    cdef int hand_off(self, Conn conn) except -1    # to a worker, until the worker returns it
+    cdef int turn(self) except -1                   # the loop has served all that was ready
+    # One of the server's functions replies by itself.
     cdef int respond(self, Conn conn, object message) except -1
 
 
@@ -35,7 +43,7 @@ cdef class Conn(Owner):
     cdef readonly Stream stream
     cdef readonly Session session  # None: a stock peer
     cdef readonly object name     # what the peer calls its thread
-    cdef Responder responder
+    cdef Handler handler
     # Its life, which the methods below alone change.
     cdef readonly Place place
     cdef readonly End end
@@ -91,3 +99,21 @@ cdef class Conn(Owner):
         assert PyThread_get_thread_ident() != self.loop and self.place == RECEIVING
         self.place = WORKER
         return 0
+
+
+@cython.final
+cdef class Acceptor:
+    cdef object listener          # None: the server accepts connections by itself
+    cdef object server            # has the key, and says how long a handshake may take
+    cdef dict unproven            # Conn -> by when it must have proved the key, oldest first
+    cdef double again             # when a pause without accepting ends; infinite: there is none
+    cdef double next              # when there is something to do though nothing arrives
+
+    cdef int fileno(self) except -2
+    cdef Conn accept(self, Handler handler)
+    cdef list answer(self, Conn conn)
+    cdef Conn superfluous(self)
+    cdef Conn overdue(self, double now)
+    cdef int forget(self, Conn conn) except -1
+    cdef int resume(self) except -1
+    cdef int set_next(self) except -1

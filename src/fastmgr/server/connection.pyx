@@ -1,4 +1,4 @@
-"""One accepted connection, and where it is in its life.
+"""One accepted connection, and where it is in its life; where connections arrive.
 
 `Conn.place` says which thread owns the connection and its stream: the loop, a worker, or nobody.
 `Conn.end` says what is known of the peer's end.  Each changes by the methods below alone, each of
@@ -10,9 +10,43 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from fastmgr.link.stream cimport ENDS_CUT_OFF, FLAG_FOLLOWS, OP_GOODBYE
 
+import errno
+from multiprocessing import AuthenticationError, util
+from time import monotonic
 
-cdef class Responder:
-    """What sends the reply that one of a server's functions gives by itself."""
+from fastmgr.link.handshake import FAILURE, HANDSHAKE_LIMIT, Challenger, Garbage
+
+# Connections that have yet to prove the key; the oldest go first when there are more.
+cdef int MOST_UNPROVEN = 1024
+cdef double FOREVER = float("inf")
+# Seconds without accepting when descriptors have run out.
+cdef double ACCEPT_PAUSE = 0.1
+cdef frozenset SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+cdef class Handler:
+    """What the loop asks of the server's other parts; the .pxd says when."""
+
+    cdef int begin(self) except -1:
+        raise NotImplementedError
+
+    cdef int end(self) except -1:
+        raise NotImplementedError
+
+    cdef int serve(self, Conn conn) except -1:
+        raise NotImplementedError
+
+    cdef int answer(self, Conn conn) except -1:
+        raise NotImplementedError
+
+    cdef int leave(self, Conn conn) except -1:
+        raise NotImplementedError
+
+    cdef int hand_off(self, Conn conn) except -1:
+        raise NotImplementedError
+
+    cdef int turn(self) except -1:
+        raise NotImplementedError
 
     cdef int respond(self, Conn conn, object message) except -1:
         raise NotImplementedError
@@ -22,9 +56,9 @@ cdef class Responder:
 cdef class Conn(Owner):
     """One accepted connection; made by the loop's thread."""
 
-    def __init__(self, Stream stream, Responder responder):
+    def __init__(self, Stream stream, Handler handler):
         self.stream = stream
-        self.responder = responder
+        self.handler = handler
         self.name = ""
         self.loop = PyThread_get_thread_ident()
 
@@ -35,7 +69,7 @@ cdef class Conn(Owner):
 
         ``Server.shutdown`` and users' functions do ``c.send(('#RETURN', value))``.
         """
-        self.responder.respond(self, message)
+        self.handler.respond(self, message)
 
     def close(self):
         """Close the connection, once the current request is done with; any thread may."""
@@ -136,3 +170,95 @@ cdef class Conn(Owner):
         self.untaken = goodbye.call
         if goodbye.handle:
             self.session.clean = True   # the process ends, and not only its thread
+
+
+@cython.final
+cdef class Acceptor:
+    """Accept connections, and have each prove the key before anything else.
+
+    Parameters
+    ----------
+    server : Server
+        Gives ``authkey`` and ``handshake_timeout`` (seconds).
+    listener : Listener or None
+        Where connections arrive.
+    """
+
+    def __init__(self, server, listener):
+        self.server = server
+        self.listener = listener
+        self.unproven = {}
+        self.again = self.next = FOREVER
+
+    cdef int fileno(self) except -2:
+        """The listener's descriptor; -1 where there is none, or none any more."""
+        return -1 if self.listener is None else self.listener.fileno()
+
+    cdef Conn accept(self, Handler handler):
+        """Accept one connection; None where no more can be had now, perhaps for a pause."""
+        cdef Conn conn
+        try:
+            sock = self.listener.accept_socket()
+        except OSError as error:
+            if error.errno in SCARCE:
+                # The listener stays readable, so waiting for it would spin.
+                util.info("cannot accept: %s; again in %g s", error, ACCEPT_PAUSE)
+                self.again = <double>monotonic() + ACCEPT_PAUSE
+                self.set_next()
+            return None     # else no peer waits, or one gave up before it was accepted
+        conn = Conn(Stream(sock.detach(), HANDSHAKE_LIMIT), handler)
+        conn.handshake = Challenger(self.server.authkey)
+        self.unproven[conn] = <double>monotonic() + <double>self.server.handshake_timeout
+        self.set_next()
+        return conn
+
+    cdef list answer(self, Conn conn):
+        """Take one frame of the handshake; return the frames to send.
+
+        The connection is `closing` where the handshake has failed, and has proved the key once
+        its handshake is `done`.
+        """
+        cdef list replies
+        try:
+            replies = conn.handshake.feed((<const char *>conn.stream.body)[:conn.stream.size])
+        except AuthenticationError as error:
+            util.info("connection refused: %s", error)
+            conn.serve_no_more()
+            return [FAILURE]
+        except Garbage as error:
+            util.info("connection dropped: %s", error)
+            conn.serve_no_more()
+            return []
+        if conn.handshake.done:
+            self.forget(conn)
+            conn.stream.limit = 0
+            conn.stream.acknowledge()
+        return replies
+
+    cdef Conn superfluous(self):
+        """The oldest connection that has not proved the key, where there are too many."""
+        return next(iter(self.unproven)) if len(self.unproven) > MOST_UNPROVEN else None
+
+    cdef Conn overdue(self, double now):
+        """A connection that should have proved the key by now, if there is one."""
+        for conn, deadline in self.unproven.items():
+            return conn if deadline <= now else None
+        return None
+
+    cdef int forget(self, Conn conn) except -1:
+        """The connection has proved the key, or is closed."""
+        if self.unproven.pop(conn, None) is not None:
+            self.set_next()
+        return 0
+
+    cdef int resume(self) except -1:
+        """A pause without accepting is over."""
+        self.again = FOREVER
+        return self.set_next()
+
+    cdef int set_next(self) except -1:
+        self.next = self.again
+        for deadline in self.unproven.values():
+            self.next = min(self.next, <double>deadline)
+            break       # the oldest comes first
+        return 0

@@ -1,5 +1,5 @@
 from fastmgr.kinds.waits cimport Waiter
-from fastmgr.server.connection cimport Conn, Responder
+from fastmgr.server.connection cimport Conn
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
 
@@ -32,14 +32,6 @@ cdef class Driver:
 cdef class Worker(Driver):
     pass
 
-cdef class Handler(Responder):
-    cdef int begin(self) except -1                  # the loop's thread begins
-    cdef int end(self) except -1                    # it ends, for whatever reason
-    cdef int serve(self, Conn conn) except -1       # the stream's last frame; -> `Verdict`
-    cdef int answer(self, Conn conn) except -1      # the parked call is finished; -> `Verdict`
-    cdef int leave(self, Conn conn) except -1       # the peer is gone: return what it held
-    cdef int hand_off(self, Conn conn) except -1    # to a worker, until the worker returns it
-    cdef int turn(self) except -1                   # the loop has served all that was ready
 
 
 cdef inline int note_request(Load load, int fd, bint on_loop) noexcept:

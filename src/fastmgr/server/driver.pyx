@@ -1,4 +1,4 @@
-"""What a loop and a worker have to serve by, and what a loop asks of the rest of the server.
+"""What a loop and a worker have to serve by.
 
 A client and the thread that serves it want a processor each; the loop serves many clients with
 one.  The server spins where processors are left, and says in its replies whether clients may.
@@ -118,28 +118,3 @@ cdef class Worker(Driver):
             conn.stream.send_all(self.writer.data, self.writer.size, self.writer.buffers or None)
             self.writer.reset()
         return 0
-
-
-cdef class Handler(Responder):
-    """What the loop asks of the server's other parts; the .pxd says when."""
-
-    cdef int begin(self) except -1:
-        raise NotImplementedError
-
-    cdef int end(self) except -1:
-        raise NotImplementedError
-
-    cdef int serve(self, Conn conn) except -1:
-        raise NotImplementedError
-
-    cdef int answer(self, Conn conn) except -1:
-        raise NotImplementedError
-
-    cdef int leave(self, Conn conn) except -1:
-        raise NotImplementedError
-
-    cdef int hand_off(self, Conn conn) except -1:
-        raise NotImplementedError
-
-    cdef int turn(self) except -1:
-        raise NotImplementedError

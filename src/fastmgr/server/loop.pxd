@@ -1,9 +1,8 @@
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.mailbox cimport fm_mailroom
 from fastmgr.link.system cimport fm_poller, fm_spinner
-from fastmgr.server.acceptor cimport Acceptor
-from fastmgr.server.connection cimport Conn
-from fastmgr.server.driver cimport Driver, Handler, Load, Timers
+from fastmgr.server.connection cimport Acceptor, Conn, Handler
+from fastmgr.server.driver cimport Driver, Load, Timers
 
 cdef class Loop(Driver):
     cdef fm_poller poller

@@ -1,7 +1,7 @@
 from fastmgr.server.cells cimport Cells
-from fastmgr.server.connection cimport Conn
+from fastmgr.server.connection cimport Conn, Handler
 from fastmgr.server.disposal cimport Disposal
-from fastmgr.server.driver cimport Handler, Load
+from fastmgr.server.driver cimport Load
 from fastmgr.server.loop cimport Loop
 from fastmgr.server.operations cimport Operations
 from fastmgr.server.parking cimport Parking

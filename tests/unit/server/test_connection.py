@@ -16,7 +16,7 @@ from support.servers import hooked
 
 from fastmgr.link.stream import Stream
 from fastmgr.managers import Server
-from fastmgr.server.connection import Conn, End, Place, Responder
+from fastmgr.server.connection import Conn, End, Place, Handler
 from fastmgr.server.process import Workers
 from fastmgr.wire.codec import dumps
 
@@ -28,7 +28,7 @@ def conn() -> Iterator[Conn]:
     """A connection of which this thread is the loop."""
     ours, theirs = socket.socketpair()
     stream = Stream(ours.detach())
-    yield Conn(stream, Responder())
+    yield Conn(stream, Handler())
     stream.close()
     theirs.close()
 
@@ -38,7 +38,7 @@ def has_assertions() -> bool:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         try:
-            Conn(Stream(os.dup(ours.fileno())), Responder()).to_loop()
+            Conn(Stream(os.dup(ours.fileno())), Handler()).to_loop()
         except AssertionError:
             return True
         return False
