@@ -91,7 +91,7 @@ SABOTAGES = (
     ),
     Sabotage(
         name="no mailboxes",
-        file="server/cells.pyx",
+        file="server/operations.pyx",
         anchor=r"elif conn\.stream\.mailbox_segment is None",
         damage=" and False",
         test="test_calls.py -k dict_get",

@@ -3,13 +3,12 @@
 =============  ====================================================================
 `Loop`         accepts, authenticates and watches connections on one thread
 `Service`      what the loop asks of the parts; and workers, of which each serves one connection
-`Operations`   what each operation of the fast dialect does; both of them call it
+`Operations`   what each operation of the fast dialect does; the loop and workers call it
 `StockPeers`   the same in the stdlib's dialect
-`Calls`        calls a method, and shares what it returns
+`Calls`        makes objects, calls their methods, and shares what these return
 `Replies`      encodes replies, and tells of calls that get none
 `Parking`      calls that wait
 `Gifts`        what replies gave, until the client is known to have taken it
-`Cells`        what clients on the host may map
 `Disposal`     drops objects where a destructor may run
 =============  ====================================================================
 
@@ -20,14 +19,13 @@ cimport cython
 
 from fastmgr.memory.arena cimport Arena
 from fastmgr.server.calls cimport Calls
-from fastmgr.server.cells cimport Cells
-from fastmgr.server.disposal cimport Gifts
-from fastmgr.server.driver cimport Load
+from fastmgr.server.driver cimport Disposal, Load
+from fastmgr.server.gifts cimport Gifts, Parking
+from fastmgr.server.loop cimport Loop
 from fastmgr.server.operations cimport Operations
-from fastmgr.server.parking cimport Parking
 from fastmgr.server.replies cimport Replies
-from fastmgr.server.service cimport Service
 
+from fastmgr.server.service import Service
 from fastmgr.server.stock_peers import StockPeers
 
 
@@ -51,26 +49,26 @@ cdef class Engine:
         What may be shared with clients on the host.
     """
 
+    cdef readonly Loop loop
+    cdef readonly object stock_peers
+    cdef Disposal disposal
+    cdef object service
+
     def __init__(
         self, hooks, listener, workers, bint offers_fast, create=None, Arena arena=None
     ):
         load = Load()
-        loop = Loop(hooks, listener, load)
-        disposal = Disposal(workers)
-        replies = Replies(hooks.table, disposal, load)
-        gifts = Gifts(hooks.table, disposal)
+        self.loop = Loop(hooks, listener, load)
+        self.disposal = Disposal(workers)
+        replies = Replies(hooks.table, self.disposal, load)
+        gifts = Gifts(hooks.table, self.disposal)
         calls = Calls(hooks, gifts, create)
-        stock_peers = StockPeers(hooks, calls)
-        parking = Parking(loop, replies, gifts, disposal)
-        cells = Cells(arena, hooks.table, replies)
-        operations = Operations(hooks, load, calls, replies, gifts, parking, disposal, cells)
-        self.loop = loop
-        self.stock_peers = stock_peers
-        self.disposal = disposal
+        parking = Parking(self.loop, replies, gifts, self.disposal)
+        operations = Operations(
+            hooks, load, calls, replies, gifts, parking, self.disposal, arena)
+        self.stock_peers = StockPeers(hooks, calls)
         self.service = Service(
-            hooks, stock_peers, workers, loop, load, operations, replies, parking, disposal, cells,
-            offers_fast,
-        )
+            hooks, self.stock_peers, workers, self.loop, operations, offers_fast)
 
     def run(self):
         """Serve until the loop is stopped."""

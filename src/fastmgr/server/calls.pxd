@@ -1,6 +1,6 @@
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.disposal cimport Gifts
+from fastmgr.server.gifts cimport Gifts
 from fastmgr.server.table cimport Entry, Table
 
 cdef class Calls:

@@ -1,5 +1,6 @@
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.server.connection cimport Conn
+from fastmgr.server.table cimport Entry
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
 
@@ -32,6 +33,18 @@ cdef class Driver:
 cdef class Worker(Driver):
     pass
 
+cdef class Disposal:
+    cdef object workers
+    cdef list doomed              # what a worker drops once the loop's turn is over
+    cdef readonly int disposing   # threads that are dropping objects this moment
+
+    cdef int drop(self, list dead) except -1
+    cdef int drop_elsewhere(self, list dead) except -1
+    cdef int doom(self, object value) except -1
+    cdef int turn(self) except -1
+
+cdef bint is_hard_to_drop(Entry entry) except -1
+cdef bint is_plain(object value) noexcept
 
 
 cdef inline int note_request(Load load, int fd, bint on_loop) noexcept:

@@ -1,9 +1,8 @@
+from fastmgr.memory.arena cimport Arena
 from fastmgr.server.calls cimport Calls
-from fastmgr.server.cells cimport Cells
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.disposal cimport Disposal, Gifts
-from fastmgr.server.driver cimport Driver, Load
-from fastmgr.server.parking cimport Parking
+from fastmgr.server.driver cimport Disposal, Driver, Load
+from fastmgr.server.gifts cimport Gifts, Parking
 from fastmgr.server.replies cimport Replies
 from fastmgr.server.table cimport Entry, Session, Table
 
@@ -16,7 +15,7 @@ cdef class Operations:
     cdef Gifts gifts
     cdef Parking parking
     cdef Disposal disposal
-    cdef Cells cells
+    cdef Arena arena              # None: nothing is shared
 
     cdef int serve(self, Conn conn, Driver by) except -1
     cdef int call(self, Conn conn, Driver by) except -1
@@ -28,5 +27,7 @@ cdef class Operations:
     cdef int control(self, Conn conn, Driver by) except -1
     cdef int incref(self, Conn conn, Driver by) except -1
     cdef int release(self, Conn conn, Driver by) except -1
+    cdef int locate(self, Conn conn, Driver by) except -1
+    cdef int attach(self, Conn conn, Driver by) except -1
     cdef int leave(self, Conn conn) except -1
     cdef int end_session(self, Session session) except -1

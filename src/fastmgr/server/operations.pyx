@@ -5,27 +5,33 @@ anything, where the loop may not run what is asked for.
 """
 
 cimport cython
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastmgr.kinds.waits cimport Primitive
+from fastmgr.link.mailbox cimport FM_MAILBOX_SIZE
+from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.stream cimport (
-    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_PICKLED, OP_ATTACH, OP_CALL,
-    OP_CONTROL, OP_CREATE, OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_REFUSED, OP_RELEASE, OP_RETURN,
-    OP_TRACEBACK,
+    FLAG_ANONYMOUS, FLAG_CARRIED, FLAG_FOLLOWS, FLAG_GAINS, FLAG_PICKLED, FRAME_PARTIAL,
+    FRAME_READY, HEADER_SIZE, MAILBOX, OP_ATTACH, OP_CALL, OP_CONTROL, OP_CREATE, OP_GOODBYE,
+    OP_INCREF, OP_LOCATE, OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, Header,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
+from fastmgr.memory.cells cimport KIND_NONE, Celled
+from fastmgr.memory.segments cimport Segment, new_segment
 from fastmgr.server.calls cimport (
     create as create_object, failed_creation, is_blind, keeps, may_make, note_carried, shows_values,
 )
-from fastmgr.server.connection cimport CLOSE, HAND_OFF, IN_ORDER, KEEP
-from fastmgr.server.disposal cimport is_hard_to_drop
-from fastmgr.server.driver cimport note_request
+from fastmgr.server.connection cimport CLOSE, CLOSED, HAND_OFF, IN_ORDER, KEEP
+from fastmgr.server.driver cimport is_hard_to_drop, note_request
 from fastmgr.server.replies cimport method_name, told
 from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.writer cimport Writer
 
+from contextlib import suppress
 from multiprocessing import util
 from traceback import format_exc
 
+from fastmgr.kinds import rows
 from fastmgr.kinds.waits import here
 
 # Handles in a message that the loop sees to at once; on a worker others may run after as many.
@@ -41,6 +47,9 @@ cdef enum:
     NOT_CARRIED = -2
     GO_ON = -3
 
+# Methods that clients call without a call; filled as types are declared.
+cdef dict CELL_CALLS = rows.CELL_CALLS
+
 
 @cython.final
 cdef class Operations:
@@ -48,7 +57,7 @@ cdef class Operations:
 
     def __init__(
         self, hooks, Load load, Calls calls, Replies replies, Gifts gifts, Parking parking,
-        Disposal disposal, Cells cells
+        Disposal disposal, Arena arena
     ):
         self.hooks = hooks
         self.table = hooks.table
@@ -58,7 +67,7 @@ cdef class Operations:
         self.gifts = gifts
         self.parking = parking
         self.disposal = disposal
-        self.cells = cells
+        self.arena = arena
 
     cdef int serve(self, Conn conn, Driver by) except -1:
         """Serve the stream's last frame; the caller owns `conn` and `by`."""
@@ -71,9 +80,9 @@ cdef class Operations:
         if op == OP_INCREF:
             return self.incref(conn, by)
         if op == OP_LOCATE:
-            return self.cells.locate(conn, by)
+            return self.locate(conn, by)
         if op == OP_ATTACH:
-            return self.cells.attach(conn, by)
+            return self.attach(conn, by)
         if op == OP_GOODBYE:
             if conn.note_goodbye():
                 self.leave(conn)
@@ -296,6 +305,67 @@ cdef class Operations:
             self.disposal.disposing -= 1
         return KEEP
 
+    # -- what clients on this host may map ------------------------------------------
+
+    cdef int locate(self, Conn conn, Driver by) except -1:
+        """Say where a client on this host finds an object's cell.
+
+        The reply is None for an object that has none, and False where no client can have any.
+        """
+        cdef Entry entry = self.table.at(conn.stream.header.handle)
+        cdef Celled obj
+        payload = None
+        if self.arena is None or not conn.stream.transport.is_local():
+            payload = False
+        elif entry is not None and isinstance(entry.obj, Celled):
+            obj = entry.obj
+            if by.on_loop and obj.is_heavy(False):
+                return HAND_OFF
+            calls = CELL_CALLS.get(type(obj))       # a user's subclass wants to see its calls
+            if (
+                calls is not None and calls.issubset(entry.names) and not entry.method_to_typeid
+                and obj.kind != KIND_NONE and obj.settle(self.arena)
+            ):
+                payload = (
+                    obj.kind, obj.cell.segment.number, obj.cell.offset, obj.cell.size, obj.about())
+                if entry.parks:
+                    self.table.note_parked(conn.session, entry)
+        return self.replies.reply(conn, by, OP_RETURN, 0, payload)
+
+    cdef int attach(self, Conn conn, Driver by) except -1:
+        """Pass a segment's descriptor to a client on this host."""
+        cdef uint64_t number = conn.stream.header.handle
+        cdef Writer writer = by.writer
+        cdef Segment segment = None
+        cdef Header header
+        cdef size_t start
+        if self.arena is not None and conn.stream.transport.is_local():
+            if number != MAILBOX:
+                segment = self.arena.segments.get(number)
+            elif conn.stream.mailbox_segment is None:
+                with suppress(OSError, MemoryError):
+                    segment = new_segment(MAILBOX, FM_MAILBOX_SIZE)
+        if segment is None:
+            return self.replies.reply(conn, by, OP_RETURN, 0, None)
+        by.send_replies(conn)
+        if conn.place == CLOSED or conn.stream.unsent is not None:
+            return CLOSE        # who asks for a segment waits for nothing else
+        start = begin_message(writer)
+        writer.out_of_band = False
+        writer.put_compact((segment.offset, segment.size, bool(segment.is_file)))
+        memset(&header, 0, HEADER_SIZE)
+        header.call = conn.stream.header.call
+        header.op = OP_RETURN
+        seal(writer, start, &header)
+        outcome = conn.stream.send_passing(writer.data, writer.size, segment.fd)
+        writer.reset()
+        if outcome == FRAME_PARTIAL:
+            return self.replies.reply(conn, by, OP_RETURN, 0, None)
+        if number == MAILBOX:
+            segment.forget_fd()
+            conn.stream.attach_mailbox(segment, True)
+        return KEEP if outcome == FRAME_READY else CLOSE
+
     # -- the end of a connection, and of a session with its last one ------------------
 
     cdef int leave(self, Conn conn) except -1:
@@ -320,7 +390,8 @@ cdef class Operations:
     cdef int end_session(self, Session session) except -1:
         """Return the references of a client process, and hand on what it held if it was killed."""
         cdef Entry entry
-        self.cells.leave(session)
+        if self.arena is not None:
+            self.arena.leave(session.place)
         if session.broken and not session.clean:
             # After an exit in order what it held stays held, as in the stdlib.
             for key in list(session.parked):

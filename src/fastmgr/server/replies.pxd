@@ -1,8 +1,7 @@
 from fastmgr.link.stream cimport FLAG_ONEWAY, OP_CALL
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.server.connection cimport Conn
-from fastmgr.server.disposal cimport Disposal
-from fastmgr.server.driver cimport Driver, Load
+from fastmgr.server.driver cimport Disposal, Driver, Load
 from fastmgr.server.table cimport Table
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer

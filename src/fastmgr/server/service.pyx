@@ -7,8 +7,10 @@ from fastmgr.link.stream cimport (
     FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT, OP_GOODBYE, OP_RELEASE,
 )
 from fastmgr.link.system cimport fm_spinner
-from fastmgr.server.connection cimport CLOSE, HAND_OFF, HUNG_UP, KEEP, PARK
-from fastmgr.server.driver cimport Worker
+from fastmgr.server.connection cimport CLOSE, HAND_OFF, HUNG_UP, KEEP, PARK, Conn, Handler
+from fastmgr.server.driver cimport Load, Worker
+from fastmgr.server.loop cimport Loop
+from fastmgr.server.operations cimport Operations
 
 from multiprocessing import util
 from traceback import format_exc
@@ -31,34 +33,46 @@ cdef double WORKER_PATIENCE = 1.0
 
 @cython.final
 cdef class Service(Handler):
-    """What the loop asks, of the parts that answer it; and what workers do for it."""
+    """What the loop asks, of the parts that answer it; and what workers do for it.
+
+    `offers_fast` says whether the fast dialect is spoken to a client that asks for it.
+    """
+    cdef object hooks
+    cdef object stock_peers
+    cdef object workers
+    cdef Loop loop
+    cdef Operations operations
+    cdef bint offers_fast
 
     def __init__(
-        self, hooks, stock_peers, workers, Loop loop, Load load, Operations operations,
-        Replies replies, Parking parking, Disposal disposal, Cells cells, bint offers_fast
+        self, hooks, stock_peers, workers, Loop loop, Operations operations, bint offers_fast
     ):
         self.hooks = hooks
         self.stock_peers = stock_peers
         self.workers = workers
-        self.table = hooks.table
         self.loop = loop
-        self.load = load
         self.operations = operations
-        self.replies = replies
-        self.parking = parking
-        self.disposal = disposal
-        self.cells = cells
         self.offers_fast = offers_fast
 
     # -- for the loop -------------------------------------------------------------
 
     cdef int begin(self) except -1:
-        return self.cells.open()
+        """Offer shared memory from now on: while the loop's thread lives, so does the server."""
+        cdef Operations parts = self.operations
+        if parts.arena is not None:
+            try:
+                parts.arena.open()
+            except (OSError, MemoryError) as error:
+                util.info("no shared memory for clients on this host: %s", error)
+                parts.arena = None
+        return 0
 
     cdef int end(self) except -1:
         for conn in self.loop.conns.values():
-            self.parking.end(conn)      # nobody would hear what it is given
-        return self.cells.close()
+            self.operations.parking.end(conn)      # nobody would hear what it is given
+        if self.operations.arena is not None:
+            self.operations.arena.close()
+        return 0
 
     cdef int serve(self, Conn conn) except -1:
         if conn.stream.fast:
@@ -86,10 +100,11 @@ cdef class Service(Handler):
             util.info("connection refused: the introduction is not of this handshake")
             return 1
         session_id, conn.name, thread = introduced
-        conn.session = self.table.join(session_id)
+        conn.session = self.operations.table.join(session_id)
         conn.belong(conn.session.number, thread)
-        if conn.session.connections == 1:
-            self.cells.enter(conn.session)
+        if conn.session.connections == 1 and self.operations.arena is not None:
+            # The session's number is to be seen as long as what it holds is its own.
+            conn.session.place = self.operations.arena.enter(conn.session.number)
         answer = (
             self.hooks.instance, conn.session.connections > 1, conn.session.number,
             conn.session.place,
@@ -99,16 +114,16 @@ cdef class Service(Handler):
         return 1
 
     cdef int answer(self, Conn conn) except -1:
-        return self.parking.answer(conn)
+        return self.operations.parking.answer(conn)
 
     cdef int leave(self, Conn conn) except -1:
         return self.operations.leave(conn)
 
     cdef int respond(self, Conn conn, object message) except -1:
-        return self.replies.respond(conn, message)
+        return self.operations.replies.respond(conn, message)
 
     cdef int turn(self) except -1:
-        return self.disposal.turn()
+        return self.operations.disposal.turn()
 
     cdef int hand_off(self, Conn conn) except -1:
         if not conn.timed:
@@ -146,16 +161,17 @@ cdef class Service(Handler):
     cdef int serve_fast(self, Conn conn) except -1:
         cdef Worker by = Worker()
         cdef fm_spinner spinner
+        cdef Load load = self.operations.load
         cdef int status, verdict
         memset(&spinner, 0, sizeof(spinner))
-        self.replies.deliver(conn, by)
+        self.operations.replies.deliver(conn, by)
         while not conn.closing:
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
                 by.send_replies(conn)
                 by.reader.buffers = None
                 conn.to_receiving()
-                status = conn.stream.receive(False, &spinner, self.load.may_spin)
+                status = conn.stream.receive(False, &spinner, load.may_spin)
                 conn.to_serving()
             if status == FRAME_READY:
                 if (
@@ -176,7 +192,7 @@ cdef class Service(Handler):
                     conn.serve_no_more()
                 conn.stream.drop_buffers()
                 if (
-                    conn.streak > STREAK and not self.load.may_spin and not conn.pinned
+                    conn.streak > STREAK and not load.may_spin and not conn.pinned
                     and not conn.is_gone()      # the loop would close it, and serve no more of it
                 ):
                     # Where many are busy one loop serves them better than as many threads.

@@ -1,17 +1,10 @@
 from fastmgr.kinds.waits cimport Waiter
 from fastmgr.link.system cimport uint32_t, uint64_t
 from fastmgr.server.connection cimport Conn
+from fastmgr.server.driver cimport Disposal, Driver
+from fastmgr.server.loop cimport Loop
+from fastmgr.server.replies cimport Replies
 from fastmgr.server.table cimport Entry, Table
-
-cdef class Disposal:
-    cdef object workers
-    cdef list doomed              # what a worker drops once the loop's turn is over
-    cdef readonly int disposing   # threads that are dropping objects this moment
-
-    cdef int drop(self, list dead) except -1
-    cdef int drop_elsewhere(self, list dead) except -1
-    cdef int doom(self, object value) except -1
-    cdef int turn(self) except -1
 
 cdef class Gift:
     cdef uint32_t call
@@ -38,5 +31,16 @@ cdef class Gifts:
     cdef int take_back(self, Conn conn, list given, bint cut_off) except -1
     cdef int drop(self, list given) except -1
 
-cdef bint is_hard_to_drop(Entry entry) except -1
-cdef bint is_plain(object value) noexcept
+cdef class Parking:
+    cdef Loop loop
+    cdef Replies replies
+    cdef Gifts gifts
+    cdef Disposal disposal
+
+    cdef int begin(
+        self, Conn conn, Entry entry, Driver by, object name, object args, object kwds
+    ) except -1
+    cdef int answer(self, Conn conn) except -1
+    cdef int end(self, Conn conn) except -1
+    cdef int reply_given(self, Conn conn, Driver by, Waiter waiter, object value) except -1
+    cdef int discard(self, Waiter waiter) except -1
