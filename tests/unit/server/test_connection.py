@@ -16,7 +16,7 @@ from support.servers import hooked
 
 from fastmgr.link.stream import Stream
 from fastmgr.managers import Server
-from fastmgr.server.connection import Conn, End, Place, Handler
+from fastmgr.server.connection import Conn, End, Handler, Place
 from fastmgr.server.process import Workers
 from fastmgr.wire.codec import dumps
 
