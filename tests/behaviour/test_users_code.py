@@ -14,8 +14,7 @@ from support import DEADLINE, KEY, ProbeManager, call_in_subprocess
 from fastmgr import managers
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counter, Counters
-from fastmgr.memory.arena import Arena
-from fastmgr.memory.cells import settle
+from fastmgr.memory.arena import Arena, settle
 
 pytestmark = pytest.mark.timeout(90)
 

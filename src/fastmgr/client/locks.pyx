@@ -8,8 +8,7 @@ from fastmgr.kinds.slots cimport (
     free_rlock, free_slot, holder_of, is_raised, owner_died, take_rlock, take_slot,
 )
 from fastmgr.memory.atomics cimport fm_owner_here, fm_set_owner_here, uint64_t
-from fastmgr.memory.cells cimport KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE
-from fastmgr.memory.arena cimport View
+from fastmgr.memory.arena cimport KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE, View
 
 import threading
 

@@ -12,9 +12,10 @@ from fastmgr.kinds.words cimport (
     whole, word_of, words_of,
 )
 from fastmgr.memory.atomics cimport fm_load, fm_replace, uint64_t
-from fastmgr.memory.cells cimport KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE, Cell
+from fastmgr.memory.arena cimport (
+    KIND_ARRAY, KIND_COUNTER, KIND_COUNTERS, KIND_VALUE, Cell, View,
+)
 from fastmgr.memory.segments cimport Segment
-from fastmgr.memory.arena cimport View
 
 import array
 import types

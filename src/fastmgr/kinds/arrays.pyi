@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from fastmgr.memory.cells import Celled
+from fastmgr.memory.arena import Celled
 
 __all__ = ["Array"]
 

@@ -7,8 +7,7 @@ from fastmgr.kinds.words cimport (
     ITEM_SIZES, add_to_item, check_integers, index_in, item_overflow, items_at, plain_item,
     plain_key, whole,
 )
-from fastmgr.memory.arena cimport Arena
-from fastmgr.memory.cells cimport HEAVY, KIND_ARRAY, KIND_NONE, Cell, Celled
+from fastmgr.memory.arena cimport HEAVY, KIND_ARRAY, KIND_NONE, Arena, Cell, Celled
 
 import array
 

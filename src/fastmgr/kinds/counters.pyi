@@ -2,7 +2,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastmgr._typing import CounterMethods, CountersMethods
-from fastmgr.memory.cells import Celled
+from fastmgr.memory.arena import Celled
 
 __all__ = ["Counter", "Counters"]
 

@@ -5,9 +5,8 @@ from fastmgr.kinds.words cimport (
     counter_add, counter_exchange, counter_get, counter_replace, index_in, part_with, spelled,
     whole, word_in, words_of,
 )
-from fastmgr.memory.arena cimport Arena
 from fastmgr.memory.atomics cimport uint64_t
-from fastmgr.memory.cells cimport KIND_COUNTER, KIND_COUNTERS, Cell, Celled
+from fastmgr.memory.arena cimport KIND_COUNTER, KIND_COUNTERS, Arena, Cell, Celled
 
 from collections.abc import Iterable, Mapping
 

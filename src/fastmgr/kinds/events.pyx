@@ -6,7 +6,7 @@ cimport cython
 from fastmgr.kinds.slots cimport raise_flag
 from fastmgr.kinds.waits cimport Primitive, Waiter, counted
 from fastmgr.memory.atomics cimport uint64_t
-from fastmgr.memory.cells cimport KIND_EVENT, Cell
+from fastmgr.memory.arena cimport KIND_EVENT, Cell
 
 import threading
 

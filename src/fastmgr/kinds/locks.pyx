@@ -11,7 +11,7 @@ from fastmgr.kinds.waits cimport (
     FOREVER, Primitive, Waiter, current_owner, shown_module,
 )
 from fastmgr.memory.atomics cimport THREAD_BITS
-from fastmgr.memory.cells cimport KIND_LOCK, KIND_NONE, KIND_RLOCK, Cell
+from fastmgr.memory.arena cimport KIND_LOCK, KIND_NONE, KIND_RLOCK, Cell
 
 import threading
 from collections import deque

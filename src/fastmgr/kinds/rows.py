@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from fastmgr.kinds.waits import Primitive
-from fastmgr.memory.cells import Celled
+from fastmgr.memory.arena import Celled
 
 __all__ = ["GAINS", "Codec", "Row", "Unread", "codec_of", "declare", "names"]
 

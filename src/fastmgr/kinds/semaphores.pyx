@@ -7,7 +7,7 @@ from fastmgr.kinds.locks cimport Slots
 from fastmgr.kinds.slots cimport OWNER_DIED, holder_of, mark_owner_died, party_of, session_of
 from fastmgr.kinds.waits cimport Waiter, counted, current_owner
 from fastmgr.memory.atomics cimport uint64_t
-from fastmgr.memory.cells cimport KIND_NONE, KIND_SEMAPHORE
+from fastmgr.memory.arena cimport KIND_NONE, KIND_SEMAPHORE
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX

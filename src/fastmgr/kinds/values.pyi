@@ -1,7 +1,7 @@
 from typing import Any
 
 from fastmgr._typing import ValueMethods
-from fastmgr.memory.cells import Celled
+from fastmgr.memory.arena import Celled
 
 __all__ = ["Value"]
 

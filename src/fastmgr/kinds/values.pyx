@@ -5,7 +5,7 @@ from fastmgr.kinds.words cimport (
     ASK, MINUS_NAN, SINGLES, TAG, is_asked, spelled, value_of, word_in, word_of,
 )
 from fastmgr.memory.atomics cimport fm_exchange, fm_load, fm_replace, fm_store, uint64_t
-from fastmgr.memory.cells cimport KIND_VALUE, Cell, Celled
+from fastmgr.memory.arena cimport KIND_VALUE, Cell, Celled
 
 __all__ = ["Value"]
 

@@ -1,7 +1,7 @@
 """Primitives whose waiters are records, not threads."""
 
 from fastmgr.memory.atomics cimport uint64_t
-from fastmgr.memory.cells cimport Celled
+from fastmgr.memory.arena cimport Celled
 
 cdef double FOREVER
 

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import final
 
-from fastmgr.memory.cells import Celled
+from fastmgr.memory.arena import Celled
 
 class Owner: ...
 

@@ -18,7 +18,7 @@ cimport cython
 
 from fastmgr.kinds.slots cimport LOCAL
 from fastmgr.memory.atomics cimport THREAD_BITS
-from fastmgr.memory.cells cimport Celled
+from fastmgr.memory.arena cimport Celled
 
 import threading
 from collections import deque

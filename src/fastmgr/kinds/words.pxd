@@ -8,7 +8,7 @@ there to the step it calls nothing that could run users' code.
 from cpython.number cimport PyNumber_Index
 
 from fastmgr.memory.atomics cimport int64_t, uint64_t
-from fastmgr.memory.cells cimport Cell
+from fastmgr.memory.arena cimport Cell
 
 cdef extern from "Python.h":
     Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1

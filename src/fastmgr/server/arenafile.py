@@ -15,8 +15,7 @@ import weakref
 from typing import Any
 
 from fastmgr.kinds.rows import BY_NUMBER, codec_of
-from fastmgr.memory.arena import Arena
-from fastmgr.memory.cells import lie_at, state_size
+from fastmgr.memory.arena import Arena, lie_at, state_size
 from fastmgr.memory.segments import Segment
 from fastmgr.server.records import (
     CUT,

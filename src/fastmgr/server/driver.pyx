@@ -6,7 +6,7 @@ one.  The server spins where processors are left, and says in its replies whethe
 
 cimport cython
 
-from fastmgr.memory.cells cimport Celled
+from fastmgr.memory.arena cimport Celled
 from fastmgr.wire.opaque cimport Opaque
 
 import os

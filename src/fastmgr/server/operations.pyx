@@ -16,7 +16,7 @@ from fastmgr.link.stream cimport (
     OP_INCREF, OP_LOCATE, OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, Header,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
-from fastmgr.memory.cells cimport KIND_NONE, Celled
+from fastmgr.memory.arena cimport KIND_NONE, Celled
 from fastmgr.memory.segments cimport Segment, new_segment
 from fastmgr.server.calls cimport (
     create as create_object, failed_creation, is_blind, keeps, may_make, note_carried, shows_values,

@@ -14,8 +14,7 @@ from support.memory import LARGE, PAGE, SEGMENT_SIZE, filled, held, on_linux
 
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counters
-from fastmgr.memory.arena import Arena
-from fastmgr.memory.cells import settle as settle_in
+from fastmgr.memory.arena import Arena, settle as settle_in
 
 pytestmark = pytest.mark.timeout(90)
 

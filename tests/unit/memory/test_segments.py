@@ -11,8 +11,7 @@ from support.frames import OP_ATTACH
 from support.memory import PAGE, on_linux
 from support.peers import PassedPeer
 
-from fastmgr.memory.arena import Arena
-from fastmgr.memory.cells import Cell
+from fastmgr.memory.arena import Arena, Cell
 from fastmgr.memory.segments import map_segment
 
 pytestmark = pytest.mark.timeout(90)

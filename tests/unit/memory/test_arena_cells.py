@@ -26,8 +26,7 @@ from support.memory import (
 )
 from support.peers import PassedPeer
 
-from fastmgr.memory.arena import Arena
-from fastmgr.memory.cells import Cell
+from fastmgr.memory.arena import Arena, Cell
 from fastmgr.memory.segments import map_segment
 from fastmgr.wire import codec
 
