@@ -25,45 +25,24 @@ except ImportError as error:
         "Python, or build it with a C compiler: pip install --no-binary fastmgr fastmgr"
     ) from error
 
-from fastmgr import managers
+from fastmgr import managers, proxies
 from fastmgr._install import install, installed, uninstall
 from fastmgr.managers import (
     HAS_SHMEM,
-    AcquirerProxy,
     Array,
-    ArrayProxy,
-    AutoProxy,
-    BarrierProxy,
-    BaseListProxy,
     BaseManager,
-    BasePoolProxy,
-    BaseProxy,
-    ConditionProxy,
-    CounterProxy,
-    CountersProxy,
-    DictProxy,
-    EventProxy,
-    IteratorProxy,
-    ListProxy,
-    MakeProxyType,
     Namespace,
-    NamespaceProxy,
-    PoolProxy,
-    ProcessLocalSet,
-    QueueProxy,
-    RebuildProxy,
     RemoteError,
-    SetProxy,
     State,
     SyncManager,
     Token,
     Value,
-    ValueProxy,
     convert_to_error,
     dispatch,
     listener_client,
 )
 from fastmgr.pipeline import OnewayError, Pipeline, oneway
+from fastmgr.proxies import *  # noqa: F403
 
 if HAS_SHMEM:
     from fastmgr.managers import SharedMemoryManager as SharedMemoryManager
@@ -79,14 +58,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AcquirerProxy", "Array", "ArrayProxy", "AutoProxy", "BarrierProxy", "BaseListProxy",
-    "BaseManager", "BasePoolProxy", "BaseProxy", "ConditionProxy", "CounterProxy", "CountersProxy",
-    "DictProxy", "EventProxy", "IteratorProxy", "ListProxy", "MakeProxyType", "Manager",
-    "Namespace", "NamespaceProxy", "OnewayError", "Pipeline", "PoolProxy", "ProcessLocalSet",
-    "QueueProxy", "RebuildProxy", "RemoteError", "Server", "SetProxy", "State", "SyncManager",
-    "Token", "Value", "ValueProxy", "all_methods", "convert_to_error", "dispatch", "install",
-    "installed", "listener_client", "oneway", "public_methods", "uninstall",
+    "Array", "BaseManager", "Manager", "Namespace", "OnewayError", "Pipeline", "RemoteError",
+    "Server", "State", "SyncManager", "Token", "Value", "all_methods", "convert_to_error",
+    "dispatch", "install", "installed", "listener_client", "oneway", "public_methods", "uninstall",
 ]  # fmt: skip
+__all__ += proxies.__all__
 if HAS_SHMEM:
     __all__ += ["SharedMemoryManager", "SharedMemoryServer"]
 

@@ -3,18 +3,14 @@
 # There is no such module when a program runs.  To a type checker a proxy is also what the stdlib's
 # stubs say that a manager returns, so that annotations which name that go on being right.
 
+# ruff: noqa: F405 (the names of `fastmgr.proxies`, which mypy looks for)
+
 import builtins
 import queue
 import sys
 import threading
 from array import array
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    MutableSet,
-    Set as AbstractSet,
-)
+from collections.abc import Callable, Iterable, Iterator, MutableSet, Set as AbstractSet
 from multiprocessing import managers as stock, pool
 from types import GenericAlias
 from typing import Any, Generic, Literal, Protocol, SupportsIndex, TypeVar, overload
@@ -22,22 +18,7 @@ from typing import Any, Generic, Literal, Protocol, SupportsIndex, TypeVar, over
 from _typeshed import SupportsKeysAndGetItem
 from typing_extensions import Self
 
-from fastmgr.proxies import (
-    AcquirerProxy,
-    ArrayProxy,
-    BarrierProxy,
-    BaseProxy,
-    ConditionProxy,
-    CounterProxy,
-    CountersProxy,
-    DictProxy,
-    EventProxy,
-    ListProxy,
-    NamespaceProxy,
-    PoolProxy,
-    SetProxy,
-    ValueProxy,
-)
+from fastmgr.proxies import *  # noqa: F403
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -138,10 +119,7 @@ class CreateMethods(stock.SyncManager):
     def BoundedSemaphore(self, value: int = 1) -> BoundedSemaphoreProxy: ...
     def Condition(self, lock: Any = None) -> ConditionProxy: ...
     def Barrier(
-        self,
-        parties: int,
-        action: Callable[[], object] | None = None,
-        timeout: float | None = None,
+        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> BarrierProxy: ...
     def Pool(
         self,
@@ -189,12 +167,7 @@ class CreateMethods(stock.SyncManager):
     ) -> ArrayProxy[float]: ...
     @overload
     def Array(
-        self,
-        typecode: Any,
-        sequence: Iterable[_T],
-        lock: bool = True,
-        *,
-        name: str | None = None,
+        self, typecode: Any, sequence: Iterable[_T], lock: bool = True, *, name: str | None = None
     ) -> ArrayProxy[_T]: ...
     def Namespace(self, **kwds: Any) -> NamespaceProxy: ...
     def Counter(self, initial: int = 0, *, name: str | None = None) -> CounterProxy: ...

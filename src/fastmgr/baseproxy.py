@@ -58,13 +58,7 @@ def authkey_for(address: Any) -> bytes:
 
 
 def as_authkey(key: bytes) -> bytes:
-    """Return a key that multiprocessing gives to nobody but a process that it spawns.
-
-    Raises
-    ------
-    TypeError
-        `key` is no bytes.
-    """
+    """Return a key that multiprocessing gives to nobody but a process that it spawns."""
     if not isinstance(key, (bytes, bytearray, memoryview)):
         # The key is not in the message: it might be a good one but for its type.
         raise TypeError(
@@ -214,13 +208,7 @@ def _proxytype_of(manager: Any, typeid: str, name: str | None) -> Any:
 
 
 def find_by_name(name: str) -> Any:
-    """Return what ``module:qualname`` names.
-
-    Raises
-    ------
-    ImportError, AttributeError
-        There is nothing of that name.
-    """
+    """Return what ``module:qualname`` names."""
     module, _, qualname = name.partition(":")
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
@@ -314,12 +302,7 @@ def AutoProxy(
             exposed = session.control("get_methods", (token,))
     proxytype = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
     proxy = proxytype(
-        token,
-        serializer,
-        manager=manager,
-        authkey=authkey,
-        incref=incref,
-        manager_owned=manager_owned,
+        token, serializer, manager, authkey, incref=incref, manager_owned=manager_owned
     )
     proxy._isauto = True
     return proxy

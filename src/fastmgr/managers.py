@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import collections as collections
-import importlib
 import os as os
 import queue as queue
 import signal as signal
@@ -38,40 +37,17 @@ from fastmgr.basemanager import (
     BaseManager as BaseManager,
     LoadedLater,
     State as State,
+    load,
     server_names,
 )
-from fastmgr.baseproxy import find_by_name
+from fastmgr.baseproxy import AutoProxy, BaseProxy as BaseProxy, find_by_name
 from fastmgr.client.sessions import retire_sessions as retire_sessions
 from fastmgr.kinds import standard
 from fastmgr.kinds.containers import Array as Array, Namespace as Namespace
 from fastmgr.kinds.rows import Row
 from fastmgr.kinds.values import Value as Value
-from fastmgr.proxies import (
-    AcquirerProxy as AcquirerProxy,
-    ArrayProxy as ArrayProxy,
-    AutoProxy as AutoProxy,
-    BarrierProxy as BarrierProxy,
-    BaseListProxy as BaseListProxy,
-    BasePoolProxy as BasePoolProxy,
-    BaseProxy as BaseProxy,
-    ConditionProxy as ConditionProxy,
-    CounterProxy as CounterProxy,
-    CountersProxy as CountersProxy,
-    DictProxy as DictProxy,
-    EventProxy as EventProxy,
-    IteratorProxy as IteratorProxy,
-    ListProxy as ListProxy,
-    MakeProxyType as MakeProxyType,
-    NamespaceProxy as NamespaceProxy,
-    PoolProxy as PoolProxy,
-    ProcessLocalSet as ProcessLocalSet,
-    QueueProxy as QueueProxy,
-    RebuildProxy as RebuildProxy,
-    SetProxy as SetProxy,
-    ValueProxy as ValueProxy,
-    _BaseDictProxy as _BaseDictProxy,
-    _BaseSetProxy as _BaseSetProxy,
-)
+from fastmgr.proxies import *  # noqa: F403
+from fastmgr.proxies import _BaseDictProxy as _BaseDictProxy, _BaseSetProxy as _BaseSetProxy
 from fastmgr.stock.dialect import (
     RemoteError as RemoteError,
     Token as Token,
@@ -116,8 +92,7 @@ if HAS_SHMEM:
 def __getattr__(name: str) -> Any:
     if name not in server_names:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"fastmgr.server.{server_names[name]}")
-    value = globals()[name] = getattr(module, name)
+    value = globals()[name] = load(name)
     return value
 
 

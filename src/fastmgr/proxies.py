@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from fastmgr.baseproxy import (
     SEEN_IN,
-    AutoProxy as AutoProxy,
-    BaseProxy as BaseProxy,
-    MakeProxyType as MakeProxyType,
-    ProcessLocalSet as ProcessLocalSet,
-    QueueProxy as QueueProxy,
-    RebuildProxy as RebuildProxy,
-    as_authkey as as_authkey,
-    authkey_for as authkey_for,
+    AutoProxy,
+    BaseProxy,
+    MakeProxyType,
+    ProcessLocalSet,
+    QueueProxy,
+    RebuildProxy,
 )
 from fastmgr.client.asnumber import AsNumber, as_ndarray
 from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
 from fastmgr.client.proxy import CellCore
-from fastmgr.client.sessions import session_with as session_with
 from fastmgr.kinds.containers import DICT, ITERATOR, LIST, NAMESPACE, SET
 from fastmgr.kinds.makers import ARRAY, COUNTER, COUNTERS, VALUE
 from fastmgr.kinds.primitives import BARRIER, CONDITION, EVENT, LOCK
+from fastmgr.kinds.rows import Row
 from fastmgr.kinds.standard import POOL
 from fastmgr.link.sockets import is_ours
 
@@ -57,8 +55,7 @@ __all__ = [
     "AcquirerProxy", "ArrayProxy", "AutoProxy", "BarrierProxy", "BaseListProxy", "BasePoolProxy",
     "BaseProxy", "ConditionProxy", "CounterProxy", "CountersProxy", "DictProxy", "EventProxy",
     "IteratorProxy", "ListProxy", "MakeProxyType", "NamespaceProxy", "PoolProxy",
-    "ProcessLocalSet", "QueueProxy", "RebuildProxy", "SetProxy", "ValueProxy", "as_authkey",
-    "authkey_for", "session_with",
+    "ProcessLocalSet", "QueueProxy", "RebuildProxy", "SetProxy", "ValueProxy",
 ]  # fmt: skip
 
 
@@ -68,6 +65,19 @@ _V = TypeVar("_V")
 
 #: A connection that has failed.
 _BROKEN = (OSError, EOFError)
+
+
+def _make_base(name: str, row: Row) -> Any:
+    """Make what a proxy type inherits: a row's methods, with the texts that `help` shows."""
+    made = MakeProxyType(name, row.exposed)
+    made._method_to_typeid_ = row.method_to_typeid
+    for method in row.exposed:
+        if method in row.verbs:  # whose text begins with the signature that the server calls
+            text = (row.verbs[method].__doc__ or "").partition("\n\n")[2]
+        else:
+            text = getattr(row.make, method).__doc__
+        vars(made)[method].__doc__ = text
+    return made
 
 
 class IteratorProxy(BaseProxy):
@@ -254,7 +264,7 @@ class ValueProxy(ValueCore[_T], _Telling):
 
 
 if not TYPE_CHECKING:
-    BaseListProxy = MakeProxyType("BaseListProxy", LIST.exposed)
+    BaseListProxy = _make_base("BaseListProxy", LIST)
     BaseListProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
@@ -279,8 +289,7 @@ class ListProxy(BaseListProxy[_T]):
 collections.abc.MutableSequence.register(BaseListProxy)
 
 if not TYPE_CHECKING:
-    _BaseDictProxy = MakeProxyType("_BaseDictProxy", DICT.exposed)
-    _BaseDictProxy._method_to_typeid_ = DICT.method_to_typeid
+    _BaseDictProxy = _make_base("_BaseDictProxy", DICT)
     _BaseDictProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
@@ -302,7 +311,7 @@ class DictProxy(_BaseDictProxy[_K, _V]):
 collections.abc.MutableMapping.register(_BaseDictProxy)
 
 if not TYPE_CHECKING:
-    _BaseSetProxy = MakeProxyType("_BaseSetProxy", SET.exposed)
+    _BaseSetProxy = _make_base("_BaseSetProxy", SET)
     _BaseSetProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
@@ -385,8 +394,7 @@ class CountersProxy(CountersCore[_K], _Telling):
 
 
 if not TYPE_CHECKING:
-    BasePoolProxy = MakeProxyType("PoolProxy", POOL.exposed)
-    BasePoolProxy._method_to_typeid_ = POOL.method_to_typeid
+    BasePoolProxy = _make_base("PoolProxy", POOL)
 
 
 class PoolProxy(BasePoolProxy):

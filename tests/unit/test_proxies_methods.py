@@ -115,6 +115,16 @@ def test_dict(manager: ProbeManager) -> None:
         shared[[]] = 1
 
 
+@pytest.mark.parametrize("kind", [DictProxy, ListProxy, SetProxy])
+def test_help_of_a_method_has_a_text(kind: Any) -> None:
+    """Of the container's own methods the interpreter's; of ours the verb's, without a signature."""
+    methods = [name for name in kind._exposed_ if not name.startswith("_")]
+    assert [name for name in methods if not getattr(kind, name).__doc__] == []
+    assert kind.pop.__doc__ == {DictProxy: dict, ListProxy: list, SetProxy: set}[kind].pop.__doc__
+    if kind is not SetProxy:
+        assert kind.incr.__doc__.startswith("Add to ")
+
+
 def test_iterators_that_are_sent_and_not_shared(manager: ProbeManager) -> None:
     """As in CPython 3.14, which has no iterators over there of sets and of reversed dicts."""
     assert type(reversed(manager.dict(a=1, b=2))) is type(iter([]))
