@@ -95,5 +95,5 @@ def compare_cell(
     case = CELLS[name]
     alone = effort.seconds * effort.rounds
     seconds = effort.client_seconds if case.processes > 1 else alone
-    row = bench.measure(case, found, bench.Effort(effort.alternations, seconds))
+    row = bench.measure(case, found, bench.Effort(effort.alternations, seconds), get_context())
     return CellComparison(row)

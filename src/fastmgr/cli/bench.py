@@ -15,7 +15,6 @@ import os
 import platform
 import signal
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -50,15 +49,7 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
-
-    Attributes
-    ----------
-    alternations : int
-        How many turns.
-    seconds : float
-        About how long each contender is measured in each turn.
-    """
+    """How many turns to measure, and about how long each contender in each of them."""
 
     alternations: int = 7
     seconds: float = 0.1
@@ -71,24 +62,13 @@ QUICK = Effort(alternations=3, seconds=0.02)
 class Case:
     """One row: what each contender runs.
 
-    Attributes
-    ----------
-    name : str
-        Names it in JSON.
-    label : str
-        Says in the table what is measured.
-    statements : mapping of str to str
-        Python, for each contender that can do it.
-    counts : bool
-        Whether the statement adds one to the contender's ``total()``.
-    processes : int
-        How many run it at once, each in a loop; the time is that of all over the number of all.
+    Where several processes run it at once, the time is that of all over the number of all.
     """
 
-    name: str
-    label: str
-    statements: Mapping[str, str]
-    counts: bool = False
+    name: str  # in JSON
+    label: str  # in the table
+    statements: Mapping[str, str]  # for each contender that can do it
+    counts: bool = False  # whether a statement adds one to the contender's `total`
     processes: int = 1
 
 
@@ -111,14 +91,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one case.
-
-    Attributes
-    ----------
-    case : Case
-    seconds : mapping of str to sequence of float
-        The time of one statement, for each contender, turn by turn.
-    """
+    """What was measured of one case: the time of a statement, for each contender, turn by turn."""
 
     case: Case
     seconds: Mapping[str, Sequence[float]]
@@ -146,18 +119,19 @@ class Row:
 # -- measuring ----------------------------------------------------------------------------
 
 
-class Repeated(ABC):
-    """A statement that is repeated often enough for the clock."""
+class Alone:
+    """A statement that is repeated in this process, often enough for the clock."""
 
     processes = 1
 
-    def __init__(self) -> None:
+    def __init__(self, statement: str, names: Names) -> None:
+        self.timer = Timer(statement, globals=dict(names))
         self.number = 1
         self.done = 0
 
-    @abstractmethod
     def run(self) -> float:
         """Run the statement `number` times in each process; return how long that took."""
+        return self.timer.timeit(self.number)
 
     def calibrate(self, seconds: float) -> None:
         """Find the number that takes about so long. This warms up, too."""
@@ -170,32 +144,18 @@ class Repeated(ABC):
         self.done += self.number * self.processes
         return spent / (self.number * self.processes)
 
-    @abstractmethod
     def close(self) -> None:
         """End what runs the statement."""
 
 
-class Alone(Repeated):
-    """In this process."""
-
-    def __init__(self, statement: str, names: Names) -> None:
-        super().__init__()
-        self.timer = Timer(statement, globals=dict(names))
-
-    def run(self) -> float:
-        return self.timer.timeit(self.number)
-
-    def close(self) -> None:
-        pass
-
-
-class Crowd(Repeated):
-    """In several processes at once; they wait for their turn in between."""
+class Crowd(Alone):
+    """The same in several processes at once; they wait for their turn in between."""
 
     def __init__(
         self, statement: str, names: Names, processes: int, context: "BaseContext", stack: ExitStack
     ) -> None:
-        super().__init__()
+        super().__init__(statement, names)
+        self.done = processes  # by which each has connected
         self.processes = processes
         self.pipes: list[Connection[Any, Any]] = []
         self.children: list[Any] = []
@@ -258,13 +218,7 @@ def take_part(
 
 @contextmanager
 def contenders(context: "BaseContext") -> Iterator[dict[str, Names]]:
-    """Start the managers, and give the names that each contender's statements use.
-
-    Raises
-    ------
-    BenchError
-        `fastmgr.install` has put fastmgr's manager in the place of the stock one.
-    """
+    """Start the managers, and give the names that each contender's statements use."""
     if stock.SyncManager.__module__.partition(".")[0] != "multiprocessing":
         raise BenchError("multiprocessing.managers is fastmgr's here: there is nothing to compare")
     if context.get_start_method() != "fork":
@@ -280,25 +234,19 @@ def contenders(context: "BaseContext") -> Iterator[dict[str, Names]]:
         stack.callback(queue.close)
         yield {
             STOCK: shared_by(on_stock),
-            PLAIN: {
-                "value": plain.Value("q", 0),
-                "lock": plain.Lock(),
-                "event": plain.Event(),
-                "q": queue,
-            },
+            PLAIN: {**primitives(plain), "q": queue},
             FAST: {**shared_by(on_fast), "counter": on_fast.Counter()},
         }
 
 
+def primitives(maker: Any) -> dict[str, Any]:
+    """Make what a manager and multiprocessing itself have in common."""
+    return {"value": maker.Value("q", 0), "lock": maker.Lock(), "event": maker.Event()}
+
+
 def shared_by(manager: Any) -> dict[str, Any]:
     """Make what a manager's statements work on."""
-    return {
-        "value": manager.Value("q", 0),
-        "lock": manager.Lock(),
-        "event": manager.Event(),
-        "d": manager.dict(key=1),
-        "q": manager.Queue(),
-    }
+    return {**primitives(manager), "d": manager.dict(key=1), "q": manager.Queue()}
 
 
 def total(names: Names) -> int:
@@ -306,33 +254,17 @@ def total(names: Names) -> int:
     return int(names["counter" if "counter" in names else "value"].value)
 
 
-def measure(
-    case: Case,
-    found: Mapping[str, Names],
-    effort: Effort = QUICK,
-    context: "BaseContext | None" = None,
-) -> Row:
-    """Measure one case, all contenders in turn.
-
-    Contenders that `found` has and the case has no statement for are left out.
-
-    Raises
-    ------
-    BenchError
-        A process failed, or a total is not what was counted.
-    """
+def measure(case: Case, found: Mapping[str, Names], effort: Effort, context: "BaseContext") -> Row:
+    """Measure one case, in turn all contenders for which it has a statement."""
     with ExitStack() as stack:
-        legs: dict[str, Repeated] = {}
+        legs: dict[str, Alone] = {}
         before = {}
         for name in (name for name in found if name in case.statements):
             statement, names = case.statements[name], found[name]
             if case.counts and "value" in names:  # others only show what a call costs
                 before[name] = total(names)
             if case.processes > 1:
-                legs[name] = Crowd(
-                    statement, names, case.processes, context or get_context(), stack
-                )
-                legs[name].done = case.processes  # by which each has connected
+                legs[name] = Crowd(statement, names, case.processes, context, stack)
             else:
                 legs[name] = Alone(statement, names)
             legs[name].calibrate(effort.seconds)

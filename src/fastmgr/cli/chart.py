@@ -28,16 +28,7 @@ UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 @dataclass(frozen=True)
 class Panel:
-    """Some rows of a chart.
-
-    Attributes
-    ----------
-    title : str
-    rows : mapping of str to mapping
-        By a row's label the seconds of each contender that has any.
-    columns : mapping of str to sequence of str
-        What is written beside each row, by the heading of the column.
-    """
+    """Some rows of a chart: each contender's seconds, by label, and what is written beside them."""
 
     title: str
     rows: Mapping[str, Mapping[str, float]]
@@ -70,22 +61,8 @@ def draw(
 ) -> None:
     """Draw the panels under each other; the name of the file says in which format.
 
-    Parameters
-    ----------
-    title : str
-    panels : sequence of Panel
-    looks : mapping of str to str
-        The contenders and the key in `LOOKS` of each one's mark; the last is drawn on top.
-    path : Path
-    note : str
-        What is written below the scale.
-
-    Raises
-    ------
-    ValueError
-        There is nothing to draw.
-    OSError
-        The file cannot be written.
+    `looks` has the key in `LOOKS` of each contender's mark; the last contender is drawn on top.
+    `note` is written below the scale.
     """
     # Nothing else needs it, and a user who does not plot need not have it.
     from matplotlib import rc_context

@@ -48,20 +48,10 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What a count found.
-
-    Attributes
-    ----------
-    words : mapping of str to int
-        How often each word occurs.
-    skipped : mapping of str to int
-        How many files could not be tokenized, by the name of the error.
-    seconds : float
-        How long it took, with the start and the end of the workers.
-    """
+    """What a count found, and how long it took with the start and the end of the workers."""
 
     words: Mapping[str, int]
-    skipped: Mapping[str, int]
+    skipped: Mapping[str, int]  # how many files could not be tokenized, by the name of the error
     seconds: float
 
     @property
@@ -82,14 +72,6 @@ class Shared:
         self.skipped: stock.DictProxy[str, int] = manager.dict()
         self.done: stock.ValueProxy[int] = manager.Value("q", 0)
         self.lock: AbstractContextManager[object] = manager.Lock()
-
-    def add_words(self, counts: Counts) -> None:
-        """Add to the words' totals."""
-        self.add(counts, self.words)
-
-    def add_skipped(self, error: Exception) -> None:
-        """Add a file to those that could not be tokenized."""
-        self.add([(type(error).__name__, 1)], self.skipped)
 
     def add(self, counts: Counts, totals: "stock.DictProxy[str, int]") -> None:
         """Add to totals. Reading and writing are two calls: only the lock makes them one."""
@@ -188,13 +170,7 @@ def python_files(root: str | os.PathLike[str]) -> list[Path]:
 
 
 def count_words(path: str | os.PathLike[str]) -> Counter[str]:
-    """Count the words of one Python file: its ``NAME`` tokens (keywords are names, too).
-
-    Raises
-    ------
-    SyntaxError, tokenize.TokenError, UnicodeDecodeError
-        The file does not tokenize.
-    """
+    """Count the words of one Python file: its ``NAME`` tokens (keywords are names, too)."""
     source = io.BytesIO(Path(path).read_bytes())
     return Counter(
         token.string for token in tokenize.tokenize(source.readline) if token.type == tokenize.NAME
@@ -217,21 +193,13 @@ def count_alone(files: Sequence[Path], progress: Progress) -> Result:
 
 
 def count_shared(
-    files: Sequence[Path],
-    progress: Progress,
-    contender: "Contender",
-    workers: int,
-    context: "BaseContext",
-    expected: Result,
-) -> Result:
+    files: Sequence[Path], progress: Progress, contender: Contender, workers: int,
+    context: "BaseContext", expected: Result,
+) -> Result:  # fmt: skip
     """Count with worker processes that share everything through a manager.
 
-    `expected` is the count alone, whose words name the counters.
-
-    Raises
-    ------
-    WorkerError
-        A worker failed. No process of this count is left.
+    `expected` is the count alone, whose words name the counters. If a worker fails, no process of
+    this count is left.
     """
     if context.get_start_method() != "fork":
         resource_tracker.ensure_running()  # before `uninterrupted`: it may unblock the signal
@@ -278,10 +246,10 @@ def count_file(path: str, shared: Shared) -> None:
     try:
         words = iter(count_words(path).items())
     except NOT_PYTHON as error:
-        shared.add_skipped(error)
+        shared.add([(type(error).__name__, 1)], shared.skipped)
     else:
         while batch := list(islice(words, WORDS_PER_LOCK)):
-            shared.add_words(batch)
+            shared.add(batch, shared.words)
     shared.add_file()
 
 
