@@ -40,10 +40,7 @@ def install() -> None:
     global _replaced
     if installed():
         return
-    _replaced = (
-        sys.modules.get(_NAME, _ABSENT),
-        multiprocessing.__dict__.get("managers", _ABSENT),
-    )
+    _replaced = (sys.modules.get(_NAME, _ABSENT), multiprocessing.__dict__.get("managers", _ABSENT))
     sys.modules[_NAME] = managers
     vars(multiprocessing)["managers"] = managers
     if _replaced[0] is not _ABSENT:

@@ -16,16 +16,10 @@ from os import getpid
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from fastmgr.baseproxy import AutoProxy, as_authkey, authkey_for
+from fastmgr.client import sessions
 from fastmgr.client.connections import authkeys
 from fastmgr.client.serverprocess import also_eof, end_server, join
-from fastmgr.client.sessions import (
-    Engine,
-    control_client,
-    engine_of,
-    retire_sessions,
-    scheme_of,
-    session_with,
-)  # fmt: skip
+from fastmgr.client.sessions import engine_of, retire_sessions, session_with
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.pipeline import Pipeline
 from fastmgr.stock.dialect import Token, listener_and_client, stock_client
@@ -38,12 +32,16 @@ else:
     # To a type checker our managers are the stdlib's, too: annotations name those.
     _StockManager = object
 
-__all__ = ["BaseManager", "LoadedLater", "State", "server_names"]
-
+__all__ = ["BaseManager", "LoadedLater", "State", "load", "server_names"]
 
 #: Names of `fastmgr.managers`, and the module that has them: a process that is only a client loads
 #: no server.
 server_names = dict.fromkeys(("Server", "all_methods", "public_methods"), "server")
+
+
+def load(name: str) -> Any:
+    """Return what one of `server_names` stands for."""
+    return getattr(importlib.import_module(f"fastmgr.server.{server_names[name]}"), name)
 
 
 class LoadedLater:
@@ -53,8 +51,7 @@ class LoadedLater:
         self.name = name
 
     def __get__(self, instance: object, owner: type) -> Any:
-        module = importlib.import_module(f"fastmgr.server.{server_names[self.name]}")
-        return getattr(module, self.name)
+        return load(self.name)
 
 
 class State:
@@ -73,7 +70,6 @@ _M = TypeVar("_M", bound="BaseManager")
 
 #: Seconds that `shutdown` waits for each of the server's answers; then it terminates it.
 ANSWER_TIMEOUT = 10.0
-
 
 #: What a manager has for its process alone, or makes anew: it is not pickled.
 _LOCAL = frozenset(("_Client", "_Listener", "_process", "_session_", "shutdown"))
@@ -210,18 +206,15 @@ class BaseManager(_StockManager):
                 state += f", which has ended (exit code {code})"
         elif state is None:
             # Whoever has joined the process has forgotten it.
-            ended = "shutdown" in self.__dict__ and scheme_of(self._address) is None
+            ended = "shutdown" in self.__dict__ and sessions.scheme_of(self._address) is None
             state = "ended" if ended else "connected"
         return f"<{type(self).__name__} at {self._address!r}, {state}>"
 
     def _require_initial(self) -> None:
-        if self._state.value == State.INITIAL:
-            return
-        if self._state.value == State.STARTED:
-            raise ProcessError("Already started server")
-        if self._state.value == State.SHUTDOWN:
-            raise ProcessError("Manager has shut down")
-        raise ProcessError(f"Unknown state {self._state.value!r}")
+        state = self._state.value
+        known = {State.STARTED: "Already started server", State.SHUTDOWN: "Manager has shut down"}
+        if state != State.INITIAL:
+            raise ProcessError(known.get(state, f"Unknown state {state!r}"))
 
     def get_server(self) -> Server:
         """Return a server for this process to run by ``serve_forever()``.
@@ -291,17 +284,10 @@ class BaseManager(_StockManager):
         reader, writer = connection.Pipe(duplex=False)
         # A child of which a handler's exception kept us from hearing finds out that nobody reads.
         util.register_after_fork(reader, connection.Connection.close)
+        served = (self._registry, self._address, self._authkey, self._serializer)
         self._process = self._ctx.Process(
             target=type(self)._run_server,
-            args=(
-                self._registry,
-                self._address,
-                self._authkey,
-                self._serializer,
-                writer,
-                initializer,
-                initargs,
-            ),
+            args=(*served, writer, initializer, initargs),
             # Only then: a user's `_run_server` may be one that knows nothing of it.
             kwargs={} if self._arena is True else {"arena": self._arena},
         )
@@ -322,7 +308,7 @@ class BaseManager(_StockManager):
         finally:
             reader.close()
 
-    def _start_engine(self, engine: Engine, initializer: Callable[..., object] | None) -> None:
+    def _start_engine(self, engine: sessions.Engine, initializer: object) -> None:
         """Have an engine start what serves at the manager's address, and connect to it."""
         if initializer is not None:
             raise ValueError(f"{self._address!r} is an engine's: no initializer can run there")
@@ -353,34 +339,22 @@ class BaseManager(_StockManager):
             join(self._process)
             raise also_eof(answer)
         self._address = answer
-        authkeys[self._address] = self._authkey
+        authkeys[answer] = key = self._authkey
+        client = sessions.control_client(self._serializer, ANSWER_TIMEOUT)
         self.shutdown = util.Finalize(
             self,
             type(self)._finalize_manager,
-            args=(
-                self._process,
-                self._address,
-                self._authkey,
-                self._state,
-                control_client(self._serializer, ANSWER_TIMEOUT),
-                self._shutdown_timeout,
-            ),
+            args=(self._process, answer, key, self._state, client, self._shutdown_timeout),
             exitpriority=0,
         )
         self._state.value = State.STARTED
 
     @classmethod
     def _run_server(
-        cls,
-        registry: dict[str, Any],
-        address: Any,
-        authkey: bytes,
-        serializer: str,
-        writer: Any,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
+        cls, registry: dict[str, Any], address: Any, authkey: bytes, serializer: str, writer: Any,
+        initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = (),
         arena: str | bool = True,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Be the server's process."""
         from fastmgr.server.process import run_server
 
@@ -455,13 +429,9 @@ class BaseManager(_StockManager):
 
     @staticmethod
     def _finalize_manager(
-        process: Any,
-        address: Any,
-        authkey: bytes,
-        state: State,
-        _Client: Callable[..., Any],
+        process: Any, address: Any, authkey: bytes, state: State, _Client: Callable[..., Any],
         shutdown_timeout: float,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """End the server's process."""
         try:
             end_server(process, address, authkey, _Client, shutdown_timeout)
