@@ -1,0 +1,134 @@
+-- What all functions share: errors, whether an object is there, whether a session lives.
+--
+-- Keys of an object: `{ns:oid}`, its state, and `{ns:oid}:x`, more of that; `{ns:oid}:m`, a hash,
+-- is there as long as the object.  KEYS[1] of every function is the object's main key.
+-- This text runs when the library is loaded: there `redis.call` and `pairs` do not exist.
+
+local function call(...) return redis.call(...) end
+
+-- An error reply that the client turns into an exception; the codes are in `errors.py`.
+local function fail(code, text)
+  return redis.error_reply('FM ' .. code .. (text and ' ' .. text or ''))
+end
+
+local function exists(k)
+  return call('EXISTS', k .. ':m') == 1
+end
+
+local function gone(k)
+  return fail('GONE', 'the object ' .. k .. ' is gone')
+end
+
+-- Register a function without looking at the object.  It gets the keys and the arguments.
+local function define_bare(name, callback, ...)
+  redis.register_function{function_name = 'fm1_' .. name, callback = callback, flags = {...}}
+end
+
+-- Register a function of an object, which gets the object's main key, the arguments and all keys.
+-- Flags: 'no-writes' for one that only reads; 'allow-oom' for one that gives something back.
+local function define(name, callback, ...)
+  define_bare(name, function(K, A)
+    if call('EXISTS', K[1] .. ':m') == 0 then return gone(K[1]) end
+    return callback(K[1], A, K)
+  end, ...)
+end
+
+-- `unpack` is limited: do a command with many words in parts of some thousand.
+local function in_parts(list, command)
+  for i = 1, #list, 4000 do command(unpack(list, i, math.min(i + 3999, #list))) end
+end
+
+-- Suffixes of the keys that an object may have; each file adds those of its types.
+local SUFFIXES = {'m'}
+local function uses(...)
+  for _, suffix in next, {...} do SUFFIXES[#SUFFIXES + 1] = suffix end
+end
+
+-- Remove an object: all its keys.  What its values refer to is released by the client.
+local function remove(k)
+  local keys = {k}
+  for i, suffix in ipairs(SUFFIXES) do keys[i + 1] = k .. ':' .. suffix end
+  return call('UNLINK', unpack(keys))
+end
+
+-- Tables that forget: of the younger entries all are kept, of the older ones none.  They are this
+-- server process's alone, so they may only save what a restart or a failover may forget.
+local function memory()
+  return {young = {}, old = {}, count = 0}
+end
+
+local function remember(m, key, value)
+  if m.count >= 10000 then m.old, m.young, m.count = m.young, {}, 0 end
+  m.young[key], m.count = value, m.count + 1
+end
+
+local function recall(m, key)
+  local value = m.young[key]
+  if value == nil then value = m.old[key] end
+  return value
+end
+
+-- Sessions.  An owner or waiter is called `<session>/<thread>/<number of the wait>`; a session's id
+-- has 16 digits.  A session lives while its connection is subscribed to `fm:s:<id>`.
+
+-- The session that owns what a session has kept beyond an exit in order.  It lives for ever.
+local KEPT = '0000000000000000'
+
+local function session_of(w) return string.sub(w, 1, 16) end
+local function thread_of(w) return string.match(w, '^[^/]*/[^/]*') end
+
+-- When this server became what it is: by its start, or by a failover.  After a failover nobody is
+-- judged before the grace is over, for sessions have to come here and subscribe again.
+local born, identity = nil, nil
+local grace = 3000000
+-- Sessions that have subscribed here: the death of these is seen at once.
+local seen = memory()
+
+local function now()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- See whether this server still is what it was; return the time.
+local function look_around()
+  local time, info = now(), redis.pcall('INFO', 'replication')
+  local found = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or '-'
+  if identity ~= found or time < born then identity, born, seen = found, time, memory() end
+  return time
+end
+
+local function is_dead(session)
+  if session == KEPT or call('PUBSUB', 'NUMSUB', 'fm:s:' .. session)[2] > 0 then return false end
+  local time = look_around()
+  return recall(seen, session) or time - born > grace
+end
+
+-- A session has subscribed: `session [grace in seconds]`.  Returns which server this is: the text
+-- changes when nobody is judged for a while.
+define_bare('hello', function(K, A)
+  look_around()
+  remember(seen, A[1], true)
+  if A[2] then grace = A[2] * 1000000 end
+  return identity .. ':' .. string.format('%.0f', born)
+end, 'allow-oom')
+
+-- Which of the sessions in the arguments are dead.
+define_bare('dead', function(K, A)
+  local dead = {}
+  for _, session in ipairs(A) do
+    if is_dead(session) then dead[#dead + 1] = session end
+  end
+  return dead
+end, 'allow-oom')
+
+-- Make an object, unless it is there: `typeid session field value ...`, the fields of the main hash.
+-- The session is '' for an object that no session has a reference to.
+define_bare('make', function(K, A)
+  local k = K[1]
+  if not exists(k) then
+    call('HSET', k .. ':m', 't', A[1])
+    if #A > 2 then call('HSET', k, unpack(A, 3)) end
+  end
+  if A[2] ~= '' then call('HINCRBY', k .. ':m', 's:' .. A[2], 1) end
+  return 1
+end)
