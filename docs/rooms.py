@@ -19,6 +19,7 @@ SOURCE = HERE.parent / "src" / "fastmgr"
 ROWS = [
     ["cli"],
     ["public face"],
+    ["engines"],
     ["server", "client"],
     ["stock", "kinds"],
     ["link"],

@@ -185,20 +185,22 @@ def _load_engine(scheme, address):
     from importlib.metadata import entry_points
 
     points = {point.name: point for point in entry_points(group="fastmgr.engines")}
-    if scheme not in points:
+    # An engine knows its own variants: `valkey+unix` is of the engine `valkey`.
+    name = scheme if scheme in points else scheme.partition("+")[0]
+    if name not in points:
         known = ", ".join(f"{name}://" for name in sorted({*points, *engines})) or "none"
         raise ValueError(
             f"{address!r}: no engine has the scheme {scheme}:// (there are: {known}); install the "
             f"package that brings it, or write the path of a socket as './{address}'"
         )
     try:
-        engine = points[scheme].load()
+        engine = points[name].load()
     except Exception as error:
         raise ImportError(
-            f"{address!r}: the engine {points[scheme].value} cannot be loaded: {error}"
+            f"{address!r}: the engine {points[name].value} cannot be loaded: {error}"
         ) from error
     if not isinstance(engine, Engine):
-        raise ImportError(f"{address!r}: {points[scheme].value} is no Engine, but {engine!r}")
+        raise ImportError(f"{address!r}: {points[name].value} is no Engine, but {engine!r}")
     return engine
 
 

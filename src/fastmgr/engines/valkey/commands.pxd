@@ -1,0 +1,11 @@
+"""What the methods of shared types are made of on a Valkey server."""
+
+cdef class Command:
+    cdef public bint reads
+
+    cpdef object request(self, bytes key, object args, object kwds, object session)
+    cpdef object result(self, object reply, bytes key, object args, object kwds, object session)
+    cpdef object failure(self, object reply, bytes key, object args, object kwds, object session)
+
+cdef class Procedure:
+    pass

@@ -1,0 +1,33 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastmgr.engines.valkey.errors import ReplyError
+
+METHODS: dict[str, dict[str, Command | Procedure]]
+
+class Command:
+    reads: bool
+    def request(
+        self, key: bytes, args: Sequence[Any], kwds: Mapping[str, Any] | None, session: Any
+    ) -> Sequence[bytes | str | int]: ...
+    def result(
+        self,
+        reply: Any,
+        key: bytes,
+        args: Sequence[Any],
+        kwds: Mapping[str, Any] | None,
+        session: Any,
+    ) -> Any: ...
+    def failure(
+        self,
+        reply: ReplyError,
+        key: bytes,
+        args: Sequence[Any],
+        kwds: Mapping[str, Any] | None,
+        session: Any,
+    ) -> BaseException: ...
+
+class Procedure:
+    def __call__(
+        self, session: Any, key: bytes, args: Sequence[Any], kwds: Mapping[str, Any] | None
+    ) -> Any: ...

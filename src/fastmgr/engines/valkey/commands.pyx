@@ -1,0 +1,59 @@
+# cython: auto_pickle=False
+"""What the methods of shared types are made of on a Valkey server."""
+
+from fastmgr.engines.valkey.errors import exception_of
+
+#: By a type's id, then by a method's name: a `Command` or a `Procedure`.  The method ``#create``
+#: makes the object, with the arguments of the manager's create method.
+METHODS = {}
+
+
+cdef class Command:
+    """A method that is one request and its reply: it can be pipelined, and posted.
+
+    Attributes
+    ----------
+    reads : bool
+        The request changes nothing: after a lost connection it may be sent again.
+    """
+
+    cpdef object request(self, bytes key, object args, object kwds, object session):
+        """Return the request.
+
+        Parameters
+        ----------
+        key : bytes
+            The object's main key.
+        args : sequence
+        kwds : mapping or None
+        session : ValkeySession
+
+        Returns
+        -------
+        list of bytes, str or int
+
+        Raises
+        ------
+        Exception
+            What the method raises for such arguments; nothing has been sent.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define request()")
+
+    cpdef object result(self, object reply, bytes key, object args, object kwds, object session):
+        """Return what the method returns for a reply, or raise what the method raises."""
+        return reply
+
+    cpdef object failure(self, object reply, bytes key, object args, object kwds, object session):
+        """Return the exception for an error reply."""
+        return exception_of(reply, args)
+
+
+cdef class Procedure:
+    """A method of several steps, as one that waits: it runs in the caller's thread.
+
+    A subclass defines ``__call__(session, key, args, kwds)``, which returns what the method
+    returns, or raises what the method raises.
+    """
+
+    def __call__(self, session, bytes key, args, kwds):
+        raise NotImplementedError(f"{type(self).__name__} does not define __call__()")

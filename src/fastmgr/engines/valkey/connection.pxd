@@ -1,0 +1,28 @@
+"""One connection with a server: requests are sent, replies received, in order."""
+
+from libc.stdint cimport int64_t
+
+from fastmgr.engines.valkey.resp cimport Encoder, Parser
+
+cdef class Connection:
+    cdef int fd                     # owned, unless `tls` has it; -1 once closed
+    cdef object tls                 # an ssl.SSLSocket, or None
+    cdef readonly object name       # of the server, for messages
+    cdef readonly bint usable       # for another request
+    cdef readonly bint busy         # a request is under way
+    cdef public object owner        # whatever the maker keeps beside it
+    cdef Parser parser
+    cdef Encoder requests
+    cdef int64_t deadline           # of the request under way, by the monotonic clock; 0: none
+    cdef int64_t last               # when the last reply came
+
+    cpdef object call(self, words, timeout=*)
+    cdef object exchange(self)
+    cdef int begin(self, object timeout) except -1
+    cdef int send_all(self) except -1
+    cdef object receive(self)
+    cdef int receive_some(self) except -1
+    cdef int receive_tls(self) except -1
+    cdef int wait(self, short events) except -1
+    cdef int drop(self) except -1
+    cdef object lost(self, object reason, object applied)

@@ -1,0 +1,366 @@
+# cython: auto_pickle=False
+"""One connection with a server: requests are sent, replies received, in order.
+
+A connection is one thread's.  Where an exception comes between a request and its reply the
+connection is closed, for the next reply on it would be the wrong one.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR
+
+from fastmgr.engines.valkey.resp cimport INCOMPLETE, Encoder, Parser
+from fastmgr.link.system cimport (
+    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_hung_up, fm_now_ns, fm_poll_one,
+    fm_receive_timeout, fm_recv, fm_send, fm_shutdown, os_close,
+)
+
+import errno
+import os
+import ssl
+
+from fastmgr.engines.valkey.errors import ConnectionLost, PipelineError
+
+cdef enum:
+    READ_AT_ONCE = 65536
+    MOST_AT_ONCE = 1 << 22      # memory for a reply grows with what arrives
+    TLS_AT_ONCE = 16384
+    IDLE_NS = 10 * 1000 * 1000  # after so long the server may have closed the connection
+
+
+cdef class Connection:
+    """A connection with a server.
+
+    Parameters
+    ----------
+    sock : socket.socket or ssl.SSLSocket
+        Connected; it is the connection's from now on.
+    name : str
+        The server's, for messages.
+
+    Attributes
+    ----------
+    usable : bool
+        Whether another request can be sent.
+    busy : bool
+        Whether a request is under way: what a finalizer or a signal's handler calls meanwhile needs
+        another connection.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __init__(self, sock, name="the server"):
+        self.parser = Parser()
+        self.requests = Encoder()
+        self.name = name
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(FM_SIGNALS_MS / 1000)
+            self.tls = sock
+            self.fd = sock.fileno()
+        else:
+            sock.setblocking(True)
+            self.fd = sock.detach()
+            fm_receive_timeout(self.fd, FM_SIGNALS_MS)
+        self.usable = True
+
+    def __dealloc__(self):
+        if self.fd >= 0 and self.tls is None:
+            os_close(self.fd)
+
+    # -- requests -----------------------------------------------------------
+
+    cpdef object call(self, words, timeout=None):
+        """Send a request, and receive its reply.
+
+        Parameters
+        ----------
+        words : sequence of bytes, str or int
+        timeout : float, optional
+            Seconds until the reply must be there.
+
+        Returns
+        -------
+        object
+            The reply; an error reply is a `ReplyError`.
+
+        Raises
+        ------
+        ConnectionLost
+            The connection was lost; ``applied`` says whether the request may have been served.
+        TimeoutError
+            The reply was not there in time.
+        """
+        self.begin(timeout)
+        try:
+            self.requests.add(words)
+        except BaseException:
+            self.busy = False
+            raise
+        return self.exchange()
+
+    cdef object exchange(self):
+        """Send the one request that has been encoded, and receive its reply."""
+        cdef object reply
+        try:
+            self.send_all()
+            reply = self.receive()
+        except BaseException:
+            self.drop()
+            raise
+        self.busy = False
+        return reply
+
+    cdef int begin(self, object timeout) except -1:
+        """Begin a request or several."""
+        cdef int64_t now = fm_now_ns()
+        if not self.usable:
+            raise self.lost("it is closed", False)
+        if self.busy:
+            raise RuntimeError("a request is under way over this connection")
+        if now - self.last > IDLE_NS and self.tls is None and fm_hung_up(self.fd):
+            self.close()
+            raise self.lost("the server has closed it", False)
+        self.deadline = 0 if timeout is None else now + <int64_t>(<double>timeout * 1e9)
+        self.requests.clear()
+        self.busy = True
+        return 0
+
+    def send(self, words):
+        """Send a request that has no reply, or whose reply is a push (as of ``SUBSCRIBE``)."""
+        self.begin(None)
+        try:
+            self.requests.add(words)
+            try:
+                self.send_all()
+            except BaseException:
+                self.drop()
+                raise
+        finally:
+            self.busy = False
+
+    def push(self, timeout=None):
+        """Return the next push, a list; None where none has come within `timeout` seconds.
+
+        Raises
+        ------
+        ConnectionLost
+        """
+        if self.parser.pushes:
+            return self.parser.pushes.pop(0)
+        self.begin(timeout)
+        try:
+            while not self.parser.pushes:
+                if self.parser.next() is INCOMPLETE:
+                    self.receive_some()
+        except TimeoutError:
+            return None
+        except BaseException:
+            self.drop()
+            raise
+        finally:
+            self.busy = False
+        return self.parser.pushes.pop(0)
+
+    def pipeline(self, requests, timeout=None):
+        """Send requests and receive their replies, by turns.
+
+        Returns
+        -------
+        list
+            A reply for each request.
+
+        Raises
+        ------
+        PipelineError
+            The connection was lost; ``results`` are the replies that have come.
+        """
+        cdef list replies = []
+        cdef Py_ssize_t count = 0
+        self.begin(timeout)
+        try:
+            for words in requests:
+                self.requests.add(words)
+                count += 1
+        except BaseException:
+            self.busy = False
+            raise
+        if not count:
+            self.busy = False
+            return replies
+        try:
+            self.send_and_receive(replies, count)
+        except (ConnectionLost, TimeoutError) as error:
+            self.drop()
+            raise PipelineError(
+                f"{error}; {len(replies)} of {count} calls of the pipeline were answered, the "
+                "others may have been applied", replies, range(len(replies), count)) from None
+        except BaseException:
+            self.drop()
+            raise
+        self.busy = False
+        return replies
+
+    def send_and_receive(self, list replies, Py_ssize_t count):
+        """Send what has been encoded, and receive `count` replies."""
+        self.send_all()
+        while len(replies) < count:
+            replies.append(self.receive())
+
+    # -- bytes ----------------------------------------------------------------
+
+    cdef int send_all(self) except -1:
+        """Send what has been encoded."""
+        cdef size_t sent = 0, size = self.requests.size
+        cdef ssize_t n
+        while sent < size:
+            if self.tls is not None:
+                n = self.send_tls(self.requests.data[sent:min(size, sent + TLS_AT_ONCE)])
+            else:
+                n = fm_send(self.fd, self.requests.data + sent, size - sent, MSG_DONTWAIT)
+            if n >= 0:
+                sent += n
+            elif n == -EAGAIN:
+                self.wait(POLLOUT)
+            elif n == -EINTR:
+                PyErr_CheckSignals()
+            else:
+                # A server runs a request once it has all of it.
+                raise self.lost(os.strerror(-n), False)
+        return 0
+
+    def send_tls(self, bytes data):
+        """Send some bytes; a number as `fm_send` returns it."""
+        try:
+            return self.tls.send(data)
+        except TimeoutError:
+            return -EAGAIN
+        except OSError as error:
+            return -(error.errno if error.errno and error.errno > 0 else errno.EPIPE)
+
+    cdef object receive(self):
+        """Receive the next reply."""
+        cdef object reply
+        while True:
+            reply = self.parser.next()
+            if reply is not INCOMPLETE:
+                self.last = fm_now_ns()
+                return reply
+            self.receive_some()
+
+    cdef int receive_some(self) except -1:
+        """Receive what has come, or comes next."""
+        cdef size_t room
+        cdef char *into
+        cdef ssize_t n
+        if self.tls is not None:
+            return self.receive_tls()
+        into = self.parser.room(
+            min(max(self.parser.wanted, <size_t>READ_AT_ONCE // 4), <size_t>MOST_AT_ONCE), &room)
+        while True:
+            if self.deadline:
+                self.wait(POLLIN)
+            with nogil:
+                n = fm_recv(self.fd, into, room, 0)
+            if n > 0:
+                self.parser.end += n
+                return 0
+            if n == 0:
+                raise self.lost("the server has closed it", None)
+            if n == -EAGAIN or n == -EINTR:
+                PyErr_CheckSignals()
+                if not self.usable:
+                    raise self.lost("it was closed", None)
+            else:
+                raise self.lost(os.strerror(-n), None)
+
+    cdef int receive_tls(self) except -1:
+        cdef bytes data
+        while True:
+            if self.deadline and not self.tls.pending():
+                self.wait(POLLIN)
+            try:
+                data = self.tls.recv(READ_AT_ONCE)
+            except TimeoutError:
+                PyErr_CheckSignals()
+                if not self.usable:
+                    raise self.lost("it was closed", None) from None
+                continue
+            except OSError as error:
+                raise self.lost(error.strerror or error, None) from None
+            if not data:
+                raise self.lost("the server has closed it", None)
+            self.parser.feed(data)
+            return 0
+
+    cdef int wait(self, short events) except -1:
+        """Wait until bytes can be received or sent, for as long as the deadline says."""
+        cdef int n, milliseconds
+        cdef int64_t left
+        while True:
+            milliseconds = FM_SIGNALS_MS
+            if self.deadline:
+                left = self.deadline - fm_now_ns()
+                if left <= 0:
+                    raise TimeoutError(errno.ETIMEDOUT, f"{self.name} did not answer in time")
+                milliseconds = min(<int64_t>FM_SIGNALS_MS, left // 1000000 + 1)
+            with nogil:
+                n = fm_poll_one(self.fd, events, milliseconds)
+            if n > 0:
+                return 0
+            PyErr_CheckSignals()
+            if not self.usable:
+                raise self.lost("it was closed", None)
+            if n < 0 and n != -EINTR:
+                raise self.lost(os.strerror(-n), None)
+
+    # -- its end ----------------------------------------------------------------
+
+    cdef object lost(self, object reason, object applied):
+        """The error that says that the connection was lost."""
+        after = {
+            False: "the call was not made",
+            None: "nobody knows whether the call was made: it may have been applied",
+        }[applied]
+        return ConnectionLost(f"the connection with {self.name} was lost ({reason}); {after}", applied)
+
+    cdef int drop(self) except -1:
+        """Close the connection after what has gone wrong within a request."""
+        self.busy = False
+        self.abandon()
+        return 0
+
+    @property
+    def pushes(self):
+        """The pushes that have arrived and that nobody has taken."""
+        return self.parser.pushes
+
+    def fileno(self):
+        """The descriptor, -1 once closed."""
+        return self.fd
+
+    def close(self):
+        """Close the connection; a thread that waits for a reply finds it lost."""
+        cdef int fd = self.fd
+        if fd < 0:
+            return
+        self.usable = False
+        if self.busy:
+            fm_shutdown(fd)     # its thread closes it
+            return
+        self.abandon()
+
+    def abandon(self):
+        """Close this process's copy of the connection, and nothing else: it is another's."""
+        cdef int fd = self.fd
+        self.usable = False
+        self.fd = -1
+        if self.tls is not None:
+            self.tls, tls = None, self.tls
+            tls.close()
+        elif fd >= 0:
+            os_close(fd)
+
+    def __repr__(self):
+        state = "usable" if self.usable else "closed"
+        return f"<{type(self).__name__} with {self.name}, {state}>"

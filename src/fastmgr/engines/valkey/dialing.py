@@ -1,0 +1,153 @@
+"""Connecting to a server: sockets, TLS, who we are, and whether the server will do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+import time
+from multiprocessing import AuthenticationError
+
+from fastmgr.engines.valkey.address import Address
+from fastmgr.engines.valkey.connection import Connection
+from fastmgr.engines.valkey.errors import ReplyError, exception_of
+from fastmgr.link.sockets import tune
+
+__all__ = ["dial", "require_fit"]
+
+#: Seconds in which a connection must have been made.
+TIMEOUT = 10.0
+#: Lower versions have no Functions.
+LOWEST = (7, 0)
+
+_contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
+
+
+def dial(address: Address, host: tuple[str, int] | None = None) -> Connection:
+    """Return a new connection, whose server knows who we are.
+
+    Parameters
+    ----------
+    address : Address
+    host : (str, int), optional
+        Which node of a cluster; the first of `address` by default.
+
+    Raises
+    ------
+    AuthenticationError
+        The server does not accept the user or the password.
+    OSError
+        Nothing serves there, or not in time.
+    """
+    deadline = time.monotonic() + TIMEOUT
+    name = f"the server at {address.url!r}"
+    try:
+        sock = _connect(address, host, TIMEOUT)
+    except OSError as error:
+        raise _unreachable(error, address) from None
+    connection = Connection(sock, name)
+    try:
+        _introduce(connection, address, deadline)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(address: Address, host: tuple[str, int] | None, timeout: float) -> socket.socket:
+    if address.kind == "unix":
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(address.path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+    host = host or address.hosts[0]
+    sock = socket.create_connection(host, timeout)
+    try:
+        tune(sock)
+        return _context(address).wrap_socket(sock, server_hostname=host[0]) if address.tls else sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _context(address: Address) -> ssl.SSLContext:
+    get = address.options.get
+    wanted = get("ca"), get("cert"), get("key"), get("verify")
+    if wanted not in _contexts:
+        context = ssl.create_default_context(cafile=wanted[0])
+        if wanted[3] == "no":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if wanted[1] is not None:
+            context.load_cert_chain(wanted[1], wanted[2])
+        _contexts[wanted] = context
+    return _contexts[wanted]
+
+
+def _unreachable(error: OSError, address: Address) -> OSError:
+    """Return an error of the same kind that says where nothing serves, and what would."""
+    if isinstance(error, ssl.SSLError):
+        return ConnectionError(f"no TLS with the server at {address.url!r}: {error}")
+    if isinstance(error, TimeoutError):
+        return TimeoutError(
+            errno.ETIMEDOUT, f"the server at {address.url!r} did not answer in time"
+        )
+    hint = "start a Valkey or Redis server there, or use valkey+embedded://, which starts its own"
+    if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+        why = os.strerror(error.errno)
+        return type(error)(error.errno, f"{why}: nothing serves at {address.url!r} ({hint})")
+    return type(error)(error.errno, f"{error.strerror or error}: {address.url!r}")
+
+
+def _introduce(connection: Connection, address: Address, deadline: float) -> None:
+    """Choose the protocol, say who we are, and choose the database."""
+    user, password = address.credentials()
+    words: list[bytes | str | int] = ["HELLO", 3]
+    if password is not None:
+        words += ["AUTH", user or "default", password]
+    reply = connection.call(words, deadline - time.monotonic())
+    if isinstance(reply, ReplyError):
+        if reply.code in ("NOAUTH", "WRONGPASS"):
+            raise AuthenticationError(
+                f"{connection.name} does not accept the user and the password ({reply.code}): they "
+                "belong into the address, or into FASTMGR_VALKEY_USERNAME and _PASSWORD"
+            )
+        if reply.code in ("ERR", "NOPROTO"):
+            raise ConnectionError(f"{connection.name} is too old: version 7.0 is needed ({reply})")
+        raise exception_of(reply)
+    if address.db:
+        reply = connection.call(["SELECT", address.db], deadline - time.monotonic())
+        if isinstance(reply, ReplyError):
+            raise exception_of(reply)
+
+
+def require_fit(connection: Connection) -> None:
+    """Make sure that a server can keep shared objects.
+
+    Raises
+    ------
+    ConnectionError
+        The server is too old, or would evict objects when its memory is full.
+    """
+    info = connection.call(["INFO", "server"])
+    if isinstance(info, ReplyError):
+        raise exception_of(info)
+    lines = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    version = lines.get("redis_version", "0")
+    if tuple(int(part) for part in version.split(".")[:2]) < LOWEST:
+        raise ConnectionError(
+            f"{connection.name} is of version {version}: 7.0 is needed, which has Functions"
+        )
+    reply = connection.call(["INFO", "memory"])
+    lines = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+    policy = lines.get("maxmemory_policy", "noeviction").strip()
+    if policy != "noeviction" and not policy.startswith("volatile-"):
+        raise ConnectionError(
+            f"{connection.name} evicts keys when its memory is full (maxmemory-policy is {policy}), "
+            "and with them objects that are in use: noeviction is needed, or volatile-*"
+        )

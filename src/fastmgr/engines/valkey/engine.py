@@ -1,0 +1,45 @@
+"""The engine that keeps shared objects on a Valkey or Redis server."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from fastmgr.client.session import Session
+from fastmgr.client.sessions import Engine
+from fastmgr.engines.valkey.address import parse
+from fastmgr.engines.valkey.embedded import start_server
+from fastmgr.engines.valkey.session import ValkeySession
+
+__all__ = ["ENGINE", "ValkeyEngine"]
+
+#: The modules that put the methods of their types into `commands.METHODS`.
+METHOD_MODULES = ("containers", "numbers", "waits")
+
+
+class ValkeyEngine(Engine):
+    """Opens sessions with Valkey servers, and starts private ones."""
+
+    def __init__(self) -> None:
+        for name in METHOD_MODULES:
+            path = f"{__package__}.{name}"
+            if find_spec(path) is not None:
+                importlib.import_module(path)
+
+    def open_session(self, address: Any, serializer: str, authkey: bytes) -> Session:
+        where = parse(address)
+        return ValkeySession(where.url, serializer, authkey, where)
+
+    def start(
+        self, address: Any, registry: Any, authkey: bytes
+    ) -> tuple[str, Callable[[], object]]:
+        where = parse(address)
+        if where.kind != "embedded":
+            return where.url, lambda: None
+        server = start_server(where.options.get("dir"), where.options.get("fsync", "everysec"))
+        return where.at(server.path).url, server.stop
+
+
+ENGINE = ValkeyEngine()

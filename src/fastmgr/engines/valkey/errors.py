@@ -1,0 +1,116 @@
+"""What can go wrong with a server: exceptions, and which error reply becomes which of them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from multiprocessing import AuthenticationError
+from typing import Any
+
+from fastmgr.stock.dialect import RemoteError
+
+__all__ = [
+    "CODES", "ConnectionLost", "PipelineError", "ProtocolError", "ReplyError", "exception_of",
+]  # fmt: skip
+
+
+class ConnectionLost(ConnectionError):
+    """The connection was lost; the message says what became of the call.
+
+    Attributes
+    ----------
+    applied : bool or None
+        False: the server has not run the call.  None: nobody knows whether the server has run it.
+    """
+
+    def __init__(self, message: str, applied: bool | None = None) -> None:
+        super().__init__(message)
+        self.applied = applied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.applied)
+
+
+class PipelineError(ConnectionLost):
+    """The connection was lost within a pipeline.
+
+    Attributes
+    ----------
+    results : list
+        What the first calls came to.
+    unknown : range
+        The calls that the server may have run, or may not have run.
+    """
+
+    def __init__(self, message: str, results: list[Any], unknown: range) -> None:
+        super().__init__(message)
+        self.results = results
+        self.unknown = unknown
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.results, self.unknown)
+
+
+class ProtocolError(ConnectionError):
+    """The server sent bytes that are no RESP3."""
+
+
+class ReplyError:
+    """An error that a server has replied: a value, which `exception_of` makes an exception.
+
+    Attributes
+    ----------
+    code : str
+        The first word: ``ERR``, ``WRONGTYPE``, ``FM`` (a function of our library) ...
+    text : str
+        The other words.
+    """
+
+    __slots__ = ("code", "text")
+
+    def __init__(self, line: bytes) -> None:
+        self.code, _, self.text = line.decode("utf-8", "replace").partition(" ")
+
+    def __repr__(self) -> str:
+        return f"<ReplyError {self.code} {self.text}>"
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ReplyError) and str(self) == str(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+#: By the code in ``FM <code> <text>``: the type of the exception, which gets the text.
+CODES: dict[str, type[Exception]] = {
+    "ASSERTION": AssertionError,
+    "ATTRIBUTE": AttributeError,
+    "BROKEN": threading.BrokenBarrierError,
+    "EMPTY": queue.Empty,
+    "FULL": queue.Full,
+    "GONE": RemoteError,
+    "INDEX": IndexError,
+    "KEY": KeyError,
+    "OVERFLOW": OverflowError,
+    "RUNTIME": RuntimeError,
+    "TYPE": TypeError,
+    "VALUE": ValueError,
+}
+if hasattr(queue, "ShutDown"):  # Python 3.13
+    CODES["SHUTDOWN"] = queue.ShutDown
+
+
+def exception_of(reply: ReplyError, args: Sequence[Any] = ()) -> Exception:
+    """Return the exception for an error reply; `args` are those of the call."""
+    if reply.code == "FM":
+        code, _, text = reply.text.partition(" ")
+        kind = CODES.get(code, RemoteError)
+        if kind is KeyError:
+            return KeyError(args[0] if args else text)
+        return kind(text) if text else kind()
+    if reply.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
+        return AuthenticationError(str(reply))
+    return RemoteError(f"the server replied: {reply}\n")

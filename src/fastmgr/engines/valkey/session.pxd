@@ -1,0 +1,20 @@
+"""What this process and one Valkey server have with each other."""
+
+from fastmgr.client.session cimport Session, Target
+from fastmgr.engines.valkey.connection cimport Connection
+
+cdef class ThreadConnections:
+    cdef list connections           # the thread's, and the spare ones for calls within its calls
+    cdef object __weakref__
+
+cdef class ValkeySession(Session):
+    cdef readonly object where      # the `Address`
+    cdef readonly bytes ns
+    cdef public bytes id            # the session's, in the server's books
+    cdef bytes prefix               # of keys: b"{ns:"
+    cdef readonly object opened     # weak: every thread's connections
+
+    cpdef bytes key_of(self, ident)
+    cpdef Connection connection(self)
+    cpdef object run(self, words, bint reads=*, timeout=*)
+    cpdef object ask(self, words, bint reads=*, timeout=*)

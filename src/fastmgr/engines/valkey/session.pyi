@@ -1,0 +1,40 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastmgr.client.session import Session
+from fastmgr.engines.valkey.address import Address
+from fastmgr.engines.valkey.commands import Command, Procedure
+from fastmgr.engines.valkey.connection import Connection
+
+Words = Sequence[bytes | str | int]
+
+class ValkeySession(Session):
+    where: Address
+    ns: bytes
+    id: bytes
+    opened: Any
+    def __init__(self, address: str, serializer: str, authkey: bytes, where: Address) -> None: ...
+    def reset(self) -> None: ...
+    def connection(self) -> Connection: ...
+    def after_fork_in_child(self) -> None: ...
+    def key_of(self, ident: str) -> bytes: ...
+    def ask(self, words: Words, reads: bool = False, timeout: float | None = None) -> Any: ...
+    def run(self, words: Words, reads: bool = False, timeout: float | None = None) -> Any: ...
+    def function(
+        self,
+        name: bytes,
+        key: bytes,
+        *args: bytes | str | int,
+        reads: bool = False,
+        timeout: float | None = None,
+    ) -> Any: ...
+    def run_command(
+        self,
+        command: Command,
+        key: bytes,
+        args: Sequence[Any],
+        kwds: Mapping[str, Any] | None,
+    ) -> Any: ...
+    def methods_of(self, typeid: str) -> dict[str, Command | Procedure]: ...
+
+def ident_of(typeid: str, kwds: Mapping[str, Any] | None) -> str: ...

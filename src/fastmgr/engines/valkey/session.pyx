@@ -1,0 +1,243 @@
+# cython: auto_pickle=False
+"""A session with a Valkey server: which thread has which connection, and a command's way.
+
+Each thread has a connection of its own.  A finalizer or a signal's handler may call while a call of
+its thread is under way: such a call within a call has a spare connection, which the thread keeps.
+"""
+
+cimport cython
+
+from fastmgr.client.session cimport Session, Target
+from fastmgr.engines.valkey.commands cimport Command
+from fastmgr.engines.valkey.connection cimport Connection
+
+import os
+import threading
+import weakref
+
+from fastmgr.client.session import raised
+from fastmgr.engines.valkey.commands import METHODS
+from fastmgr.engines.valkey.dialing import dial, require_fit
+from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
+from fastmgr.kinds.rows import BY_TYPEID
+from fastmgr.stock.dialect import RemoteError
+
+# Every session of this process, for the child of a fork.
+cdef object sessions = weakref.WeakSet()
+
+
+cdef class ThreadConnections:
+    """The connections of one thread; they are closed when the thread ends."""
+
+    def __cinit__(self):
+        self.connections = []
+
+    def close(self):
+        for connection in self.connections:
+            connection.close()
+
+    def abandon(self):
+        for connection in self.connections:
+            connection.abandon()
+
+
+cdef class ValkeySession(Session):
+    """What this process and one server have with each other.
+
+    Parameters
+    ----------
+    where : Address
+        The server's address, taken apart.
+
+    Attributes
+    ----------
+    where : Address
+    ns : bytes
+        The namespace of all keys.
+    id : bytes
+        Names the session in the server's books.
+    """
+
+    def __init__(self, address, serializer, authkey, where):
+        super().__init__(address, serializer, authkey)
+        self.where = where
+        self.ns = where.ns.encode()
+        self.prefix = b"{" + self.ns + b":"
+        self.reset()
+        sessions.add(self)
+
+    def reset(self):
+        """Begin anew, with no connection: at first, and in the child of a fork."""
+        self.id = os.urandom(8).hex().encode()
+        self.local = threading.local()
+        self.opened = weakref.WeakSet()
+
+    # -- connections ----------------------------------------------------------
+
+    cpdef Connection connection(self):
+        """Return a connection of the calling thread that is free; it is opened if need be."""
+        cdef ThreadConnections mine = getattr(self.local, "connections", None)
+        cdef Connection connection
+        if mine is None:
+            mine = ThreadConnections()
+            self.local.connections = mine
+            self.opened.add(mine)
+        for connection in mine.connections:
+            if connection.usable and not connection.busy:
+                return connection
+        connection = dial(self.where)
+        mine.connections = [one for one in mine.connections if (<Connection>one).usable]
+        mine.connections.append(connection)
+        return connection
+
+    def connect(self):
+        """Make sure that the server is there and will do, over a fresh connection."""
+        cdef ThreadConnections mine = getattr(self.local, "connections", None)
+        if mine is not None:
+            mine.connections = [one for one in mine.connections if (<Connection>one).busy]
+        require_fit(self.connection())
+
+    def forget_connection(self):
+        del self.local.connections
+
+    def close(self):
+        for one in list(self.opened):
+            one.close()
+
+    def after_fork_in_child(self):
+        """Use the inherited connections no more: they are the parent's."""
+        for one in list(self.opened):
+            one.abandon()
+        self.reset()
+
+    # -- requests -------------------------------------------------------------
+
+    cpdef bytes key_of(self, ident):
+        """Return the main key of an object."""
+        return self.prefix + (<str?>ident).encode() + b"}"
+
+    cpdef object ask(self, words, bint reads=False, timeout=None):
+        """Make a request over the calling thread's connection; an error reply is a `ReplyError`.
+
+        Parameters
+        ----------
+        words : sequence of bytes, str or int
+        reads : bool
+            The request changes nothing: if the connection is lost it is sent again, once.
+        timeout : float, optional
+            Seconds until the reply must be there.
+
+        Raises
+        ------
+        ConnectionLost
+            ``applied`` says whether the request may have been served.
+        """
+        cdef object reply
+        if timeout is None:
+            timeout = self.where.timeout
+        try:
+            reply = self.connection().call(words, timeout)
+        except ConnectionLost as error:
+            if error.applied is not False and not reads:
+                raise
+            reply = self.connection().call(words, timeout)
+        if type(reply) is ReplyError and "unction not found" in reply.text:
+            # Nothing has run: the server has no library yet, or has lost it.
+            from fastmgr.engines.valkey import library
+
+            library.load(self)
+            reply = self.connection().call(words, timeout)
+        return reply
+
+    cpdef object run(self, words, bint reads=False, timeout=None):
+        """Make a request as `ask` does; raise what an error reply stands for."""
+        cdef object reply = self.ask(words, reads, timeout)
+        if type(reply) is ReplyError:
+            raise exception_of(reply)
+        return reply
+
+    def function(self, bytes name, bytes key, *args, bint reads=False, timeout=None):
+        """Call a function of our library with one key."""
+        return self.run([b"FCALL", b"fm1_" + name, b"1", key, *args], reads, timeout)
+
+    # -- calls ------------------------------------------------------------------
+
+    cpdef object call(self, Target target, object name, object args, object kwds):
+        cdef object method = (<dict>self.methods_of(target._token.typeid)).get(name)
+        if method is None:
+            return raised(AttributeError(
+                f"a {target._token.typeid} on a Valkey server has no method {name!r}"))
+        cdef bytes key = self.key_of(target._id)
+        try:
+            if isinstance(method, Command):
+                return self.run_command(<Command>method, key, args, kwds)
+            return method(self, key, args, kwds)
+        except ConnectionLost:
+            raise
+        except Exception as error:
+            return raised(error)
+
+    def run_command(self, Command command, bytes key, args, kwds):
+        """Make the request of a method, and return what the method returns."""
+        cdef object reply = self.ask(command.request(key, args, kwds, self), command.reads)
+        if type(reply) is ReplyError:
+            raise command.failure(reply, key, args, kwds, self)
+        return command.result(reply, key, args, kwds, self)
+
+    def methods_of(self, typeid):
+        """Return the methods of a type, by name.
+
+        Raises
+        ------
+        RemoteError
+            A Valkey server cannot host the type.
+        """
+        methods = METHODS.get(typeid)
+        if methods is None:
+            raise RemoteError(
+                f"a Valkey server cannot host a {typeid}: use a fastmgr server for it, whose "
+                "address has no scheme\n")
+        return methods
+
+    def create(self, typeid, args, kwds, bint anonymous=False):
+        methods = self.methods_of(typeid)
+        ident = ident_of(typeid, kwds)
+        key = self.key_of(ident)
+        create = methods["#create"]
+        if isinstance(create, Command):
+            self.run_command(create, key, args, kwds)
+        else:
+            create(self, key, args, kwds)
+        row = BY_TYPEID.get(typeid)
+        exposed = row.exposed if row is not None else ()
+        return ident, exposed or tuple(n for n in methods if n[0] != "#"), Reference(self, ident)
+
+    def acquire(self, Target target):
+        return Reference(self, target._id)
+
+    def control(self, name, args=(), kwds=None):
+        raise RemoteError(f"a Valkey server has no {name}\n")
+
+
+def ident_of(typeid, kwds):
+    """Return the id of a new object, or of the one that has a name."""
+    name = (kwds or {}).get("name")
+    if name is not None:
+        return f"n:{typeid} {name}"
+    return f"{typeid}-{os.urandom(8).hex()}"
+
+
+class Reference:
+    """One reference to an object, which is returned when this is dropped."""
+
+    def __init__(self, session, ident):
+        self.session = session
+        self.ident = ident
+
+
+def _after_fork_in_child():
+    for session in list(sessions):
+        session.after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

