@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.waiting import poll
 
 #: The kinds of servers.

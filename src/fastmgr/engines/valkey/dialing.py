@@ -148,6 +148,6 @@ def require_fit(connection: Connection) -> None:
     policy = lines.get("maxmemory_policy", "noeviction").strip()
     if policy != "noeviction" and not policy.startswith("volatile-"):
         raise ConnectionError(
-            f"{connection.name} evicts keys when its memory is full (maxmemory-policy is {policy}), "
+            f"{connection.name} evicts keys when its memory is full (its policy is {policy}), "
             "and with them objects that are in use: noeviction is needed, or volatile-*"
         )

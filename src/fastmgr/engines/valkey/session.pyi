@@ -1,12 +1,12 @@
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from fastmgr.client.session import Session
 from fastmgr.engines.valkey.address import Address
 from fastmgr.engines.valkey.commands import Command, Procedure
 from fastmgr.engines.valkey.connection import Connection
 
-Words = Sequence[bytes | str | int]
+Words: TypeAlias = Sequence[bytes | str | int]
 
 class ValkeySession(Session):
     where: Address
