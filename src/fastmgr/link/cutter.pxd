@@ -1,8 +1,6 @@
 """What a frame is, and bytes cut into frames."""
 
-from cpython.bytearray cimport (
-    PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_GET_SIZE,
-)
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_CheckExact, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from fastmgr.link.system cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -11,8 +9,8 @@ from fastmgr.link.system cimport uint8_t, uint16_t, uint32_t, uint64_t
 cdef packed struct Header:
     uint64_t size      # bytes of the body
     uint64_t handle    # the object meant, 0 for none
-    uint32_t call      # given back with the reply
-    # The method's place in METHODS from 1, or 0: its name begins the body. Of a reply: whether the
+    uint32_t call      # the call's id, which the reply gives back
+    # The method's place in METHODS, from 1, or 0: its name begins the body. In a reply: whether the
     # server spins for the next request.
     uint16_t method
     uint8_t op
@@ -20,46 +18,44 @@ cdef packed struct Header:
 
 cdef enum:
     HEADER_SIZE = 24
+    KEEP_CAPACITY = 256 * 1024  # bytes that an idle stream's buffer has at most
+    MAILBOX = 0x7fffffff        # of OP_ATTACH: not an arena's segment, but the connection's mailbox
 
 cpdef enum Op:
     # Requests
     OP_CALL = 1       # handle, method; body: name, args, kwds
     OP_CREATE = 2     # body: typeid, args, kwds
     OP_CONTROL = 3    # body: function name, args, kwds
-    OP_INCREF = 4     # body: handles; the reply: those that are gone, and why
+    OP_INCREF = 4     # body: handles; the reply: which of them are gone, and why
     OP_RELEASE = 5    # body: (handle, count) pairs; no reply
-    # The connection ends in order, with handle 1 the process; no reply. The call, if any, is the
-    # first whose reply was not taken: what that and later ones gave is to be taken back.
+    # The connection ends in order; with handle 1 the process does. No reply. A call's id, if any, is
+    # that of the first call whose reply the client did not read: the server takes back what that
+    # reply and later ones gave.
     OP_GOODBYE = 6
-    OP_LOCATE = 7     # handle; the reply: where its cell is, None if it has none, False: no arena
-    OP_ATTACH = 8     # handle: a segment's number, or MAILBOX; the reply comes with its descriptor
+    OP_LOCATE = 7     # handle; the reply: where its cell is, None: it has none, False: no arena
+    OP_ATTACH = 8     # handle: a segment's number or MAILBOX; the reply comes with its descriptor
     # Replies
     OP_RETURN = 16
     OP_ERROR = 17
     OP_TRACEBACK = 18
     OP_PROXY = 19     # handle; body: exposed, typeid, proxy type or None
     OP_UNSERIALIZABLE = 20
-    # Before a reply. The handle is how many calls that get no reply have failed; body: the first
-    # in words, and its operation and payload.
+    # Sent before a reply: one-way calls have failed. The handle is their number; body: the text of
+    # the first failure, its operation and its payload.
     OP_FAILED = 21
-    # Of a call with FLAG_GAINS behind that: it was not made.
-    OP_REFUSED = 22
+    OP_REFUSED = 22   # a call with FLAG_GAINS was not made, since a one-way call had failed
 
 cdef enum:
     FLAG_PICKLED = 1    # some value of the body is a pickle
-    FLAG_ANONYMOUS = 2  # OP_CREATE: the reference is not the session's (a later decref returns it)
-    FLAG_FOLLOWS = 4    # OP_CALL: the replies before are not read yet
-    FLAG_CARRIED = 8    # OP_CALL: its pickle may be kept and handed back unread
+    FLAG_ANONYMOUS = 2  # OP_CREATE: the reference is not the session's; a later decref returns it
+    FLAG_FOLLOWS = 4    # OP_CALL: the client has not read the reply to the call before
+    FLAG_CARRIED = 8    # OP_CALL: the server may keep its pickle and hand it back unread
+    FLAG_BUFFERS = 16   # large buffers come behind the values (see BufferTable)
     FLAG_ONEWAY = 32    # OP_CALL: no reply
-    FLAG_BUFFERS = 16  # large buffers come behind the values (see BufferTable)
-    FLAG_GAINS = 64     # OP_CALL: not to be made if a call before it has failed without a reply
+    FLAG_GAINS = 64     # OP_CALL: not to be made if a one-way call before it has failed
 
-# In place of a segment's number: a segment of the connection's own, which is its mailbox.
-cdef enum:
-    MAILBOX = 0x7fffffff
-
-# With FLAG_BUFFERS a body is: this, a uint64 for each buffer (its size; the top bit: it is to be
-# writable), the values, the buffers.
+# With FLAG_BUFFERS a body is: this, a uint64 for each buffer (its size; in the top bit whether it is
+# to arrive as a bytearray), the values, the buffers.
 cdef packed struct BufferTable:
     uint64_t count
     uint64_t values    # bytes of the values
@@ -71,23 +67,11 @@ cdef enum Status:
     FRAME_TIMEOUT = -2
     FRAME_TOO_LARGE = -3
 
-# What was sent before an end.
-cdef enum Ending:
-    ENDS_WHOLE = 0
-    ENDS_CUT_OFF = 1    # in the middle of a frame
-
-cdef enum:
-    KEEP_CAPACITY = 256 * 1024   # an idle stream keeps no more than this
-
-# Bytes of what comes before the values of a body with buffers.
-cdef size_t table_size(list buffers) noexcept
-# Write it; return the bytes of the buffers.
+# Write the table of a body with buffers; return the bytes of the buffers.
 cdef size_t write_table(char *at, size_t values, list buffers, list writable) except? 0
 
-# The announced size of a buffer, and whether it has to be writable.
-cdef size_t announced(const Header *header, size_t i, bint *writable) noexcept
 
-# What a buffer is: exact bytes or a bytearray.
+# A buffer is exact bytes or a bytearray.
 cdef inline char *data_of(object buffer) noexcept:
     if PyByteArray_CheckExact(buffer):
         return PyByteArray_AS_STRING(buffer)
@@ -101,19 +85,19 @@ cdef inline size_t size_of(object buffer) noexcept:
 
 
 cdef class Cutter:
-    cdef char *data            # owned (malloc); holds data[start:end]
+    cdef char *data            # owned (malloc); data[start:end] has arrived and is not taken yet
     cdef size_t start, end, capacity
     cdef size_t limit          # the largest body accepted; 0: any
-    cdef bint filled           # the last bytes took all the room there was
-    cdef bint fast             # which of the two framings is spoken
-    cdef bint in_buffers       # the frame at `start` has its values; its buffers are received
-    cdef bint into_buffer      # `into` is in the last of them; else in `data`
+    cdef bint filled           # the last bytes took all the room that `data` had
+    cdef bint fast             # the framing is the fast dialect's, else the stdlib's
+    cdef bint in_buffers       # of the frame at `start` the values are here, the buffers not yet
+    cdef bint into_buffer      # `into` points into the last of `buffers`, else into `data`
     cdef Header header         # of the last frame
-    cdef const char *body      # of the last frame: borrowed, valid until `make_room`
+    cdef const char *body      # of the last frame; borrowed, valid until `make_room`
     cdef size_t size
-    cdef list buffers          # of the last frame, those made: bytes, bytearrays; None for none
+    cdef list buffers          # of the last frame, those made so far; None for none
     cdef size_t rewind         # where the last frame began, for `untake`
-    cdef size_t buffer_at      # bytes of the last of `buffers` that are there
+    cdef size_t buffer_at      # bytes of the last of `buffers` that have arrived
     cdef char *into            # where the next bytes go
     cdef size_t room           # and how many may come
 
@@ -121,8 +105,7 @@ cdef class Cutter:
     cdef int cut(self) except -9
     # Undo the last `take`.
     cdef void untake(self) noexcept
-    # How what was sent and not taken ends, with the bytes that are not received yet.
-    cdef int ending_with(self, Header *last, const char *unread, size_t size) noexcept
+    cdef bint is_cut_off(self, Header *last, const char *unread, size_t size) noexcept
     cdef void drop_all(self) noexcept
     cdef bint fill_buffers(self, size_t before) except -1
     cdef int grow_buffer(self, size_t size) except -1
@@ -142,13 +125,13 @@ cdef class Cutter:
         return self.cut() if self.start != self.end else FRAME_PARTIAL
 
     cdef inline void drop_buffers(self) noexcept:
-        """Forget the last frame's buffers; give back a large `data` in which nothing is pending."""
+        """Forget the last frame's buffers, and free a large `data` that has nothing in it."""
         if self.buffers is not None or self.capacity > KEEP_CAPACITY:
             self.drop_all()
 
 
 cdef inline void received(Cutter self, size_t n) noexcept:
-    """There are `n` bytes more at `into`."""
+    """Count `n` bytes that have come to `into`."""
     if self.into_buffer:
         self.buffer_at += n
     else:
@@ -157,5 +140,5 @@ cdef inline void received(Cutter self, size_t n) noexcept:
 
 
 cdef inline bint is_drained(Cutter cutter) noexcept:
-    """Whether no more frame, nor a part of one, is at hand."""
+    """Whether all bytes that have arrived are taken."""
     return cutter.start == cutter.end

@@ -1,8 +1,7 @@
-"""Bytes cut into frames, without a descriptor.
+"""Bytes cut into frames, without a descriptor; no body is looked into.
 
-Two framings share one buffer: the stdlib's (a signed 32-bit big-endian length,
-or -1 and an unsigned 64-bit one) and the fast dialect's 24-byte header.  This
-module never looks into a body.
+Two framings share one buffer: the stdlib's (a signed 32-bit big-endian length, or -1 and an
+unsigned 64-bit one) and the fast dialect's 24-byte header.
 """
 
 from cpython.bytearray cimport PyByteArray_FromStringAndSize, PyByteArray_Resize
@@ -12,7 +11,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
-# What the stdlib calls the operations of replies.
+# The stdlib's names for the operations of replies.
 KINDS = {
     <int>OP_RETURN: "#RETURN", <int>OP_ERROR: "#ERROR", <int>OP_TRACEBACK: "#TRACEBACK",
     <int>OP_PROXY: "#PROXY", <int>OP_UNSERIALIZABLE: "#UNSERIALIZABLE",
@@ -21,20 +20,19 @@ OPS = {kind: op for op, kind in KINDS.items()}
 
 cdef enum:
     FIRST_CAPACITY = 2048
-    BUSY_CAPACITY = 64 * 1024    # what a buffer grows to while receives fill it
-    WRITABLE_SHIFT = 63          # in a buffer's size
-    ADDRESS_BITS = 47            # no process has more memory
-    FEW_BUFFERS = 16
-    BYTES_A_BUFFER = 64 * 1024  # the mean of more: `wire.writer` makes none smaller
-    TRUSTED_STEP = 64 * 1024 * 1024   # how far an announced length is believed at once
+    BUSY_CAPACITY = 64 * 1024   # what `data` grows to while each receive fills it
+    WRITABLE_SHIFT = 63         # in a buffer's size
+    ADDRESS_BITS = 47           # no process has more memory
+    FEW_BUFFERS = 16            # a frame with more has so many bytes for each of the others:
+    BYTES_A_BUFFER = 64 * 1024  # `wire.writer` makes no smaller ones
+    TRUSTED_STEP = 64 * 1024 * 1024     # bytes that are allocated ahead of those that have arrived
+
+# What `want` says of a frame that is refused.
+cdef size_t REFUSED = <size_t>-1
 
 
 cdef inline size_t be32(const unsigned char *p) noexcept:
     return (<size_t>p[0] << 24) | (<size_t>p[1] << 16) | (<size_t>p[2] << 8) | p[3]
-
-
-cdef size_t table_size(list buffers) noexcept:
-    return sizeof(BufferTable) + 8 * <size_t>len(buffers)
 
 
 cdef size_t write_table(char *at, size_t values, list buffers, list writable) except? 0:
@@ -53,12 +51,8 @@ cdef size_t write_table(char *at, size_t values, list buffers, list writable) ex
     return total
 
 
-# What `want` says of a frame that is refused.
-cdef size_t REFUSED = <size_t>-1
-
-
 cdef inline size_t want(Cutter self) noexcept:
-    """Bytes that the frame at `start` has without its buffers, as far as is known yet."""
+    """Bytes of the frame at `start` without its buffers, as far as they are known by now."""
     cdef size_t have = self.end - self.start
     cdef const unsigned char *p = <const unsigned char *>self.data + self.start
     cdef size_t size, prefix = HEADER_SIZE
@@ -88,7 +82,7 @@ cdef inline size_t want(Cutter self) noexcept:
 
 
 cdef size_t want_with_buffers(const Header *header, size_t have) noexcept:
-    """Bytes of a frame up to its buffers, which are received elsewhere."""
+    """Bytes of a frame up to its buffers, as far as they are known by now."""
     cdef const BufferTable *table = <const BufferTable *>(header + 1)
     cdef size_t left = header.size
     if left < sizeof(BufferTable):
@@ -104,6 +98,7 @@ cdef size_t want_with_buffers(const Header *header, size_t have) noexcept:
 
 
 cdef size_t announced(const Header *header, size_t i, bint *writable) noexcept:
+    """The announced size of a buffer; `writable` becomes whether it is to be a bytearray."""
     cdef uint64_t size
     memcpy(&size, <const char *>(header + 1) + sizeof(BufferTable) + 8 * i, 8)
     writable[0] = size >> WRITABLE_SHIFT
@@ -111,7 +106,7 @@ cdef size_t announced(const Header *header, size_t i, bint *writable) noexcept:
 
 
 cdef bint buffers_add_up(const Header *header, size_t before) noexcept:
-    """Whether the announced buffers are all that the frame has behind `before` bytes."""
+    """Whether the announced buffers fill the frame exactly behind its first `before` bytes."""
     cdef size_t left = header.size - (before - HEADER_SIZE)
     cdef size_t size, i
     cdef bint writable
@@ -124,21 +119,13 @@ cdef bint buffers_add_up(const Header *header, size_t before) noexcept:
 
 
 cdef class Cutter:
-    """Bytes as they arrive, cut into frames.
-
-    The bytes of a buffer are received where they are to be.
-
-    Parameters
-    ----------
-    limit : int, optional
-        Bytes in the largest body accepted; 0 for any.
-    """
+    """Bytes as they arrive, cut into frames; those of a large buffer go where they are to stay."""
 
     def __dealloc__(self):
         free(self.data)
 
     cdef int cut(self) except -9:
-        """Cut a frame off the bytes that are there."""
+        """Cut the frame at `start` off, if it is whole; see `take`."""
         cdef size_t have = self.end - self.start
         cdef size_t whole, prefix
         cdef const char *at
@@ -165,7 +152,7 @@ cdef class Cutter:
                 if not self.fill_buffers(whole):
                     return FRAME_PARTIAL
             except MemoryError:
-                self.buffers = None     # where the next frame begins cannot be told any more
+                self.buffers = None     # no frame can be cut off behind this one
                 self.in_buffers = True
                 raise
             self.in_buffers = False
@@ -177,16 +164,11 @@ cdef class Cutter:
         return FRAME_READY
 
     cdef bint fill_buffers(self, size_t before) except -1:
-        """Move what `data` has of the buffers into them; whether all are whole.
+        """Move the bytes that belong to the buffers from `data` into them; whether all are whole.
 
-        The buffers begin `before` bytes behind the frame's start.  Where they are not whole the
-        last of `buffers` has room to receive into.  Each is made when the one before it is whole,
-        and a long one grows as it arrives: what a peer has only announced costs no memory.
-
-        Raises
-        ------
-        MemoryError
-            There is no memory for one of them.
+        They begin `before` bytes behind the frame's start.  Each buffer is made when the one before
+        it is whole, and a long one grows as it arrives: what a peer has only announced costs no
+        memory.  Where the last is not whole the next bytes are received into it.
         """
         cdef const Header *header = <const Header *>(self.data + self.start)
         cdef size_t count = (<const BufferTable *>(header + 1)).count
@@ -224,7 +206,7 @@ cdef class Cutter:
         return made == count and self.buffer_at == whole
 
     cdef int grow_buffer(self, size_t size) except -1:
-        """Let the last buffer have that size."""
+        """Give the last buffer that size."""
         cdef PyObject *only
         buffer = self.buffers.pop()
         if PyByteArray_CheckExact(buffer):
@@ -243,13 +225,13 @@ cdef class Cutter:
         self.start = self.rewind
         self.in_buffers = self.buffers is not None
 
-    cdef int ending_with(self, Header *last, const char *unread, size_t size) noexcept:
-        """How what was sent and not taken yet ends, of which `unread` is not received.
+    cdef bint is_cut_off(self, Header *last, const char *unread, size_t size) noexcept:
+        """Whether what the peer has sent, and we have not taken, ends in the middle of a frame.
 
-        `last` is the header of its last frame, be it cut off, with no operation where there is
-        none; one that is cut off in its header is taken for one that follows others.  The frames
-        are followed from the first, for the bytes at the end of a frame that was sent in part may
-        look like anything.
+        `unread` is that part of it which was not received.  `last` becomes the header of the last
+        frame, whole or cut off, with operation 0 where there is none.  A frame that is cut off in
+        its header is taken for one that follows others.  The frames are followed from the first,
+        for the end of a frame that was sent in part may look like anything.
         """
         cdef const char *data = self.data + self.start
         cdef size_t at = 0, have, i
@@ -258,27 +240,27 @@ cdef class Cutter:
         if self.in_buffers:
             memcpy(last, data, HEADER_SIZE)
             if self.buffers is None:
-                return ENDS_CUT_OFF
+                return True
             i = max(len(self.buffers), 1) - 1
             while i < (<const BufferTable *>(data + HEADER_SIZE)).count:
                 at += announced(<const Header *>data, i, &writable)
                 i += 1
             at -= self.buffer_at
-            data += want(self)      # what follows the frame is there if its buffers are whole
+            data += want(self)      # bytes of another frame are here if the buffers are whole
         have = <size_t>(self.data + self.end - data)
         size += have
         while at < size:
             if size - at < HEADER_SIZE:
                 last.op = 0
                 last.flags = FLAG_FOLLOWS
-                return ENDS_CUT_OFF
+                return True
             for i in range(<size_t>HEADER_SIZE):
                 (<char *>last)[i] = data[at] if at < have else unread[at - have]
                 at += 1
             if last.size > size - at:
-                return ENDS_CUT_OFF
+                return True
             at += last.size
-        return ENDS_CUT_OFF if at > size else ENDS_WHOLE
+        return at > size
 
     cdef int make_more_room(self) except -1:
         cdef size_t have = self.end - self.start
@@ -296,9 +278,9 @@ cdef class Cutter:
         if have == 0:
             self.start = self.end = 0
         else:
-            # The peer's word for a length costs us no more than it has sent and a step.
+            # What the peer announces costs us no more than what it has sent and a step.
             needed = max(needed, min(want(self), have + TRUSTED_STEP))
-            if needed <= have:      # a whole frame is here, and more is received before `take`
+            if needed <= have:      # a whole frame is here, and the caller receives more
                 needed = have + FIRST_CAPACITY
         if self.filled and self.capacity < BUSY_CAPACITY:
             needed = max(needed, self.capacity * 2)

@@ -1,12 +1,13 @@
 /* A mailbox: one message at a time between a client's thread and the server, in memory they share.
 
-   While both are awake a call needs no system call.  The client posts its request; the server looks
-   into the open mailboxes before it sleeps, and puts the reply in the request's place.  Large
-   messages, calls without a reply and replies to a client that sleeps go over the socket.
+   While both are awake a call needs no system call.  The client posts its request.  The server looks
+   into the open mailboxes before it sleeps, and puts the reply in the request's place.  Over the
+   socket go large messages, calls without a reply, and replies to a client that sleeps.
 
-   One word says which side may touch the bytes.  No wake-up is lost between mailbox and socket: a
-   thread of the server shuts the mailboxes that it looks into before it sleeps, and so finds what was
-   posted until then; a client sets SLEEPS before it sleeps, and is answered over the socket.
+   One word says which side may touch the bytes, so that no wake-up is lost between mailbox and
+   socket.  Before a thread of the server sleeps, it shuts the mailboxes that it looks into and serves
+   the requests that it finds in them.  Before a client sleeps, it sets SLEEPS, and the server answers
+   it over the socket.
 
        bits        the client                    the server
        OPEN        may post: sets REQUEST        may clear it, and set it again, beside the others
@@ -14,8 +15,8 @@
        TAKEN       may set SLEEPS                sets REPLY, or clears all but OPEN where SLEEPS is set
        REPLY       reads; clears all but OPEN    -
 
-   Leaf functions, as in system.h.  Either side may find anything in the memory, so it copies a
-   message, as much as there is room for, before it looks at the message. */
+   Leaf functions, as in system.h.  The peer may write anything into the memory at any moment.  So
+   each side copies a message, as much as there is room for, and looks at the copy alone. */
 #ifndef FASTMGR_MAILBOX_H
 #define FASTMGR_MAILBOX_H
 
@@ -51,7 +52,7 @@ static inline void fm_mail_put(fm_mailbox *box, const void *from, size_t size) {
     box->size = size;
 }
 
-/* Copy the message out and return its size; 0 where the size that it states is too large. */
+/* Copy the message out and return its size; 0 where the memory states one that is too large. */
 static inline size_t fm_mail_get(const fm_mailbox *box, void *into, size_t room) {
     uint64_t size = __atomic_load_n(&box->size, __ATOMIC_RELAXED);
     if (size > FM_MAIL_ROOM || size > room)
@@ -81,11 +82,10 @@ static inline int fm_mail_post(fm_mailbox *box, const void *from, size_t size) {
         &box->state, &open, FM_MAIL_OPEN | FM_MAIL_REQUEST, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-/* Wait for the reply and return its size; 0 where the server sends it over the socket instead, and
-   -EAGAIN where it is time to sleep: then the server sends it over the socket, too. */
+/* Wait for the reply and return its size.  0 says that the server sends the reply over the socket;
+   -EAGAIN that it is time to sleep, and that the server will send the reply over the socket. */
 static inline ssize_t fm_mail_await(
-    fm_mailbox *box, void *into, size_t room, fm_spinner *s, int spare
-) {
+    fm_mailbox *box, void *into, size_t room, fm_spinner *s, int spare) {
     fm_look look;
     int there = 0;
     if (fm_look_begin(&look, s, spare)) {
@@ -104,7 +104,7 @@ static inline ssize_t fm_mail_await(
 
 /* ---- the server ---------------------------------------------------------- */
 
-/* Read the request that is there and return its size; 0 where it states a size that is too large. */
+/* Read the request that is there; see `fm_mail_get`. */
 static inline size_t fm_mail_take(fm_mailbox *box, void *into, size_t room) {
     __atomic_fetch_or(&box->state, FM_MAIL_TAKEN, __ATOMIC_SEQ_CST);
     return fm_mail_get(box, into, room);
@@ -121,8 +121,8 @@ static inline int fm_mail_shut(fm_mailbox *box) {
         __atomic_fetch_and(&box->state, ~(uint64_t)FM_MAIL_OPEN, __ATOMIC_SEQ_CST));
 }
 
-/* Reply to the request that was read; of size 0 if the reply goes over the socket.  Return 0 where
-   the client sleeps: then it looks at the socket alone. */
+/* Reply to the request that was read; size 0 tells the client that the reply comes over the socket.
+   Return 0 where the client sleeps: then it waits for the socket alone. */
 static inline int fm_mail_answer(fm_mailbox *box, const void *from, size_t size) {
     fm_mail_put(box, from, size);
     if (!(__atomic_fetch_or(&box->state, FM_MAIL_REPLY, __ATOMIC_SEQ_CST) & FM_MAIL_SLEEPS))
@@ -131,11 +131,11 @@ static inline int fm_mail_answer(fm_mailbox *box, const void *from, size_t size)
     return 0;
 }
 
-/* The open mailboxes of a server: of the connections that its loop reads from. */
+/* The open mailboxes among the connections that the server's loop reads from. */
 enum {
     FM_MAIL_MOST = 64,        /* open mailboxes; also the events that are taken at a time */
-    FM_MAIL_TURNS = 16,       /* turns with mail until the loop looks at the sockets, too */
-    FM_MAIL_SHUT_AFTER = 4096 /* turns until all are shut, so that idle mailboxes stay shut */
+    FM_MAIL_TURNS = 16,       /* after so many turns with mail the loop looks at the sockets, too */
+    FM_MAIL_SHUT_AFTER = 4096 /* after so many turns the loop shuts all: idle ones then stay shut */
 };
 
 typedef struct {
@@ -167,58 +167,45 @@ static inline void fm_mailroom_forget(fm_mailroom *room, int fd) {
         }
 }
 
-static inline int fm_mailroom_look(const fm_mailroom *room, fm_event *events) {
+/* Make an event of each mailbox that has a request; where `shut` is set, shut all mailboxes. */
+static inline int fm_mailroom_look(fm_mailroom *room, fm_event *events, int shut) {
     int found = 0;
     for (int i = 0; i < room->count; i++)
-        if (fm_mail_is_there(room->open[i].box)) {
+        if (shut ? fm_mail_shut(room->open[i].box) : fm_mail_is_there(room->open[i].box)) {
             events[found].fd = room->open[i].fd;
             events[found++].ready = FM_MAIL;
         }
-    return found;
-}
-
-/* Shut all mailboxes; each that has a request makes an event. */
-static inline int fm_mailroom_shut_all(fm_mailroom *room, fm_event *events) {
-    int found = 0;
-    for (int i = 0; i < room->count; i++)
-        if (fm_mail_shut(room->open[i].box)) {
-            events[found].fd = room->open[i].fd;
-            events[found++].ready = FM_MAIL;
-        }
-    room->count = 0;
+    if (shut)
+        room->count = 0;
     return found;
 }
 
 /* Look for events until it is time to sleep; return 0 then.  `events` has room for FM_MAIL_MOST. */
 static inline int fm_mailroom_soon(
-    fm_mailroom *room, fm_poller *p, fm_event *events, fm_spinner *s, int spare
-) {
+    fm_mailroom *room, fm_poller *p, fm_event *events, fm_spinner *s, int spare) {
     fm_look look;
     int n;
-    if (++room->turns % FM_MAIL_SHUT_AFTER == 0 && (n = fm_mailroom_shut_all(room, events)) > 0)
+    if (++room->turns % FM_MAIL_SHUT_AFTER == 0 && (n = fm_mailroom_look(room, events, 1)) > 0)
         return n;
     if (!fm_look_begin(&look, s, spare))
         return 0;
     do {
-        n = room->turns % FM_MAIL_TURNS ? fm_mailroom_look(room, events) : 0;
+        n = room->turns % FM_MAIL_TURNS ? fm_mailroom_look(room, events, 0) : 0;
         if (n == 0 && (room->count == 0 || look.looks % FM_MAIL_LOOKS == 0))
             n = fm_poller_wait(p, events, FM_MAIL_MOST, 0);
-        if (n > 0) {
-            fm_look_end(&look, 1);
-            return n;
-        }
+        if (n > 0)
+            break;
         if (room->turns % FM_MAIL_TURNS == 0)
             room->turns++;
     } while (fm_look_again(&look));
-    fm_look_end(&look, 0);
-    return 0;
+    fm_look_end(&look, n > 0);
+    return n > 0 ? n : 0;
 }
 
 /* Sleep until there are events or the time is up. */
 static inline int fm_mailroom_sleep(
-    fm_mailroom *room, fm_poller *p, fm_event *events, int timeout_ms
-) {
-    int n = fm_mailroom_shut_all(room, events);
+    fm_mailroom *room, fm_poller *p, fm_event *events, int timeout_ms) {
+    int n = fm_mailroom_look(room, events, 1);
     return n > 0 ? n : fm_poller_wait(p, events, FM_MAIL_MOST, timeout_ms);
 }
 

@@ -1,7 +1,7 @@
-"""Whole frames over one transport."""
+"""Frames, whole, over one transport or by the mailbox beside it."""
 
 from fastmgr.memory.segments cimport Segment
-# Users of a stream need what a frame is as well: they find it here.
+# Users of a stream find here what a frame is, too.
 from fastmgr.link.cutter cimport *
 from fastmgr.link.mailbox cimport fm_mailbox
 from fastmgr.link.system cimport fm_spinner
@@ -10,13 +10,13 @@ from fastmgr.link.transport cimport Transport
 cdef class Stream(Cutter):
     cdef Transport transport
     cdef int fd                # the transport's, for a poller; -1 once closed
-    cdef double until          # by when, on the monotonic clock, all is to be received; 0: ever
-    cdef list unsent           # what the peer was too slow to take; None for nothing
-    cdef size_t unsent_at      # bytes of its first that are sent
+    cdef double until          # the deadline of all receives, on the monotonic clock; 0: none
+    cdef list unsent           # bytes kept until the peer takes them; None for none
+    cdef size_t unsent_at      # how many bytes of its first item are sent
     cdef Segment mailbox_segment    # shared with the peer; None: there is no mailbox
     cdef fm_mailbox *mailbox   # in `mailbox_segment`
-    cdef bint serves_mail      # requests come by the mailbox; else replies
-    cdef bint by_mail          # the request under way went, or came, by mail
+    cdef bint serves_mail      # this is the server's end: requests come by the mailbox
+    cdef bint by_mail          # the request that is not answered yet went, or came, by mail
 
     cdef int take_in(self, size_t n) except -1
     cdef int receive_now(self) except -9
@@ -29,7 +29,7 @@ cdef class Stream(Cutter):
     cdef bint has_mail(self) noexcept
     cdef int receive_mail(self) except -9
     cdef bint answer_by_mail(self, const char *source, size_t size, list buffers) noexcept
-    cdef int ending(self, Header *last) noexcept
+    cdef bint ends_cut_off(self, Header *last) noexcept
     cdef ssize_t push(self, const char *source, size_t size) noexcept
     cdef int send_now(self, const char *source, size_t size, list buffers) except -9
     cdef int flush_now(self) except -9

@@ -1,7 +1,4 @@
-"""Whole frames over one transport, and by its mailbox where there is one.
-
-This module never looks into a body.
-"""
+"""Frames, whole, over one transport or by the mailbox beside it; no body is looked into."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -9,13 +6,14 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EPIPE
 from libc.stdlib cimport free, malloc
 
-from fastmgr.link.cutter cimport data_of, received, size_of
 from fastmgr.link.mailbox cimport (
-    FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_is_there, fm_mail_post,
-    fm_mail_shut, fm_mail_take, fm_mailbox, request_soon,
+    FM_MAIL_LOOKS, FM_MAIL_ROOM, FM_MAILBOX_SIZE, fm_mail_answer, fm_mail_await, fm_mail_is_there,
+    fm_mail_open, fm_mail_post, fm_mail_shut, fm_mail_take,
 )
-from fastmgr.link.system cimport FM_SIGNALS_MS, POLLIN, POLLOUT, fm_refused
-from fastmgr.link.transport cimport SocketTransport, read_soon
+from fastmgr.link.system cimport (
+    FM_SIGNALS_MS, POLLIN, POLLOUT, fm_look, fm_look_again, fm_look_begin, fm_look_end, fm_refused,
+)
+from fastmgr.link.transport cimport SocketTransport
 
 import os
 from math import ceil, inf
@@ -33,18 +31,47 @@ cdef int refuse(int error) except -1:
     raise OSError(error, os.strerror(error))
 
 
+cdef ssize_t read_soon(Stream stream, fm_spinner *spinner, bint spare) noexcept nogil:
+    """Receive what comes before it is time to sleep; else return -EAGAIN."""
+    cdef fm_look look
+    cdef ssize_t n = -EAGAIN
+    if fm_look_begin(&look, spinner, spare):
+        while n == -EAGAIN and fm_look_again(&look):
+            n = stream.transport.read(stream.into, stream.room, False)
+        fm_look_end(&look, n != -EAGAIN)
+    return n
+
+
+cdef ssize_t request_soon(Stream stream, fm_spinner *spinner, bint spare) noexcept nogil:
+    """Receive as `read_soon` does, or a request by mail; the mailbox is shut before -EAGAIN."""
+    cdef fm_look look
+    cdef ssize_t n = -EAGAIN
+    cdef bint there = False
+    if fm_look_begin(&look, spinner, spare):
+        fm_mail_open(stream.mailbox)
+        while True:
+            there = fm_mail_is_there(stream.mailbox)
+            if not there and look.looks % FM_MAIL_LOOKS == 0:
+                n = stream.transport.read(stream.into, stream.room, False)
+            if there or n != -EAGAIN or not fm_look_again(&look):
+                break
+        fm_look_end(&look, there or n != -EAGAIN)
+    if not there and (n != -EAGAIN or not fm_mail_shut(stream.mailbox)):
+        return n
+    stream.by_mail = True
+    return <ssize_t>fm_mail_take(stream.mailbox, stream.into, stream.room)
+
+
 @cython.final
 @cython.no_gc_clear         # whatever becomes of it, a stream has its transport
 cdef class Stream(Cutter):
-    """One connection, cut into frames.
-
-    A stream belongs to one thread at a time and owns its transport.
+    """One connection, cut into frames.  A stream belongs to one thread at a time.
 
     Parameters
     ----------
     transport : Transport or int
         What carries the bytes, or the descriptor of a connected stream socket in blocking mode.
-        The stream closes it.
+        The stream owns it and closes it.
     limit : int, optional
         Bytes in the largest body accepted; 0 for any.
     """
@@ -58,7 +85,8 @@ cdef class Stream(Cutter):
     # -- receiving ------------------------------------------------------
 
     cdef inline int take_in(self, size_t n) except -1:
-        """There are `n` bytes more; have the transport keep none that no poller tells of."""
+        """Count `n` bytes that were read, and read what the transport has and no poller tells of.
+        """
         received(self, n)
         while self.transport.pending:
             self.make_room()
@@ -69,7 +97,7 @@ cdef class Stream(Cutter):
         return 0
 
     cdef int receive_now(self) except -9:
-        """Read what has arrived, without waiting; FRAME_READY says that something came."""
+        """Read what has arrived, without waiting; FRAME_READY says that there was something."""
         cdef ssize_t n
         if self.fd < 0:
             return FRAME_EOF
@@ -86,10 +114,10 @@ cdef class Stream(Cutter):
         return FRAME_PARTIAL if n == -EAGAIN or n == -EINTR else FRAME_EOF
 
     cdef int receive_mail(self) except -9:
-        """Read the request that is in the mailbox; FRAME_EOF where that cannot be one."""
+        """Read the request that is in the mailbox; FRAME_EOF where the client broke the rules."""
         cdef size_t n
         if self.start != self.end or self.in_buffers:
-            return FRAME_EOF    # a client posts when all before has been answered
+            return FRAME_EOF    # a client posts only when all before has been answered
         self.make_room()
         n = fm_mail_take(self.mailbox, self.into, self.room)
         if n == 0:
@@ -99,7 +127,7 @@ cdef class Stream(Cutter):
         return FRAME_READY
 
     cdef int receive_passed(self, int *passed) except -9:
-        """Receive the beginning of a frame, and the descriptor that comes with it (-1: none)."""
+        """Receive the beginning of a frame, and the descriptor that comes with it; -1 for none."""
         cdef ssize_t n
         self.make_room()
         while True:
@@ -117,12 +145,11 @@ cdef class Stream(Cutter):
             PyErr_CheckSignals()
 
     cdef int receive(self, bint patient, fm_spinner *spinner, bint spare) except -9:
-        """Wait for a whole frame; where a spinner is given, not by sleeping at once.
+        """Wait for a whole frame; with a `spinner` the thread looks a while before it sleeps.
 
-        `spare` says whether there is a processor to spin on.
-
-        FRAME_TIMEOUT comes where a receive timeout is set on the transport, nothing of a frame
-        has arrived, and the caller is not `patient`; and when the stream's deadline has passed.
+        `spare` says whether there is a processor to spin on.  FRAME_TIMEOUT says that the stream's
+        deadline has passed; or, where the caller is not `patient`, that nothing of a frame has
+        arrived within the transport's receive timeout.
         """
         cdef ssize_t n
         cdef int status
@@ -135,21 +162,19 @@ cdef class Stream(Cutter):
             if self.until != 0.0 and <double>monotonic() >= self.until:
                 return FRAME_TIMEOUT
             self.make_room()
-            # A client posts when all before has been answered.
+            # A client posts only when all before has been answered.
             serves = self.serves_mail and self.start == self.end and not self.in_buffers
             asked, self.by_mail = self.by_mail and not self.serves_mail, False
             with nogil:
                 n = -EAGAIN
                 if serves:
-                    n = request_soon(
-                        self.mailbox, self.transport, self.into, self.room, spinner, spare,
-                        &self.by_mail)
+                    n = request_soon(self, spinner, spare)
                 elif spinner is not NULL:
                     n = 0
                     if asked:
                         n = fm_mail_await(self.mailbox, self.into, self.room, spinner, spare)
                     if n == 0:
-                        n = read_soon(self.transport, self.into, self.room, spinner, spare)
+                        n = read_soon(self, spinner, spare)
                 if n == -EAGAIN:
                     n = self.transport.read(self.into, self.room, True)
             if n > 0:
@@ -163,26 +188,26 @@ cdef class Stream(Cutter):
             else:
                 refuse(<int>-n)
 
-    cdef int ending(self, Header *last) noexcept:
-        """How what was sent and not taken yet ends; nothing is received.
+    cdef bint ends_cut_off(self, Header *last) noexcept:
+        """Whether what the peer has sent ends in the middle of a frame (see `Cutter.is_cut_off`).
 
-        `last` is the header of its last frame (see `Cutter.ending_with`).
+        Nothing is received.
         """
         cdef size_t unread = self.transport.unread()
         cdef char *data = <char *>malloc(unread + 1)
-        cdef int outcome = ENDS_WHOLE
-        last.op = 0     # what cannot be seen is taken for no goodbye
+        cdef bint outcome = False
+        last.op = 0     # where the bytes cannot be seen there is no goodbye
         if data != NULL and (
             not unread or self.transport.peek(data, unread) == <ssize_t>unread
         ):
-            outcome = self.ending_with(last, data, unread)
+            outcome = self.is_cut_off(last, data, unread)
         free(data)
         return outcome
 
     # -- the mailbox ----------------------------------------------------
 
     cdef int attach_mailbox(self, Segment segment, bint serves_mail) except -1:
-        """Have a mailbox beside the socket from now on; at first it is shut."""
+        """Use the mailbox in that segment from now on; at first it is shut."""
         if segment.size < FM_MAILBOX_SIZE:
             raise OSError(f"a mailbox of {segment.size} bytes: {FM_MAILBOX_SIZE} are needed")
         self.mailbox_segment = segment
@@ -191,17 +216,14 @@ cdef class Stream(Cutter):
         return 0
 
     cdef int detach_mailbox(self) except -1:
-        """Give the mailbox up, when nobody waits for anything in it."""
+        """Give the mailbox up, at a time when neither side waits for anything in it."""
         self.mailbox = NULL
         self.mailbox_segment = None
         self.serves_mail = self.by_mail = False
         return 0
 
     cdef bint send_by_mail(self, const char *source, size_t size) noexcept:
-        """Send a request by mail; False where it has to go over the socket.
-
-        Only where everything sent before has been answered.
-        """
+        """Send a request by mail, when all before has been answered; False: use the socket."""
         self.by_mail = self.mailbox is not NULL and fm_mail_post(self.mailbox, source, size)
         return self.by_mail
 
@@ -210,11 +232,11 @@ cdef class Stream(Cutter):
         return self.mailbox is not NULL and fm_mail_is_there(self.mailbox)
 
     cdef bint shut_mailbox(self) noexcept:
-        """Let no request be posted until others look for one; whether there is one already."""
+        """Let no request be posted until the mailbox is opened; whether there is one already."""
         return self.mailbox is not NULL and fm_mail_shut(self.mailbox)
 
     cdef bint answer_by_mail(self, const char *source, size_t size, list buffers) noexcept:
-        """Reply to a request that came by mail; False where the reply goes over the socket."""
+        """Reply to a request that came by mail; False: the reply has to go over the socket."""
         self.by_mail = False
         if buffers is not None or self.unsent is not None or size > FM_MAIL_ROOM:
             size = 0
@@ -223,7 +245,7 @@ cdef class Stream(Cutter):
     # -- sending --------------------------------------------------------
 
     cdef ssize_t push(self, const char *source, size_t size) noexcept:
-        """Send what the peer takes without being waited for; -errno where the peer is gone."""
+        """Send as much as goes without waiting; -errno where the connection is lost."""
         cdef ssize_t n
         cdef size_t sent = 0
         while sent < size:
@@ -237,13 +259,10 @@ cdef class Stream(Cutter):
         return <ssize_t>sent
 
     cdef int send_now(self, const char *source, size_t size, list buffers) except -9:
-        """Send without waiting, and keep what the peer does not take now.
+        """Send as much as goes without waiting, and keep the rest.
 
-        Returns
-        -------
-        int
-            FRAME_READY: all is sent; FRAME_PARTIAL: `flush_now` has to be called when there is
-            room again; FRAME_EOF: the peer is gone.
+        FRAME_READY says that all is sent, FRAME_PARTIAL that `flush_now` is to be called when there
+        is room again, FRAME_EOF that the connection is lost.
         """
         cdef ssize_t sent = 0
         if self.by_mail and self.answer_by_mail(source, size, buffers):
@@ -264,7 +283,7 @@ cdef class Stream(Cutter):
         return self.flush_now()
 
     cdef int flush_now(self) except -9:
-        """Send of what was kept as much as goes now; the outcome is `send_now`'s."""
+        """Send as much of what was kept as goes now; see `send_now`."""
         cdef ssize_t n
         cdef size_t first_size, second_size
         cdef const char *first_data
@@ -280,9 +299,9 @@ cdef class Stream(Cutter):
                 second_data, second_size = data_of(second), size_of(second)
                 with nogil:     # much is copied; `first` and `second` are held here
                     n = self.transport.send(first_data, first_size, second_data, second_size)
+                if n == -EINTR:
+                    continue
                 if n < 0:
-                    if n == -EINTR:
-                        continue
                     return FRAME_PARTIAL if n == -EAGAIN else FRAME_EOF
                 self.unsent_at += <size_t>n
                 while i < len(self.unsent) and self.unsent_at >= size_of(self.unsent[i]):
@@ -294,7 +313,7 @@ cdef class Stream(Cutter):
         return FRAME_READY
 
     cdef int send_all(self, const char *source, size_t size, list buffers) except -1:
-        """Send everything, waiting where the peer is slow."""
+        """Send everything; wait where the peer is slow."""
         cdef ssize_t n
         cdef int status
         self.check_open()
@@ -318,9 +337,9 @@ cdef class Stream(Cutter):
         return 0
 
     cdef bint send_small(self, const char *source, size_t size) noexcept:
-        """Send a small frame without waiting; False where nothing of it was sent.
+        """Send a small frame without waiting, and keep the rest; False where nothing was sent.
 
-        Nothing is sent behind bytes that are kept; what is cut off of the frame is kept.
+        That is so where bytes of an earlier frame are kept, which have to go first.
         """
         cdef ssize_t n
         if self.fd < 0 or self.unsent is not None:
@@ -332,7 +351,7 @@ cdef class Stream(Cutter):
         return n > 0
 
     cdef size_t send_some(self, const char *source, size_t size) except? 0:
-        """Send a portion without waiting, or wait until something can be sent or received."""
+        """Send a portion without waiting; or else wait until bytes can be sent or received."""
         cdef ssize_t n = self.push(source, min(size, <size_t>PORTION))
         if n < 0:
             refuse(<int>-n)
@@ -343,8 +362,8 @@ cdef class Stream(Cutter):
     cdef int send_passing(self, const char *source, size_t size, int passed) noexcept:
         """Send a small frame with a descriptor to a peer that waits for it.
 
-        FRAME_PARTIAL says that no descriptor can be passed here and nothing was sent; FRAME_EOF
-        that it failed otherwise.
+        FRAME_PARTIAL says that no descriptor can be passed on this host and nothing was sent,
+        FRAME_EOF that the connection is lost.
         """
         cdef ssize_t n = self.transport.send_passing(source, size, passed)
         if n == <ssize_t>size:
@@ -366,18 +385,17 @@ cdef class Stream(Cutter):
     # -- the connection ---------------------------------------------------
 
     cdef bint at_end(self) noexcept:
-        """Whether the peer has closed, or we have, and nothing is left to receive."""
+        """Whether nothing is left to receive, since the peer has closed, or we have."""
         return self.fd < 0 or self.transport.at_end()
 
     cdef void reset(self) noexcept:
-        """Close, and have the peer see it before it has received all that was sent."""
+        """Close, and let the peer see that before it has received all that was sent."""
         self.fd = -1
         self.transport.reset()
 
     cdef void close_after(self, int milliseconds) noexcept:
-        """Say that no more is sent, and close when the peer has closed or the time is up.
-
-        No handler of a signal runs here.
+        """Say that no more is sent; close when the peer has closed or the time is up.  No signal's
+        handler runs here.
         """
         self.fd = -1
         self.transport.close_after(milliseconds)
@@ -392,19 +410,13 @@ cdef class Stream(Cutter):
             raise OSError("handle is closed")
         return 0
 
-    # -- for the Python layer (the stock wire, the handshake) ------------
+    # -- for Python: the stdlib's dialect, the handshake ------------------
 
     def recv_bytes(self, *, bint patient=True):
-        """Return the body of the next frame.
+        """Return the body of the next frame; EOFError where the peer has closed the connection.
 
-        Raises
-        ------
-        EOFError
-            The peer has closed the connection.
-        TimeoutError
-            Nothing came by the stream's deadline, or, not patient, within the receive timeout.
-        OSError
-            The connection failed, or the frame is larger than the limit.
+        TimeoutError says that nothing came in time (see `receive`), another OSError that the
+        connection failed or that the frame is larger than the limit.
         """
         cdef int status = self.receive(patient, NULL, False)
         if status == FRAME_READY:
@@ -440,17 +452,13 @@ cdef class Stream(Cutter):
         self.limit = limit
 
     def look_for_signals(self, on=True):
-        """Have the thread that receives look now and then whether there are signals to handle.
-
-        A signal interrupts the system call of the thread that takes it.  Python runs the handler
-        in the main thread, whichever thread took the signal.
-        """
+        """Wake the thread that receives now and then, so that it runs the handlers of signals."""
         self.set_timeout(SIGNALS_INTERVAL if on else 0)
 
     def set_deadline(self, seconds):
         """Let all receives from now on be done within `seconds`; None for no such limit.
 
-        A receive timeout has to be set as well: the stream looks at the clock when it wakes.
+        The stream looks at the clock only when it wakes: a receive timeout has to be set as well.
         """
         self.until = 0.0 if seconds is None else <double>monotonic() + <double>seconds
 
@@ -460,11 +468,11 @@ cdef class Stream(Cutter):
         return refuse(-status) if status < 0 else 0
 
     cpdef acknowledge(self):
-        """Over TCP: let a peer know at once what has been received, for it may wait for that."""
+        """Over TCP: tell the peer at once what has been received; the peer may wait for that."""
         self.transport.acknowledge()
 
     def poll(self, seconds=0.0):
-        """Whether bytes of a frame are pending, or arrive within `seconds` (None: ever)."""
+        """Whether bytes of a frame are here, or arrive within `seconds` (None: at any time)."""
         cdef double until, left
         if self.start != self.end:
             return True
@@ -478,7 +486,7 @@ cdef class Stream(Cutter):
                 return False
 
     def fileno(self):
-        """The descriptor; an OSError where the stream is closed."""
+        """Return the descriptor; OSError where the stream is closed."""
         self.check_open()
         return self.fd
 

@@ -1,8 +1,8 @@
-/* Calls of POSIX, where systems differ, and the readiness poller.
+/* The calls of POSIX that differ between systems, how long a thread looks before it sleeps, and the
+   poller, which says what descriptors are ready.
 
    Leaf functions: they never touch Python, may be called without the GIL, and return a count or
-   -errno.  The poller is epoll on Linux and poll(2) elsewhere; FASTMGR_POLLER=poll asks for poll(2)
-   on Linux, too, so that it is tested there. */
+   -errno. */
 #ifndef FASTMGR_OS_H
 #define FASTMGR_OS_H
 
@@ -37,7 +37,9 @@
 #endif
 
 /* Whether an error says that a sandbox refuses the system call. */
-static inline int fm_refused(int error) { return error == ENOSYS || error == EPERM || error == EACCES; }
+static inline int fm_refused(int error) {
+    return error == ENOSYS || error == EPERM || error == EACCES;
+}
 
 static inline ssize_t fm_recv(int fd, void *into, size_t room, int flags) {
     ssize_t n = recv(fd, into, room, flags);
@@ -49,16 +51,12 @@ static inline ssize_t fm_send(int fd, const void *from, size_t size, int flags) 
     return n < 0 ? -(ssize_t)errno : n;
 }
 
-/* Send one buffer and then another, as much as the kernel takes now. */
+/* Send one buffer and then another; a sandbox that refuses sendmsg lets send pass. */
 static inline ssize_t fm_send_two(
-    int fd, const void *first, size_t first_size, const void *second, size_t second_size, int flags
-) {
+    int fd, const void *first, size_t first_size, const void *second, size_t second_size, int flags) {
     struct iovec parts[2] = {{(void *)(uintptr_t)first, first_size},
                              {(void *)(uintptr_t)second, second_size}};
-    struct msghdr message;
-    memset(&message, 0, sizeof message);
-    message.msg_iov = parts;
-    message.msg_iovlen = 2;
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
     ssize_t n = sendmsg(fd, &message, flags | MSG_NOSIGNAL);
     if (n < 0 && fm_refused(errno))
         return first_size ? fm_send(fd, first, first_size, flags)
@@ -69,9 +67,8 @@ static inline ssize_t fm_send_two(
 /* ---- descriptors over a socket ------------------------------------------ */
 
 static inline int fm_is_unix(int fd) {
-    struct sockaddr_storage name;
+    struct sockaddr_storage name = {0};
     socklen_t size = sizeof name;
-    memset(&name, 0, sizeof name);
     return getsockname(fd, (struct sockaddr *)&name, &size) == 0 && name.ss_family == AF_UNIX;
 }
 
@@ -108,7 +105,7 @@ static inline ssize_t fm_send_fd(int fd, const void *from, size_t size, int pass
     return n < 0 ? -(ssize_t)errno : n;
 }
 
-/* Receive bytes and the descriptor beside them (-1: none), which the caller then owns. */
+/* Receive bytes and the descriptor beside them, which the caller then owns; -1 for none. */
 static inline ssize_t fm_recv_fd(int fd, void *into, size_t room, int *passed) {
     fm_passing p;
     fm_passing_begin(&p, into, room);
@@ -125,7 +122,7 @@ static inline ssize_t fm_recv_fd(int fd, void *into, size_t room, int *passed) {
     return n;
 }
 
-/* Bytes that have arrived and were not received. */
+/* The number of bytes that have arrived and were not received. */
 static inline size_t fm_unread(int fd) {
     int n;
     return ioctl(fd, FIONREAD, &n) < 0 || n < 0 ? 0 : (size_t)n;
@@ -133,14 +130,14 @@ static inline size_t fm_unread(int fd) {
 
 static inline void fm_shutdown(int fd) { (void)shutdown(fd, SHUT_RDWR); }
 
-/* Whether the peer has closed and nothing of it is left to read. */
+/* Whether the peer has closed, and all that it sent was received. */
 static inline int fm_hung_up(int fd) {
     char byte;
     return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
-/* Over TCP: acknowledge now what has been received.  The stdlib leaves Nagle's algorithm on: of two
-   messages in a row it sends the second only then, which can be 40 ms later. */
+/* Over TCP: acknowledge now what has been received.  A stdlib peer has Nagle's algorithm on: it sends
+   the second of two messages only when the first is acknowledged, which can be 40 ms later. */
 static inline void fm_acknowledge(int fd) {
 #ifdef TCP_QUICKACK
     int on = 1;
@@ -150,7 +147,7 @@ static inline void fm_acknowledge(int fd) {
 #endif
 }
 
-/* Wait until `fd` is ready for `events`; 1 ready, 0 timed out, -errno. */
+/* Wait until `fd` is ready for `events`: 1, 0 where the time is up, or -errno. */
 static inline int fm_poll_one(int fd, short events, int timeout_ms) {
     struct pollfd one = {fd, events, 0};
     int n = poll(&one, 1, timeout_ms);
@@ -158,63 +155,8 @@ static inline int fm_poll_one(int fd, short events, int timeout_ms) {
 }
 
 static inline int fm_receive_timeout(int fd, long milliseconds) {
-    struct timeval limit;
-    limit.tv_sec = milliseconds / 1000;
-    limit.tv_usec = (milliseconds % 1000) * 1000;
+    struct timeval limit = {milliseconds / 1000, milliseconds % 1000 * 1000};
     return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ? -errno : 0;
-}
-
-/* A signal interrupts the system call of the thread that takes it, and of no other.  So a thread
-   that may have to run the signal's handler sleeps for no longer than this. */
-enum { FM_SIGNALS_MS = 500 };
-
-/* ---- waiting without sleeping too soon --------------------------------- */
-
-/* Waking a thread costs more than serving a small call.  With a processor to spare a thread looks
-   again for a while (spinning).  Without one it lets other threads run and looks then (yielding):
-   they mostly do what the thread waits for, and no thread has to be woken.  Each habit keeps an
-   account of the nanoseconds that it has saved and wasted.  A habit whose credit is used up is tried
-   again after a number of waits, which doubles with each failure. */
-typedef struct {
-    int64_t credit;
-    unsigned skip, backoff;
-} fm_habit;
-
-typedef struct {
-    fm_habit spinning, yielding;
-    int shares; /* the last hit came by a yield: it seems that both ends share the processor */
-} fm_spinner;
-
-/* One wait, which follows a habit. */
-typedef struct {
-    fm_spinner *spinner;
-    fm_habit *habit;
-    int spare;              /* there is a processor to spare: spin, else yield */
-    int looks, yield_after; /* looks so far; looks until the next yield */
-    int64_t start, before;
-} fm_look;
-
-enum {
-    FM_SPIN_NS = 60 * 1000,          /* spin for so long */
-    FM_SPIN_LOOKS = 32,              /* then yield once */
-    FM_SPIN_LOST_NS = 30 * 1000,     /* a look that took so long: the thread lost the processor */
-    FM_SPIN_GAIN_NS = 30 * 1000,     /* credit for a hit */
-    FM_SPIN_MOST_NS = 240 * 1000,    /* the most credit */
-    FM_YIELDS = 4,                   /* yield at least so often, */
-    FM_YIELD_NS = 250 * 1000,        /* and at least for so long */
-    FM_YIELD_LOST_NS = 4000 * 1000,  /* a wait that took so long: other threads had other work */
-    FM_YIELD_GAIN_NS = 5 * 1000,
-    FM_YIELD_MOST_NS = 10000 * 1000,
-    FM_HABIT_FIRST_SKIP = 16,
-    FM_HABIT_LAST_SKIP = 4096
-};
-
-/* Let threads that start from now on allocate in one heap.  glibc gives each thread a heap of its
-   own, up to eight a processor, and gives little of their free memory back to the system. */
-static inline void fm_share_heap(void) {
-#if defined(__GLIBC__) && defined(M_ARENA_MAX)
-    (void)mallopt(M_ARENA_MAX, 1);
-#endif
 }
 
 static inline int64_t fm_now_ns(void) {
@@ -226,7 +168,7 @@ static inline int64_t fm_now_ns(void) {
 /* Let `close` reset the connection at once, even if the peer has not received all that was sent. */
 static inline void fm_reset_at_close(int fd) {
     struct linger at_once = {1, 0};
-    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
 }
 
 /* Say that nothing more is sent, and wait until the peer has closed or the time is up.  What the
@@ -237,7 +179,7 @@ static inline void fm_await_end(int fd, int timeout_ms) {
     if (shutdown(fd, SHUT_WR) < 0)
         return;
     for (;;) {
-        ssize_t n = recv(fd, waste, sizeof(waste), MSG_DONTWAIT);
+        ssize_t n = recv(fd, waste, sizeof waste, MSG_DONTWAIT);
         int64_t left = (end - fm_now_ns()) / 1000000;
         if (n == 0 || left <= 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
             return;
@@ -246,7 +188,61 @@ static inline void fm_await_end(int fd, int timeout_ms) {
     }
 }
 
-/* Begin a wait; 0 when it is better to sleep at once. */
+/* Let threads that start from now on allocate in one heap.  glibc gives each thread a heap of its
+   own, up to eight a processor, and gives little of their free memory back to the system. */
+static inline void fm_share_heap(void) {
+#if defined(__GLIBC__) && defined(M_ARENA_MAX)
+    (void)mallopt(M_ARENA_MAX, 1);
+#endif
+}
+
+/* The kernel interrupts the system call of one thread for a signal, and Python runs the handler in
+   the main thread, which may be another.  So a main thread sleeps for no longer than this. */
+enum { FM_SIGNALS_MS = 500 };
+
+/* ---- looking before sleeping -------------------------------------------- */
+
+/* To wake a thread costs more than to serve a small call.  So a thread that waits looks again for a
+   while before it sleeps.  If there is a processor to spare it spins: it looks again at once.  If
+   there is none it yields: it lets other threads run, which mostly do what it waits for, and looks
+   then.  Spinning and yielding are two habits.  The account of each has the nanoseconds that it has
+   saved and wasted.  A habit that has no credit left is skipped for a number of waits, which doubles
+   with each failure. */
+typedef struct {
+    int64_t credit;
+    unsigned skip, backoff; /* waits that are still to be skipped; how many the last failure cost */
+} fm_habit;
+
+typedef struct {
+    fm_habit spinning, yielding;
+    int shares; /* the last wait ended with a yield: both ends seem to share one processor */
+} fm_spinner;
+
+/* One wait. */
+typedef struct {
+    fm_spinner *spinner;
+    fm_habit *habit;        /* the one that it follows */
+    int spare;              /* there is a processor to spare */
+    int looks, yield_after; /* looks so far; looks until a spinning thread yields */
+    int64_t start, before;  /* when the wait began, and when the thread looked last */
+} fm_look;
+
+enum {
+    FM_SPIN_NS = 60 * 1000,      /* a thread spins for so long, */
+    FM_SPIN_LOOKS = 32,          /* and yields once after so many looks */
+    FM_SPIN_LOST_NS = 30 * 1000, /* a look that took so long: another thread had the processor */
+    FM_SPIN_GAIN_NS = 30 * 1000, /* credit for a wait that found something */
+    FM_SPIN_MOST_NS = 240 * 1000,
+    FM_YIELDS = 4,                  /* a thread yields at least so often, */
+    FM_YIELD_NS = 250 * 1000,       /* and for so long */
+    FM_YIELD_LOST_NS = 4000 * 1000, /* a wait that took so long: other threads had other work */
+    FM_YIELD_GAIN_NS = 5 * 1000,
+    FM_YIELD_MOST_NS = 10000 * 1000,
+    FM_HABIT_FIRST_SKIP = 16,
+    FM_HABIT_LAST_SKIP = 4096
+};
+
+/* Begin a wait; return 0 where the thread had better sleep at once. */
 static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
     look->spinner = s;
     look->habit = spare ? &s->spinning : &s->yielding;
@@ -261,11 +257,12 @@ static inline int fm_look_begin(fm_look *look, fm_spinner *s, int spare) {
     return 1;
 }
 
-/* Between two looks: spin or yield; 0 when it is time to sleep.
+/* Spin or yield between two looks; return 0 where it is time to sleep.
 
-   Spinning reads the clock and does not PAUSE: a hypervisor takes the processor away from a thread
-   that pauses for long.  It yields now and then, for the other end may wait for this very processor.
-   Then both threads stay runnable, and the scheduler, which seldom moves sleepers, moves one. */
+   A thread that spins reads the clock and does not PAUSE: a hypervisor takes the processor away from
+   a thread that pauses for long.  It yields now and then, for the other end may wait for this very
+   processor.  Then both threads can run, and the scheduler, which seldom moves sleeping threads,
+   moves one of them. */
 static inline int fm_look_again(fm_look *look) {
     look->looks++;
     if (!look->spare) {
@@ -284,12 +281,11 @@ static inline int fm_look_again(fm_look *look) {
     return now - look->start < FM_SPIN_NS && away < (yields ? FM_YIELD_NS : FM_SPIN_LOST_NS);
 }
 
+/* End a wait, and enter in the habit's account whether it found something (`hit`). */
 static inline void fm_look_end(fm_look *look, int hit) {
     fm_habit *h = look->habit;
     int64_t most = look->spare ? FM_SPIN_MOST_NS : FM_YIELD_MOST_NS;
-    int64_t cost = 0;
-    if (!hit || !look->spare)
-        cost = fm_now_ns() - look->start;
+    int64_t cost = hit && look->spare ? 0 : fm_now_ns() - look->start;
     if (look->spare)
         look->spinner->shares = hit && look->yield_after == 0;
     if (hit && cost < FM_YIELD_LOST_NS) {
@@ -303,14 +299,25 @@ static inline void fm_look_end(fm_look *look, int hit) {
     h->credit -= cost;
     if (h->credit < 0) {
         h->credit = 0;
-        h->backoff = h->backoff == 0                       ? FM_HABIT_FIRST_SKIP
-                     : h->backoff < FM_HABIT_LAST_SKIP / 2 ? h->backoff * 2
-                                                           : FM_HABIT_LAST_SKIP;
+        h->backoff = h->backoff ? h->backoff * 2 : FM_HABIT_FIRST_SKIP;
+        if (h->backoff > FM_HABIT_LAST_SKIP)
+            h->backoff = FM_HABIT_LAST_SKIP;
         h->skip = h->backoff;
     }
 }
 
-/* ---- the poller ------------------------------------------------------- */
+/* ---- the poller --------------------------------------------------------- */
+
+/* Which descriptors are ready: by epoll(7) on Linux, elsewhere by poll(2).  FASTMGR_POLLER=poll asks
+   for poll(2) on Linux, too, so that it is tested there.  Both use the same bits. */
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
+#ifdef __linux__
+_Static_assert(
+    (int)EPOLLIN == POLLIN && (int)EPOLLOUT == POLLOUT && (int)EPOLLERR == POLLERR &&
+    (int)EPOLLHUP == POLLHUP && (int)EPOLLRDHUP == POLLRDHUP, "the bits of epoll and poll differ");
+#endif
 
 enum { FM_READ = 1, FM_WRITE = 2, FM_HANGUP = 4 };
 
@@ -320,12 +327,23 @@ typedef struct {
 } fm_event;
 
 typedef struct {
-    int epoll;            /* -1: poll(2) is used */
-    struct pollfd *fds;   /* owned; only for poll(2) */
+    int epoll;          /* -1: poll(2) is used */
+    struct pollfd *fds; /* owned; only for poll(2) */
     size_t count, capacity;
 } fm_poller;
 
-static inline int fm_poller_open(fm_poller *p, int use_poll) {
+static inline short fm_poll_bits(int interest) {
+    return (short)((interest & FM_READ ? POLLIN : 0) | (interest & FM_WRITE ? POLLOUT : 0) |
+                   (interest & FM_HANGUP ? POLLRDHUP : 0));
+}
+
+static inline fm_event fm_event_of(int fd, unsigned bits) {
+    fm_event event = {fd, (bits & (POLLIN | POLLERR) ? FM_READ : 0) | (bits & POLLOUT ? FM_WRITE : 0) |
+                          (bits & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL) ? FM_HANGUP : 0)};
+    return event;
+}
+
+static inline void fm_poller_open(fm_poller *p, int use_poll) {
     memset(p, 0, sizeof *p);
     p->epoll = -1;
 #ifdef __linux__
@@ -335,7 +353,6 @@ static inline int fm_poller_open(fm_poller *p, int use_poll) {
 #else
     (void)use_poll;
 #endif
-    return 0;
 }
 
 static inline void fm_poller_close(fm_poller *p) {
@@ -347,44 +364,20 @@ static inline void fm_poller_close(fm_poller *p) {
     p->count = p->capacity = 0;
 }
 
-#ifdef __linux__
-static inline unsigned fm_epoll_events(int interest) {
-    unsigned events = 0;
-    if (interest & FM_READ) events |= EPOLLIN;
-    if (interest & FM_WRITE) events |= EPOLLOUT;
-    if (interest & FM_HANGUP) events |= EPOLLRDHUP;
-    return events;
-}
-#endif
-
-static inline short fm_poll_events(int interest) {
-    short events = 0;
-    if (interest & FM_READ) events |= POLLIN;
-    if (interest & FM_WRITE) events |= POLLOUT;
-#ifdef POLLRDHUP
-    if (interest & FM_HANGUP) events |= POLLRDHUP;
-#endif
-    return events;
-}
-
-/* Set what is wanted of `fd`; a new descriptor is added. */
+/* Set what is wanted of `fd`, which is new to the poller or not. */
 static inline int fm_poller_set(fm_poller *p, int fd, int interest, int is_new) {
 #ifdef __linux__
     if (p->epoll >= 0) {
-        struct epoll_event event;
-        memset(&event, 0, sizeof event);
-        event.events = fm_epoll_events(interest);
-        event.data.fd = fd;
+        struct epoll_event event = {.events = (uint32_t)fm_poll_bits(interest), .data.fd = fd};
         return epoll_ctl(p->epoll, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) < 0 ? -errno : 0;
     }
 #endif
     (void)is_new;
-    for (size_t i = 0; i < p->count; i++)
-        if (p->fds[i].fd == fd) {
-            p->fds[i].events = fm_poll_events(interest);
-            return 0;
-        }
-    if (p->count == p->capacity) {
+    struct pollfd wanted = {fd, fm_poll_bits(interest), 0};
+    size_t i = 0;
+    while (i < p->count && p->fds[i].fd != fd)
+        i++;
+    if (i == p->capacity) {
         size_t capacity = p->capacity ? p->capacity * 2 : 64;
         struct pollfd *grown = realloc(p->fds, capacity * sizeof *grown);
         if (grown == NULL)
@@ -392,13 +385,12 @@ static inline int fm_poller_set(fm_poller *p, int fd, int interest, int is_new) 
         p->fds = grown;
         p->capacity = capacity;
     }
-    p->fds[p->count].fd = fd;
-    p->fds[p->count].events = fm_poll_events(interest);
-    p->fds[p->count++].revents = 0;
+    p->count += i == p->count;
+    p->fds[i] = wanted;
     return 0;
 }
 
-/* Forget `fd`.  To be called before close(2): else a copy of the descriptor in a forked child keeps
+/* Forget `fd`.  The caller closes it only then: else a copy of the descriptor in a forked child keeps
    the registration in epoll. */
 static inline void fm_poller_forget(fm_poller *p, int fd) {
 #ifdef __linux__
@@ -415,39 +407,24 @@ static inline void fm_poller_forget(fm_poller *p, int fd) {
         }
 }
 
-/* Wait for events; their number (at most `room`), 0 on timeout, -errno. */
+/* Wait for events; return their number (at most `room`), 0 where the time is up, or -errno. */
 static inline int fm_poller_wait(fm_poller *p, fm_event *events, int room, int timeout_ms) {
+    int n, found = 0;
 #ifdef __linux__
     if (p->epoll >= 0) {
         struct epoll_event ready[64];
-        int n = epoll_wait(p->epoll, ready, room < 64 ? room : 64, timeout_ms);
-        if (n < 0)
-            return -errno;
-        for (int i = 0; i < n; i++) {
-            unsigned r = ready[i].events;
-            events[i].fd = ready[i].data.fd;
-            events[i].ready = (r & (EPOLLIN | EPOLLERR) ? FM_READ : 0) | (r & EPOLLOUT ? FM_WRITE : 0) |
-                              (r & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) ? FM_HANGUP : 0);
-        }
-        return n;
+        n = epoll_wait(p->epoll, ready, room < 64 ? room : 64, timeout_ms);
+        for (; found < n; found++)
+            events[found] = fm_event_of(ready[found].data.fd, ready[found].events);
+        return n < 0 ? -errno : n;
     }
 #endif
-    int n = poll(p->fds, (nfds_t)p->count, timeout_ms);
+    n = poll(p->fds, (nfds_t)p->count, timeout_ms);
     if (n <= 0)
         return n < 0 ? -errno : 0;
-    int found = 0;
-    for (size_t i = 0; i < p->count && found < room; i++) {
-        short r = p->fds[i].revents;
-        if (r == 0)
-            continue;
-        events[found].fd = p->fds[i].fd;
-        events[found].ready = (r & (POLLIN | POLLERR) ? FM_READ : 0) | (r & POLLOUT ? FM_WRITE : 0) |
-                              (r & (POLLHUP | POLLERR | POLLNVAL) ? FM_HANGUP : 0);
-#ifdef POLLRDHUP
-        if (r & POLLRDHUP) events[found].ready |= FM_HANGUP;
-#endif
-        found++;
-    }
+    for (size_t i = 0; i < p->count && found < room; i++)
+        if (p->fds[i].revents)
+            events[found++] = fm_event_of(p->fds[i].fd, (unsigned short)p->fds[i].revents);
     return found;
 }
 

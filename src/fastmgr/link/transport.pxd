@@ -1,7 +1,5 @@
 """Bytes between two processes, whatever carries them."""
 
-from fastmgr.link.system cimport fm_spinner
-
 cdef class Transport:
     """A way for bytes.  Where a comment says nothing else a method returns a count or -errno."""
 
@@ -39,12 +37,6 @@ cdef class Transport:
     # Called with the GIL, which it gives away only once no other thread can close.
     cdef void close_after(self, int milliseconds) noexcept
     cdef void close(self) noexcept nogil
-
-
-# Receive what comes before it is time to sleep, else -EAGAIN.
-cdef ssize_t read_soon(
-    Transport transport, void *into, size_t room, fm_spinner *spinner, bint spare
-) noexcept nogil
 
 
 cdef class SocketTransport(Transport):

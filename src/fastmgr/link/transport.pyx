@@ -4,13 +4,12 @@ A transport belongs to the thread its stream belongs to; other threads may only 
 """
 
 cimport cython
-from libc.errno cimport EAGAIN, EPERM
+from libc.errno cimport EPERM
 
 from fastmgr.link.system cimport (
     MSG_DONTWAIT, MSG_PEEK, fm_acknowledge, fm_await_end, fm_hung_up, fm_is_unix,
-    fm_look, fm_look_again, fm_look_begin, fm_look_end, fm_poll_one, fm_receive_timeout, fm_recv,
-    fm_recv_fd, fm_reset_at_close, fm_send, fm_send_fd, fm_send_two, fm_shutdown, fm_unread,
-    os_close,
+    fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_fd, fm_reset_at_close, fm_send, fm_send_fd,
+    fm_send_two, fm_shutdown, fm_unread, os_close,
 )
 
 cdef class Transport:
@@ -65,18 +64,6 @@ cdef class Transport:
 
     cdef void close(self) noexcept nogil:
         self.fd = -1
-
-
-cdef ssize_t read_soon(
-    Transport transport, void *into, size_t room, fm_spinner *spinner, bint spare
-) noexcept nogil:
-    cdef fm_look look
-    cdef ssize_t n = -EAGAIN
-    if fm_look_begin(&look, spinner, spare):
-        while n == -EAGAIN and fm_look_again(&look):
-            n = transport.read(into, room, False)
-        fm_look_end(&look, n != -EAGAIN)
-    return n
 
 
 @cython.final

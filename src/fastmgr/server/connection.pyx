@@ -8,7 +8,7 @@ which says which thread may call it; docs/architecture.md has the drawing.
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from fastmgr.link.stream cimport ENDS_CUT_OFF, FLAG_FOLLOWS, OP_GOODBYE
+from fastmgr.link.stream cimport FLAG_FOLLOWS, OP_GOODBYE
 
 import errno
 from multiprocessing import AuthenticationError, util
@@ -157,7 +157,7 @@ cdef class Conn(Owner):
             return False
         assert self.place != RECEIVING
         if self.session is not None:
-            if self.stream.ending(&last) == ENDS_CUT_OFF:
+            if self.stream.ends_cut_off(&last):
                 self.cut_off = last.flags & FLAG_FOLLOWS != 0
             elif last.op == OP_GOODBYE:
                 self._end_in_order(&last)
