@@ -28,9 +28,9 @@ cpdef enum Op:
     OP_CONTROL = 3    # body: function name, args, kwds
     OP_INCREF = 4     # body: handles; the reply: which of them are gone, and why
     OP_RELEASE = 5    # body: (handle, count) pairs; no reply
-    # The connection ends in order; with handle 1 the process does. No reply. A call's id, if any, is
-    # that of the first call whose reply the client did not read: the server takes back what that
-    # reply and later ones gave.
+    # The connection ends in order; with handle 1 the process does. No reply. The call, if any, is
+    # the first whose reply the client did not read: the server takes back what that reply and later
+    # ones gave.
     OP_GOODBYE = 6
     OP_LOCATE = 7     # handle; the reply: where its cell is, None: it has none, False: no arena
     OP_ATTACH = 8     # handle: a segment's number or MAILBOX; the reply comes with its descriptor
@@ -54,8 +54,8 @@ cdef enum:
     FLAG_ONEWAY = 32    # OP_CALL: no reply
     FLAG_GAINS = 64     # OP_CALL: not to be made if a one-way call before it has failed
 
-# With FLAG_BUFFERS a body is: this, a uint64 for each buffer (its size; in the top bit whether it is
-# to arrive as a bytearray), the values, the buffers.
+# With FLAG_BUFFERS a body is: this, a uint64 for each buffer (its size; in the top bit whether it
+# is to arrive as a bytearray), the values, the buffers.
 cdef packed struct BufferTable:
     uint64_t count
     uint64_t values    # bytes of the values

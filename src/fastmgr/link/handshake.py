@@ -1,20 +1,16 @@
 """The mutual HMAC handshake that every connection begins with, sans-IO.
 
-Two dialects exist, and a peer's frames tell which it speaks:
+There are two dialects (``multiprocessing/connection.py``), which a peer's frames tell apart:
 
-* CPython up to 3.11: the challenge is 20 random bytes, the answer the raw
-  16 bytes of HMAC-MD5 over it.
-* CPython 3.12 and later: the challenge is ``{sha256}`` and 40 random bytes, the
-  answer ``{digest}`` and that HMAC over the whole challenge, prefix included.
-  A challenge of 20 bytes is answered with raw MD5, and a raw MD5 answer is
-  accepted.
+* CPython up to 3.11: a challenge is 20 random bytes, its answer the 16 bytes of HMAC-MD5 over it.
+* CPython 3.12 and later: a challenge is ``{sha256}`` and 40 random bytes, its answer ``{digest}``
+  and that HMAC over the whole challenge, prefix included.  Such a peer also answers a challenge of
+  20 bytes by HMAC-MD5, and accepts that for its own.
 
-Source: ``multiprocessing/connection.py`` of 3.11 and 3.12.
-
-That handshake does not say who answers: a program to which clients of the same key connect can
-have one of them answer the challenge of another.  So peers that are both ours prove more with the
-introduction (`prove`): their roles and both challenges.  No stock peer can be led to say that, for
-its answer to a challenge is never made of bytes that begin as ours do.
+The handshake does not prove who answers: a program that peers of the same key connect to can pass
+the challenge of one on to another, and hand back the answer.  So where both peers are ours they
+prove more with the introduction (`prove`): their roles and both challenges.  No stock peer can be
+made to say that, for its answer to a challenge never begins as ours does.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ _LEGACY_LENGTHS = (16, 20)
 
 
 class Garbage(Exception):
-    """What came is no handshake; whoever sent it deserves no answer."""
+    """A frame belongs to no handshake; its sender gets no answer."""
 
 
 def _split_prefix(message: bytes) -> tuple[str, bytes]:
@@ -68,7 +64,7 @@ def _answer(key: bytes, message: bytes) -> bytes:
 
 
 def _is_answer(key: bytes, message: bytes, response: bytes) -> bool:
-    """Whether `response` proves the key; `Garbage` if it cannot be an answer at all."""
+    """Whether `response` proves the key; `Garbage` where it cannot be an answer at all."""
     digest, mac = _split_prefix(response)
     if not digest:
         if len(response) != 16:
@@ -78,7 +74,7 @@ def _is_answer(key: bytes, message: bytes, response: bytes) -> bool:
 
 
 def prove(key: bytes, role: str, asked: bytes, asked_back: bytes, said: bytes) -> bytes:
-    """Return the proof that a holder of the key, 'client' or 'server', has `said` something.
+    """Return the proof that a peer which has the key and the role ('client', 'server') `said` this.
 
     It holds for one handshake: `asked` is the server's challenge, `asked_back` the client's.
     """
@@ -89,16 +85,14 @@ def prove(key: bytes, role: str, asked: bytes, asked_back: bytes, said: bytes) -
 
 
 class Challenger:
-    """The server's half: challenge the client, then answer its challenge.
-
-    `done` says that both sides have proved the key.
-    """
+    """The server's half: challenge the client, then answer its challenge."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._message = b"{sha256}" + os.urandom(_RANDOM_BYTES)
         self._asked_back = b""
         self._step = self._check_response
+        #: Whether both sides have proved the key.
         self.done = False
 
     def hello(self) -> bytes:
@@ -106,14 +100,10 @@ class Challenger:
         return CHALLENGE + self._message
 
     def feed(self, frame: bytes) -> list[bytes]:
-        """Take the client's next frame; return what to send.
+        """Take the client's next frame; return the frames to send.
 
-        Raises
-        ------
-        AuthenticationError
-            The key is wrong: the server sends ``FAILURE`` and closes the connection.
-        Garbage
-            The frame belongs to no handshake.
+        `Garbage` says that the server closes the connection, AuthenticationError that it sends
+        ``FAILURE`` before.
         """
         return self._step(frame)
 
@@ -140,16 +130,16 @@ class Challenger:
         return []
 
     def prove(self, role: str, said: bytes) -> bytes:
-        """Return the proof of a role for what is said in this handshake."""
+        """Return the proof of a role for what its peer says in this handshake."""
         return prove(self._key, role, self._message, self._asked_back, said)
 
 
-#: The responders of this process whose servers have yet to answer, by their challenges.
+#: The responders of this process whose servers have yet to answer, by the challenges they sent.
 _outstanding: WeakValueDictionary[bytes, Responder] = WeakValueDictionary()
 
 
 class Responder:
-    """The client's half: answer the server's challenge, and challenge it.
+    """The client's half: answer the server's challenge, and challenge the server.
 
     The client sends its answer and its challenge in one write, and its welcome in one with the
     frame that follows.  A server reads them frame by frame.
@@ -182,7 +172,7 @@ class Responder:
             raise AuthenticationError("digest sent was rejected: the authkey is not the server's")
 
     def check_response(self, frame: bytes) -> bytes:
-        """Take the server's answer; return the welcome that it is owed."""
+        """Take the server's answer; return the welcome to send."""
         try:
             proved = _is_answer(self._key, self._message, frame)
         except Garbage as error:
@@ -193,5 +183,5 @@ class Responder:
         return WELCOME
 
     def prove(self, role: str, said: bytes) -> bytes:
-        """Return the proof of a role for what is said in this handshake."""
+        """Return the proof of a role for what its peer says in this handshake."""
         return prove(self._key, role, self._asked, self._message, said)

@@ -1,13 +1,11 @@
-"""How a fast client makes itself known to a server it knows nothing of.
+"""How a fast client makes itself known to a server of which it knows nothing.
 
-The introduction is a stock-shaped request, ``(None, '#fastmgr', (payload,), {})``,
-whose pickle is spelled out here byte for byte: our server knows it without
-unpickling anything, and a stock server refuses it as it refuses any function
-that it does not have.  The answer is no pickle, which tells ours from a stock
-server's before anything of it is read.
+The introduction is a stock-shaped request, ``(None, '#fastmgr', (payload,), {})``, whose pickle is
+spelled out here byte for byte: our server knows it without unpickling anything, and a stock server
+refuses it as any function that it does not have.  The answer is no pickle, so the client can tell
+it from a stock server's before it reads anything of it.
 
-Each carries a proof (`handshake.prove`): its sender has the key and that role, in this very
-handshake.
+Each has a proof (`handshake.prove`) that its sender has the key and that role in this handshake.
 """
 
 from __future__ import annotations
@@ -30,26 +28,20 @@ VERSION = 3
 SESSION_ID_SIZE = 16
 THREAD_SIZE = 3
 
-#: What a handshake's half offers: the proof of a role for some bytes.
+#: The method of either half of a handshake.
 Prove = Callable[[str, bytes], bytes]
 
 _HEAD = b"\x80\x03(NX\x08\x00\x00\x00#fastmgrC"
 _TAIL = b"\x85}t."
-_MOST_NAME_BYTES = 160  # with the rest it must fit the limit of a handshake's frames
+_MOST_NAME_BYTES = 160  # the whole must fit the limit of a handshake's frames
 _ANSWER = b"#FASTMGR#" + bytes((VERSION,))
 
 
 def is_off(variable: str) -> bool:
-    """Whether an environment variable says ``off``; a variable that is not set says ``on``.
-
-    Raises
-    ------
-    ValueError
-        It says neither ``on`` nor ``off``: its user may only believe to have turned this off.
-    """
+    """Whether an environment variable says ``off``; a variable that is not set says ``on``."""
     said = os.environ.get(variable, "on")
     word = said.strip().lower()
-    if word not in ("on", "off"):
+    if word not in ("on", "off"):  # its user may believe to have turned something off
         raise ValueError(f"{variable}={said!r} in the environment: 'on' or 'off' is needed")
     return word == "off"
 
@@ -62,16 +54,8 @@ def stock_is_refused() -> bool:
 def introduction(session_id: bytes, name: str, thread: int, prove: Prove) -> bytes:
     """Return the first request of a client that speaks the fast dialect.
 
-    Parameters
-    ----------
-    session_id : bytes
-        `SESSION_ID_SIZE` random bytes that name the client process.
-    name : str
-        The name of the server's thread while it serves this connection.
-    thread : int
-        The client thread's number in its process, from 1: the same for all of its connections.
-    prove : callable
-        The handshake's.
+    The session's id names the client's process.  The server's thread is called `name` while it
+    serves the connection.  `thread` numbers the client's thread in its process, from 1.
     """
     encoded = name.encode("utf-8", "replace")[:_MOST_NAME_BYTES]
     said = bytes((VERSION,)) + session_id + thread.to_bytes(THREAD_SIZE, "little") + encoded
@@ -80,7 +64,7 @@ def introduction(session_id: bytes, name: str, thread: int, prove: Prove) -> byt
 
 
 def parse_introduction(frame: bytes) -> tuple[bytes, str, int] | None:
-    """Return the session's id, the thread's name and number; None if it is another request."""
+    """Return the session's id, the thread's name and number; None for any other request."""
     if not (frame.startswith(_HEAD) and frame.endswith(_TAIL)):
         return None
     said = frame[len(_HEAD) + 1 : -len(_TAIL) - PROOF_SIZE]
@@ -99,13 +83,13 @@ def is_proved(frame: bytes, prove: Prove) -> bool:
 
 
 def answer_introduction(frame: bytes, values: tuple[Any, ...], prove: Prove) -> bytes:
-    """Return the frame that answers an introduction: plain values, and the server's proof."""
+    """Return the frame that answers an introduction by plain values and the server's proof."""
     encoded = dumps(values)
     return _ANSWER + prove("server", frame + encoded) + encoded
 
 
 class Introducer:
-    """A client's part: its `introduction`, and what it makes of the answer."""
+    """The client's part: to make its `introduction` and to read the answer."""
 
     def __init__(self, session_id: bytes, name: str, thread: int = 1) -> None:
         self._says = session_id, name, thread
@@ -117,12 +101,9 @@ class Introducer:
         return self._frame
 
     def read_answer(self, frame: bytes) -> Any:
-        """Return the values of the answer; None where the server has not the fast dialect.
+        """Return the values of the answer; None where the server does not speak the fast dialect.
 
-        Raises
-        ------
-        AuthenticationError
-            The server has not proved that it has the key.
+        AuthenticationError says that the server has not proved the key.
         """
         if not frame.startswith(_ANSWER):
             return None

@@ -9,8 +9,7 @@ cdef extern from "link/mailbox.h" nogil:
         pass
     int fm_mail_is_there(const fm_mailbox *box)
     int fm_mail_post(fm_mailbox *box, const void *source, size_t size)
-    ssize_t fm_mail_await(
-        fm_mailbox *box, void *into, size_t room, fm_spinner *spinner, int spare)
+    ssize_t fm_mail_await(fm_mailbox *box, void *into, size_t room, fm_spinner *spinner, int spare)
     size_t fm_mail_take(fm_mailbox *box, void *into, size_t room)
     int fm_mail_answer(fm_mailbox *box, const void *source, size_t size)
     void fm_mail_open(fm_mailbox *box)
@@ -22,5 +21,4 @@ cdef extern from "link/mailbox.h" nogil:
     void fm_mailroom_forget(fm_mailroom *room, int fd)
     int fm_mailroom_soon(
         fm_mailroom *room, fm_poller *poller, fm_event *events, fm_spinner *spinner, int spare)
-    int fm_mailroom_sleep(
-        fm_mailroom *room, fm_poller *poller, fm_event *events, int timeout_ms)
+    int fm_mailroom_sleep(fm_mailroom *room, fm_poller *poller, fm_event *events, int timeout_ms)

@@ -26,8 +26,8 @@ __all__ = [
 Introduce = Callable[[Callable[[str, bytes], bytes]], bytes]
 Address = Any  # (host, port), a path, or an abstract name as bytes or "\0..."
 
-#: Seconds without traffic until a TCP peer is asked whether it lives, seconds
-#: between the questions, and questions until it is given up.
+#: Seconds without traffic until the kernel asks a TCP peer whether it lives, seconds between the
+#: questions, and questions without an answer until the connection is lost.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 #: Seconds for connecting and the handshake, on a client's side.
@@ -42,7 +42,7 @@ _HINTS = {
     errno.ECONNRESET: _GONE,
 }
 
-#: What others than managers begin with.
+#: How the first bytes of other servers begin.
 _OTHERS = {b"HTTP/": "an HTTP server", b"SSH-": "an SSH server", b"\x15\x03": "a TLS server"}
 
 
@@ -58,7 +58,7 @@ def _family(address: Address) -> socket.AddressFamily:
 
 
 def tune(sock: socket.socket) -> None:
-    """Set what a request-and-reply connection wants: no Nagle, dead peers noticed."""
+    """Over TCP: send small messages at once, and notice dead peers."""
     if sock.family != socket.AF_INET:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -70,19 +70,9 @@ def tune(sock: socket.socket) -> None:
 
 
 class Listener:
-    """A listening socket; what `multiprocessing.connection.Listener` is, for raw use.
+    """A listening socket, at a fresh path in a private directory where no address is given.
 
-    Parameters
-    ----------
-    address : address or None
-        None for a fresh path in a private temporary directory.
-    backlog : int
-        Connections the kernel may hold before they are accepted.
-
-    Raises
-    ------
-    OSError
-        The address cannot be bound; the message names it.
+    An `OSError` names the address that cannot be bound.
     """
 
     def __init__(self, address: Address = None, backlog: int = socket.SOMAXCONN) -> None:
@@ -109,24 +99,15 @@ class Listener:
         self.last_accepted: Address = None
         self._unlink: Any = None
         if family == socket.AF_UNIX and not os.fsencode(address).startswith(b"\0"):
-            self._unlink = util.Finalize(
-                self, _unlink, args=(address, _identity(address)), exitpriority=0
-            )
+            mine = address, _identity(address)
+            self._unlink = util.Finalize(self, _unlink, args=mine, exitpriority=0)
 
     def fileno(self) -> int:
-        """The listening descriptor, -1 once closed."""
+        """Return the listening descriptor, -1 once closed."""
         return self._socket.fileno()
 
     def accept_socket(self) -> socket.socket:
-        """Return the next connection as a tuned, blocking socket.
-
-        Raises
-        ------
-        BlockingIOError
-            None is waiting.
-        OSError
-            What accept(2) says, EMFILE among it.
-        """
+        """Return the next connection as a tuned, blocking socket; BlockingIOError where none is."""
         accepted, self.last_accepted = self._socket.accept()
         accepted.setblocking(True)
         tune(accepted)
@@ -151,7 +132,7 @@ class Listener:
 
 
 def _identity(path: str | bytes) -> tuple[int, int] | None:
-    """Tell a socket's file from others that come to have its name; None where it has gone."""
+    """Return what tells a socket's file from later ones of its name; None where it has gone."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -173,13 +154,13 @@ def cannot_bind(error: OSError, address: Address) -> OSError:
 
 
 def take_over(address: Address) -> bool:
-    """Remove the socket file that a killed server has left; whether the address is free now."""
+    """Remove the socket's file that a killed server has left; whether the address is free now."""
     if not isinstance(address, (str, bytes)) or os.fsencode(address).startswith(b"\0"):
         return False
     identity = _identity(address)
     if identity is None:
         return False
-    for pause in (0.05, 0.0):  # one that has bound it may be about to listen
+    for pause in (0.05, 0.0):  # a server that has bound it may be about to listen
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
             if sock.connect_ex(address) != errno.ECONNREFUSED:
@@ -191,18 +172,18 @@ def take_over(address: Address) -> bool:
 
 
 def knock(address: Address) -> None:
-    """Wake who waits for connections at an address, without waiting."""
+    """Wake a thread that waits for connections at an address, without waiting."""
     with contextlib.suppress(OSError, ValueError), socket.socket(_family(address)) as sock:
         sock.setblocking(False)
         sock.connect_ex(address)
 
 
 def hang_up(conn: Any) -> None:
-    """Let whatever thread receives from a connection find it at its end."""
+    """Let a thread that receives from a connection find it at its end."""
     try:
         with socket.socket(fileno=os.dup(conn.fileno())) as sock:
             sock.shutdown(socket.SHUT_RDWR)
-    except AttributeError:  # a user's own, of another kind
+    except AttributeError:  # a user's own kind of connection
         conn.close()
     except (OSError, ValueError):
         pass  # it is closed already
@@ -214,27 +195,12 @@ def connect(
     introduce: Introduce | None = None,
     timeout: float | None = None,
 ) -> Stream:
-    """Connect to a server, prove each other's key and send a first request.
+    """Connect to a server; both sides prove the key, if there is one, within `timeout` seconds.
 
-    What the stream receives is limited in time until `settle`.
-
-    Parameters
-    ----------
-    address : address
-    authkey : bytes or None
-        None where the server asks for none.
-    introduce : callable, optional
-        Given the handshake's `prove`, it returns the first request, which is sent in one write
-        with the handshake's last frame.
-    timeout : float, optional
-        Seconds that all of this may take; `HANDSHAKE_TIMEOUT` by default.
-
-    Raises
-    ------
-    AuthenticationError
-        The key is not the server's.
-    EOFError, OSError
-        There is no server, or it closed the connection, or did not answer in time.
+    Given the handshake's `prove`, `introduce` returns the first request, which is sent in one write
+    with the handshake's last frame.  The stream's deadline stands until `settle`.  An error names
+    the address: AuthenticationError where the key is not the server's, EOFError or OSError where no
+    server answers.
     """
     if timeout is None:
         timeout = HANDSHAKE_TIMEOUT
@@ -254,7 +220,7 @@ def connect(
 
 
 def settle(stream: Stream, *, receives_in_time: bool = False) -> None:
-    """Let a connection that is established wait for as long as a call takes."""
+    """End the deadline of `connect`: from now on the stream waits for as long as a call takes."""
     stream.set_deadline(None)
     # Python's signal handlers run in the main thread alone.
     if not receives_in_time and threading.current_thread() is not threading.main_thread():
@@ -262,7 +228,7 @@ def settle(stream: Stream, *, receives_in_time: bool = False) -> None:
 
 
 def _connect(address: Address, deadline: float) -> Stream:
-    """Return a stream over a socket that is connected, and looks for signals when it waits."""
+    """Return a stream over a connected socket, which looks for signals while it waits."""
     sock = socket.socket(_family(address), socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -284,7 +250,7 @@ def _connect(address: Address, deadline: float) -> Stream:
 
 
 def _await_connection(sock: socket.socket, deadline: float) -> int:
-    """Wait for a TCP connection; the error's number, 0 for none."""
+    """Wait for a TCP connection; return the error's number, 0 for none."""
     poller = select.poll()
     poller.register(sock, select.POLLOUT)
     while not poller.poll(SIGNALS_INTERVAL * 1000):
@@ -294,7 +260,7 @@ def _await_connection(sock: socket.socket, deadline: float) -> int:
 
 
 def _await_backlog(sock: socket.socket, address: Address, deadline: float) -> int:
-    """Wait for room among a Unix socket's connections that are yet to be accepted."""
+    """Connect to a Unix socket when the server has accepted enough of those that came before."""
     sock.setblocking(True)
     interval = struct.pack("@ll", 0, int(SIGNALS_INTERVAL * 1e6))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
@@ -326,7 +292,7 @@ def _prove(stream: Stream, authkey: bytes, introduce: Introduce | None) -> None:
 
 
 def _who_says(said: bytes) -> str:
-    """Say what is there in a server's place, by the first that it said."""
+    """Say what is there in a manager's place, by the first bytes that it sent."""
     for beginning, what in _OTHERS.items():
         if said.startswith(beginning):
             return f"{what} is there (it sent {said!r})"
@@ -336,14 +302,14 @@ def _who_says(said: bytes) -> str:
 def is_loss(error: BaseException) -> bool:
     """Whether an error says that a connection failed.
 
-    A signal's handler that ran meanwhile may have raised one of the same kind: that has passed
+    A signal's handler that ran meanwhile may have raised one of the same type: its traceback leads
     through the user's code.
     """
     return isinstance(error, (OSError, EOFError)) and is_ours(error)
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether no code of the user's, as a signal's handler, has raised an error."""
+    """Whether an error was raised by no code of the user's, such as a signal's handler."""
     trace = error.__traceback__
     while trace is not None:
         module = str(trace.tb_frame.f_globals.get("__name__"))
@@ -354,11 +320,11 @@ def is_ours(error: BaseException) -> bool:
 
 
 def named(error: Any, address: Address) -> Any:
-    """Return an error of the same kind that says which server it is about, and what to do."""
+    """Return an error of the same type that says which server it is about, and what to do."""
     if repr(address) in str(error):
         return error
     if type(error).__module__.partition(".")[0] not in ("builtins", "socket", "multiprocessing"):
-        return error  # of a user's connection, and perhaps made in another way than ours
+        return error  # a user's type, which may take other arguments
     server = f"the manager's server at {address!r}"
     if isinstance(error, TimeoutError):
         return TimeoutError(

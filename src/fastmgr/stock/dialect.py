@@ -1,8 +1,7 @@
 """The stdlib's wire: serializers, connection objects, and its names for our classes.
 
-A stock peer knows our classes as ``multiprocessing.managers.*``.  What we send
-it names them so; what it sends is read as ours.  Neither needs the stock module
-to be loaded here.
+A stock peer knows our classes as ``multiprocessing.managers.*``.  Our pickles for it name them so,
+and its pickles are read as ours.  Neither loads the stock module here.
 """
 
 from __future__ import annotations
@@ -39,13 +38,7 @@ _OWN_ENTRIES = dict(listener_client)
 
 
 def listener_and_client(serializer: str) -> tuple[Any, Any]:
-    """Return the entry of `listener_client` for `serializer`.
-
-    Raises
-    ------
-    KeyError
-        No serializer of that name is registered.
-    """
+    """Return the entry of `listener_client` for `serializer`; KeyError where there is none."""
     try:
         return listener_client[serializer]
     except KeyError:
@@ -56,13 +49,7 @@ def listener_and_client(serializer: str) -> tuple[Any, Any]:
 
 
 def uses_raw_sockets(serializer: str) -> bool:
-    """Whether the entry for `serializer` is the one we replace by raw sockets.
-
-    Raises
-    ------
-    KeyError
-        No serializer of that name is registered.
-    """
+    """Whether the entry for `serializer` is the stdlib's, which we replace by our sockets."""
     return listener_and_client(serializer) == _OWN_ENTRIES.get(serializer)
 
 
@@ -135,7 +122,7 @@ def dispatch(
 
 
 class Idle(BaseException):
-    """Nothing came for a while; not an `Exception`, for no server code is to catch it."""
+    """Nothing came for a while.  It is no `Exception`, so that no server code catches it."""
 
 
 def _is_ours(obj: object) -> bool:
@@ -151,8 +138,8 @@ def _is_ours(obj: object) -> bool:
 class _StockPickler(ForkingPickler):
     """Pickle for a stock peer.
 
-    The pickler insists that a global's name leads back to the object, so a class of ours cannot be
-    given the stock module's name.  Instead the pickle lets the peer look the attribute up.
+    The pickler insists that a global's name leads back to the object, so it cannot give a class of
+    ours the stock module's name.  Instead the pickle has the peer look the attribute up.
     """
 
     def reducer_override(self, obj: object) -> Any:
@@ -162,13 +149,13 @@ class _StockPickler(ForkingPickler):
             name = obj.__name__  # type: ignore[attr-defined]
             # CPython up to 3.13 has no SetProxy; an AutoProxy with the same methods is one.
             return getattr, (_StockModule, "AutoProxy" if name == "SetProxy" else name)
-        # Where the stock module was replaced, that is how what it has made is pickled.
+        # Where the stock module was replaced, its objects are pickled by this.
         override = getattr(ForkingPickler, "reducer_override", None)
         return override(self, obj) if override is not None else NotImplemented
 
 
 class _StockModule:
-    """Stands, in a pickle, for the module that stock peers import."""
+    """The stand-in, in a pickle, for the module that stock peers import."""
 
 
 class _StockUnpickler(pickle.Unpickler):
@@ -191,7 +178,7 @@ def _pickle_loads(data: bytes) -> Any:
 
 
 def _xml_dumps(message: object) -> bytes:
-    import xmlrpc.client  # few need it, and it takes long
+    import xmlrpc.client  # few programs need it, and it takes long
 
     text = xmlrpc.client.dumps((message,), None, None, None, True)  # type: ignore[arg-type]
     return text.encode("utf-8")
@@ -211,7 +198,7 @@ SERIALIZERS: dict[str, tuple[Callable[[object], bytes], Callable[[bytes], Any]]]
 
 
 class StockConnection:
-    """A `multiprocessing.connection.Connection` look-alike over a stream, which it then owns.
+    """A `multiprocessing.connection.Connection` over a stream that it owns.
 
     `recv` waits for `timeout` seconds at most.
     """
@@ -220,15 +207,15 @@ class StockConnection:
         self.stream = stream
         self.timeout = timeout
         self._dumps, self._loads = SERIALIZERS[serializer]
-        #: Whether something has been sent in part, or is about to be.
+        #: Whether something may have been sent in part.
         self.sends = False
         #: Whether `recv_request` gives up when nothing comes.
         self.may_idle = False
-        #: What the last reply carried and its reader has yet to take a reference to.
+        #: The objects in the last reply, until the peer has taken its references to them.
         self.in_transit: list[object] = []
 
     def send(self, obj: object) -> None:
-        """Send a picklable object; nothing is sent where it cannot be encoded."""
+        """Send an object; nothing is sent where it cannot be pickled."""
         data = self._dumps(obj)
         self.sends = True
         self.stream.send_bytes(data)
@@ -244,21 +231,21 @@ class StockConnection:
 
     def recv_request(self) -> Any:
         """Receive an object, or raise `Idle` where that is allowed and nothing comes."""
-        if self.may_idle:
-            try:
-                data = self.stream.recv_bytes(patient=False)
-            except TimeoutError:
-                raise Idle from None
-            self.in_transit = []
-            return self._loads(data)
-        return self.recv()
+        if not self.may_idle:
+            return self.recv()
+        try:
+            data = self.stream.recv_bytes(patient=False)
+        except TimeoutError:
+            raise Idle from None
+        self.in_transit = []
+        return self._loads(data)
 
     def poll(self, timeout: float | None = 0.0) -> bool:
-        """Whether something can be received within `timeout` seconds (None: ever)."""
+        """Whether something can be received within `timeout` seconds (None: at any time)."""
         return self.stream.poll(timeout)
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
+        """Return the socket's descriptor."""
         return self.stream.fileno()
 
     @property
@@ -288,10 +275,9 @@ def _refuse(address: Any, *args: Any, **kwds: Any) -> NoReturn:
 def stock_client(serializer: str, timeout: float | None = None) -> Callable[..., Any]:
     """Return what connects to a server in the stdlib's dialect: ``client(address, authkey=key)``.
 
-    Where the registered client is the stdlib's own, it is replaced by one that
-    gives our classes the names by which a stock peer knows them, and waits no longer
-    than `timeout` seconds for the handshake and for each answer.  Where stock peers are refused it
-    connects to none.
+    In place of the stdlib's own client this is one that gives our classes the stock module's names,
+    and waits `timeout` seconds at most for the handshake and for each answer.  Where stock peers
+    are refused it connects to none.
     """
     if stock_is_refused():
         return _refuse

@@ -1,12 +1,12 @@
 /* How deeply a pickle nests, before anything of it is made.
 
-   CPython hashes a tuple by hashing its members, level by level on the C stack and without
-   looking how deep it is: a key nested deeply enough ends the process.  So does unpickling, where
-   a dict comes with such a key.  This walks over a pickle's opcodes as the unpickler will, with
-   the depth of each value in the value's place.
+   CPython hashes a tuple by hashing its members, level by level on the C stack, and does not look how
+   deep it is.  A key that nests deeply enough ends the process, also when a dict is unpickled that
+   has such a key.  So this walks over a pickle's opcodes as the unpickler will.  Its stack and memo
+   are the unpickler's, but hold the depth of each value in the value's place.
 
-   Leaf functions: they never touch Python.  What is no pickle is left to the unpickler, which
-   makes no more of it than was walked over. */
+   Leaf functions: they never touch Python.  At the first opcode that makes no sense the walk ends:
+   the unpickler fails there, too, and has made nothing that was not walked over. */
 #ifndef FASTMGR_NESTING_H
 #define FASTMGR_NESTING_H
 
@@ -16,7 +16,7 @@
 
 enum { FM_NESTING_FINE = 0, FM_NESTING_DEEP = -1, FM_NESTING_MEMO = -2, FM_NESTING_NO_MEMORY = -3 };
 
-enum { FM_MARK = -1, FM_ABSENT = -2 };
+enum { FM_MARK = -1, FM_ABSENT = -2 }; /* in place of a depth */
 
 typedef struct {
     int32_t *items;
@@ -39,7 +39,7 @@ static inline int fm_depths_grow(fm_depths *d, size_t n) {
 typedef struct {
     const unsigned char *at, *end;
     fm_depths stack, memo;
-    size_t memoized;
+    size_t memoized; /* how many places of the memo are in use */
     int32_t limit;
 } fm_nesting;
 
@@ -50,7 +50,7 @@ static inline uint64_t fm_pickled_uint(const unsigned char *at, int n) {
     return v;
 }
 
-/* Pass over an argument: of `n` bytes, or of a length of `n` bytes and as many as that says. */
+/* Pass over an argument: `n` bytes, or a length of `n` bytes and as many bytes as that says. */
 static inline int fm_pass(fm_nesting *w, int n, int is_length) {
     if (w->end - w->at < n)
         return 0;
@@ -71,35 +71,23 @@ static inline int fm_pass_line(fm_nesting *w) {
     return 1;
 }
 
-/* Take the uppermost `n` values and return the greatest depth (or less, to end the walk). */
+/* Take the `n` uppermost values, or all above the last mark and the mark (FM_TO_MARK).  Return the
+   greatest depth, or FM_ABSENT where there are too few. */
+#define FM_TO_MARK SIZE_MAX
+
 static inline int32_t fm_take_depths(fm_nesting *w, size_t n) {
     int32_t most = 0;
-    if (w->stack.size < n)
-        return FM_ABSENT;
-    while (n--) {
-        int32_t depth = w->stack.items[--w->stack.size];
-        if (depth == FM_MARK)
-            return FM_ABSENT;
+    for (size_t i = 0; i < n; i++) {
+        int32_t depth = w->stack.size ? w->stack.items[--w->stack.size] : FM_ABSENT;
+        if (depth < 0)
+            return depth == FM_MARK && n == FM_TO_MARK ? most : FM_ABSENT;
         if (depth > most)
             most = depth;
     }
     return most;
 }
 
-/* The same for all above the last mark, and the mark. */
-static inline int32_t fm_take_marked(fm_nesting *w) {
-    int32_t most = 0;
-    while (w->stack.size) {
-        int32_t depth = w->stack.items[--w->stack.size];
-        if (depth == FM_MARK)
-            return most;
-        if (depth > most)
-            most = depth;
-    }
-    return FM_ABSENT;
-}
-
-/* Each of these returns 1, 0 to end the walk, or why the pickle is refused. */
+/* Each of these returns 1, 0 to end the walk, or the reason why the pickle is refused. */
 
 static inline int fm_push_depth(fm_nesting *w, int32_t depth) {
     if (depth > w->limit)
@@ -110,23 +98,25 @@ static inline int fm_push_depth(fm_nesting *w, int32_t depth) {
     return 1;
 }
 
-/* A new value around others. */
+/* Push a new value that has others in it. */
 static inline int fm_push_around(fm_nesting *w, int32_t inner) {
     return inner == FM_ABSENT ? 0 : fm_push_depth(w, inner + 1);
 }
 
-/* The uppermost value gets others into it. */
+/* Put others into the uppermost value. */
 static inline int fm_put_into(fm_nesting *w, int32_t inner) {
-    int32_t outer = inner == FM_ABSENT ? FM_ABSENT : fm_take_depths(w, 1);
-    if (outer == FM_ABSENT)
+    int32_t outer = fm_take_depths(w, 1);
+    if (inner == FM_ABSENT || outer == FM_ABSENT)
         return 0;
     return fm_push_depth(w, inner + 1 > outer ? inner + 1 : outer);
 }
 
+/* Put the uppermost value into the memo, as the unpickler does, whose table becomes as long as the
+   largest place: more than `most` places are refused. */
 static inline int fm_memoize(fm_nesting *w, uint64_t where, uint64_t most) {
     if (w->stack.size == 0 || w->stack.items[w->stack.size - 1] == FM_MARK)
         return 0;
-    if (where > most) /* the unpickler would make a table as long as that */
+    if (where > most)
         return FM_NESTING_MEMO;
     if (!fm_depths_grow(&w->memo, (size_t)where + 1))
         return FM_NESTING_NO_MEMORY;
@@ -154,7 +144,6 @@ static inline uint64_t fm_pickled_decimal(const unsigned char *at) {
 static inline int fm_nesting_step(fm_nesting *w, const unsigned char *start) {
     const unsigned char *argument = w->at + 1;
     uint64_t length = (uint64_t)(w->end - start);
-    int32_t inner;
     switch (*w->at++) {
     case '(': return fm_push_depth(w, FM_MARK);
     case '.': return 0;
@@ -163,12 +152,12 @@ static inline int fm_nesting_step(fm_nesting *w, const unsigned char *start) {
             return 0;
         w->stack.size--;
         return 1;
-    case '1': return fm_take_marked(w) != FM_ABSENT;
+    case '1': return fm_take_depths(w, FM_TO_MARK) != FM_ABSENT;
     case '2':
         if (w->stack.size == 0 || w->stack.items[w->stack.size - 1] == FM_MARK)
             return 0;
         return fm_push_depth(w, w->stack.items[w->stack.size - 1]);
-    /* what holds nothing */
+    /* values that hold nothing */
     case 'N': case 0x88: case 0x89: case ')': case ']': case '}': case 0x8f: case 0x97:
         return fm_push_depth(w, 0);
     case 'K': case 0x82: return fm_pass(w, 1, 0) ? fm_push_depth(w, 0) : 0;
@@ -182,18 +171,20 @@ static inline int fm_nesting_step(fm_nesting *w, const unsigned char *start) {
         return fm_pass_line(w) ? fm_push_depth(w, 0) : 0;
     case 'c': return fm_pass_line(w) && fm_pass_line(w) ? fm_push_depth(w, 0) : 0;
     case 0x93: return fm_take_depths(w, 2) == FM_ABSENT ? 0 : fm_push_depth(w, 0);
-    /* what holds others */
-    case 't': case 'l': case 'd': case 'o': case 0x91: return fm_push_around(w, fm_take_marked(w));
-    case 'i': return fm_pass_line(w) && fm_pass_line(w) ? fm_push_around(w, fm_take_marked(w)) : 0;
+    /* values that hold others */
+    case 'i':
+        if (!fm_pass_line(w) || !fm_pass_line(w))
+            return 0;
+        /* fall through */
+    case 't': case 'l': case 'd': case 'o': case 0x91:
+        return fm_push_around(w, fm_take_depths(w, FM_TO_MARK));
     case 0x85: case 'Q': return fm_push_around(w, fm_take_depths(w, 1));
     case 0x86: case 'R': case 0x81: return fm_push_around(w, fm_take_depths(w, 2));
     case 0x87: case 0x92: return fm_push_around(w, fm_take_depths(w, 3));
     case 'a': case 'b': return fm_put_into(w, fm_take_depths(w, 1));
     case 's': return fm_put_into(w, fm_take_depths(w, 2));
-    case 'e': case 'u': case 0x90:
-        inner = fm_take_marked(w);
-        return fm_put_into(w, inner);
-    /* what is met again */
+    case 'e': case 'u': case 0x90: return fm_put_into(w, fm_take_depths(w, FM_TO_MARK));
+    /* the memo */
     case 'q': return fm_pass(w, 1, 0) ? fm_memoize(w, fm_pickled_uint(argument, 1), 255) : 0;
     case 'r': return fm_pass(w, 4, 0) ? fm_memoize(w, fm_pickled_uint(argument, 4), length) : 0;
     case 'p': return fm_pass_line(w) ? fm_memoize(w, fm_pickled_decimal(argument), length) : 0;
@@ -201,7 +192,7 @@ static inline int fm_nesting_step(fm_nesting *w, const unsigned char *start) {
     case 'h': return fm_pass(w, 1, 0) ? fm_recall(w, fm_pickled_uint(argument, 1)) : 0;
     case 'j': return fm_pass(w, 4, 0) ? fm_recall(w, fm_pickled_uint(argument, 4)) : 0;
     case 'g': return fm_pass_line(w) ? fm_recall(w, fm_pickled_decimal(argument)) : 0;
-    /* what changes nothing */
+    /* opcodes that leave the stack as it is */
     case 0x80: return fm_pass(w, 1, 0);
     case 0x95: return fm_pass(w, 8, 0);
     case 0x98: return 1;
@@ -209,7 +200,7 @@ static inline int fm_nesting_step(fm_nesting *w, const unsigned char *start) {
     }
 }
 
-/* Whether a pickle may be read: FM_NESTING_FINE, or why not. */
+/* Return FM_NESTING_FINE where a pickle may be read, or the reason why not. */
 static inline int fm_nesting_of(const char *data, size_t n, int32_t limit) {
     const unsigned char *start = (const unsigned char *)data;
     fm_nesting w;

@@ -4,8 +4,8 @@ cdef class Opaque:
     """A value that is kept as the pickle it came as."""
 
     cdef bytes data
-    cdef tuple buffers        # bytes and bytearrays that nobody else has; None for none
-    # The value; runs whatever code the pickle names.
+    cdef tuple buffers        # bytes, and bytearrays that nobody else has; None for none
+    # Return the value; runs whatever code the pickle names.
     cpdef object load(self)
 
 

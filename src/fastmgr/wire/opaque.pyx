@@ -30,7 +30,7 @@ class WireError(ValueError):
 
 
 class _Transit(threading.local):
-    sink = None     # a list of the proxies' entries while this thread encodes a reply
+    sink = None     # while this thread encodes a reply: a list of the entries of the proxies in it
 
 
 transit = _Transit()
@@ -39,20 +39,17 @@ transit = _Transit()
 def note_transit(entry):
     """Note that a proxy held in this process is being pickled for a client.
 
-    The client takes its own reference only after it has read the proxy.  Until the client's next
-    request the connection holds the entry.
+    The client takes its own reference only when it has read the proxy, so the connection holds the
+    entry until the client's next request.
     """
     if transit.sink is not None:
         transit.sink.append(entry)
 
 
 cpdef int check_nesting(bytes data) except -1:
-    """Refuse a pickle that cannot be read without harm, whatever it names.
+    """Refuse a pickle that would harm the process that reads it, whatever code it names.
 
-    Raises
-    ------
-    WireError
-        It nests too deeply, or has the unpickler make a table that it could not fill.
+    Such a pickle nests too deeply, or has the unpickler make a table that it could not fill.
     """
     cdef int outcome = fm_nesting_of(
         PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), PICKLE_DEPTH)
@@ -76,24 +73,18 @@ cdef object unpickle(bytes data, object buffers):
 @cython.final
 @cython.auto_pickle(False)
 cdef class Opaque:
-    """A value that is kept as the pickle it came as; pickled again, it is that value."""
+    """A value that is kept as the pickle that it came as.  Its own pickle is that of the value."""
 
     cpdef object load(self):
-        """Return the value; runs whatever code its pickle names.
-
-        Its buffers stay ours: they may be on their way to somebody this moment.
-        """
-        if self.buffers is None:
-            return unpickle(self.data, None)
-        return unpickle(self.data, [
+        # Bytearrays are copied, for another thread may be sending ours.
+        return unpickle(self.data, None if self.buffers is None else [
             bytearray(buffer) if PyByteArray_CheckExact(buffer) else buffer
             for buffer in self.buffers
         ])
 
     def __reduce__(self):
-        if self.buffers:
-            return partial(_loads, buffers=list(self.buffers)), (self.data,)
-        return _loads, (self.data,)
+        loads = partial(_loads, buffers=list(self.buffers)) if self.buffers else _loads
+        return loads, (self.data,)
 
     def __repr__(self):
         try:
@@ -105,7 +96,7 @@ cdef class Opaque:
 @cython.final
 @cython.internal
 cdef class _Outside:
-    """What a pickler asks whether a buffer is to stay out of the pickle."""
+    """What a pickler calls to learn whether a buffer stays in the pickle."""
 
     cdef list buffers
 
@@ -113,25 +104,24 @@ cdef class _Outside:
         raw = buffer.raw()
         if raw.nbytes < LARGE:
             return True
-        # A snapshot: what can be written to may change while it is sent.
+        # A copy: the program may write to the buffer while it is sent.
         self.buffers.append(bytes(raw) if raw.readonly else bytearray(raw))
         return False
 
 
 def use_pickler(kind):
-    """Pickle by a class of that kind, a subclass of `pickle.Pickler`, from now on."""
+    """Pickle by `kind`, a subclass of `pickle.Pickler`, from now on."""
     global _pickler
     _pickler = kind
 
 
 cdef bint has_reducer(object kind) except -1:
-    """Whether a program taught pickle (as tblib does for exceptions) another way with the type."""
+    """Whether the program has taught pickle another way with the type, as tblib does."""
     return kind in _own_reducers or kind in _global_reducers
 
 
 cdef bytes pickled(object value, list buffers):
-    """Return the pickle of a value; its large buffers are added to `buffers`, unless that is None.
-    """
+    """Return the pickle of a value; its large buffers go to `buffers`, unless that is None."""
     cdef _Outside outside = None
     if buffers is not None:
         outside = _Outside()
@@ -145,8 +135,8 @@ cdef bytes pickled(object value, list buffers):
 
 
 cdef bint names_a_process(bytes data) except -1:
-    """Whether a pickle may refer to a process, so that the server has to hold the object itself.
+    """Whether a pickle may refer to a process, as those of proxies, connections and sockets do.
 
-    Proxies, connections, sockets: their pickles name the module that makes them.
+    The server has to read it and hold the object.  Such a pickle names the module that makes it.
     """
     return b"multiprocessing" in data or b"fastmgr" in data

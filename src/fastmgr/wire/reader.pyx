@@ -1,8 +1,9 @@
 """Bytes to values (`tags.pxd` describes the encoding).
 
-Nothing the bytes say is believed: a size is checked against what is left before anything is made.
-`owed` is the elements that the enclosing containers still wait for, a byte each at the least. Else
-containers that each claim all the rest could ask for the input's length times its depth.
+Nothing that the bytes say is believed: a size is checked against the bytes that are left before
+anything is made. `owed` is the number of elements that the enclosing containers still wait for, each
+of a byte at least. Without it containers that each claim all that is left could have the reader
+allocate the input's length times its depth.
 """
 
 cimport cython
@@ -43,7 +44,7 @@ cdef int _refuse(str why) except -1:
 
 
 cdef int _refuse_key() except -1:
-    """The error that is set came from a key or a member."""
+    """Pass on the error that a key or a member raised; one without a hash makes a bad value."""
     if PyErr_ExceptionMatches(TypeError):
         PyErr_Clear()
         _refuse("a key or member that has no hash")
@@ -58,14 +59,16 @@ cdef inline const char *_take(Reader r, size_t n) except NULL:
     return at
 
 
-cdef inline Py_ssize_t _take_size(Reader r, size_t owed) except -1:
-    cdef uint64_t n = <unsigned char>_take(r, 1)[0]
-    if n == 255:
-        n = load(_take(r, 8))
+cdef inline Py_ssize_t _bounded(Reader r, uint64_t n, size_t owed) except -1:
     cdef size_t left = <size_t>(r.end - r.pos)
     if n > left or owed > left - n:
         _refuse("a size beyond the end of the value")
     return <Py_ssize_t>n
+
+
+cdef inline Py_ssize_t _take_size(Reader r, size_t owed) except -1:
+    cdef uint64_t n = <unsigned char>_take(r, 1)[0]
+    return _bounded(r, load(_take(r, 8)) if n == 255 else n, owed)
 
 
 cdef object _get_str(const char *at, Py_ssize_t n):
@@ -111,7 +114,7 @@ cdef dict _get_dict(Reader r, int depth, size_t owed):
 
 
 cdef object _get_set(Reader r, object result, int depth, size_t owed):
-    """Fill `result`, a set or frozenset with one reference in the world (PySet_Add insists)."""
+    """Fill `result`, a set or a frozenset that nobody else has (PySet_Add insists on that)."""
     cdef Py_ssize_t n = _take_size(r, owed)
     cdef object member
     while n:
@@ -162,8 +165,7 @@ cdef object _decode(Reader r, int depth, size_t owed):
         return PyFloat_FromDouble(double_of(_take(r, 8)))
     elif tag == COMPLEX:
         at = _take(r, 16)
-        return PyComplex_FromDoubles(
-            double_of(at), double_of(at + 8))
+        return PyComplex_FromDoubles(double_of(at), double_of(at + 8))
     elif tag == STR:
         n = _take_size(r, owed)
         return _get_str(_take(r, n), n)
@@ -205,17 +207,12 @@ cdef object _get_outside(Reader r):
 
 
 cdef object _get_pickle(Reader r, unsigned char tag, int depth, size_t owed):
-    cdef Opaque value
+    cdef Opaque value = Opaque.__new__(Opaque)
     if not r.allow_pickle and not r.carry:
         _refuse("a pickle where none is allowed")
-    cdef uint64_t n = load(_take(r, 8))
-    cdef size_t left = <size_t>(r.end - r.pos)
-    if n > left or owed > left - n:
-        _refuse("truncated pickle")
-    value = Opaque.__new__(Opaque)
-    # A copy: loading runs users' code, which may make a call of its own and so refill the
-    # caller's buffer.
-    value.data = PyBytes_FromStringAndSize(_take(r, <size_t>n), <Py_ssize_t>n)
+    cdef Py_ssize_t n = _bounded(r, load(_take(r, 8)), owed)
+    # A copy: unpickling runs users' code, which may make a call and so refill the caller's buffer.
+    value.data = PyBytes_FromStringAndSize(_take(r, <size_t>n), n)
     if tag == BUFFERED:
         if <unsigned char>_take(r, 1)[0] != TUPLE:
             _refuse("a pickle without its buffers")
@@ -223,9 +220,7 @@ cdef object _get_pickle(Reader r, unsigned char tag, int depth, size_t owed):
         for buffer in value.buffers:
             if not PyBytes_CheckExact(buffer) and not PyByteArray_CheckExact(buffer):
                 _refuse("a pickle with buffers that are none")
-    if r.carry:
-        return value
-    return unpickle(value.data, value.buffers)
+    return value if r.carry else unpickle(value.data, value.buffers)
 
 
 @cython.final
@@ -250,23 +245,9 @@ cdef class Reader:
 
 
 def loads(data, allow_pickle=True):
-    """Decode the one value that `data` holds.
+    """Decode the one value that `data` holds; `WireError` where that is anything else.
 
-    Parameters
-    ----------
-    data : bytes-like
-        What `dumps` wrote.
-    allow_pickle : bool, default True
-        Whether the value may be a pickle. Loading a pickle runs whatever it names.
-
-    Returns
-    -------
-    object
-
-    Raises
-    ------
-    WireError
-        If `data` is anything but exactly one value.
+    Where pickles are allowed, reading one runs whatever code it names.
     """
     cdef Reader r = Reader.__new__(Reader)
     cdef Py_buffer view

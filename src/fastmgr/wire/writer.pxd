@@ -3,24 +3,23 @@
 cdef class Writer:
     """A growable buffer of encoded values; owns `data` (malloc)."""
 
-    cdef char *data           # NULL until the first byte; moves whenever the buffer grows
-    cdef size_t size          # bytes written
-    cdef size_t capacity
-    cdef bint out_of_band       # whether large buffers are left out
-    cdef list buffers        # those that were: bytes, or bytearrays that nobody changes
+    cdef char *data           # NULL until the first byte; moves when the buffer grows
+    cdef size_t size, capacity
+    cdef bint out_of_band     # whether large buffers are left out
+    cdef list buffers         # those that were left out: bytes, or bytearrays that nobody changes
     cdef list writable        # whether each has to arrive as a bytearray
-    cdef int pickles          # written
+    cdef int pickles          # how many were written
     # Make room for `extra` more bytes.
     cdef int grow(self, size_t extra) except -1
-    # Append raw bytes, `source` may be NULL when n is 0.
+    # Append raw bytes; `source` may be NULL when n is 0.
     cdef int write(self, const void *source, size_t n) except -1
-    # Encode one value: 0 = compact, 1 = pickled. On an exception nothing was written.
-    # Pickling runs users' code, which must not reach this Writer.
+    # Encode one value: 0 = compact, 1 = pickled. After an exception nothing was written. Pickling
+    # runs users' code, which must not reach this Writer.
     cdef int put(self, object value) except -1
     # Encode one value: 0 = done, 1 = it needs pickle and nothing was written. Runs no users' code.
     cdef int put_compact(self, object value) except -1
-    # Encode the arguments of a call: 0 = compact, 1 = with one pickle that need not be read to be
-    # handed back, 2 = pickled.
+    # Encode the arguments of a call: 0 = compact; 1 = one of them is a pickle, which the server can
+    # hand back unread; 2 = pickled as a whole, or the pickle may refer to a process.
     cdef int put_args(self, tuple args) except -1
     # Make a gap of `n` bytes, and return where it is.
     cdef char *insert(self, size_t at, size_t n) except NULL

@@ -38,14 +38,14 @@ cdef extern from "Python.h":
 
 cdef enum:
     ENCODE_DEPTH = 32           # of nested containers; deeper values are pickled
-    IDENTITIES = 64             # objects whose identity one value is searched for
+    IDENTITIES = 64             # objects that are remembered of one value, to find those met twice
     BUDGET = 1 << 20            # bytes; see Walk.limit
     LARGEST_INT = 1 << 16       # bytes
-    HEAD = 10                   # the longest tag and size, and longer than any number with its tag
-    KEPT = 256 * 1024           # bytes of buffer a Writer keeps when it is reset
-    SMALL = 4096                # and what it starts with
+    HEAD = 10                   # bytes of the longest tag and size; no number with its tag has more
+    KEPT = 256 * 1024           # bytes that a Writer's buffer has at most after a reset
+    SMALL = 4096                # and at first
 
-# The exceptions that are nothing but their type and args. Their order is part of the format.
+# The exceptions that have nothing but their type and args. Their order is part of the format.
 ERRORS = (
     KeyError, IndexError, ValueError, TypeError, StopIteration, ZeroDivisionError, RuntimeError,
     OverflowError, LookupError, ArithmeticError, NotImplementedError, AssertionError, EOFError,
@@ -55,20 +55,18 @@ cdef int N_ERRORS = len(ERRORS)
 
 
 cdef struct Walk:
-    # One value being encoded. Lives on the stack of put_compact; the pointers are compared, never
-    # followed.
-    PyObject *seen[IDENTITIES]
+    # One value that is being encoded.
+    PyObject *seen[IDENTITIES]  # compared, never followed
     int count
-    # Above 0 within a dict key or a set member, which the peer must be able to hash.
-    int keyed
-    # The most w.size may be. (t, t) of (t, t) of ... 32 levels deep has four billion elements:
-    # pickle writes each tuple once, we look for no immutables that repeat, so we stop early.
+    int keyed           # above 0 within a key or a set's member, which the peer must be able to hash
+    # The most that w.size may be. (t, t) of (t, t) of ... 32 levels deep has four billion elements.
+    # Pickle writes each tuple once; we look for no immutables that repeat, and so give up early.
     # Large leaves raise the limit.
     size_t limit
 
 
 cdef inline bint _repeats(Walk *walk, object value) noexcept:
-    """Whether `value` was met before, or may have been: there is no room left to remember it."""
+    """Whether `value` was met before, or may have been, for there is no room to remember more."""
     cdef PyObject *it = <PyObject *>value
     cdef int i
     for i in range(walk.count):
@@ -81,10 +79,10 @@ cdef inline bint _repeats(Walk *walk, object value) noexcept:
     return False
 
 
-# Encoding. Each function returns 0, or 1 for "this value needs pickle"; put_compact takes back
-# what they wrote. A container may change under our feet (a collection can run a finalizer, and
-# that another thread), so items of mutable ones are held while they are encoded, and a count that
-# proves wrong leaves the matter to pickle.
+# Encoding. Each function returns 0, or 1 where the value needs pickle: then put_compact takes back
+# what was written. A container may change meanwhile (the garbage collector can run a finalizer, and
+# that lets another thread run). So the items of mutable ones are held while they are encoded, and a
+# container whose count has changed is left to pickle.
 
 cdef inline char *_room(Writer w, size_t n) except NULL:
     if w.capacity - w.size < n:
@@ -93,7 +91,7 @@ cdef inline char *_room(Writer w, size_t n) except NULL:
 
 
 cdef inline int _put_fixed(Writer w, Tag tag, uint64_t bits, size_t n) except -1:
-    """Write a tag and the low `n` bytes of `bits`; all eight are stored, which needs no branch."""
+    """Write a tag and the low `n` bytes of `bits`; to store all eight takes no branch."""
     cdef char *at = _room(w, HEAD)
     at[0] = <char>tag
     store(at + 1, bits)
@@ -102,7 +100,7 @@ cdef inline int _put_fixed(Writer w, Tag tag, uint64_t bits, size_t n) except -1
 
 
 cdef inline char *_put_head(Writer w, Tag tag, Py_ssize_t n, Py_ssize_t body) except NULL:
-    """Write a tag and a size; return where there now is room for `body` bytes."""
+    """Write a tag and a size; return where the `body` bytes go, for which there is room now."""
     cdef char *at = _room(w, HEAD + <size_t>body)
     at[0] = <char>tag
     if n < 255:
@@ -132,7 +130,7 @@ cdef int _put_bytes(
 
 
 cdef int _put_outside(Writer w, object buffer, bint writable) except -1:
-    """Leave a buffer that never changes to be sent from where it is."""
+    """Leave out a buffer that never changes: it is sent from where it lies."""
     if w.buffers is None:
         w.buffers = []
         w.writable = []
@@ -234,7 +232,7 @@ cdef int _put_set(Writer w, Tag tag, object value, Walk *walk, int depth) except
 
 cdef int _put_slice(Writer w, object value, Walk *walk, int depth) except -1:
     cdef PySliceObject *parts = <PySliceObject *>value
-    # Hashable since 3.12 only, and the peer may be older.
+    # Slices have a hash since 3.12 only, and the peer may be older.
     if walk.keyed or has_reducer(<object>Py_TYPE(value)):
         return 1
     _put_fixed(w, SLICE, 0, 0)
@@ -254,9 +252,7 @@ cdef int _put_error(Writer w, object value, Walk *walk, int depth) except -1:
             break
     else:
         return 1
-    if error.attributes is not NULL and PyDict_Size(<object>error.attributes):
-        return 1
-    if error.args is NULL:
+    if error.args is NULL or error.attributes is not NULL and PyDict_Size(<object>error.attributes):
         return 1
     cdef object args = <object>error.args
     if not PyTuple_CheckExact(args) or has_reducer(<object>Py_TYPE(value)) or _repeats(walk, value):
@@ -304,12 +300,10 @@ cdef int _encode(Writer w, object value, Walk *walk, int depth) except -1:
     if PyExceptionInstance_Check(value):
         return _put_error(w, value, walk, depth)
     if kind == &PyDictKeys_Type or kind == &PyDictValues_Type or kind == &PyDictItems_Type:
-        # A list over there, as multiprocessing has it; so not in a key, though dict_values have a
-        # hash.
+        # The peer gets a list, as from multiprocessing, which cannot be in a key.
         return walk.keyed or _repeats(walk, value) or _put_list(w, list(value), walk, depth)
     if kind == <PyTypeObject *>Opaque:
-        return walk.keyed or _put_pickled(
-            w, (<Opaque>value).data, (<Opaque>value).buffers, walk)
+        return walk.keyed or _put_pickled(w, (<Opaque>value).data, (<Opaque>value).buffers, walk)
     if PyComplex_CheckExact(value):
         _put_fixed(w, COMPLEX, bits_of(PyComplex_RealAsDouble(value)), 8)
         store(_room(w, 8), bits_of(PyComplex_ImagAsDouble(value)))
@@ -346,7 +340,7 @@ cdef int _put_pickled(Writer w, bytes data, object buffers, Walk *walk) except -
 
 
 cdef int _put_pickle(Writer w, object value) except -1:
-    """Pickle a value; 1 if it may be carried unread, 2 if not."""
+    """Pickle a value; return 1 if it may be carried unread, 2 if not."""
     cdef list buffers = [] if w.out_of_band else None
     cdef bytes data = pickled(value, buffers)
     _put_pickled(w, data, buffers, NULL)
@@ -354,7 +348,6 @@ cdef int _put_pickle(Writer w, object value) except -1:
 
 
 cdef bint is_scalar(object value) noexcept:
-    """Whether nobody can tell two copies of the value from one."""
     return (
         PyUnicode_CheckExact(value) or PyLong_CheckExact(value) or PyBytes_CheckExact(value)
         or PyFloat_CheckExact(value) or value is None or value is True or value is False
@@ -373,12 +366,9 @@ cdef class Writer:
     cdef int grow(self, size_t extra) except -1:
         if extra > <size_t>PY_SSIZE_T_MAX - self.size:
             raise MemoryError
-        cdef size_t needed = self.size + extra
-        if needed <= self.capacity:
+        if self.size + extra <= self.capacity:
             return 0
-        cdef size_t capacity = max(needed, <size_t>SMALL)
-        if capacity < 2 * self.capacity:
-            capacity = 2 * self.capacity
+        cdef size_t capacity = max(self.size + extra, <size_t>SMALL, 2 * self.capacity)
         cdef char *data = <char *>realloc(self.data, capacity)
         if data is NULL:
             raise MemoryError
@@ -396,8 +386,7 @@ cdef class Writer:
         cdef size_t start = self.size
         cdef Walk walk
         cdef int outcome = -1
-        walk.count = 0
-        walk.keyed = 0
+        walk.count = walk.keyed = 0
         walk.limit = start + BUDGET
         cdef Py_ssize_t buffers = len(self.buffers) if self.buffers is not None else 0
         cdef int pickles = self.pickles
@@ -452,8 +441,7 @@ cdef class Writer:
 
     cdef void reset(self) noexcept:
         cdef char *data
-        self.size = 0
-        self.pickles = 0
+        self.size = self.pickles = 0
         self.buffers = self.writable = None
         if self.capacity > KEPT:
             data = <char *>realloc(self.data, SMALL)
@@ -463,18 +451,7 @@ cdef class Writer:
 
 
 def dumps(value):
-    """Encode a value, with pickle where it must be.
-
-    Parameters
-    ----------
-    value : object
-        Anything `multiprocessing` can pickle.
-
-    Returns
-    -------
-    bytes
-        What `loads` reads.
-    """
+    """Encode a value for `loads`, with pickle where it must be."""
     cdef Writer w = Writer.__new__(Writer)
     w.put(value)
     return PyBytes_FromStringAndSize(w.data, <Py_ssize_t>w.size)
