@@ -6,9 +6,9 @@ import array
 import collections.abc
 import time
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from multiprocessing import util
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastmgr.baseproxy import (
     SEEN_IN,
@@ -78,6 +78,22 @@ def _make_base(name: str, row: Row) -> Any:
             text = getattr(row.make, method).__doc__
         vars(made)[method].__doc__ = text
     return made
+
+
+def _in_place(operator: str, method: str) -> Callable[[BaseProxy, Any], BaseProxy]:
+    """Make an operator that changes the referent by a method, and returns the proxy."""
+
+    def operate(self: BaseProxy, value: Any) -> BaseProxy:
+        self._callmethod(method, (value,))
+        return self
+
+    operate.__name__ = operate.__qualname__ = operator
+    return operate
+
+
+def _attribute(name: str) -> property:
+    """Make a property that is an attribute of the referent."""
+    return property(lambda self: self._callmethod("__getattribute__", (name,)))
 
 
 class IteratorProxy(BaseProxy):
@@ -197,17 +213,8 @@ class BarrierProxy(BaseProxy, _Barrier):
     def reset(self) -> None:
         return self._callmethod("reset")
 
-    @property
-    def parties(self) -> int:
-        return self._callmethod("__getattribute__", ("parties",))
-
-    @property
-    def n_waiting(self) -> int:
-        return self._callmethod("__getattribute__", ("n_waiting",))
-
-    @property
-    def broken(self) -> bool:
-        return self._callmethod("__getattribute__", ("broken",))
+    if not TYPE_CHECKING:  # which knows of them by `threading.Barrier`
+        parties, n_waiting, broken = map(_attribute, ("parties", "n_waiting", "broken"))
 
 
 class NamespaceProxy(BaseProxy, _Namespace):
@@ -277,13 +284,9 @@ class ListProxy(BaseListProxy[_T]):
     changes made meanwhile are seen, as in a list.
     """
 
-    def __iadd__(self, value: Iterable[_T]) -> Self:  # type: ignore[override]
-        self._callmethod("extend", (value,))
-        return self
-
-    def __imul__(self, value: SupportsIndex) -> Self:  # type: ignore[override]
-        self._callmethod("__imul__", (value,))
-        return self
+    if not TYPE_CHECKING:
+        __iadd__ = _in_place("__iadd__", "extend")
+        __imul__ = _in_place("__imul__", "__imul__")
 
 
 collections.abc.MutableSequence.register(BaseListProxy)
@@ -303,9 +306,8 @@ class DictProxy(_BaseDictProxy[_K, _V]):
 
     _gains = DICT.gains
 
-    def __ior__(self, value: Any) -> Self:  # type: ignore[override,misc]
-        self._callmethod("__ior__", (value,))
-        return self
+    if not TYPE_CHECKING:
+        __ior__ = _in_place("__ior__", "__ior__")
 
 
 collections.abc.MutableMapping.register(_BaseDictProxy)
@@ -320,21 +322,11 @@ class SetProxy(_BaseSetProxy[_T]):
 
     _takes_exposed_along = True
 
-    def __ior__(self, value: Any) -> Self:  # type: ignore[override,misc]
-        self._callmethod("__ior__", (value,))
-        return self
-
-    def __iand__(self, value: Any) -> Self:  # type: ignore[override,misc]
-        self._callmethod("__iand__", (value,))
-        return self
-
-    def __ixor__(self, value: Any) -> Self:  # type: ignore[override,misc]
-        self._callmethod("__ixor__", (value,))
-        return self
-
-    def __isub__(self, value: Any) -> Self:  # type: ignore[override,misc]
-        self._callmethod("__isub__", (value,))
-        return self
+    if not TYPE_CHECKING:
+        __ior__ = _in_place("__ior__", "__ior__")
+        __iand__ = _in_place("__iand__", "__iand__")
+        __ixor__ = _in_place("__ixor__", "__ixor__")
+        __isub__ = _in_place("__isub__", "__isub__")
 
 
 collections.abc.MutableSet.register(_BaseSetProxy)

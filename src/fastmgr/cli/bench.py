@@ -18,29 +18,22 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from timeit import Timer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastmgr import managers as fast
 from fastmgr.cli import chart
-from fastmgr.cli.demo import positive, stop, uninterrupted
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-    from multiprocessing.context import BaseContext
+from fastmgr.cli.demo import positive, started, stop, uninterrupted
 
 HELP = "measure stock, multiprocessing's own and fastmgr on this machine"
-
-Names = Mapping[str, Any]
-"""What the names in a contender's statements stand for."""
-
 STOCK, PLAIN, FAST = "stock manager", "multiprocessing", "fastmgr"
-PROCESSES = 4
-"""How many count at once."""
+PROCESSES = 4  # that count at once
+Names = Mapping[str, Any]  # what the names in a contender's statements stand for
 
 
 class BenchError(Exception):
@@ -152,12 +145,12 @@ class Crowd(Alone):
     """The same in several processes at once; they wait for their turn in between."""
 
     def __init__(
-        self, statement: str, names: Names, processes: int, context: "BaseContext", stack: ExitStack
+        self, statement: str, names: Names, processes: int, context: BaseContext, stack: ExitStack
     ) -> None:
         super().__init__(statement, names)
         self.done = processes  # by which each has connected
         self.processes = processes
-        self.pipes: list[Connection[Any, Any]] = []
+        self.pipes: list[Any] = []
         self.children: list[Any] = []
         stack.callback(stop, self.children)  # which finds none, unless something goes wrong
         for number in range(processes):
@@ -194,12 +187,7 @@ class Crowd(Alone):
             child.join()
 
 
-def take_part(
-    statement: str,
-    names: Names,
-    pipe: "Connection[Any, Any]",
-    parents: "Sequence[Connection[Any, Any]]",
-) -> None:
+def take_part(statement: str, names: Names, pipe: Any, parents: Sequence[Any]) -> None:
     """Run the statement as often as the pipe says, until it says 0: what a process of a crowd does.
 
     The processes share the clock: `perf_counter` is the system's.
@@ -217,17 +205,13 @@ def take_part(
 
 
 @contextmanager
-def contenders(context: "BaseContext") -> Iterator[dict[str, Names]]:
+def contenders(context: BaseContext) -> Iterator[dict[str, Names]]:
     """Start the managers, and give the names that each contender's statements use."""
     if stock.SyncManager.__module__.partition(".")[0] != "multiprocessing":
         raise BenchError("multiprocessing.managers is fastmgr's here: there is nothing to compare")
-    if context.get_start_method() != "fork":
-        resource_tracker.ensure_running()  # before `uninterrupted`: it may unblock the signal
     with ExitStack() as stack:
-        with uninterrupted():
-            on_stock = stack.enter_context(stock.SyncManager(ctx=context))
-        with uninterrupted():
-            on_fast = stack.enter_context(fast.SyncManager(ctx=context))
+        on_stock = started(stock.SyncManager, context, stack)
+        on_fast = started(fast.SyncManager, context, stack)
         plain: Any = context
         queue = plain.Queue()
         stack.callback(queue.join_thread)
@@ -254,7 +238,7 @@ def total(names: Names) -> int:
     return int(names["counter" if "counter" in names else "value"].value)
 
 
-def measure(case: Case, found: Mapping[str, Names], effort: Effort, context: "BaseContext") -> Row:
+def measure(case: Case, found: Mapping[str, Names], effort: Effort, context: BaseContext) -> Row:
     """Measure one case, in turn all contenders for which it has a statement."""
     with ExitStack() as stack:
         legs: dict[str, Alone] = {}

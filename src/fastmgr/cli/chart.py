@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LOOKS", "Panel", "draw", "file", "missing"]
-
+#: How a contender's times are marked: also without colours no two marks look alike.
 LOOKS: Mapping[str, Mapping[str, Any]] = {
     "square": {"marker": "s", "s": 42, "facecolor": "white", "edgecolor": "0.25"},
     "diamond": {"marker": "D", "s": 34, "facecolor": "white", "edgecolor": "#b0413e"},
@@ -18,7 +17,6 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
     "bar": {"marker": "|", "s": 190, "color": "black", "linewidths": 2.2},
     "circle": {"marker": "o", "s": 48, "color": "#1f4e9c"},
 }
-"""How a contender's times are marked: also without colours no two marks look alike."""
 LEFT, ACROSS, COLUMN, MARGIN = 2.75, 4.6, 1.0, 0.2  # inches, from left to right
 TOP, ROW, GAP, BOTTOM = 0.75, 0.3, 0.75, 0.6  # inches, from top to bottom
 HEADING = -0.95  # where names and headings stand, in rows

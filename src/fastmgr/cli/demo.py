@@ -24,22 +24,18 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import connection, get_context, managers as stock, process, resource_tracker
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
 from fastmgr import managers as fast
 
-if TYPE_CHECKING:
-    from multiprocessing.context import BaseContext
-
 HELP = "count the words of the standard library in shared state"
-
+#: How many words a worker adds before it lets another worker have the lock.
 WORDS_PER_LOCK = 50
-"""How many words a worker adds before it lets another worker have the lock."""
-
+#: What says that a file is no Python: the library's tests keep some such files as data.
 NOT_PYTHON = (SyntaxError, tokenize.TokenError, UnicodeDecodeError)
-"""What says that a file is no Python: the library's tests keep some such files as data."""
 
 
 class WorkerError(Exception):
@@ -194,20 +190,16 @@ def count_alone(files: Sequence[Path], progress: Progress) -> Result:
 
 def count_shared(
     files: Sequence[Path], progress: Progress, contender: Contender, workers: int,
-    context: "BaseContext", expected: Result,
+    context: BaseContext, expected: Result,
 ) -> Result:  # fmt: skip
     """Count with worker processes that share everything through a manager.
 
     `expected` is the count alone, whose words name the counters. If a worker fails, no process of
     this count is left.
     """
-    if context.get_start_method() != "fork":
-        resource_tracker.ensure_running()  # before `uninterrupted`: it may unblock the signal
     start = perf_counter()
     with ExitStack() as stack:
-        with uninterrupted():
-            manager = stack.enter_context(contender.manager(ctx=context))
-        shared = contender.shared(manager, expected)
+        shared = contender.shared(started(contender.manager, context, stack), expected)
         for path in files:
             shared.files.put(os.fspath(path))
         processes = [
@@ -222,8 +214,15 @@ def count_shared(
                 child.start()
         with progress:
             wait(processes, lambda: progress.show(shared.done.value))
-        result = Result(*shared.totals(), perf_counter() - start)
-    return result
+        return Result(*shared.totals(), perf_counter() - start)
+
+
+def started(kind: Callable[..., Any], context: BaseContext, stack: ExitStack) -> Any:
+    """Start a manager, which ends with the stack."""
+    if context.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # before `uninterrupted`: it may unblock the signal
+    with uninterrupted():
+        return stack.enter_context(kind(ctx=context))
 
 
 def work(shared: Shared) -> None:
