@@ -80,12 +80,10 @@ class Pipeline:
         _require_proxy(proxy)
         session = proxy._session_of()
         if session is not self._session:
-            for one, what in (session, f"{proxy!r}"), (self._session, "the pipeline"):
+            for one, what in (session, repr(proxy)), (self._session, "the pipeline"):
                 if one.retired:
-                    raise ValueError(
-                        f"{what} belongs to the manager at {one.address!r}, "
-                        "which has been shut down"
-                    )
+                    at = f"{what} belongs to the manager at {one.address!r}"
+                    raise ValueError(f"{at}, which has been shut down")
             raise ValueError(
                 f"{proxy!r} belongs to the manager at {proxy._token.address!r}, "
                 f"the pipeline to the one at {self._session.address!r}"
@@ -96,10 +94,8 @@ class Pipeline:
         return len(self._calls) // 4
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} of {len(self)} calls to the manager at "
-            f"{self._session.address!r}>"
-        )
+        calls = f"{len(self)} calls to the manager at {self._session.address!r}"
+        return f"<{type(self).__name__} of {calls}>"
 
     def execute(self) -> list[Any]:
         """Make the calls recorded so far; return their results in order.
@@ -233,20 +229,19 @@ class Recorder:
 
     def __bool__(self) -> bool:
         if hasattr(type(self._proxy), "__bool__") or hasattr(type(self._proxy), "__len__"):
-            raise TypeError(
-                f"{self!r} has no truth value, for its calls return nothing: ask the proxy"
-            )
+            raise self._asked("has no truth value")
         return True
 
     def __eq__(self, other: object) -> bool:
         kind: Any = type(self._proxy)
         if self is not other and kind.__eq__ is not object.__eq__:
-            raise TypeError(
-                f"{self!r} cannot be compared, for its calls return nothing: ask the proxy"
-            )
+            raise self._asked("cannot be compared")
         return self is other
 
     __hash__ = object.__hash__
+
+    def _asked(self, why: str) -> TypeError:
+        return TypeError(f"{self!r} {why}, for its calls return nothing: ask the proxy")
 
     def __copy__(self) -> Recorder:
         return type(self)(self._proxy, self._method_of)

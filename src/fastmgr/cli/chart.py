@@ -33,13 +33,6 @@ class Panel:
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def missing() -> str | None:
-    """Return what to do before anything can be drawn, if there is something to do."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return "a plot needs matplotlib: python -m pip install matplotlib"
-    return None
-
-
 def file(text: str) -> Path:
     """Return the path of a chart that can be written: the type of a command line's option."""
     path = Path(text)
@@ -47,8 +40,10 @@ def file(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"{text}: the name has to end with .svg, .png or .pdf, which says the format"
         )
-    if problem := missing():
-        raise argparse.ArgumentTypeError(f"{text}: {problem}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError(
+            f"{text}: a plot needs matplotlib: python -m pip install matplotlib"
+        )
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no directory {path.parent}")
     return path
