@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import queue
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from support import KEY, ProbeManager, settle
 from support.servers import ListeningManager
 
-from fastmgr import managers
+from fastmgr import basemanager, managers
 from fastmgr.managers import BaseManager, ListProxy, RemoteError, SyncManager, dispatch
 
 
@@ -190,3 +191,17 @@ def test_types_of_the_stdlib_raise_what_it_raises(keyed: ProbeManager) -> None:
         keyed.Value()  # type: ignore[call-arg]
     with pytest.raises(RemoteError, match="Error"):
         keyed.Array("no typecode", [1])
+
+
+def test_an_arena_is_a_path_or_a_choice() -> None:
+    with pytest.raises(ValueError, match="the path of a file is needed"):
+        Empty(arena="")  # as a path it would be the current folder
+    assert Empty(arena="file")._arena == os.path.abspath("file")
+    assert Empty()._arena is True
+
+
+def test_what_only_a_server_needs_is_found_by_its_name() -> None:
+    server = basemanager.load("Server")
+    assert Empty._Server is Empty()._Server is managers.Server is server
+    with pytest.raises(KeyError):
+        basemanager.load("Nothing")

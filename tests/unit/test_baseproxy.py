@@ -1,4 +1,4 @@
-"""Proxies: their types, what they say of themselves, and how they nest."""
+"""What every proxy is: types that are made, keys, what proxies say of themselves, how they nest."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import threading
 import types
 import typing
 from collections.abc import Iterator
-from multiprocessing import util
+from multiprocessing import process, util
 from typing import Any
 
 import pytest
 from support import DEADLINE, ProbeManager, settle
 
 import fastmgr
-from fastmgr import managers
+from fastmgr import baseproxy, managers
+from fastmgr.client.connections import authkeys
 from fastmgr.managers import (
     AutoProxy,
     BaseListProxy,
@@ -209,7 +210,37 @@ def test_abstract_base_classes(proxytype: type, abstract: type) -> None:
     assert not any(issubclass(proxytype, other) for other in others - {abstract})
 
 
+def test_types_of_what_methods_return() -> None:
+    """The manager's own comes first, then the one that the server names, then the row's."""
+    find = baseproxy._proxytype_of
+    assert find(managers.SyncManager, "list", "fastmgr.proxies:SetProxy") is ListProxy
+    assert find(None, "list", "fastmgr.proxies:SetProxy") is SetProxy
+    for unknown in (None, "no.module:Type", "fastmgr.proxies:NoType"):
+        assert find(None, "Iterator", unknown) is IteratorProxy
+        assert find(None, "list", unknown) is AutoProxy  # another manager's `list` may be no list
+        assert find(None, "Queue", unknown) is AutoProxy
+
+
+def test_what_a_text_names() -> None:
+    assert baseproxy.find_by_name("fastmgr.proxies:ListProxy.append") is ListProxy.append
+    for wrong, error in [("no.module:Type", ImportError), ("fastmgr.proxies:No", AttributeError)]:
+        with pytest.raises(error):
+            baseproxy.find_by_name(wrong)
+
+
 # The base
+
+
+def test_the_key_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that a manager has opened it by; else the process's own."""
+    monkeypatch.setitem(authkeys, ("host", 1), b"its key")
+    assert baseproxy.authkey_for(("host", 1)) == baseproxy.authkey_for(["host", 1]) == b"its key"
+    assert baseproxy.authkey_for("/nobody") is process.current_process().authkey
+    for own in (bytearray(b"key"), memoryview(b"key"), b"key"):
+        assert baseproxy.choose_authkey("/nobody", own, None) == b"key"  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="an authkey is bytes, not str") as caught:
+        baseproxy.as_authkey("secret")  # type: ignore[arg-type]
+    assert "secret" not in str(caught.value)
 
 
 def test_attributes(manager: UnitManager) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import multiprocessing
@@ -20,7 +19,7 @@ from support.processes import await_end_of_group
 
 import fastmgr
 from fastmgr.__main__ import main
-from fastmgr.cli import bench, chart
+from fastmgr.cli import bench
 
 TINY = bench.Effort(alternations=2, seconds=0)
 CONTENDERS = ("stock manager", "multiprocessing", "fastmgr")
@@ -142,32 +141,6 @@ def test_command_draws(tmp_path: Path) -> None:
     assert {*CONTENDERS, *(case.label for case in bench.CASES)} <= {*texts}
 
 
-def test_chart_is_well_formed(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")  # which has no wheel yet for the newest interpreter
-    rows = {"row <&>": {"ours": 4e-8, "theirs": 3e-3}, "$x$": {"ours": 2e-3}}
-    panels = [
-        chart.Panel("first", rows, {"ratio": ["75,000", ""]}),
-        chart.Panel("second", {"only": {"theirs": 1e-2}}),
-    ]
-    looks = {"theirs": "square", "ours": "circle"}
-    chart.draw("<a & b>", panels, looks, tmp_path / "chart.svg", "below")
-    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
-    texts = ["".join(element.itertext()).strip() for element in root.iter(f"{SVG}text")]
-    assert {"<a & b>", "first", "second", "row <&>", "$x$", "only", "ratio", "75,000"} <= {*texts}
-    assert {"ours", "theirs", "10 ns", "1 µs", "10 ms"} <= {*texts}
-    chart.draw("again", panels, looks, tmp_path / "chart.png")
-    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="no times"):
-        chart.draw("", [chart.Panel("", {})], looks, tmp_path / "chart.svg")
-
-
-@pytest.mark.parametrize(
-    ("places", "moved"), [([0.1, 0.5], [0.1, 0.5]), ([0.5, 0.5], [0.418, 0.582])]
-)
-def test_names_do_not_overlap(places: list[float], moved: list[float]) -> None:
-    assert chart.apart(places) == pytest.approx(moved, abs=0.001)
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -190,12 +163,6 @@ def test_what_cannot_be_drawn_is_refused_first(
     captured = capsys.readouterr()
     assert said in captured.err
     assert not captured.out
-
-
-def test_chart_needs_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: True)
-    with pytest.raises(argparse.ArgumentTypeError, match="there is no directory"):
-        chart.file(str(tmp_path / "nowhere" / "plot.svg"))
 
 
 @pytest.mark.usefixtures("tiny")

@@ -1,0 +1,46 @@
+"""The chart is well-formed, and shows what it is given."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from fastmgr.cli import chart
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_chart_is_well_formed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")  # which has no wheel yet for the newest interpreter
+    rows = {"row <&>": {"ours": 4e-8, "theirs": 3e-3}, "$x$": {"ours": 2e-3}}
+    panels = [
+        chart.Panel("first", rows, {"ratio": ["75,000", ""]}),
+        chart.Panel("second", {"only": {"theirs": 1e-2}}),
+    ]
+    looks = {"theirs": "square", "ours": "circle"}
+    chart.draw("<a & b>", panels, looks, tmp_path / "chart.svg", "below")
+    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+    texts = ["".join(element.itertext()).strip() for element in root.iter(f"{SVG}text")]
+    assert {"<a & b>", "first", "second", "row <&>", "$x$", "only", "ratio", "75,000"} <= {*texts}
+    assert {"ours", "theirs", "10 ns", "1 µs", "10 ms"} <= {*texts}
+    chart.draw("again", panels, looks, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no times"):
+        chart.draw("", [chart.Panel("", {})], looks, tmp_path / "chart.svg")
+
+
+@pytest.mark.parametrize(
+    ("places", "moved"), [([0.1, 0.5], [0.1, 0.5]), ([0.5, 0.5], [0.418, 0.582])]
+)
+def test_names_do_not_overlap(places: list[float], moved: list[float]) -> None:
+    assert chart.apart(places) == pytest.approx(moved, abs=0.001)
+
+
+def test_chart_needs_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: True)
+    with pytest.raises(argparse.ArgumentTypeError, match="there is no directory"):
+        chart.file(str(tmp_path / "nowhere" / "plot.svg"))
