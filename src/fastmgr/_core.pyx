@@ -31,22 +31,10 @@ from fastmgr.server.stock_peers import StockPeers
 
 @cython.final
 cdef class Engine:
-    """What serves the clients of a server.
+    """What serves the clients of a server, which is `hooks`.
 
-    Parameters
-    ----------
-    hooks : Hooks
-        The server: what it shares, and what users override.
-    listener : Listener or None
-        None where the server accepts connections itself, on threads.
-    workers : Workers
-        Threads for connections that may block or run users' code.
-    offers_fast : bool
-        Whether the fast dialect is offered.
-    create : callable or None
-        A user's ``Server.create``, which shares what methods return to stock peers.
-    arena : Arena, optional
-        What may be shared with clients on the host.
+    There is no `listener` where the server accepts connections itself, on threads.  A user's
+    ``Server.create`` is `create`: it shares what methods return to stock peers.
     """
 
     cdef readonly Loop loop
@@ -54,9 +42,7 @@ cdef class Engine:
     cdef Disposal disposal
     cdef object service
 
-    def __init__(
-        self, hooks, listener, workers, bint offers_fast, create=None, Arena arena=None
-    ):
+    def __init__(self, hooks, listener, workers, bint offers_fast, create=None, Arena arena=None):
         load = Load()
         self.loop = Loop(hooks, listener, load)
         self.disposal = Disposal(workers)
@@ -64,11 +50,9 @@ cdef class Engine:
         gifts = Gifts(hooks.table, self.disposal)
         calls = Calls(hooks, gifts, create)
         parking = Parking(self.loop, replies, gifts, self.disposal)
-        operations = Operations(
-            hooks, load, calls, replies, gifts, parking, self.disposal, arena)
+        operations = Operations(hooks, load, calls, replies, gifts, parking, self.disposal, arena)
         self.stock_peers = StockPeers(hooks, calls)
-        self.service = Service(
-            hooks, self.stock_peers, workers, self.loop, operations, offers_fast)
+        self.service = Service(self.stock_peers, workers, self.loop, operations, offers_fast)
 
     def run(self):
         """Serve until the loop is stopped."""

@@ -89,25 +89,10 @@ def _taken(number: int | None, path: str) -> BlockingIOError:
 
 
 class ArenaFile:
-    """Named objects whose state lies in a file.
+    """Named objects whose state lies in a file, which is made if there is none.
 
-    Parameters
-    ----------
-    path : str
-        The file is made if there is none.
-    arena : Arena
-        Maps the file, and tells clients where it is.
-
-    Raises
-    ------
-    BlockingIOError
-        Another server has the file.
-    ValueError
-        The file is no arena, or it is damaged.
-    PermissionError
-        The file is another user's, or others can write to it.
-    OSError
-        The file cannot be opened, or the disk is full.
+    The arena maps the file, and tells clients where it is.  `Server.use_arena` says what is raised
+    where that cannot be.
     """
 
     def __init__(self, path: str, arena: Arena) -> None:
@@ -279,15 +264,7 @@ class ArenaFile:
             self.objects[name] = obj
 
     def add(self, name: str, obj: Any) -> None:
-        """Keep an object under a name that is not in use.
-
-        Raises
-        ------
-        TypeError
-            A file cannot hold the object.
-        OSError
-            The disk is full.
-        """
+        """Keep an object under a name that is not in use."""
         self._write(codec_of(type(obj)).number, name, obj)
         self.objects[name] = obj
 

@@ -5,7 +5,7 @@ from fastmgr.server.table cimport Entry, Table
 
 cdef class Calls:
     cdef object hooks
-    cdef object create            # a user's hook for stock peers, or None
+    cdef object create            # a user's Server.create: shares what stock peers are returned
     cdef Table table
     cdef Gifts gifts
     cdef dict proxytypes          # typeid -> "module:name" of its proxy type, or None

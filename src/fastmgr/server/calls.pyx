@@ -47,7 +47,7 @@ cdef set SHOWN_IF_NAMED_BY = rows.SHOWN_IF_NAMED_BY
 
 
 cdef bint may_make(object function) except -1:
-    """Whether the loop may call what is registered for a type, with plain arguments."""
+    """Whether the loop may call this maker of objects, with plain arguments."""
     return function in MADE_ON_LOOP
 
 
@@ -56,7 +56,7 @@ cdef int note_carried(Entry entry) except -1:
     cdef object unread = UNREAD.get(type(entry.obj))
     entry.carries = entry.known
     if unread is not None and unread.beside_cell is not None:
-        # One with a name may have had a life before.
+        # An object with a name may have been used before, in another server.
         held = unread.beside_cell(entry.obj)
         if held is not None:
             entry.opaque = type(held) is Opaque
@@ -101,26 +101,20 @@ cdef bint shows_values(Entry entry, object name) except -1:
 
 
 cpdef int look_inside(Entry entry) except -1:
-    """Unpickle what the object holds unread.
-
-    Raises
-    ------
-    Exception
-        Whatever unpickling raises; then nothing has changed.
-    """
+    """Unpickle what the object holds unread.  Where that raises, the object has not changed."""
     cdef dict read = {}
     if not entry.opaque:
         return 0
-    # It may take long, or fail: others go on carrying meanwhile.
+    # This may take long, or raise: calls may put unread values into the object meanwhile.
     read_values(entry.obj, read)
     entry.looking += 1      # from here on no call begins to carry
     try:
         while entry.carrying:
-            sleep(0)        # a few steps of another thread are left
+            sleep(0)        # another thread has a few steps left
         while read_values(entry.obj, read):
             pass
         entry.known = False
-        # Whoever else looks meanwhile reads too; what one has put in place the other leaves.
+        # Another thread may look as well; each leaves what the other has put in place.
         put_in_place(entry.obj, read)
         entry.opaque = False
     finally:
@@ -142,10 +136,7 @@ class UnknownType(KeyError):
 
 
 cpdef tuple failed_creation(object hooks, object typeid, object kwds, object error):
-    """What is replied when a creation has failed: the operation and the payload.
-
-    To be called while the exception is handled.
-    """
+    """The operation and the payload of the reply to a creation that failed; in an `except`."""
     if isinstance(error, UnknownType):
         return <int>OP_TRACEBACK, error.text
     registered = hooks.registry.get(typeid) if type(typeid) is str else None
@@ -159,17 +150,7 @@ cpdef tuple failed_creation(object hooks, object typeid, object kwds, object err
 
 
 cpdef Entry create(object hooks, object typeid, object args, object kwds, bint known=False):
-    """Make an object of a registered type and share it; return its entry.
-
-    Raises
-    ------
-    UnknownType
-        No type is registered under `typeid`.
-    ValueError
-        The type has no callable and there is not exactly one argument.
-    TypeError
-        The registered ``method_to_typeid`` is no dict.
-    """
+    """Make an object of a registered type and share it; return its entry."""
     if typeid not in hooks.registry:
         raise UnknownType(typeid, hooks)
     function = hooks.registry[typeid][0]
@@ -182,7 +163,7 @@ cpdef Entry create(object hooks, object typeid, object args, object kwds, bint k
             obj = function(*args, **kwds) if kwds else function(*args)
         except Exception:
             raise
-        except BaseException as error:      # it is not to end the thread that serves the client
+        except BaseException as error:      # which must not end the thread that serves the client
             raise RuntimeError(f"{typeid!r}: what makes it raised {error!r}") from error
         known = known and may_make(function)
     handle = 0
@@ -215,12 +196,9 @@ cpdef tuple create_for_stock(object hooks, object typeid, object args, object kw
 
 
 def revive(hooks, key):
-    """Share a named object again for who has known it in another server, or before it was dropped.
+    """Share a named object again for a client that knows it from before, or from another server.
 
-    Returns
-    -------
-    Entry or None
-        Without a reference counted; None where the key is of no named object.
+    Return its entry, with no reference counted, or None where the key is no named object's.
     """
     cdef Entry entry
     found = hooks.finder.find(key, hooks.names, hooks.registry)
@@ -246,7 +224,7 @@ cdef object call_unbound(object function, object obj, object args, object kwds):
 
 
 cdef str some_names(names):
-    """The names that are exposed, in an order that does not change, and not too many of them."""
+    """Some of the exposed names, sorted, for an error's text."""
     shown = sorted(map(repr, names))
     more = len(shown) - MOST_NAMES
     if more > 0:
@@ -255,7 +233,7 @@ cdef str some_names(names):
 
 
 cdef object importable_name(proxytype):
-    """``module:name`` where a client could import it, or None."""
+    """``module:name`` of a proxy type that a client could import, or None."""
     module = getattr(proxytype, "__module__", None)
     name = getattr(proxytype, "__qualname__", None)
     if not module or not name or "<" in name or module == "__main__":
@@ -265,15 +243,7 @@ cdef object importable_name(proxytype):
 
 @cython.final
 cdef class Calls:
-    """The calls of shared objects, in both dialects.
-
-    Parameters
-    ----------
-    hooks : Hooks
-    gifts : Gifts
-    create : callable or None
-        A user's ``Server.create``, which then shares what is returned to stock peers.
-    """
+    """The calls of shared objects, in both dialects."""
 
     def __init__(self, hooks, Gifts gifts, create):
         self.hooks = hooks
@@ -288,8 +258,8 @@ cdef class Calls:
     ):
         """Call a method of a shared object; return the reply's payload and set its operation.
 
-        `c` is the connection as hooks see it; `conn` is the engine's, None for a
-        connection that a server accepted itself.  `handle` is set for OP_PROXY.
+        `c` is the connection as hooks see it; `conn` is the engine's, None for a connection that
+        the server accepted itself.  `handle` is set for OP_PROXY.
         """
         op[0] = OP_RETURN
         handle[0] = 0
@@ -334,16 +304,13 @@ cdef class Calls:
             return fallback(self.hooks, c, entry.ident, obj, *args, **(kwds or {}))
         except BaseException as error:
             if not isinstance(error, Exception):
-                # The client is told, and goes on: what it stands for was to end something here.
+                # A SystemExit, say, was to end something in this process: only the client is told.
                 util.info("%r raised %r", name, error)
             op[0] = OP_TRACEBACK
             return told(conn)
 
     cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result):
-        """Share what a method returned, and return what is said of it and its handle.
-
-        A fast peer's session owns the reference.
-        """
+        """Share what a method returned; return the reply's payload and the new object's handle."""
         cdef Entry entry
         if conn is None or conn.session is None:
             if self.create is not None:
@@ -367,7 +334,7 @@ cdef class Calls:
         if entry is not None:
             if not shows_values(entry, name):
                 entry.known = False
-            here.owner = conn       # None: the thread is its own owner
+            here.owner = conn       # None: the thread itself owns what it takes
             if conn is not None and entry.pins and not conn.pinned:
                 conn.pin()
         payload = self.perform(c, conn, entry, ident, name, args, kwds, &op, &handle)

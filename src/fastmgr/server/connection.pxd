@@ -31,11 +31,10 @@ cdef class Handler:
     cdef int end(self) except -1                    # it ends, for whatever reason
     cdef int serve(self, Conn conn) except -1       # the stream's last frame; -> `Verdict`
     cdef int answer(self, Conn conn) except -1      # the parked call is finished; -> `Verdict`
-    cdef int leave(self, Conn conn) except -1       # the peer is gone: return what it held
+    cdef int leave(self, Conn conn) except -1       # the peer is gone: give back what it held
     cdef int hand_off(self, Conn conn) except -1    # to a worker, until the worker returns it
     cdef int turn(self) except -1                   # the loop has served all that was ready
-    # One of the server's functions replies by itself.
-    cdef int respond(self, Conn conn, object message) except -1
+    cdef int respond(self, Conn conn, object message) except -1   # a server's function replies
 
 
 @cython.final
@@ -53,10 +52,10 @@ cdef class Conn(Owner):
     cdef object handshake         # its Challenger; None from its first request on
     cdef object stock             # the StockConnection, once a stock peer is served
     cdef readonly bint introduced  # a stock peer has asked for a session (accept_connection)
-    cdef bint pinned              # the worker is this connection's for life
+    cdef bint pinned              # its worker serves no other connection any more
     cdef bint timed               # the socket has its receive timeout
     cdef int streak               # calls in a row that the loop could have served
-    cdef uint64_t noted           # handle of the primitive that it noted last for its session
+    cdef uint64_t noted           # handle of the primitive noted last for its session
     cdef bint answered            # a hook has replied to the current request itself
     cdef tuple undelivered        # operation, handle and payload of what a worker must encode
     # What the peer is about to read: entries whose proxies are in a reply, and each `Gift`.

@@ -1,8 +1,8 @@
 """One accepted connection, and where it is in its life; where connections arrive.
 
 `Conn.place` says which thread owns the connection and its stream: the loop, a worker, or nobody.
-`Conn.end` says what is known of the peer's end.  Each changes by the methods below alone, each of
-which says which thread may call it; docs/architecture.md has the drawing.
+`Conn.end` says how the peer ended, as far as the server knows.  Only the methods of `Conn` change
+the two; each says which thread may call it.  docs/architecture.md has the drawing.
 """
 
 cimport cython
@@ -25,7 +25,7 @@ cdef frozenset SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, er
 
 
 cdef class Handler:
-    """What the loop asks of the server's other parts; the .pxd says when."""
+    """What the loop and its connections ask of the server's other parts; the .pxd says when."""
 
     cdef int begin(self) except -1:
         raise NotImplementedError
@@ -62,32 +62,23 @@ cdef class Conn(Owner):
         self.name = ""
         self.loop = PyThread_get_thread_ident()
 
-    # -- for a server's own functions ---------------------------------------
-
     def send(self, message):
-        """Reply to the current request from a server's own function.
-
-        ``Server.shutdown`` and users' functions do ``c.send(('#RETURN', value))``.
-        """
+        """Reply to the current request: ``Server.shutdown`` does ``c.send(('#RETURN', None))``."""
         self.handler.respond(self, message)
 
     def close(self):
-        """Close the connection, once the current request is done with; any thread may."""
+        """Close the connection once the current request is done with; any thread may call this."""
         self.closing = True
 
-    # -- for primitives -------------------------------------------------------
-
     cdef bint is_there(self) noexcept:
-        """Whether the client is there: it may be dead, and the loop not know it yet."""
+        """Whether the client is there; it may be dead without the loop knowing it yet."""
         return not self.stream.at_end()
 
     cdef void serve_no_more(self) noexcept:
         self.closing = True
 
-    # -- for its worker ---------------------------------------------------------
-
     cdef int pin(self) except -1:
-        """Keep the calling thread for this connection: what the thread owns stays its own."""
+        """Keep the calling worker for this connection alone: it may own something by now."""
         self.pinned = True
         self.stream.set_timeout(0)
         if self.stock is not None:
@@ -103,20 +94,20 @@ cdef class Conn(Owner):
         return 0
 
     cpdef int to_loop(self) except -1:
-        """The loop serves it again: in its next turn, after a wait, or after a worker."""
+        """The loop serves the connection again: in its next turn, after a wait or a worker."""
         return self._move(1 << QUEUED | 1 << PARKED | 1 << WORKER | 1 << RECEIVING, LOOP)
 
     cpdef int to_queue(self) except -1:
-        """The loop serves others before it goes on."""
+        """The loop serves the other connections before it goes on with this one."""
         return self._move(1 << LOOP, QUEUED)
 
     cpdef int to_parked(self) except -1:
-        """Its call waits, and the loop serves nothing of it before that is over."""
+        """The connection's call waits; the loop serves nothing of it before that is over."""
         assert self.waiter is not None
         return self._move(1 << LOOP, PARKED)
 
     cpdef int to_worker(self) except -1:
-        """The loop lets go of it, and of its stream, for a worker."""
+        """The loop gives the connection and its stream to a worker."""
         return self._move(1 << LOOP, WORKER)
 
     cpdef int to_closed(self) except -1:
@@ -124,22 +115,22 @@ cdef class Conn(Owner):
         return self._move(1 << LOOP | 1 << QUEUED | 1 << PARKED, CLOSED)
 
     def close_copy(self):
-        """In a forked child of the server: close the copies of what the parent goes on using."""
+        """In a forked child of the server: close the copies of the parent's descriptors."""
         self.place = CLOSED
         self.stream.close()
         self.stream.detach_mailbox()
 
-    # -- how it ends: the thread that notices first says so -----------------------
+    # -- how it ends: the thread that notices the end first calls one of these --------
 
     cpdef int note_hang_up(self) except -1:
-        """The peer has hung up, says the poller to the loop, while the worker receives."""
+        """The poller has told the loop of the hang-up while the worker receives."""
         assert PyThread_get_thread_ident() == self.loop and self.place == RECEIVING
         if self.end == ALIVE:
             self.end = HUNG_UP
         return 0
 
     cpdef bint note_goodbye(self) except -1:
-        """The owner has taken a goodbye from the stream; whether the end is news."""
+        """The owner has taken a goodbye from the stream; return whether the end is news."""
         assert self.stream.header.op == OP_GOODBYE and self.session is not None
         if self.end >= IN_ORDER:
             return False        # the loop has seen it behind the call that was served
@@ -147,10 +138,10 @@ cdef class Conn(Owner):
         return True
 
     cpdef bint note_end(self) except -1:
-        """The peer is gone, or to be gone; whether that is news.
+        """The peer is gone, or is to be gone; return whether that is news.
 
-        For the loop, unless the worker receives, and for the worker.  A goodbye may lie behind a
-        call that is under way, or behind requests that nobody will serve.
+        The loop calls this, unless the worker receives, or the worker does.  A goodbye may lie
+        behind a call that is under way, or behind requests that nobody will serve.
         """
         cdef Header last
         if self.end >= IN_ORDER:
@@ -174,14 +165,9 @@ cdef class Conn(Owner):
 
 @cython.final
 cdef class Acceptor:
-    """Accept connections, and have each prove the key before anything else.
+    """Accepts connections, and has each prove the key before anything else.
 
-    Parameters
-    ----------
-    server : Server
-        Gives ``authkey`` and ``handshake_timeout`` (seconds).
-    listener : Listener or None
-        Where connections arrive.
+    All of it is the loop's thread's.  It sends nothing: the loop sends what `answer` returns.
     """
 
     def __init__(self, server, listener):
@@ -218,7 +204,6 @@ cdef class Acceptor:
         The connection is `closing` where the handshake has failed, and has proved the key once
         its handshake is `done`.
         """
-        cdef list replies
         try:
             replies = conn.handshake.feed((<const char *>conn.stream.body)[:conn.stream.size])
         except AuthenticationError as error:

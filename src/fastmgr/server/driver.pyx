@@ -2,10 +2,13 @@
 
 A client and the thread that serves it want a processor each; the loop serves many clients with
 one.  The server spins where processors are left, and says in its replies whether clients may.
+
+A worker drops objects whose destructor may be a user's, or may take long.
 """
 
 cimport cython
 
+from fastmgr.link.system cimport fm_share_heap
 from fastmgr.memory.arena cimport Celled
 from fastmgr.wire.opaque cimport Opaque
 
@@ -21,13 +24,23 @@ cdef frozenset PLAIN = frozenset((bool, int, float, str, bytes, Opaque))
 
 
 def has_few_descriptors():
-    """Whether this process may open so few files that its clients need all of them."""
+    """Whether this process may open so few files that its connections need all of them."""
     return 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < MANY_DESCRIPTORS
+
+
+def share_heap():
+    """Let all threads of this process, which is a server's alone, allocate from one heap.
+
+    They take turns with the interpreter's lock anyway.  `MALLOC_ARENA_MAX` in the environment
+    prevails.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        fm_share_heap()
 
 
 @cython.final
 cdef class Load:
-    """Who has sent the last requests, and what served them."""
+    """Which clients have sent the last requests, and which threads served them."""
 
     def __init__(self):
         try:
@@ -36,7 +49,7 @@ cdef class Load:
             self.cores = os.cpu_count() or 1
 
     cdef int count(self) noexcept:
-        """Count who has sent the last `RECENT` requests."""
+        """Count the clients of the last `RECENT` requests."""
         cdef int i, j, loop_clients = 0, worker_clients = 0
         for i in range(RECENT):
             for j in range(i):
@@ -55,30 +68,27 @@ cdef class Load:
 
 @cython.final
 cdef class Timers:
-    """A heap of the waiters that have a deadline; a finished waiter may stay until its deadline."""
+    """A heap of the waiters that have a deadline; a finished waiter may stay in it until then."""
 
     def __init__(self):
         self.heap = []
         self.next = FOREVER
 
     cdef bint set(self, Waiter waiter, Py_ssize_t conns) except -1:
-        """Let the waiter time out at its deadline; whether that is the first of all deadlines.
+        """Let the waiter time out at its deadline; return whether that is now the first deadline.
 
-        `conns` is how many connections there are: each waits for one thing at a time.
+        `conns` is the number of connections, of which each waits for one thing at a time.
         """
         cdef tuple timer
         cdef list kept
-        if not waiter.deadline < FOREVER:
-            return False        # nor for a timeout that is not a number
-        # All that is allocated comes first: it may have the collector run finalizers, while which
-        # other threads set timers of theirs.
+        if not waiter.deadline < FOREVER:       # NaN is not, either
+            return False
+        # Allocate before the heap changes: a collection may run finalizers, and let other threads
+        # set timers meanwhile.
         self.serial += 1
         timer = waiter.deadline, self.serial, waiter
         if len(self.heap) > 64 and len(self.heap) > 4 * conns:
-            kept = []           # most of them are over
-            for old in self.heap:
-                if not (<Waiter>old[2]).finished:
-                    kept.append(old)
+            kept = [old for old in self.heap if not (<Waiter>old[2]).finished]
             heapify(kept)
             self.heap = kept
         heappush(self.heap, timer)
@@ -103,7 +113,7 @@ cdef class Timers:
 
 
 cdef class Driver:
-    """Who serves a frame: the loop, or a worker."""
+    """The thread that serves a frame: the loop, or a worker."""
 
     def __cinit__(self, *args):
         self.reader = Reader()
@@ -137,7 +147,7 @@ cdef bint is_plain(object value) noexcept:
 
 @cython.final
 cdef class Disposal:
-    """What is to be dropped, and how many threads are at it."""
+    """Drops objects, and counts the threads that do."""
 
     def __init__(self, workers):
         self.workers = workers
@@ -145,13 +155,12 @@ cdef class Disposal:
 
     cdef int drop(self, list dead) except -1:
         """Drop entries, on a worker if one of them is hard to drop."""
-        for entry in dead:
-            if is_hard_to_drop(entry):
-                return self.drop_elsewhere(dead)
+        if any([is_hard_to_drop(entry) for entry in dead]):
+            return self.drop_elsewhere(dead)
         return 0
 
     cdef int drop_elsewhere(self, list dead) except -1:
-        """Drop what is in the list on a worker."""
+        """Have a worker empty the list."""
         self.disposing += 1
         try:
             self.workers.submit(self.drop_here, "disposal", dead)
@@ -161,7 +170,6 @@ cdef class Disposal:
         return 0
 
     def drop_here(self, list dead):
-        """Drop what is in the list."""
         try:
             dead.clear()
         finally:
@@ -174,8 +182,7 @@ cdef class Disposal:
         return 0
 
     cdef int turn(self) except -1:
-        """The loop's turn is over: none of its frames has a reference to what was doomed."""
-        cdef list doomed
+        """The loop's turn is over, so none of its frames refers to what was doomed."""
         if self.doomed:
             doomed, self.doomed = self.doomed, []
             self.drop_elsewhere(doomed)

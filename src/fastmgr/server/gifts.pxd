@@ -8,12 +8,12 @@ from fastmgr.server.table cimport Entry, Table
 
 cdef class Gift:
     cdef uint32_t call
-    cdef list keys                # of the entries a reference of which came with it; None for none
-    cdef bint anonymous           # which the session does not hold
-    cdef uint64_t handle          # of the primitive that it took from
-    cdef Waiter waiter            # None: it took from none
-    cdef object value             # which it was given
-    cdef bint is_hard             # to drop on the loop: it may be a user's
+    cdef list keys                # of entries: the reply gave a reference to each; or None
+    cdef bint anonymous           # the session does not hold these references
+    cdef uint64_t handle          # of the primitive that the call took from
+    cdef Waiter waiter            # of that call; None: it took from no primitive
+    cdef object value             # what the waiter was given
+    cdef bint is_hard             # whether the loop must not drop the value: it may be a user's
 
 cdef class Gifts:
     cdef Table table

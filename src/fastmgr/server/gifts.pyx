@@ -1,7 +1,7 @@
 """Calls that wait; and what replies gave, until the client is known to have taken it.
 
-A client whose thread was interrupted in a call says so in its goodbye.  What the reply to that
-call, and those behind it, gave is then taken back.
+A client whose thread was interrupted in a call says so in its goodbye.  The server then takes back
+what the replies to that call and to those behind it gave.
 """
 
 cimport cython
@@ -38,7 +38,7 @@ cdef class Gifts:
         self.disposal = disposal
 
     cdef Gift note(self, Conn conn):
-        """The reply to the current call gives something that an interrupted client may not keep."""
+        """Note that the reply to the current call gives something, which may be taken back."""
         cdef Gift gift = Gift()
         gift.call = conn.stream.header.call
         if conn.in_transit is None:
@@ -48,11 +48,11 @@ cdef class Gifts:
         return gift
 
     cdef bint share(self, Conn conn, Entry entry, bint anonymous) except -1:
-        """Book the reference that comes with a reply; False where nobody is left to read that."""
+        """Book the reference that comes with the reply; False where nobody is left to read it."""
         cdef list keys = [entry.key]
         cdef Gift gift = self.note(conn)
         if conn.is_gone():
-            self.table.release(entry.key)       # the process may live, which was interrupted
+            self.table.release(entry.key)       # its process may live, and not know of it
             return False
         if not anonymous and self.table.session_retain(conn.session, entry.key) is not None:
             return False
@@ -61,13 +61,13 @@ cdef class Gifts:
         return True
 
     cdef bint retain(self, Conn conn, list keys) except -1:
-        """The reply gives references that the session holds; False where nobody reads it."""
+        """Note references that the reply gives the session; False where nobody will read it."""
         cdef Gift gift = self.note(conn)
         gift.keys = keys
         return not self.is_late(conn, gift)
 
     cdef bint lend(self, Conn conn, Gift gift, Waiter waiter, object value) except -1:
-        """A primitive gave `value` to the waiter; False where nobody is left to take it."""
+        """Note what a primitive gave to the waiter; False where nobody is left to take it."""
         gift.handle = conn.stream.header.handle
         gift.waiter = waiter
         gift.value = value
@@ -78,16 +78,16 @@ cdef class Gifts:
         return True
 
     cdef bint is_late(self, Conn conn, Gift gift) except -1:
-        """Whether the client has left already, maybe this moment; then the gift is taken back."""
+        """Take the gift back if the client has left, maybe this moment; return whether it has."""
         if not conn.is_gone():
             return False
-        # `left` has been called for the connection, and is not called again.
+        # `left` has been called for the connection, and will not be called again.
         conn.untaken = gift.call
         self.take_back(conn, [gift], False)
         return True
 
     cdef int taken(self, Conn conn, bint on_loop) except -1:
-        """The client has taken what it was given, or shall have it."""
+        """The client has what it was given: it has sent another request."""
         cdef list given
         given, conn.in_transit = conn.in_transit, None
         conn.taken = None
@@ -96,17 +96,14 @@ cdef class Gifts:
         return 0
 
     cdef int taken_but_proxies(self, Conn conn, bint on_loop) except -1:
-        """The same, but for the proxies in the last reply.
-
-        The client may ask for the reference of one before it has read the others.
-        """
+        """The same, but for the proxies in the last reply: it asks for them one after another."""
         cdef list proxies = [thing for thing in conn.in_transit if type(thing) is not Gift]
         self.taken(conn, on_loop)
         conn.in_transit = proxies or None
         return 0
 
     cdef int returned(self, Conn conn, object count) except -1:
-        """The current call has given back what its pipeline took before, the last first."""
+        """The current call gave back `count` things that its pipeline took before, last first."""
         cdef list gifts
         if conn.taken is None:
             conn.taken = {}
@@ -122,7 +119,7 @@ cdef class Gifts:
         return 0
 
     cdef int left(self, Conn conn) except -1:
-        """The client is gone: take back what it has not taken."""
+        """The client is gone: take back what it does not have."""
         cdef list given
         given, conn.in_transit = conn.in_transit, None
         conn.taken = None
@@ -133,10 +130,10 @@ cdef class Gifts:
         return 0
 
     cdef int take_back(self, Conn conn, list given, bint cut_off) except -1:
-        """Undo what the replies gave that the client, which was interrupted, has not taken.
+        """Undo what the replies gave that an interrupted client has not read.
 
-        All of it if the pipeline was `cut_off`: its client gets no reply.  The last comes first, so
-        that the items of a queue are in their order again.
+        That is all of it if its pipeline was `cut_off`.  The last comes first, so that the items of
+        a queue are in their order again.
         """
         cdef list dead = []
         cdef list keys
@@ -159,7 +156,7 @@ cdef class Gifts:
                     waiter.value, gift.value = gift.value, None
                     waiter.cut_off = cut_off
                     (<Primitive>entry.obj).take_back(waiter)
-                    waiter.value = None     # timers may keep the waiter
+                    waiter.value = None     # a timer may keep the waiter
             for key in keys or ():
                 with suppress(KeyError, AssertionError):
                     dead.append(
@@ -168,7 +165,7 @@ cdef class Gifts:
         return self.disposal.drop([entry for entry in dead if entry is not None])
 
     cdef int drop(self, list given) except -1:
-        """Drop gifts from the loop."""
+        """Drop gifts on the loop."""
         for thing in given:
             if type(thing) is Gift and (<Gift>thing).is_hard:
                 self.disposal.doom((<Gift>thing).value)
@@ -188,7 +185,7 @@ cdef class Parking:
     cdef int begin(
         self, Conn conn, Entry entry, Driver by, object name, object args, object kwds
     ) except -1:
-        """A call that may have to wait: it is answered now, or parked, or a pinned worker waits."""
+        """Make a call that may have to wait: reply now, or park it; a pinned worker waits."""
         cdef Waiter waiter
         try:
             if conn.pinned:
@@ -196,7 +193,7 @@ cdef class Parking:
                 (<Primitive>entry.obj).wait_here(waiter, name, args, kwds or {})
             else:
                 waiter = Waiter(conn, self.loop.finished)
-                # Before it is queued, for it may be finished by another thread at once.
+                # This comes first: another thread may finish the waiter once it is queued.
                 conn.waiter = waiter
                 waiter.method = name
                 (<Primitive>entry.obj).begin(waiter, name, args, kwds or {})
@@ -216,7 +213,7 @@ cdef class Parking:
         """Reply to a parked call that is finished; the loop calls this."""
         cdef Waiter waiter = conn.waiter
         conn.waiter = None
-        # A waiter may stay among the timers until its deadline: not with what it was given.
+        # A timer may keep the waiter until its deadline, but not what the waiter was given.
         value, waiter.value = waiter.value, None
         self.discard(waiter)
         if waiter.failed:
@@ -224,11 +221,11 @@ cdef class Parking:
         return self.reply_given(conn, self.loop, waiter, value)
 
     cdef int end(self, Conn conn) except -1:
-        """End the wait of a connection whose client does not wait any more, if there is one."""
+        """End the wait of a connection, if there is one: its client is gone."""
         cdef Waiter waiter = conn.waiter
         if waiter is None or waiter.at is None:
             return 0
-        conn.serve_no_more()    # its worker makes none of the calls that were to come after it
+        conn.serve_no_more()    # its worker must not make the calls that follow
         if waiter.finished:
             if not waiter.failed:
                 waiter.at.take_back(waiter)    # it was given something this moment
@@ -238,7 +235,7 @@ cdef class Parking:
         return self.discard(waiter)
 
     cdef int reply_given(self, Conn conn, Driver by, Waiter waiter, object value) except -1:
-        """Reply with `value`, which the primitive may have given to the waiter."""
+        """Reply with `value`; note it as a gift where the primitive gave it to the waiter."""
         cdef Gift gift
         cdef int verdict
         if (
@@ -254,6 +251,6 @@ cdef class Parking:
         return verdict
 
     cdef int discard(self, Waiter waiter) except -1:
-        """Drop what a call brought that came to nothing, on a worker: it may be a user's."""
+        """Drop the item that a `put` brought and did not need any more."""
         item, waiter.item = waiter.item, None
         return self.disposal.doom(item)

@@ -14,24 +14,22 @@ cdef class Loop(Driver):
     cdef Acceptor acceptor
     cdef readonly dict conns      # fd -> Conn
     cdef dict watched             # fd -> callable
-    cdef list backlog             # connections that wait for their next share
-    cdef list inbox               # connections coming back from workers
+    cdef list backlog             # connections that wait for their share of the next turn
+    cdef list inbox               # connections that workers have returned
     cdef bint stopping
-    cdef list due                 # finished waiters whose clients wait for the reply
+    cdef list due                 # finished waiters; the loop has to reply to their clients
     cdef Timers timers            # of parked calls
     cdef Load load
-    cdef object tick              # called about once a second, or None
+    cdef public object tick       # called about once a second, or None
     cdef double next_tick
 
     cdef int handle_event(self, int fd, int ready) except -1
     cdef int accept(self) except -1
     cdef int receive(self, Conn conn, int ready) except -1
     cdef int serve_frames(self, Conn conn) except -1
-    cdef int postpone(self, Conn conn) except -1
     cdef int answer_parked(self, Conn conn) except -1
     cdef int send(self, Conn conn, const char *data, size_t size, list buffers) except -1
     cdef int flush(self, Conn conn) except -1
-    cdef int set_interest(self, Conn conn, int interest) except -1
     cdef int read_from(self, Conn conn) except -1
     cdef int open_mailbox(self, Conn conn) noexcept
     cdef int shut_mailbox(self, Conn conn) except -1

@@ -1,8 +1,8 @@
 """Watching and serving any number of connections on one thread.
 
-The loop owns a connection until it hands it to a worker, and again once the worker has returned
-it; only then does the loop touch its stream.  While a worker has it the loop watches for the
-peer's hang-up alone, so a client that dies is noticed even while its call is still running.
+The loop touches the stream of a connection only while it owns the connection: until it hands the
+connection to a worker, and again once the worker has returned it.  While a worker owns it, the loop
+watches it for a hang-up alone, so it notices the death of a client whose call is still running.
 """
 
 cimport cython
@@ -14,8 +14,8 @@ from fastmgr.link.mailbox cimport (
 )
 from fastmgr.link.stream cimport FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TOO_LARGE
 from fastmgr.link.system cimport (
-    FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close,
-    fm_poller_forget, fm_poller_open, fm_poller_set, fm_share_heap, int64_t, os_close,
+    FM_HANGUP, FM_READ, FM_WRITE, fm_event, fm_now_ns, fm_poller_close, fm_poller_forget,
+    fm_poller_open, fm_poller_set, int64_t, os_close,
 )
 from fastmgr.server.connection cimport (
     CLOSE, CLOSED, HAND_OFF, HUNG_UP, KEEP, LOOP, PARK, PARKED, QUEUED, RECEIVING,
@@ -31,23 +31,15 @@ from fastmgr.server.driver import has_few_descriptors
 
 cdef enum:
     ACCEPT_BATCH = 64
-    FRAMES_A_LOOK = 16      # that are served between two looks at the clock
-    SHARE_NS = 1000000      # of a turn of the loop, for each connection
+    FRAMES_A_LOOK = 16      # frames that the loop serves between two looks at the clock
+    SHARE_NS = 1000000      # how long the loop serves one connection in one turn
 
 cdef double FOREVER = float("inf")
 
 
 @cython.final
 cdef class Loop(Driver):
-    """The descriptors of one server and what to do when they are ready.
-
-    Parameters
-    ----------
-    server : Server
-        Gives ``authkey`` and ``handshake_timeout`` (seconds).
-    listener : Listener or None
-        Where connections arrive.
-    """
+    """The descriptors of one server, and what is done when one of them is ready."""
 
     def __cinit__(self, *args):
         fm_poller_open(
@@ -57,12 +49,9 @@ cdef class Loop(Driver):
     def __init__(self, server, listener, Load load):
         self.on_loop = True
         self.acceptor = Acceptor(server, listener)
-        self.conns = {}
-        self.watched = {}
-        self.backlog = []
-        self.inbox = []
-        self.due = []
         self.timers = Timers()
+        self.conns, self.watched = {}, {}
+        self.backlog, self.inbox, self.due = [], [], []
         self.load = load
         self.wake_read, self.wake_write = os.pipe()
         os.set_blocking(self.wake_read, False)
@@ -81,42 +70,36 @@ cdef class Loop(Driver):
 
     cdef int wake(self) noexcept:
         cdef char byte = 0
-        # A full pipe wakes the loop as well as one more byte would.
+        # The result does not matter: a pipe that is full wakes the loop, too.
         return <int>posix_write(self.wake_write, &byte, 1)
 
     def stop(self):
-        """Let `run` return soon."""
+        """Make `run` return at the end of its turn."""
         self.stopping = True
         self.wake()
 
     cdef int return_to_loop(self, Conn conn) except -1:
-        """A worker is done with `conn` for now; only to be called by that worker."""
+        """Give the connection back; the worker that has it calls this, as its last step."""
         self.inbox.append(conn)
         self.wake()
         return 0
 
     def finished(self, Waiter waiter):
-        """A waiter of one of the connections has been finished, by whatever thread."""
+        """Have the loop reply to the waiter's client; any thread may call this."""
         self.due.append(waiter)
         if get_ident() != self.ident:
             self.wake()
 
     cdef int set_timer(self, Waiter waiter) except -1:
-        """Let a waiter of one of the connections time out at its deadline."""
+        """Let the waiter of a connection time out at its deadline; any thread may call this."""
         if self.timers.set(waiter, len(self.conns)) and get_ident() != self.ident:
             self.wake()
         return 0
 
-    # -- set-up ------------------------------------------------------------
-
     def watch(self, int fd, callback):
-        """Call `callback` once when `fd` becomes readable or hangs up."""
+        """Call `callback` once, when `fd` becomes readable or hangs up."""
         self.watched[fd] = callback
         fm_poller_set(&self.poller, fd, FM_READ | FM_HANGUP, True)
-
-    def set_tick(self, callback):
-        """Call `callback` about once a second."""
-        self.tick = callback
 
     # -- the loop ----------------------------------------------------------
 
@@ -130,7 +113,7 @@ cdef class Loop(Driver):
         finally:
             handler.end()
         for conn in self.conns.values():
-            # Clients, and workers of ours that wait for them, learn that it is over.
+            # The clients, and the workers that wait for requests, see the end of the connection.
             self.shut_mailbox(conn)
             (<Conn>conn).stream.transport.shut_down()
         fm_poller_close(&self.poller)
@@ -161,14 +144,14 @@ cdef class Loop(Driver):
         return 0
 
     cdef int drop_broken(self, Conn conn) except -1:
-        """In an `except`: one connection's trouble must not end the others' service."""
+        """Log the error being handled and close its connection; the others are served."""
         util.sub_warning("connection dropped by an internal error:\n%s", format_exc())
-        if conn is not None and conn.is_with_loop():     # else the worker returns it
+        if conn is not None and conn.is_with_loop():     # else its worker returns it
             self.drop(conn)
         return 0
 
     cdef int timeout_ms(self) except -2:
-        """How long the poller may wait: to the next deadline, pause's end or tick."""
+        """How long the poller may wait: until the next deadline, end of a pause, or tick."""
         cdef double wait = 1.0 if self.tick is not None else FOREVER
         cdef double until = min(self.timers.next, self.acceptor.next)
         if self.due or self.inbox or self.backlog:
@@ -177,10 +160,11 @@ cdef class Loop(Driver):
             wait = min(wait, until - <double>monotonic())
             if wait <= 0:
                 return 0
-        # An hour at the most: what is farther off would not fit the poller's milliseconds.
+        # An hour at most: the poller's number of milliseconds has 32 bits.
         return -1 if wait == FOREVER else <int>(min(wait, 3600.0) * 1000) + 1
 
     cdef int housekeeping(self) except -1:
+        """Do what no descriptor tells: queued and returned connections, timers, replies due."""
         cdef Conn conn
         if self.backlog:
             waiting, self.backlog = self.backlog, []
@@ -204,7 +188,7 @@ cdef class Loop(Driver):
             finished, self.due = self.due, []
             for waiter in finished:
                 conn = (<Waiter>waiter).owner
-                # A connection that a worker still has comes by the inbox.
+                # While a worker still has the connection, the loop replies when it is returned.
                 if conn.waiter is waiter and conn.place == PARKED:
                     try:
                         self.answer_parked(conn)
@@ -215,10 +199,9 @@ cdef class Loop(Driver):
         return 0
 
     cdef int look_at_the_clock(self, double now) except -1:
-        cdef Conn conn = self.acceptor.overdue(now)
-        while conn is not None:
+        cdef Conn conn
+        while (conn := self.acceptor.overdue(now)) is not None:
             self.drop(conn)
-            conn = self.acceptor.overdue(now)
         if self.acceptor.again <= now:
             self.acceptor.resume()
             fm_poller_set(&self.poller, self.acceptor.fileno(), FM_READ, True)
@@ -228,19 +211,17 @@ cdef class Loop(Driver):
         return 0
 
     cdef int take_from_worker(self, Conn conn) except -1:
-        """Own a connection again that a worker has given back."""
+        """Own a connection again that a worker has returned."""
         conn.to_loop()
         if conn.closing or conn.is_gone():
             return self.drop(conn)
         if conn.waiter is None:
-            if conn.end == HUNG_UP:     # the poller was told to forget it
+            if conn.end == HUNG_UP:     # `handle_event` had the poller forget it
                 fm_poller_set(&self.poller, conn.stream.fd, FM_READ, True)
             self.read_from(conn)
             return self.serve_frames(conn)
         conn.to_parked()
-        if conn.waiter.finished:
-            return self.answer_parked(conn)
-        return 0
+        return self.answer_parked(conn) if conn.waiter.finished else 0
 
     cdef int handle_event(self, int fd, int ready) except -1:
         cdef Conn conn = self.conns.get(fd)
@@ -252,7 +233,7 @@ cdef class Loop(Driver):
                 if ready & (FM_WRITE | FM_HANGUP):
                     return self.flush(conn)
             elif conn.place == PARKED:
-                # Nothing that it sends concerns us before its call is answered.
+                # Its requests wait until its call has been answered.
                 if ready & FM_HANGUP:
                     return self.drop(conn)
                 if conn.stream.unsent is not None:
@@ -261,7 +242,7 @@ cdef class Loop(Driver):
                 fm_poller_forget(&self.poller, fd)
                 if conn.place != RECEIVING:
                     return self.hang_up(conn)
-                conn.note_hang_up()     # the worker sees what was sent before
+                conn.note_hang_up()     # the worker serves what the client had sent before
         elif fd == self.wake_read:
             while posix_read(fd, waste, sizeof(waste)) == sizeof(waste):
                 pass
@@ -291,14 +272,14 @@ cdef class Loop(Driver):
         return 0
 
     def send_frames(self, Conn conn, list bodies):
-        """Send small stock frames: the handshake's and the introduction's."""
+        """Send frames of the stdlib's form: those of the handshake and of the introduction."""
         cdef bytes data = b"".join([len(body).to_bytes(4, "big") + body for body in bodies])
         self.send(conn, data, <size_t>len(data), None)
 
     cdef int receive(self, Conn conn, int ready) except -1:
         cdef int status
         if ready & FM_MAIL or conn.stream.has_mail():
-            # Before what the socket may have: that is the end of who posted and was interrupted.
+            # The mail comes first: an interrupted client closes its socket after it has posted.
             status = conn.stream.receive_mail()
         else:
             status = conn.stream.receive_now()
@@ -310,7 +291,7 @@ cdef class Loop(Driver):
         return 0
 
     cdef int serve_frames(self, Conn conn) except -1:
-        """Serve every whole frame that has arrived, as far as the connection's share goes."""
+        """Serve each whole frame that has arrived, until the connection has had its share."""
         cdef int status, verdict
         cdef int served = 0
         cdef int64_t end = 0
@@ -320,7 +301,11 @@ cdef class Loop(Driver):
                 if end == 0:
                     end = fm_now_ns() + SHARE_NS
                 elif fm_now_ns() > end:
-                    return self.postpone(conn)
+                    self.send_replies(conn)
+                    if conn.place == LOOP and conn.stream.unsent is None:
+                        conn.to_queue()
+                        self.backlog.append(conn)
+                    return 0
             status = conn.stream.take()
             if status == FRAME_PARTIAL:
                 conn.stream.drop_buffers()
@@ -346,27 +331,17 @@ cdef class Loop(Driver):
                     conn, FM_HANGUP if conn.stream.unsent is None else FM_HANGUP | FM_WRITE)
         return self.send_replies(conn)
 
-    cdef int postpone(self, Conn conn) except -1:
-        """Let the others be served before what more has arrived."""
-        self.send_replies(conn)
-        if conn.place == LOOP and conn.stream.unsent is None:
-            conn.to_queue()
-            self.backlog.append(conn)
-        return 0
-
     cdef int answer_parked(self, Conn conn) except -1:
         """Reply to a parked call that has been finished, and go on with the connection."""
-        cdef int verdict
         assert conn.waiter.finished
         conn.to_loop()
         self.read_from(conn)
-        verdict = self.handler.answer(conn)
-        if verdict == HAND_OFF:
+        if self.handler.answer(conn) == HAND_OFF:
             return self.hand_to_worker(conn)
         return self.serve_frames(conn)
 
     cdef int send(self, Conn conn, const char *data, size_t size, list buffers) except -1:
-        """Send, and keep for later what the peer does not take now."""
+        """Send the bytes; the stream keeps what the peer's buffers have no room for."""
         cdef int status = conn.stream.send_now(data, size, buffers)
         if status == FRAME_EOF:
             return self.drop(conn)
@@ -378,7 +353,7 @@ cdef class Loop(Driver):
         self.reader.buffers = None
         if self.writer.size:
             self.send(conn, self.writer.data, self.writer.size, self.writer.buffers or None)
-            # A connection that is dropped meanwhile leaves nothing for another.
+            # Also if the connection was dropped: its replies must not go to the next one.
             self.writer.reset()
         return 0
 
@@ -389,38 +364,37 @@ cdef class Loop(Driver):
         if status == FRAME_PARTIAL:
             return 0
         if conn.place == PARKED:
-            return self.set_interest(conn, FM_HANGUP)
+            fm_poller_set(&self.poller, conn.stream.fd, FM_HANGUP, False)
+            return 0
         self.read_from(conn)
         return self.serve_frames(conn)
 
-    cdef int set_interest(self, Conn conn, int interest) except -1:
-        fm_poller_set(&self.poller, conn.stream.fd, interest, False)
+    cdef int read_from(self, Conn conn) except -1:
+        """Read from the connection's socket and its mailbox from now on."""
+        self.open_mailbox(conn)
+        fm_poller_set(&self.poller, conn.stream.fd, FM_READ, False)
         return 0
 
-    cdef int read_from(self, Conn conn) except -1:
-        """Read from the connection from now on."""
-        self.open_mailbox(conn)
-        return self.set_interest(conn, FM_READ)
-
     cdef int open_mailbox(self, Conn conn) noexcept:
-        """Let requests come by mail, too, if there is a mailbox."""
+        """Let the client post requests, if it has a mailbox."""
         if conn.stream.mailbox is not NULL:
             fm_mailroom_open(&self.mail, conn.stream.mailbox, conn.stream.fd)
         return 0
 
     cdef int shut_mailbox(self, Conn conn) except -1:
-        """Let nothing come by mail; the client is not posting, or it is at an end."""
+        """Let the client post no request; it is not posting one now, or the connection ends."""
         fm_mailroom_forget(&self.mail, conn.stream.fd)
         conn.stream.shut_mailbox()
         return 0
 
     cdef int stop_reading(self, Conn conn, int interest) except -1:
-        """Read no more from the connection until `read_from`."""
+        """Read nothing from the connection until `read_from`; the poller tells `interest` alone."""
         self.shut_mailbox(conn)
-        return self.set_interest(conn, interest)
+        fm_poller_set(&self.poller, conn.stream.fd, interest, False)
+        return 0
 
     cdef int hand_to_worker(self, Conn conn) except -1:
-        """Hand the connection to a worker, with the frame or the reply that needs it."""
+        """Hand the connection to a worker, with the frame or the reply that needs one."""
         self.send_replies(conn)
         if conn.place == CLOSED:
             return 0
@@ -431,7 +405,7 @@ cdef class Loop(Driver):
         try:
             return self.handler.hand_off(conn)
         except BaseException:
-            conn.to_loop()      # there is no worker: the loop drops it
+            conn.to_loop()      # no worker can be had: `drop_broken` closes the connection
             raise
 
     cdef int drop(self, Conn conn) except -1:
@@ -446,20 +420,20 @@ cdef class Loop(Driver):
             if conn.note_end():
                 self.handler.leave(conn)
         finally:
-            # Before close: a forked child's copy would keep the registration.
+            # Before the descriptor is closed: a copy in a forked child would keep it registered.
             fm_poller_forget(&self.poller, conn.stream.fd)
             del self.conns[conn.stream.fd]
             conn.stream.close()
-            conn.stream.detach_mailbox()    # a dead waiter in a queue may keep `conn` for long
+            conn.stream.detach_mailbox()    # a waiter that stays in a queue may keep `conn`
             conn.in_transit = None
         return 0
 
     def has_clients(self):
-        """Whether there are clients: who has yet to prove the key is none."""
+        """Whether there are clients: connections that have proved the key."""
         return len(self.conns) > len(self.acceptor.unproven)
 
     def close_copies(self):
-        """Close a forked child's copies of the descriptors; the parent's stay in service."""
+        """In a forked child: close its copies of the descriptors.  The parent's stay in service."""
         cdef Conn conn
         for conn in self.conns.values():
             conn.close_copy()
@@ -473,18 +447,8 @@ cdef class Loop(Driver):
         self.wake_read = self.wake_write = -1
 
     cdef int hang_up(self, Conn conn) except -1:
-        """The peer is gone while a worker is busy with its call: return what it held."""
+        """The peer is gone while a worker runs its call: give back what the peer held."""
         if conn.note_end():
             self.handler.leave(conn)
-            conn.stream.transport.shut_down()     # a peer that was interrupted waits for it
+            conn.stream.transport.shut_down()     # a client that was interrupted waits for the end
         return 0
-
-
-def share_heap():
-    """In a process that is a server's alone: let its threads allocate from one heap.
-
-    They take turns with the interpreter's lock anyway. `MALLOC_ARENA_MAX` in the environment
-    prevails.
-    """
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        fm_share_heap()

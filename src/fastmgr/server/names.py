@@ -19,13 +19,7 @@ __all__ = ["NAMED", "Finder", "Names", "named_handle"]
 
 
 class Names:
-    """The named objects of a server: they live as long as the server, or as a file.
-
-    Parameters
-    ----------
-    file : ArenaFile, optional
-        Keeps the objects.
-    """
+    """The named objects of a server: they live as long as the server, or as the file, if any."""
 
     def __init__(self, file: ArenaFile | None = None) -> None:
         self.file = file
@@ -48,8 +42,7 @@ class Names:
         TypeError
             The name is no string, or belongs to an object of another kind or typecode.
         ValueError
-            The name belongs to an array of another length, or to counters some of which are not
-            asked for, while others are that are not there.
+            What is kept has other items: neither all that are asked for, nor among them.
         """
         if type(name) is not str:
             raise TypeError(f"name={name!r}: a name is a string")
@@ -106,11 +99,7 @@ NAMED = 1 << 62
 def named_handle(typeid: str, name: str) -> int:
     """Return the handle of a named object, which is positive as a signed integer of 64 bits.
 
-    Parameters
-    ----------
-    typeid : str
-        The id of the type with which the object was made: it decides what is exposed.
-    name : str
+    The type's id is a part of it, for that decides what is exposed of the object.
     """
     spelled = f"{typeid}\0{name}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(spelled, digest_size=8).digest()
@@ -118,7 +107,7 @@ def named_handle(typeid: str, name: str) -> int:
 
 
 class Finder:
-    """Which of a server's named objects a handle means."""
+    """Finds which of a server's named objects a handle means."""
 
     def __init__(self) -> None:
         self._found: dict[int, tuple[str, str, type]] = {}
@@ -127,7 +116,7 @@ class Finder:
     def find(
         self, handle: object, names: Names, registry: dict[str, Any]
     ) -> tuple[str, Any] | None:
-        """Return the type's id and the object; None if the handle means none of `names`."""
+        """Return the type's id and the object; None if the handle is none of these names'."""
         if not isinstance(handle, int) or not handle & NAMED:
             return None
         found = self._look(handle, names.objects)

@@ -7,6 +7,7 @@ from fastmgr.server.replies cimport Replies
 from fastmgr.server.table cimport Entry, Session, Table
 
 cdef class Operations:
+    # What the service needs as well, it has from here.
     cdef object hooks
     cdef Table table
     cdef Load load

@@ -1,7 +1,7 @@
 """What each operation of the fast dialect does.
 
-Both drivers call `Operations.serve`.  For the loop it says HAND_OFF, before it has changed
-anything, where the loop may not run what is asked for.
+The loop and the workers call `Operations.serve`.  It tells the loop HAND_OFF, before it has changed
+anything, where the loop may not run what the client asks for.
 """
 
 cimport cython
@@ -34,11 +34,11 @@ from traceback import format_exc
 from fastmgr.kinds import rows
 from fastmgr.kinds.waits import here
 
-# Handles in a message that the loop sees to at once; on a worker others may run after as many.
+# Handles of one message that the loop serves; a worker lets other threads run after as many.
 cdef enum:
     HANDLES_AT_ONCE = 1024
 
-# Handles that are no object's of which a reply says why.
+# Missing handles of which a reply says why they are missing.
 cdef enum:
     MOST_REASONS = 30
 
@@ -47,7 +47,7 @@ cdef enum:
     NOT_CARRIED = -2
     GO_ON = -3
 
-# Methods that clients call without a call; filled as types are declared.
+# Methods that a client with the object's cell runs by itself; filled as types are declared.
 cdef dict CELL_CALLS = rows.CELL_CALLS
 
 
@@ -102,7 +102,7 @@ cdef class Operations:
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         cdef int verdict
         if conn.failed and conn.stream.header.flags & FLAG_GAINS:
-            # Who is told of a failure by an exception could not use, nor give back, what it gains.
+            # The client raises the failure, and so could neither use nor give back what it gains.
             return self.replies.reply(conn, by, OP_REFUSED, 0, None)
         if (
             conn.stream.header.flags & FLAG_CARRIED and entry is not None and entry.known
@@ -119,12 +119,12 @@ cdef class Operations:
         return self.call_of(conn, entry, by, False)
 
     cdef int call_of(self, Conn conn, Entry entry, Driver by, bint carried) except -1:
-        """Serve a call of an entry (None: there is none); with `carried` its pickle is kept.
+        """Serve a call of an entry (None: there is none); with `carried` keep its pickle unread.
 
         NOT_CARRIED says that the pickle has to be read, and that nothing was done.
         """
         cdef uint64_t handle = conn.stream.header.handle
-        cdef object returned = None     # how many that it took this connection gives back
+        cdef object returned = None     # how many taken things the call gives back
         cdef bint pickled = conn.stream.header.flags & FLAG_PICKLED
         cdef uint8_t op = OP_RETURN
         cdef int verdict
@@ -152,7 +152,7 @@ cdef class Operations:
                 assert entry.known and entry.carries    # nobody else may see an `Opaque`
                 entry.opaque = True
             elif pickled and not shows_values(entry, name):
-                entry.known = False     # from now on it may hold anything; or else once all is read
+                entry.known = False     # it may hold anything now; `look_inside` says so otherwise
             if entry.opaque and by.on_loop and (
                 not is_blind(entry.obj, name) or shows_values(entry, name)
             ):
@@ -169,7 +169,7 @@ cdef class Operations:
             conn, conn, entry, "%x" % handle if entry is None else None, name, args, kwds, &op,
             &handle,
         )
-        # What the call was given must not outlive it in this frame.
+        # The arguments must not outlive the call in this frame.
         entry = args = kwds = None
         if returned is not None and op == OP_RETURN:
             self.gifts.returned(conn, returned)
@@ -180,11 +180,11 @@ cdef class Operations:
     ) except -1:
         """Serve a call that may have to wait; GO_ON says that it never does."""
         if by.on_loop and not entry.known and name == "shutdown":
-            return HAND_OFF     # it may drop what users put there
+            return HAND_OFF     # it may drop users' items
         blocks = name in entry.names and (<Primitive>entry.obj).blocks(name)
         if conn.is_gone() and (blocks or name == "release" or name == "consistent"):
-            # This client is known to be dead.  An acquire would never be released; a release
-            # would release what has been handed to someone else.
+            # The client is dead.  Nobody would release what it acquires; what it releases has been
+            # handed on already.
             return CLOSE
         here.owner = conn
         if not blocks:
@@ -194,7 +194,7 @@ cdef class Operations:
             conn.noted = conn.stream.header.handle
         if entry.method_to_typeid is None or name not in entry.method_to_typeid:
             return self.parking.begin(conn, entry, by, name, args, kwds)
-        # What it returns is to be shared: a worker waits for it.
+        # The result is to be shared: a worker waits for it.
         return HAND_OFF if by.on_loop else GO_ON
 
     # -- creation, and the server's functions ---------------------------------------
@@ -225,18 +225,18 @@ cdef class Operations:
         return self.replies.reply(conn, by, OP_RETURN, entry.key, tuple(entry.names))
 
     cdef int control(self, Conn conn, Driver by) except -1:
-        """One of the server's public functions."""
+        """Call one of the server's public functions."""
         by.reader.feed(conn.stream.body, conn.stream.size, conn.stream.buffers, True)
         conn.answered = False
         try:
             name = by.reader.get()
             args, kwds = call_arguments(by.reader)
             function = self.hooks.public_function(name)
-            by.send_replies(conn)    # before its own, if it replies by itself
+            by.send_replies(conn)    # the function may send its reply by itself
             result = function(conn, *args, **(kwds or {}))
         except BaseException:
             if conn.answered:
-                return CLOSE    # a second reply would be taken for that to the next request
+                return CLOSE    # the client would take a second reply for that to its next request
             return self.replies.reply(conn, by, OP_TRACEBACK, 0, format_exc())
         if conn.answered:
             return KEEP
@@ -254,7 +254,7 @@ cdef class Operations:
         if by.on_loop and count > HANDLES_AT_ONCE:
             return HAND_OFF
         if conn.is_gone():
-            return CLOSE        # nobody would return what it counts
+            return CLOSE        # nobody would return these references
         for i in range(count):
             memcpy(&handle, conn.stream.body + i * sizeof(uint64_t), sizeof(uint64_t))
             if self.table.find(handle) is None and (
@@ -267,9 +267,7 @@ cdef class Operations:
                 self.table.retain(handle)
                 self.table.session_retain(conn.session, handle)
                 retained.append(handle)
-            if i % HANDLES_AT_ONCE == HANDLES_AT_ONCE - 1:
-                with nogil:
-                    pass
+            let_others_run(i)
         if conn.in_transit is not None:
             self.gifts.taken_but_proxies(conn, by.on_loop)
         if not self.gifts.retain(conn, retained):
@@ -298,9 +296,7 @@ cdef class Operations:
                     self.table.session_release(conn.session, pair[0], <Py_ssize_t>pair[1])
                 except (KeyError, AssertionError):
                     util.debug("release of unknown handle %x", pair[0])
-                if i % HANDLES_AT_ONCE == HANDLES_AT_ONCE - 1:
-                    with nogil:
-                        pass
+                let_others_run(i)
         finally:
             self.disposal.disposing -= 1
         return KEEP
@@ -308,10 +304,7 @@ cdef class Operations:
     # -- what clients on this host may map ------------------------------------------
 
     cdef int locate(self, Conn conn, Driver by) except -1:
-        """Say where a client on this host finds an object's cell.
-
-        The reply is None for an object that has none, and False where no client can have any.
-        """
+        """Say where an object's cell is: None if it has none, False if no client may map any."""
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         cdef Celled obj
         payload = None
@@ -321,7 +314,7 @@ cdef class Operations:
             obj = entry.obj
             if by.on_loop and obj.is_heavy(False):
                 return HAND_OFF
-            calls = CELL_CALLS.get(type(obj))       # a user's subclass wants to see its calls
+            calls = CELL_CALLS.get(type(obj))       # None for a user's subclass, which wants calls
             if (
                 calls is not None and calls.issubset(entry.names) and not entry.method_to_typeid
                 and obj.kind != KIND_NONE and obj.settle(self.arena)
@@ -349,7 +342,7 @@ cdef class Operations:
             return self.replies.reply(conn, by, OP_RETURN, 0, None)
         by.send_replies(conn)
         if conn.place == CLOSED or conn.stream.unsent is not None:
-            return CLOSE        # who asks for a segment waits for nothing else
+            return CLOSE        # a client that asks for a segment has read all before
         start = begin_message(writer)
         writer.out_of_band = False
         writer.put_compact((segment.offset, segment.size, bool(segment.is_file)))
@@ -369,10 +362,7 @@ cdef class Operations:
     # -- the end of a connection, and of a session with its last one ------------------
 
     cdef int leave(self, Conn conn) except -1:
-        """The client is gone: end its wait, and take back what it has not taken.
-
-        With its session's last connection go its references.
-        """
+        """The client is gone: end its wait, take back its gifts; end the session with the last."""
         cdef Session session = conn.session
         try:
             self.parking.end(conn)
@@ -388,12 +378,12 @@ cdef class Operations:
         return 0
 
     cdef int end_session(self, Session session) except -1:
-        """Return the references of a client process, and hand on what it held if it was killed."""
+        """Release the references of a client process; hand on what it held if it was killed."""
         cdef Entry entry
         if self.arena is not None:
             self.arena.leave(session.place)
         if session.broken and not session.clean:
-            # After an exit in order what it held stays held, as in the stdlib.
+            # What a process holds that exits in order stays held, as in the stdlib.
             for key in list(session.parked):
                 entry = self.table.find(key)
                 if entry is not None and entry.parks:
@@ -401,8 +391,16 @@ cdef class Operations:
         return self.disposal.drop(self.table.forsake(session))
 
 
+cdef inline int let_others_run(size_t i) noexcept:
+    """Let other threads have the GIL after each `HANDLES_AT_ONCE` steps."""
+    if i % HANDLES_AT_ONCE == HANDLES_AT_ONCE - 1:
+        with nogil:
+            pass
+    return 0
+
+
 cdef inline int begin_reading(Conn conn, Driver by, bint carried) except -1:
-    """Read the frame's values from now on; the loop unpickles none."""
+    """Have the reader read the frame's values; on the loop it unpickles none."""
     by.reader.feed(
         conn.stream.body, conn.stream.size, conn.stream.buffers,
         conn.stream.header.flags & FLAG_PICKLED and not by.on_loop,
@@ -412,7 +410,7 @@ cdef inline int begin_reading(Conn conn, Driver by, bint carried) except -1:
 
 
 cdef tuple call_arguments(Reader reader):
-    """What follows a name: the arguments, and the keywords or None.
+    """Read the arguments, and the keywords or None.
 
     True in the keywords' place says that the two were encoded as one value: they may share objects.
     Encoding all calls so would cost both ends a tuple for each.

@@ -12,7 +12,7 @@ from multiprocessing import util
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fastmgr.server.loop import share_heap
+from fastmgr.server.driver import share_heap
 
 if TYPE_CHECKING:
     from fastmgr.server.server import Server
@@ -38,18 +38,15 @@ def leave_if_copied(pid: int) -> None:
 class Workers:
     """An elastic pool: a job never waits for another to finish.
 
-    A bounded pool would deadlock: the ``put`` that frees N blocked ``get`` calls
-    would queue behind them.
+    A bounded pool would deadlock: the ``put`` that frees N blocked ``get`` calls would queue behind
+    them.
     """
 
     def __init__(self) -> None:
         self._idle: list[queue.SimpleQueue[_Job]] = []
 
     def submit(self, function: Callable[..., Any], name: str, *args: Any) -> None:
-        """Run ``function(*args)`` on a thread called `name`.
-
-        The thread is used again unless the function returns False.
-        """
+        """Run ``function(*args)`` on a thread of that name; False from it ends the thread."""
         job = (function, name, args)
         try:
             inbox = self._idle.pop()  # atomic; the last to have become idle is the warmest
@@ -99,10 +96,7 @@ def run_server(
     initargs: tuple[Any, ...],
     arena: str | bool = True,
 ) -> NoReturn:
-    """Be a manager's process: create the server, report its address, serve.
-
-    Where that is impossible the error is reported in the address's place.
-    """
+    """Be a manager's process: create the server, report its address or the error, serve."""
     # Ctrl-C is for the program; it ends the manager when it is done with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     share_heap()

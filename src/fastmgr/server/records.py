@@ -32,8 +32,7 @@ PREDECESSOR = FAMILY + b"1"
 CUT = b"fmcutoff"
 LINE = 64
 HEADER = struct.Struct("<8sQ")
-#: What it is (`rows.Codec` has the numbers), and the bytes of the name, of what else is known and
-#: of the data.
+#: Its kind (`rows.Codec` has the numbers), and the lengths of name, what else is known, and data.
 RECORD = struct.Struct("<QQQQ")
 #: The number of a record that says nothing.
 FILLING = 0
@@ -65,13 +64,7 @@ def nonsense(at: int, error: BaseException) -> ValueError:
 
 
 def read(data: memoryview, end: int) -> Iterator[Record]:
-    """Read the records behind the header, up to `end`, which is within `data`.
-
-    Raises
-    ------
-    ValueError
-        They are none.
-    """
+    """Read the records behind the header, up to `end` in `data`; ValueError if they are none."""
     at = LINE
     while at < end:
         number, *sizes = RECORD.unpack_from(data, at)

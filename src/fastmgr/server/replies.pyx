@@ -1,4 +1,4 @@
-"""Encoding replies, and what is told of calls that get none."""
+"""Encoding replies, and what the client is told of calls that get none."""
 
 cimport cython
 from cpython.object cimport Py_TYPE, PyTypeObject
@@ -30,11 +30,11 @@ cdef tuple METHODS = _methods
 
 
 cdef object method_name(Conn conn, Reader reader):
-    """The name of the method that is called; the reader goes on behind it."""
+    """Read the name of the method that is called."""
     cdef Py_ssize_t number = conn.stream.header.method
     if number == 0:
         name = reader.get()
-        hash(name)      # here a TypeError harms nobody
+        hash(name)      # let the TypeError of a name that has none come here, where it is told
         return name
     if number > len(METHODS):
         raise ValueError(f"a method of number {number}: this server knows {len(METHODS)}")
@@ -42,7 +42,7 @@ cdef object method_name(Conn conn, Reader reader):
 
 
 cdef object told(Conn conn):
-    """What is said of the error being handled; None where nobody hears more than of the first."""
+    """The traceback of the error being handled; None where the client is told of another."""
     if conn is not None and is_oneway(conn) and (conn.failed or conn.is_gone()):
         return None
     return format_exc()
@@ -60,9 +60,9 @@ cdef class Replies:
     cdef int reply(
         self, Conn conn, Driver by, uint8_t op, uint64_t handle, object payload
     ) except -1:
-        """Encode a whole reply, and send it with those to the other frames at hand.
+        """Encode a whole reply, and send it with the replies to the other frames at hand.
 
-        HAND_OFF says that a worker has to encode it, to whom it is left.
+        HAND_OFF says that a worker has to encode it: `deliver` does.
         """
         cdef Header header
         cdef Writer writer = by.writer
@@ -104,14 +104,14 @@ cdef class Replies:
         return KEEP
 
     cdef int deliver(self, Conn conn, Driver by) except -1:
-        """Encode the reply that the loop has left to a worker, if it has."""
+        """Encode the reply that the loop has left to this worker, if there is one."""
         if conn.undelivered is not None:
             (op, handle, payload), conn.undelivered = conn.undelivered, None
             self.reply(conn, by, op, handle, payload)
         return 0
 
     cdef int respond(self, Conn conn, object message) except -1:
-        """Send the reply that one of the server's functions gives by itself."""
+        """Send the reply that one of the server's functions has given by ``c.send``."""
         cdef Worker by = Worker()
         kind, payload = message
         conn.answered = True
@@ -119,7 +119,7 @@ cdef class Replies:
         return by.send_replies(conn)    # now: the function may end the process
 
     cdef int put_any(self, Conn conn, Writer writer, object payload) except -1:
-        """Encode for a client; what proxies in `payload` stand for is held until it has read."""
+        """Encode the payload; hold the entries of proxies in it until the client has read it."""
         transit.sink = []
         try:
             outcome = writer.put(payload)
@@ -132,12 +132,12 @@ cdef class Replies:
     # -- calls without a reply ------------------------------------------------
 
     cdef int note_failure(self, Conn conn, Driver by, uint8_t op, object payload) except -1:
-        """A call without a reply is done: keep its error if it is the connection's first."""
+        """A call without a reply has ended: keep its error if it is the connection's first."""
         if op != OP_RETURN:
             conn.failed += 1
             if conn.failed == 1 and not conn.is_gone():
                 if op == OP_ERROR:
-                    # Neither frames nor arguments are to wait for the next call.
+                    # Frames and their arguments must not live until the next call.
                     payload.__traceback__ = payload.__context__ = payload.__cause__ = None
                 conn.failure = self.call_at_hand(conn), (op, payload)
                 return KEEP
@@ -151,30 +151,30 @@ cdef class Replies:
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         kind = name = "?"
         if entry is not None:
-            # Not by Python, where a metaclass of a user's would be asked.
+            # From the C structure: asking in Python could run a user's metaclass.
             kind = (<PyTypeObject *>Py_TYPE(entry.obj)).tp_name.decode().rpartition(".")[2]
         try:
             reader = Reader()
             reader.feed(conn.stream.body, conn.stream.size, None, False)
             name = str(method_name(conn, reader))[:40]
         except Exception:
-            pass        # a name that takes a pickle, or none: the error says so
+            pass        # the name is pickled, or there is none: the error says so
         return f"{kind[:40]}.{name}() of object {conn.stream.header.handle:x}"
 
     cdef int report_failure(self, Conn conn, Driver by) except -1:
-        """Say that calls without a reply have failed; 1 if that takes a worker."""
+        """Say that calls without a reply have failed; return 1 if that takes a worker."""
         cdef Header header
         cdef Writer writer = by.writer
         cdef size_t start, start_of_error
         cdef int pickled
         cdef object first = conn.failure
         if first is None:
-            return 0        # the loop has seen the peer leave, and dropped it
+            return 0        # the loop has seen the client's end, and dropped the failure
         call, failure = first
         start = begin_message(writer)
         writer.pickles = 0
         writer.out_of_band = False
-        writer.put_compact(call)        # by itself: it is read also where the error cannot be
+        writer.put_compact(call)        # a value of its own: it is read even if the error cannot be
         pickled = writer.put_compact(failure)
         if pickled:
             if by.on_loop:

@@ -85,15 +85,12 @@ class Server(_StockServer):
 
     #: What clients of ours may call besides; `public` is the stdlib's, and users replace it.
     _own_public = ("kept_names", "forget_name")
-
     #: Seconds in which a new connection has to prove the key.
     handshake_timeout: float = 10.0
-
-    #: Seconds that a server waits for clients when it has none and who started it is dead, and the
-    #: same while processes live that were forked by who started it.
+    #: Seconds that a server without clients waits for some when the process that started it is
+    #: dead, and the same while processes live that were forked by that process.
     grace: float = 5.0
     family_grace: float = 30.0
-
     public_methods = staticmethod(public_methods)
 
     def __init__(
@@ -169,8 +166,12 @@ class Server(_StockServer):
 
         Raises
         ------
-        BlockingIOError, OSError, ValueError
-            The file is another server's, cannot be opened, or is not such a file.
+        BlockingIOError
+            Another server uses the file.
+        ValueError
+            The file is no arena, or it is damaged.
+        OSError
+            The file cannot be opened, is not this user's alone, or the disk is full.
         """
         self.arena = Arena() if arena else None
         if not isinstance(arena, bool):
@@ -180,7 +181,7 @@ class Server(_StockServer):
     # -- life -----------------------------------------------------------------
 
     def _prepare(self) -> Any:
-        """Take what serving needs: if it cannot be had, that shows before a client comes."""
+        """Make the engine; if it cannot have what it needs, that shows before a client comes."""
         if self._engine is None:
             listener = self.listener if self._accepts_raw() else None
             arena = self.arena
@@ -210,7 +211,7 @@ class Server(_StockServer):
             for thread in threads:
                 thread.start()
             with contextlib.suppress(KeyboardInterrupt, SystemExit):
-                # Another thread may have taken a signal: only who wakes runs its handler.
+                # Another thread may have taken a signal; its handler runs when this thread wakes.
                 while not self.stop_event.wait(SIGNALS_INTERVAL):
                     leave_if_copied(pid)
         finally:
@@ -231,7 +232,7 @@ class Server(_StockServer):
             sys.exit(0)
 
     def _close(self) -> None:
-        """Let nobody wait for a server that serves no more."""
+        """Close what clients and threads wait for: the server serves no more."""
         if not self._accepts_raw():
             knock(self.address)
         with contextlib.suppress(Exception):  # a user's own, or one that is closed already
@@ -242,18 +243,17 @@ class Server(_StockServer):
     def _each_second(self, engine: _core.Engine, check: Callable[[], object]) -> None:
         if check not in self._checks:
             self._checks.append(check)
-        engine.loop.set_tick(lambda: [check() for check in self._checks])
+        engine.loop.tick = lambda: [check() for check in self._checks]
 
     def _watch_parent(self, engine: _core.Engine) -> None:
-        """Stop when the process that started this one is gone, however it went, and so is the rest.
+        """Stop when the process that started this one is gone, and there are no clients.
 
-        It may have forked and gone on in its child, as programs do that become daemons.
+        That process may have forked and gone on in its child, as programs do that become daemons.
         """
         parent = get_parent_process()
         if parent is None or parent.pid is None:
             return
-        # Not the parent itself where a fork server stands between.
-        direct = os.getppid()
+        direct = os.getppid()  # a fork server may stand between it and the parent
         grace = self.family_grace
         orphaned = False
         alone_since: float | None = None
@@ -281,7 +281,7 @@ class Server(_StockServer):
                 util.info("the manager is alone: it ends")
                 self.stop_event.set()
 
-        # All that were forked by the parent have the sentinel's other end, until they close it.
+        # Whatever the parent has forked has the sentinel's other end, until it closes that.
         engine.loop.watch(parent.sentinel, family_gone)
         if hasattr(os, "pidfd_open") and not has_few_descriptors():
             try:
@@ -342,19 +342,13 @@ class Server(_StockServer):
             connection.answer_challenge(c, self.authkey)
         except Exception as error:
             util.info("connection refused: %s", error)
-            return  # nothing more is said to whoever could not prove the key
+            return  # a peer that could not prove the key is told nothing more
         finally:
             limit.cancel()
         self._prepare().stock_peers.answer_request(c)
 
     def public_function(self, name: str) -> Callable[..., Any]:
-        """Return one of the functions that clients may call.
-
-        Raises
-        ------
-        ValueError
-            `name` is not in ``public``.
-        """
+        """Return one of the functions that clients may call; ValueError if it is none."""
         if name not in self.public and name not in self._own_public:
             raise ValueError(f"{name!r} unrecognized: it is none of this server's public functions")
         return getattr(self, name)
@@ -391,7 +385,7 @@ class Server(_StockServer):
     # -- public functions: `c` is the connection that asks ---------------------
 
     def dummy(self, c: Any) -> None:
-        """Do nothing: whoever gets the reply is connected."""
+        """Do nothing: a client that gets the reply is connected."""
 
     def debug_info(self, c: Any) -> str:
         """Return a line or two on each shared object."""
@@ -437,7 +431,7 @@ class Server(_StockServer):
         return tuple(self.table.lookup(token.id).exposed)
 
     def accept_connection(self, c: Any, name: str) -> None:
-        """Make a session of this connection, on this thread."""
+        """Serve the calls of this connection from now on, on this thread."""
         threading.current_thread().name = name
         c.send(("#RETURN", None))
         self.serve_client(c)
@@ -457,7 +451,7 @@ _running: set[Server] = set()
 
 def _after_fork_in_child() -> None:
     # A child of a server (a managed Pool's worker, or what a user's method forks) holds copies of
-    # its sockets: it must not answer, and clients would wait for ever on a server that is gone.
+    # the sockets: it must not answer, and clients would wait for ever on a server that is gone.
     for server in _running:
         server._engine.loop.close_copies()
         if not server._accepts_raw() and isinstance(server.listener, connection.Listener):
@@ -474,6 +468,6 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _revive(server: weakref.ref[Server], key: Any) -> Entry | None:
-    """Share a named object again that a client knows from before (see `calls.revive`)."""
+    """What `calls.revive` says, for a table that does not keep its server."""
     known = server()
     return None if known is None else revive(known, key)

@@ -1,4 +1,4 @@
-"""What workers and the loop do with connections."""
+"""What the loop and the workers do with connections."""
 
 cimport cython
 from libc.string cimport memset
@@ -23,31 +23,24 @@ from fastmgr.link.introduction import (
 from fastmgr.server.stock_peers import Served
 from fastmgr.stock.dialect import Idle
 
-# Calls in a row that the loop could have served until a worker gives its connection back.
+# After so many calls in a row that the loop could have served a worker returns its connection.
 cdef enum:
     STREAK = 64
 
-# Seconds without a request after which a worker gives its connection back.
+# Seconds without a request after which a worker returns its connection.
 cdef double WORKER_PATIENCE = 1.0
 
 
 @cython.final
 cdef class Service(Handler):
-    """What the loop asks, of the parts that answer it; and what workers do for it.
-
-    `offers_fast` says whether the fast dialect is spoken to a client that asks for it.
-    """
-    cdef object hooks
-    cdef object stock_peers
-    cdef object workers
+    """Answers what the loop asks, mostly by the operations' parts; and what workers do."""
+    cdef object hooks, stock_peers, workers
     cdef Loop loop
     cdef Operations operations
-    cdef bint offers_fast
+    cdef bint offers_fast       # whether a client that asks for the fast dialect is spoken to in it
 
-    def __init__(
-        self, hooks, stock_peers, workers, Loop loop, Operations operations, bint offers_fast
-    ):
-        self.hooks = hooks
+    def __init__(self, stock_peers, workers, Loop loop, Operations operations, bint offers_fast):
+        self.hooks = operations.hooks
         self.stock_peers = stock_peers
         self.workers = workers
         self.loop = loop
@@ -69,7 +62,7 @@ cdef class Service(Handler):
 
     cdef int end(self) except -1:
         for conn in self.loop.conns.values():
-            self.operations.parking.end(conn)      # nobody would hear what it is given
+            self.operations.parking.end(conn)      # nobody would read what it is given
         if self.operations.arena is not None:
             self.operations.arena.close()
         return 0
@@ -88,7 +81,7 @@ cdef class Service(Handler):
         return HAND_OFF
 
     cdef int introduce(self, Conn conn, object handshake) except -1:
-        """Whether the first request is an introduction; if so it is answered, where it is true."""
+        """Whether the first request is an introduction; if so, and if it is true, answer it."""
         cdef bytes frame
         if conn.stream.size > HANDSHAKE_LIMIT:
             return 0
@@ -103,7 +96,7 @@ cdef class Service(Handler):
         conn.session = self.operations.table.join(session_id)
         conn.belong(conn.session.number, thread)
         if conn.session.connections == 1 and self.operations.arena is not None:
-            # The session's number is to be seen as long as what it holds is its own.
+            # The number stays there as long as the session may work on cells.
             conn.session.place = self.operations.arena.enter(conn.session.number)
         answer = (
             self.hooks.instance, conn.session.connections > 1, conn.session.number,
@@ -137,11 +130,8 @@ cdef class Service(Handler):
     def work(self, Conn conn):
         """Serve one connection on the calling thread until it idles or ends.
 
-        Returns
-        -------
-        bool
-            Whether the thread may serve another connection: not if a user's
-            object may have left something of this one in it.
+        Return whether the thread may serve another: not if a user's object may have left something
+        in it.
         """
         try:
             if conn.stream.fast:
@@ -178,10 +168,10 @@ cdef class Service(Handler):
                     conn.end == HUNG_UP
                     and conn.stream.header.op != OP_RELEASE and conn.stream.header.op != OP_GOODBYE
                 ):
-                    # Its last request, which may take long: what it held goes back before.
+                    # Its last request may take long: give back what the client held before.
                     self.loop.hang_up(conn)
                 if conn.stream.unsent is not None:
-                    by.send_replies(conn)    # what is served now may take long
+                    by.send_replies(conn)    # the next request may take long
                 verdict = self.operations.serve(conn, by)
                 if verdict == PARK or verdict == CLOSE:
                     by.send_replies(conn)
@@ -193,7 +183,7 @@ cdef class Service(Handler):
                 conn.stream.drop_buffers()
                 if (
                     conn.streak > STREAK and not load.may_spin and not conn.pinned
-                    and not conn.is_gone()      # the loop would close it, and serve no more of it
+                    and not conn.is_gone()      # the loop would serve no more of its requests
                 ):
                     # Where many are busy one loop serves them better than as many threads.
                     by.send_replies(conn)

@@ -1,4 +1,4 @@
-"""Serving peers that speak the stdlib's dialect; and what the engine asks of a `Server`."""
+"""Serving peers that speak the stdlib's dialect, and what the engine asks of a `Server`."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ class StockPeers:
             function = self.hooks.public_function(funcname)
             result = function(c, *args, **kwds)
             if funcname == "accept_connection":
-                return  # a reply now would be taken for that of a call nobody has served
+                return  # the client would take a reply for that to a call that it has yet to make
             if funcname == "shutdown" and self.hooks.stop_event.is_set():
-                return  # it has replied itself, before the process may end
+                return  # the function has replied by itself, before the process may end
             message: tuple[str, Any] = ("#RETURN", result)
         except EOFError:
             return
@@ -121,11 +121,11 @@ class StockPeers:
             except (EOFError, ConnectionResetError):
                 sys.exit(0)
             except Exception:
-                # It arrived whole and could not be read: the next may.
+                # The request arrived whole and could not be read; the next may.
                 message: tuple[str, Any] = ("#TRACEBACK", format_exc())
             else:
                 message = self.calls.call(c, conn, ident, methodname, args, kwds)
-                # Nothing of a call may outlive it in this frame.
+                # The arguments must not outlive the call in this frame.
                 ident = methodname = args = kwds = None
             try:
                 try:

@@ -12,7 +12,7 @@ cdef class Entry:
     cdef readonly object ident            # str: how stock peers name it
     cdef readonly object key              # int handle, or the ident where it is no handle
     cdef public Py_ssize_t refcount       # of clients; 0: only proxies in this process hold it
-    # Whether the loop may serve its calls.  The first two never change.  The engine changes the
+    # Whether the loop may serve its calls.  `parks` and `pins` never change; the engine changes the
     # others when it shares the entry and when it serves a call of it, on the loop or on a worker,
     # under the GIL.  `is_legal` says which combinations occur.
     cdef readonly bint parks              # the object is a primitive of `kinds`: no thread waits

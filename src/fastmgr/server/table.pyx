@@ -1,18 +1,16 @@
 """The reference table: what the server shares, and who holds it.
 
-A handle is ``epoch << 32 | serial``: the epoch is random for each table and a
-serial is never used twice, so a proxy that outlived its object, or its server,
-meets nothing rather than a stranger.  Stock peers see the handle as the hex
-string that the stdlib calls ident.
+A handle is ``epoch << 32 | serial``: the epoch is random for each table and a serial is never used
+twice, so a proxy that outlived its object, or its server, meets nothing rather than a stranger.
+Stock peers see the handle as the hex string that the stdlib calls ident.
 
-An entry lives while a client's reference is counted in it, or while a proxy
-inside this process holds it (a proxy stored in a shared container).  The latter
-is an ordinary strong reference to the entry, so containers that hold themselves
-are the garbage collector's to find.
+An entry lives while a client's reference is counted in it, or while a proxy inside this process (in
+a shared container) holds it.  That proxy has an ordinary strong reference to the entry, so the
+garbage collector frees containers that hold themselves.
 
 Every method runs to its end under the GIL.  Between steps that must agree it allocates nothing and
 runs no Python code, in which another thread may take its turn.  An entry whose last reference is
-returned goes to the caller, who drops it outside: dropping it runs users' destructors.
+returned goes to the caller, which drops it outside: dropping it runs users' destructors.
 """
 
 cimport cython
@@ -41,7 +39,6 @@ cdef class Entry:
         self.names = dict.fromkeys(exposed)
         self.method_to_typeid = method_to_typeid
         self.take(key)
-        self.refcount = 0
         self.methods = METHODS_OF.get(type(obj))
         self.parks = type(obj) in PARKING
         self.known = known and (self.parks or type(obj) in RUN_ON_LOOP)
@@ -51,8 +48,8 @@ cdef class Entry:
     cdef bint is_legal(self) noexcept:
         """Whether the flags agree; to be asserted where one has been changed.
 
-        If an object's methods may depend on their thread, the loop runs, parks and carries nothing
-        for it.  Only objects of types whose row says how hold unread values.
+        Where an object's methods may depend on their thread, the loop runs, parks and carries
+        nothing.  Unread values are held only by objects of types whose row says how.
         """
         if self.pins and (self.parks or self.known or self.carries or self.opaque):
             return False
@@ -61,7 +58,7 @@ cdef class Entry:
         return self.carrying >= 0 and self.looking >= 0
 
     cdef int take(self, object key) except -1:
-        """Be found at this key; only to be called while nobody knows the entry by another."""
+        """Be found at this key; to be called only while nobody knows the entry by another one."""
         self.key = key
         self.ident = key if isinstance(key, str) else "%x" % key
         return 0
@@ -91,7 +88,6 @@ cdef class Session:
 
     def __init__(self, bytes session_id):
         self.id = session_id
-        self.connections = 0
         self.held = {}
         self.parked = set()
 
@@ -117,7 +113,7 @@ cdef class Table:
         self.by_object = {}
         self.forgetter = Forgetter(self.by_object)
         self.sessions = {}
-        # 30 bits: above them is the bit of named objects (see `named`).
+        # 30 bits: above them is the bit of named objects (`names.NAMED`).
         self.epoch = <uint64_t>int.from_bytes(os.urandom(4), "little") & 0x3fffffff
         self.next_handle = (self.epoch << 32) + 1
 
@@ -147,17 +143,11 @@ cdef class Table:
         return <Entry>found
 
     cdef void forget_recent(self) noexcept:
-        """To be called before anything is taken out of `entries`, or replaced: see `at`."""
+        """To be called before an entry is taken out of `entries` or replaced there: see `at`."""
         memset(self.recent, 0, sizeof(self.recent))
 
     cpdef Entry lookup(self, object ident):
-        """Return the entry that a stock ident names.
-
-        Raises
-        ------
-        KeyError
-            No such object is shared (any more).
-        """
+        """Return the entry that a stock ident names; KeyError where there is none."""
         cdef Entry entry = self.find(key_of(ident))
         if entry is None:
             raise self.missing(ident)
@@ -197,10 +187,9 @@ cdef class Table:
     ):
         """Share `obj` and return its entry, with one reference counted.
 
-        An object that is shared already keeps its entry, so that one object has
-        one ident and one count; what is exposed is then replaced, as in the
-        stdlib.  `known` says that no user's code made or filled the object; `handle` is
-        the one that a named object has in every server.
+        An object that is shared already keeps its entry, so that one object has one ident and one
+        count; what is exposed is then replaced, as in the stdlib.  `known` says that no user's code
+        made or filled the object; `handle` is the one that a named object has in every server.
         """
         cdef dict names = dict.fromkeys(exposed)
         cdef object key = handle
@@ -212,11 +201,11 @@ cdef class Table:
                 key = self.new_handle()
             fresh = Entry(obj, names, method_to_typeid, key, known)
             reference = self.reference_to(fresh)
-            # Another thread may have shared the object meanwhile; from here on none can.
+            # Another thread may have shared the object meanwhile; from here on no thread can.
             entry = self.entry_of(obj)
             if entry is None:
                 entry = fresh
-                if key in self.entries:     # of another object, which has the name by now
+                if key in self.entries:     # another object has the name by now
                     entry.take(self.new_handle())
                 self.by_object[id(obj)] = reference
         if entry is not fresh:
@@ -252,13 +241,7 @@ cdef class Table:
         return entry
 
     cpdef int retain(self, object key, Py_ssize_t count=1) except -1:
-        """Count references to the object at `key`.
-
-        Raises
-        ------
-        KeyError
-            No such object is shared (any more).
-        """
+        """Count references to the object at `key`; KeyError where there is none."""
         cdef Entry entry = self.find(key_of(key))
         if entry is None and self.revive is not None:
             entry = self.revive(key_of(key))
@@ -274,12 +257,7 @@ cdef class Table:
     cpdef object release(self, object key, Py_ssize_t count=1):
         """Return references; if those were the last, return the entry for the caller to drop.
 
-        Raises
-        ------
-        KeyError
-            No such object is shared (any more).
-        AssertionError
-            More references are returned than were counted.
+        KeyError where there is no such object, AssertionError where fewer have been counted.
         """
         key = key_of(key)
         cdef PyObject *found = PyDict_GetItem(self.entries, key)
@@ -314,7 +292,7 @@ cdef class Table:
         return session
 
     cdef int leave(self, Session session) except -1:
-        """Count one connection less; return 1 if it was the last, and `forsake` is due."""
+        """Count one connection less; return 1 after the last: then the caller has to `forsake`."""
         session.connections -= 1
         if session.connections:
             return 0
@@ -324,8 +302,8 @@ cdef class Table:
 
     cdef int note_parked(self, Session session, Entry entry) except -1:
         """Note that the session may hold the primitive, or wait for it, until the session ends."""
-        if len(session.parked) >= 2 * len(self.entries) + 1000:     # most of them are gone
-            # Change the set in place: other threads may add to it while `find` looks.
+        if len(session.parked) >= 2 * len(self.entries) + 1000:     # most of these are gone
+            # The set changes in place: other threads may add to it while `find` looks.
             for key in list(session.parked):
                 if self.find(key) is None:
                     session.parked.discard(key)
@@ -333,10 +311,10 @@ cdef class Table:
         return 0
 
     cdef list forsake(self, Session session):
-        """Return every reference of a session that has ended; the entries to drop."""
-        cdef dict held = session.held
-        session.held = {}
+        """Return every reference of a session that has ended, and the entries to drop."""
+        cdef dict held
         cdef list dead = []
+        held, session.held = session.held, {}
         for key, count in held.items():
             try:
                 entry = self.release(key, count)
@@ -347,10 +325,9 @@ cdef class Table:
         return dead
 
     cdef object session_retain(self, Session session, object key):
-        """Book a reference, counted in the entry already, on `session`.
+        """Book on `session` a reference that its entry counts already.
 
-        If the session has ended meanwhile the reference is returned at once, and the result is
-        that of `release`.
+        If the session has ended meanwhile, return the reference at once, with `release`'s result.
         """
         if session.ended:
             return self.release(key)
