@@ -39,15 +39,15 @@ local function in_parts(list, command)
 end
 
 -- Suffixes of the keys that an object may have; each file adds those of its types.
-local SUFFIXES = {'m'}
-local function uses(...)
-  for _, suffix in next, {...} do SUFFIXES[#SUFFIXES + 1] = suffix end
-end
+local USED = {{'m'}}
+local function uses(...) USED[#USED + 1] = {...} end
 
 -- Remove an object: all its keys.  What its values refer to is released by the client.
 local function remove(k)
   local keys = {k}
-  for i, suffix in ipairs(SUFFIXES) do keys[i + 1] = k .. ':' .. suffix end
+  for _, suffixes in ipairs(USED) do
+    for _, suffix in ipairs(suffixes) do keys[#keys + 1] = k .. ':' .. suffix end
+  end
   return call('UNLINK', unpack(keys))
 end
 
@@ -112,6 +112,12 @@ define_bare('hello', function(K, A)
   return identity .. ':' .. string.format('%.0f', born)
 end, 'allow-oom')
 
+-- Which server this is, for a session that has lost its connection.
+define_bare('instance', function(K, A)
+  look_around()
+  return identity .. ':' .. string.format('%.0f', born)
+end, 'allow-oom')
+
 -- Which of the sessions in the arguments are dead.
 define_bare('dead', function(K, A)
   local dead = {}
@@ -132,3 +138,23 @@ define_bare('make', function(K, A)
   if A[2] ~= '' then call('HINCRBY', k .. ':m', 's:' .. A[2], 1) end
   return 1
 end)
+
+-- By type: `function(key, session)` puts right what a dead session had to do with an object.
+local BURY = {}
+
+-- Sessions have died: put right what they had to do with the object.  Returns the type and how many
+-- references there still are.
+define('bury', function(k, A)
+  local m = k .. ':m'
+  local t = call('HGET', m, 't')
+  for _, session in ipairs(A) do
+    call('HDEL', m, 's:' .. session)
+    if BURY[t] then BURY[t](k, session) end
+  end
+  local left = 0
+  for _, field in ipairs(call('HKEYS', m)) do
+    local kind = string.sub(field, 1, 2)
+    if kind == 's:' or kind == 'c:' or field == 'name' then left = left + 1 end
+  end
+  return {t, left}
+end, 'allow-oom')
