@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -154,6 +155,28 @@ class Pinned(Managed):
 
     def enter(self) -> None:
         assert self.manager.Sleeper().echo(1) == 1
+
+
+class OnValkey(Managed):
+    """The primitives as clients of a Valkey or Redis server see them."""
+
+    WAITING = re.compile(rb"\}(:Condition-\w+)?:[qcgpjba]$")
+
+    def __init__(self, manager: fastmgr.SyncManager) -> None:
+        self.manager = manager
+        self.observer = ThreadPoolExecutor(1)
+
+    def count(self) -> int:
+        session, cursor, count = self.manager._session, b"0", 0
+        while True:
+            cursor, keys = session.run([b"SCAN", cursor, b"TYPE", b"list", b"COUNT", 1000])
+            for key in filter(self.WAITING.search, set(keys)):
+                count += session.run([b"LLEN", key])
+            if cursor == b"0":
+                return count
+
+    def parked(self) -> int:
+        return self.observer.submit(self.count).result(DEADLINE)
 
 
 STOCK_PROXIES = {

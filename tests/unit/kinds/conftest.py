@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import KEY
+from support import KEY, valkeys
 from support.carried import GHOSTS, SOURCE, Client
-from support.places import Managed, ParkManager, Pinned, Place, Stock
+from support.places import Managed, OnValkey, ParkManager, Pinned, Place, Stock
+
+import fastmgr
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +60,35 @@ def polling_manager() -> Iterator[ParkManager]:
         yield manager
 
 
-@pytest.fixture(params=["threads", "manager", "pinned", "stock", "polling"])
+def _on(kind: str) -> Iterator[OnValkey]:
+    with valkeys.server(kind) as server:
+        manager = fastmgr.SyncManager(address=server.url(ns="unit"))
+        manager.connect()
+        place = OnValkey(manager)
+        yield place
+        place.observer.shutdown()
+
+
+@pytest.fixture(scope="module")
+def on_valkey() -> Iterator[OnValkey]:
+    yield from _on("valkey")
+
+
+@pytest.fixture(scope="module")
+def on_redis() -> Iterator[OnValkey]:
+    yield from _on("redis")
+
+
+@pytest.fixture(
+    params=["threads", "manager", "pinned", "stock", "polling", "on_valkey", "on_redis"]
+)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    if request.param.startswith("on_"):
+        there: OnValkey = request.getfixturevalue(request.param)
+        there.await_parked(0)
+        yield there
+        there.await_parked(0)
+        return
     kinds = {"manager": Managed, "pinned": Pinned, "stock": Stock, "polling": Managed}
     if request.param == "threads":
         found = Place()

@@ -49,11 +49,14 @@ def interrupted(place: Place, last_words: Callable[[], Any] = lambda: None) -> I
         signal.signal(signal.SIGUSR1, before)
 
 
-@pytest.fixture(params=["threads", "manager", "pinned", "polling"])
+@pytest.fixture(params=["threads", "manager", "pinned", "polling", "on_valkey", "on_redis"])
 def interruptible(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Not the stdlib's clients: their connection is of no use after an interrupt."""
     if request.param == "threads":
         yield Place()
+        return
+    if request.param.startswith("on_"):
+        yield request.getfixturevalue(request.param)
         return
     name = "polling_manager" if request.param == "polling" else "park_manager"
     kind = Pinned if request.param == "pinned" else Managed

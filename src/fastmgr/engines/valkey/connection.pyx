@@ -151,7 +151,7 @@ cdef class Connection:
         self.begin(timeout)
         try:
             while not self.parser.pushes:
-                if self.parser.next() is INCOMPLETE:
+                if self.parser.next() is INCOMPLETE and not self.parser.pushes:
                     self.receive_some()
         except TimeoutError:
             return None

@@ -16,7 +16,7 @@ from fastmgr.engines.valkey.session import ValkeySession
 __all__ = ["ENGINE", "ValkeyEngine"]
 
 #: The modules that put the methods of their types into `commands.METHODS`.
-METHOD_MODULES = ("containers", "numbers", "waits")
+METHOD_MODULES = ("containers", "numbers", "locks", "events", "queues")
 
 
 class ValkeyEngine(Engine):

@@ -11,7 +11,8 @@ from typing import Any
 from fastmgr.stock.dialect import RemoteError
 
 __all__ = [
-    "CODES", "ConnectionLost", "PipelineError", "ProtocolError", "ReplyError", "exception_of",
+    "CODES", "ConnectionLost", "LockLost", "PipelineError", "ProtocolError", "ReplyError",
+    "exception_of",
 ]  # fmt: skip
 
 
@@ -50,6 +51,14 @@ class PipelineError(ConnectionLost):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.results, self.unknown)
+
+
+class LockLost(RuntimeError):
+    """The lock was the thread's, and others may have taken it since.
+
+    The connection was lost that shows the server that this process lives, and the server has gone
+    on without this process.
+    """
 
 
 class ProtocolError(ConnectionError):

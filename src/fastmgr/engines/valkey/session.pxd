@@ -12,6 +12,7 @@ cdef class ValkeySession(Session):
     cdef readonly bytes ns
     cdef public bytes id            # the session's, in the server's books
     cdef bytes prefix               # of keys: b"{ns:"
+    cdef readonly object life       # shows the server that this process lives
     cdef readonly object opened     # weak: every thread's connections
 
     cpdef bytes key_of(self, ident)

@@ -5,6 +5,7 @@ from fastmgr.client.session import Session
 from fastmgr.engines.valkey.address import Address
 from fastmgr.engines.valkey.commands import Command, Procedure
 from fastmgr.engines.valkey.connection import Connection
+from fastmgr.engines.valkey.life import Life
 
 Words: TypeAlias = Sequence[bytes | str | int]
 
@@ -12,6 +13,7 @@ class ValkeySession(Session):
     where: Address
     ns: bytes
     id: bytes
+    life: Life
     opened: Any
     def __init__(self, address: str, serializer: str, authkey: bytes, where: Address) -> None: ...
     def reset(self) -> None: ...

@@ -19,6 +19,7 @@ from fastmgr.client.session import raised
 from fastmgr.engines.valkey.commands import METHODS
 from fastmgr.engines.valkey.dialing import dial, require_fit
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
+from fastmgr.engines.valkey.life import Life
 from fastmgr.kinds.rows import BY_TYPEID
 from fastmgr.stock.dialect import RemoteError
 
@@ -64,6 +65,7 @@ cdef class ValkeySession(Session):
         self.ns = where.ns.encode()
         self.prefix = b"{" + self.ns + b":"
         self.reset()
+        self.life = Life(self)
         sessions.add(self)
 
     def reset(self):
@@ -101,6 +103,7 @@ cdef class ValkeySession(Session):
         del self.local.connections
 
     def close(self):
+        self.life.end()
         for one in list(self.opened):
             one.close()
 
@@ -108,12 +111,20 @@ cdef class ValkeySession(Session):
         """Use the inherited connections no more: they are the parent's."""
         for one in list(self.opened):
             one.abandon()
+        self.life.abandon()
         self.reset()
 
     # -- requests -------------------------------------------------------------
 
     cpdef bytes key_of(self, ident):
-        """Return the main key of an object."""
+        """Return the main key of an object.
+
+        A condition over a lock is called ``<own id>@<the lock's id>``, and has the lock's hash tag.
+        """
+        cdef str own, lock
+        if "@" in <str?>ident and not ident.startswith("n:"):
+            own, _, lock = ident.partition("@")
+            return self.prefix + lock.encode() + b"}:" + own.encode()
         return self.prefix + (<str?>ident).encode() + b"}"
 
     cpdef object ask(self, words, bint reads=False, timeout=None):

@@ -1,0 +1,347 @@
+"""The life of a session: how servers see that its process lives, and what becomes of it otherwise.
+
+A session has a connection that is subscribed to ``fm:s:<id>``; the functions of our library count
+the subscribers.  So a session dies with its process, whatever ends that, and with no clock.  When
+the connection is lost while the server goes on, the server may have handed on what the session
+held: the session goes on under another id, and who held a lock gets `LockLost`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from itertools import count
+from multiprocessing import util
+from typing import Any
+
+from fastmgr.engines.valkey import library
+from fastmgr.engines.valkey.connection import Connection
+from fastmgr.engines.valkey.dialing import dial
+from fastmgr.engines.valkey.errors import LockLost, ReplyError, exception_of
+
+__all__ = ["Life"]
+
+#: Seconds after a server's start or a failover in which nobody is taken for dead.
+GRACE = 3.0
+#: Seconds between two looks for sessions that have died.
+SWEEP_EVERY = 3.0
+#: Seconds between two attempts to reach a server that is away.
+AGAIN_AFTER = 0.05, 1.0
+
+#: The sessions that hold a lock: they live on though nothing else refers to them.
+_holding: set[Any] = set()
+
+
+class Life:
+    """The life of one session with one server.
+
+    Parameters
+    ----------
+    session : ValkeySession
+        It has this as its ``life``.
+
+    Attributes
+    ----------
+    instance : bytes or None
+        Which server judges the session: it changes where a server starts, or takes another's place.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = weakref.ref(session)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as in the child of a fork."""
+        self.instance: bytes | None = None
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+        self._local = threading.local()
+        self._threads = count(1)
+        #: Of each lock or semaphore: by thread how often it was taken, and the fence.
+        self._held: dict[bytes, dict[int, list[int]]] = {}
+        self._lost: dict[bytes, set[int]] = {}
+        self._owed: list[list[Any]] = []
+
+    # -- the connection -----------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make sure that the server sees this process, before it owns anything there.
+
+        Raises
+        ------
+        OSError
+            The server cannot be reached.
+        """
+        if self._connection is not None and self._connection.usable:
+            return
+        with self._lock:
+            if self._connection is not None and self._connection.usable:
+                return
+            session = self._session()
+            assert session is not None
+            self._subscribe(session)
+            if self._thread is None or not self._thread.is_alive():
+                self._over = threading.Event()
+                self._thread = threading.Thread(
+                    target=_watch, args=(self,), daemon=True, name="fastmgr life"
+                )
+                self._thread.start()
+            if self._finalizer is None:
+                # Before a manager's own finalizer (0), after users' (> 10).
+                self._finalizer = util.Finalize(
+                    session, _end, args=(weakref.ref(self),), exitpriority=10
+                )
+
+    _finalizer: Any = None
+
+    def _subscribe(self, session: Any) -> None:
+        """Open the connection, and be seen over it; the caller has the lock."""
+        connection = dial(session.where)
+        try:
+            instance = _ask(connection, b"instance", 0)
+            if self.instance is not None and instance == self.instance:
+                self._begin_another(session)
+            channel = b"fm:s:" + session.id
+            connection.send([b"SUBSCRIBE", channel])
+            while (push := connection.push(10)) is None or push[0] != b"subscribe":
+                if push is None:
+                    raise TimeoutError("the server does not answer")
+            self.instance = _ask(connection, b"hello", 0, session.id, str(GRACE))
+            connection.call([b"SADD", b"{%b}:sessions" % session.ns, session.id])
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _begin_another(self, session: Any) -> None:
+        """The server has gone on without us: be another session, which holds nothing."""
+        session.id = os.urandom(8).hex().encode()
+        held, self._held = self._held, {}
+        for key, threads in held.items():
+            self._lost.setdefault(key, set()).update(threads)
+        _holding.discard(session)
+        self._owed.clear()
+        renew = getattr(session, "renew_references", None)
+        if renew is not None:
+            renew()
+
+    def end(self) -> None:
+        """End the session in order: what it holds stays held, as with the stdlib's servers."""
+        session = self._session()
+        self._over.set()
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if session is not None:
+            _holding.discard(session)
+        try:
+            if connection.usable and session is not None:
+                for key in self._held:
+                    kind = b"semaphore" if b"emaphore-" in key else b"lock"
+                    connection.call([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
+                connection.call([b"SREM", b"{%b}:sessions" % session.ns, session.id])
+        except OSError as error:
+            util.debug("the server cannot be told that the session ends: %s", error)
+        finally:
+            connection.close()
+
+    def abandon(self) -> None:
+        """Leave the connection to the parent: this is the child of a fork."""
+        if self._connection is not None:
+            self._connection.abandon()
+        self._finalizer = None
+        self.reset()
+
+    def is_seen(self, id_: bytes) -> bool:
+        """Return whether the session has that id, and has not been taken for dead under it."""
+        session = self._session()
+        if session is None or session.id != id_:
+            return False
+        if not session.run([b"FCALL", b"fm1_dead", 0, id_]):
+            return True
+        connection = self._connection
+        if connection is not None:
+            connection.close()
+        self.begin()
+        return False
+
+    # -- what is held ---------------------------------------------------------------
+
+    def thread(self) -> int:
+        """Return the calling thread's number as an owner."""
+        number: int | None = getattr(self._local, "number", None)
+        if number is None:
+            number = self._local.number = next(self._threads)
+        return number
+
+    def took(self, key: bytes, fence: int) -> None:
+        """The calling thread has taken a lock or a permit."""
+        holders = self._held.setdefault(key, {})
+        mine = holders.setdefault(self.thread(), [0, fence])
+        mine[0] += 1
+        mine[1] = fence
+        if len(self._held) == 1:
+            _holding.add(self._session())
+
+    def gave(self, key: bytes, number: int = 1) -> None:
+        """Locks or permits were given back; another thread or process may have taken them."""
+        holders = self._held.get(key)
+        if holders is None:
+            return
+        thread = self.thread()
+        if thread not in holders:
+            thread = next(iter(holders))
+        holders[thread][0] -= number
+        if holders[thread][0] <= 0:
+            del holders[thread]
+            if not holders:
+                self._held.pop(key, None)
+                if not self._held:
+                    _holding.discard(self._session())
+
+    def renewed(self, key: bytes, fence: int) -> None:
+        """The calling thread has its lock again, after it has slept at a condition."""
+        mine = self._held.get(key, {}).get(self.thread())
+        if mine is not None:
+            mine[1] = fence
+
+    def fence(self, key: bytes) -> int | None:
+        """Return the number of the grant by which the calling thread, or else another, holds it."""
+        holders = self._held.get(key)
+        if not holders:
+            return None
+        return holders.get(self.thread(), next(iter(holders.values())))[1]
+
+    def check(self, key: bytes) -> None:
+        """Raise `LockLost`, once, where the calling thread held this and has lost it."""
+        if not self._lost:
+            return
+        threads = self._lost.get(key)
+        if threads is None:
+            return
+        thread = self.thread()
+        if b":RLock-" in key or b":Condition-" in key:
+            if thread not in threads:
+                return
+        elif thread not in threads:
+            thread = next(iter(threads))
+        threads.discard(thread)
+        if not threads:
+            self._lost.pop(key, None)
+        raise LockLost(
+            "the connection that shows the server that this process lives was lost: others may "
+            "have taken the lock since"
+        )
+
+    # -- what is to be undone -----------------------------------------------------------
+
+    def withdraw(self, request: list[Any]) -> None:
+        """Make a request that takes a wait back; it may be made later, and more than once."""
+        self._owed.append(request)
+        session = self._session()
+        try:
+            session.ask(request)  # type: ignore[union-attr]
+        except OSError as error:
+            util.debug("an interrupted wait is taken back later: %s", error)
+            return
+        self._settle(request)
+
+    def _settle(self, request: list[Any]) -> None:
+        with contextlib.suppress(ValueError):
+            self._owed.remove(request)
+
+    def _pay(self, session: Any) -> None:
+        """Make the requests that are owed since the server was away or the caller interrupted."""
+        for request in list(self._owed):
+            session.ask(request)
+            self._settle(request)
+
+
+def _ask(connection: Connection, function: bytes, keys: int, *args: Any) -> Any:
+    """Call a function over a connection; give the server the library where it has none."""
+    words = [b"FCALL", b"fm1_" + function, keys, *args]
+    reply = connection.call(words)
+    if isinstance(reply, ReplyError) and "unction not found" in reply.text:
+        library.load(connection)
+        reply = connection.call(words)
+    if isinstance(reply, ReplyError):
+        raise exception_of(reply)
+    return reply
+
+
+def _end(reference: Any) -> None:
+    life = reference()
+    if life is not None:
+        life.end()
+
+
+def _watch(life: Life) -> None:
+    """Notice that the connection is lost, and have another; look for the dead now and then."""
+    pause, longest = AGAIN_AFTER
+    swept = time.monotonic()
+    while not life._over.is_set():
+        connection = life._connection
+        try:
+            if connection is None or not connection.usable:
+                life.begin()
+                pause = AGAIN_AFTER[0]
+                continue
+            connection.push(SWEEP_EVERY / 3)
+            session = life._session()
+            if session is None or session.retired:
+                life.end()
+                return
+            life._pay(session)
+            if time.monotonic() - swept > SWEEP_EVERY:
+                swept = time.monotonic()
+                sweep(session)
+            del session
+        except Exception as error:
+            if life._over.is_set() or life._session() is None:
+                return
+            util.debug("the life of a session: %s", error)
+            life._over.wait(pause)
+            pause = min(2 * pause, longest)
+
+
+def sweep(session: Any) -> int:
+    """Look for sessions that have died, and return for how many it was put right what they left."""
+    known = b"{%b}:sessions" % session.ns
+    ids = session.run([b"SMEMBERS", known])
+    if not ids:
+        return 0
+    dead = session.run([b"FCALL", b"fm1_dead", 0, *ids])
+    if not dead:
+        return 0
+    cursor = b"0"
+    while True:
+        cursor, keys = session.run(
+            [b"SCAN", cursor, b"MATCH", _pattern(session.prefix), b"COUNT", 1000]
+        )
+        for key in keys:
+            rest = key.partition(b"}:")[2]
+            if rest == b"m" or rest.endswith(b":m"):
+                bury(session, key[:-2], dead)
+            elif rest.startswith(b"w:") and rest[2:18] in dead:
+                session.run([b"UNLINK", key])
+        if cursor == b"0":
+            break
+    session.run([b"SREM", known, *dead])
+    return len(dead)
+
+
+def _pattern(prefix: bytes) -> bytes:
+    """Return what matches the keys that begin with a prefix."""
+    for special in (b"\\", b"*", b"?", b"[", b"]"):
+        prefix = prefix.replace(special, b"\\" + special)
+    return prefix + b"*"
+
+
+def bury(session: Any, key: bytes, dead: list[bytes]) -> None:
+    """Drop what sessions that are dead had to do with an object."""
+    session.run([b"FCALL", b"fm1_bury", 1, key, *dead])

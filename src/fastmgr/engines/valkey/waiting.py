@@ -1,0 +1,220 @@
+"""One call that waits, and what the methods of all that can be waited for share.
+
+A waiter is a record on the server (see ``lua/waits.lua``); the client blocks at the list to which
+the waiter's token is pushed.  Now and then the client *looks*: the function behind that hands on
+what a dead client held, and tells a waiter whose token was lost what it has been granted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from fastmgr.engines.valkey.commands import METHODS, Procedure
+from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
+
+__all__ = [
+    "LOOK_AFTER", "LOOK_SELDOM", "MOST", "SeldomWait", "Wait", "counted", "declare", "make",
+    "shown_at", "timeout_of",
+]  # fmt: skip
+
+#: Seconds after which the first in a queue looks whether the holder lives.
+LOOK_AFTER = 0.1
+#: Seconds after which a waiter looks that nobody's death can serve, or that is far from the head.
+LOOK_SELDOM = 2.0
+#: Seconds for a server to answer beyond those that the request is to wait there.
+SLACK = 5.0
+#: Seconds for a server that was lost to be there again, before a wait is given up.
+PATIENCE = 10.0
+
+#: What is raised where a server is away.
+_AWAY = ConnectionLost, ConnectionError, FileNotFoundError, TimeoutError
+
+_numbers = count(1)
+
+#: The largest number of permits or items, as with the other engine.
+MOST = 2**63 - 1
+
+
+class Wait:
+    """One call that may wait.
+
+    Parameters
+    ----------
+    session : ValkeySession
+    key : bytes
+        The main key of the object with whose name the functions are called.
+    kind : bytes
+        What the names of the functions begin with: ``<kind>_look``, ``_expire``, ``_withdraw``.
+    keys : bytes
+        Further keys of the functions.
+    """
+
+    def __init__(self, session: Any, key: bytes, kind: bytes, *keys: bytes) -> None:
+        session.life.begin()
+        self.session = session
+        self.kind = kind
+        self.keys = (key, *keys)
+        self.id = session.id
+        self.name = b"%b/%d/%d" % (session.id, session.life.thread(), next(_numbers))
+        self.tokens = b"%b:w:%b" % (self.keys[-1], self.name)
+        self.deadline: float | None = None
+        #: The server has said how the call ends, or cannot be reached: nothing is to be undone.
+        self.answered = False
+
+    def request(self, function: bytes, *args: Any) -> list[Any]:
+        """Return the request that calls a function for this waiter."""
+        keys = self.keys
+        return [b"FCALL", b"fm1_" + function, len(keys), *keys, self.name, *args]
+
+    def ask(self, function: bytes, *args: Any) -> Any:
+        """Call a function for this waiter; raise what an error reply stands for."""
+        reply = self.session.ask(self.request(function, *args))
+        if type(reply) is ReplyError:
+            self.answered = True
+            raise exception_of(reply)
+        return reply
+
+    def begin(self, function: bytes, *args: Any, timeout: float | None = None) -> list[Any] | None:
+        """Ask for something and wait for it.
+
+        Returns
+        -------
+        list or None
+            The reply that grants it; None where it was not granted in time, or the session has been
+            taken for dead.
+        """
+        if timeout is not None:
+            self.deadline = time.monotonic() + timeout
+        try:
+            reply = self.ask(function, *args)
+            return reply if reply[0] == 1 else self.wait(reply)
+        except BaseException:
+            if not self.answered:
+                self.withdraw()
+            raise
+
+    def wait(self, reply: list[Any]) -> list[Any] | None:
+        """Wait until a reply says no longer that this waiter has its place in a queue."""
+        while reply[0] == 2:
+            left = None if self.deadline is None else self.deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self.deadline = None
+                reply = self.persist(b"_expire")
+                continue
+            pause = self.pause(reply[1])
+            token = self.block(pause if left is None else min(pause, left))
+            reply = self.persist(b"_look") if token is None else self.granted(token)
+        return self.end(reply)
+
+    def pause(self, position: int) -> float:
+        """Return after how many seconds a waiter at that position looks."""
+        return min(LOOK_AFTER * (1 + position), LOOK_SELDOM)
+
+    def granted(self, token: bytes) -> list[Any]:
+        """Return the reply that a token stands for."""
+        return [1]
+
+    def end(self, reply: list[Any]) -> list[Any] | None:
+        """Return the reply that grants; None where nothing is granted."""
+        if reply[0] == 3:
+            # The record is gone and the token lost: it was granted, unless the session was taken
+            # for dead.
+            return [1] if self.session.life.is_seen(self.id) else None
+        return reply if reply[0] == 1 else None
+
+    def block(self, seconds: float) -> bytes | None:
+        """Wait for the token; None where there is none yet, or the connection was lost."""
+        seconds = max(seconds, 0.001)
+        words = [b"BLPOP", self.tokens, b"%.3f" % seconds]
+        try:
+            reply = self.session.ask(words, timeout=seconds + SLACK)
+        except ConnectionLost:
+            return None
+        if type(reply) is ReplyError:
+            if reply.code == "UNBLOCKED":
+                return None
+            raise exception_of(reply)
+        return None if reply is None else bytes(reply[1])
+
+    def persist(self, function: bytes) -> Any:
+        """Call a function that may be called again, also where the server is away for a while."""
+        end = time.monotonic() + PATIENCE
+        pause = 0.01
+        while True:
+            try:
+                return self.ask(self.kind + function)
+            except _AWAY:
+                if self.answered or time.monotonic() > end:
+                    self.answered = True
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 2, 0.2)
+
+    def left(self) -> float | None:
+        """Return how many seconds of the timeout are left."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def withdraw(self) -> None:
+        """Leave the queue, and give back what was granted: the caller has been interrupted."""
+        self.session.life.withdraw(self.request(self.kind + b"_withdraw"))
+
+
+def timeout_of(timeout: Any) -> float | None:
+    """Return a timeout as seconds; ValueError for one that is no number."""
+    if timeout is None:
+        return None
+    seconds = float(timeout)
+    if seconds != seconds:
+        raise ValueError(f"timeout={timeout}: no number of seconds")
+    return seconds
+
+
+class SeldomWait(Wait):
+    """A call that waits for what nobody's death brings about."""
+
+    def pause(self, position: int) -> float:
+        return LOOK_SELDOM
+
+
+def counted(number: Any) -> int:
+    """Return a number of permits or parties; `threading` takes a float, too."""
+    if number != int(number):
+        raise ValueError(f"{number!r}: a whole number is needed")
+    return int(number)
+
+
+# -- methods ------------------------------------------------------------------------
+
+
+def make(session: Any, key: bytes, typeid: str, *fields: Any) -> None:
+    session.life.begin()
+    session.function(b"make", key, typeid, session.id, *fields)
+
+
+def shown_at(key: bytes) -> str:
+    """What a representation shows in place of an address."""
+    return f"0x{key.rstrip(b'}').rpartition(b'-')[2].decode()}"
+
+
+class Method(Procedure):
+    """A method that is a function of the session, the key and the arguments."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(
+        self, session: Any, key: bytes, args: Sequence[Any], kwds: Mapping[str, Any] | None
+    ) -> Any:
+        return self.function(session, key, *args, **(kwds or {}))
+
+
+def declare(typeid: str, **functions: Callable[..., Any]) -> None:
+    names = {"create": "#create", "attribute": "__getattribute__", "show": "__str__"}
+    table = METHODS.setdefault(typeid, {})
+    for name, function in functions.items():
+        table[names.get(name, name)] = Method(function)
+    if "show" in functions:
+        table["__repr__"] = table["__str__"]
