@@ -1,7 +1,11 @@
 # cython: auto_pickle=False
-"""An arena: the server's segments and what lies where in them; a client's view of them.
+"""An arena: the server's segments, and the cells of shared objects in them; a client's view.
 
 The server owns the memory, and alone decides what lies where: its books are in its own memory.
+
+An object begins with a cell of its own that nobody else sees.  When the first client on the host
+asks where the cell is, the server moves the cell into a segment.  From then on both work on it by
+atomic steps; for a client that cannot map the segment the server makes the steps.
 """
 
 cimport cython
@@ -11,7 +15,7 @@ from posix.unistd cimport getpid
 
 from fastmgr.memory.atomics cimport fm_store
 from fastmgr.memory.segments cimport (
-    SEGMENT_SIZE, fm_clear, fm_lifeline_cut, fm_lifeline_tie, fm_note_growth, mapped, new_segment,
+    SEGMENT_SIZE, fm_clear, fm_lifeline_cut, fm_lifeline_tie, fm_note_growth, new_segment,
 )
 
 import errno
@@ -20,18 +24,19 @@ import resource
 from weakref import WeakValueDictionary
 
 cdef enum:
+    LARGE = 256 * 1024           # a cell of that size lies among large ones, and is made there
     LINE = 64                    # bytes of a cache line: no two cells share one
     PAGE = 4096
-    SPACIOUS = 64 * 1024 * 1024  # a segment of large cells; untouched, it costs nothing either
+    SPACIOUS = 64 * 1024 * 1024  # a segment of large cells; untouched memory costs nothing
     DESCRIPTORS_LEFT = 4         # one in so many is kept for connections
-    CONTROL_SIZE = 512 * 1024    # sessions that there can be at a time, times eight bytes
+    CONTROL_SIZE = 512 * 1024    # eight bytes for each session that there can be at a time
 
-# Of the server that runs in this process.
 cdef Arena home = None
 cdef uint64_t views = 0
 
 
 cdef Arena home_here():
+    """The arena of the server that runs in this process, or None."""
     return home if home is not None and home.pid == getpid() else None
 
 
@@ -52,10 +57,7 @@ cdef class Arena:
     def open(self):
         """Begin, on the thread that lives as long as the server: the loop's.
 
-        Raises
-        ------
-        OSError
-            There is no shared memory here.
+        An OSError says that there is no shared memory here.
         """
         if self.control is None:
             self.control = new_segment(0, CONTROL_SIZE)
@@ -78,7 +80,7 @@ cdef class Arena:
                 segment.forget_fd()
 
     cdef size_t enter(self, uint64_t session) except? 0:
-        """A session begins: the place of its number in the control segment, 0 for none."""
+        """Note that a session begins; return the place of its number, 0 for none."""
         cdef size_t entry
         if self.control is None:
             return 0
@@ -93,33 +95,27 @@ cdef class Arena:
         return entry
 
     cdef int leave(self, size_t entry) except -1:
-        """A session has ended: its process, if it lives, must not touch a cell any more."""
+        """Note that a session has ended: if its process lives, that may touch no cell any more."""
         if entry:
             fm_store(<uint64_t *>self.control.at + entry, 0)
             self.vacant.append(entry)
         return 0
 
     def new(self, size_t size):
-        """Make an anonymous segment of that many bytes.
+        """Make an anonymous segment.
 
-        Raises
-        ------
-        OSError, MemoryError
-            That fails, or would take a descriptor of those kept for clients that connect.
+        An OSError also says that its descriptor would be one of those for clients that connect.
         """
         cdef Segment segment = new_segment(self.made, size)
         cdef object limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        # The kernel gives the lowest that is free.
+        # The kernel gives the lowest descriptor that is free.
         if 0 <= limit <= segment.fd + limit // DESCRIPTORS_LEFT:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return self.add(segment)
 
     def add_file(self, int fd, size_t offset, size_t size):
-        """Make a segment of a part of a file.
-
-        The descriptor then belongs to the segment; where that fails it still is the caller's.
-        """
-        return self.add(mapped(self.made, fd, offset, size, True))
+        """Make a segment of a part of a file (`Segment` says whose the descriptor is)."""
+        return self.add(Segment(self.made, fd, offset, size, True))
 
     def note_growth(self):
         """Say that a row of counters has grown."""
@@ -143,7 +139,7 @@ cdef class Arena:
         cdef list unused
         size = _rounded(size)
         if size >= LARGE:
-            return self.take_pages(size)
+            return take_pages(self, size)
         unused = self.unused.get(size)
         if unused:
             return unused.pop()
@@ -163,71 +159,75 @@ cdef class Arena:
             return 0        # in a forked child: the memory is the server's
         size = _rounded(size)
         if size >= LARGE:
-            return self.give_back_pages(segment, offset, size)
+            return give_back_pages(self.spacious, segment, offset, size)
         memset(segment.at + offset, 0, size)
         self.unused.setdefault(size, []).append((segment, offset))
         return 0
 
-    cdef tuple take_pages(self, size_t size):
-        """Find room for a large cell among others.
 
-        A segment is as large as half of the others together, so that there are few however
-        many cells: each segment has a descriptor.
-        """
-        cdef Segment segment
-        cdef list gap
-        cdef size_t offset, room, total = 0
-        for segment in self.spacious:
-            for i, gap in enumerate(segment.gaps):
-                offset, room = gap[0], gap[1]
-                if room >= size:
-                    # The gap is changed in place: making a new list may collect garbage, and so
-                    # give other cells back to this segment.
-                    if room == size:
-                        del segment.gaps[i]
-                    else:
-                        gap[0], gap[1] = offset + size, room - size
-                    return segment, offset
-            total += segment.size
-        room = max(size, <size_t>SPACIOUS, total // 2 // PAGE * PAGE)
-        try:
-            segment = self.new(room)
-        except (OSError, MemoryError):
-            room = size if size != SEGMENT_SIZE else size + PAGE
-            segment = self.new(room)
-        segment.gaps = [[size, room - size]] if room > size else []
-        self.spacious.append(segment)
-        return segment, 0
+cdef tuple take_pages(Arena arena, size_t size):
+    """Find room for a large cell among others.
 
-    cdef int give_back_pages(self, Segment segment, size_t offset, size_t size) except -1:
-        cdef Py_ssize_t i = 0
-        cdef list gaps = segment.gaps
-        cdef list gap = [None, None]    # made first: that may collect garbage, and change `gaps`
-        with nogil:         # nobody knows the cell any more
-            fm_clear(segment.at + offset, size)
-        while i < len(gaps) and gaps[i][0] < offset:
-            i += 1
-        if i < len(gaps) and gaps[i][0] == offset + size:
-            size += gaps.pop(i)[1]
-        if i and gaps[i - 1][0] + gaps[i - 1][1] == offset:
-            i -= 1
-            offset = gaps[i][0]
-            size += gaps.pop(i)[1]
-        gap[0], gap[1] = offset, size
-        gaps.insert(i, gap)
-        if size == segment.size and len(self.spacious) > 1:
-            self.spacious.remove(segment)
-        return 0
+    A new segment is as large as half of the others together.  So there are few segments however
+    many cells there are: each segment has a descriptor.
+    """
+    cdef Segment segment
+    cdef list gap
+    cdef size_t offset, room, total = 0
+    for segment in arena.spacious:
+        for i, gap in enumerate(segment.gaps):
+            offset, room = gap[0], gap[1]
+            if room >= size:
+                # The gap is changed in place: making a new list may collect garbage, and so give
+                # other cells back to this segment.
+                if room == size:
+                    del segment.gaps[i]
+                else:
+                    gap[0], gap[1] = offset + size, room - size
+                return segment, offset
+        total += segment.size
+    room = max(size, <size_t>SPACIOUS, total // 2 // PAGE * PAGE)
+    try:
+        segment = arena.new(room)
+    except (OSError, MemoryError):
+        room = size if size != SEGMENT_SIZE else size + PAGE
+        segment = arena.new(room)
+    segment.gaps = [[size, room - size]] if room > size else []
+    arena.spacious.append(segment)
+    return segment, 0
+
+
+cdef int give_back_pages(list spacious, Segment segment, size_t offset, size_t size) except -1:
+    cdef Py_ssize_t i = 0
+    cdef list gaps = segment.gaps
+    cdef list gap = [None, None]    # made first: that may collect garbage, and change `gaps`
+    with nogil:         # nobody knows the cell any more
+        fm_clear(segment.at + offset, size)
+    while i < len(gaps) and gaps[i][0] < offset:
+        i += 1
+    if i < len(gaps) and gaps[i][0] == offset + size:
+        size += gaps.pop(i)[1]
+    if i and gaps[i - 1][0] + gaps[i - 1][1] == offset:
+        i -= 1
+        offset = gaps[i][0]
+        size += gaps.pop(i)[1]
+    gap[0], gap[1] = offset, size
+    gaps.insert(i, gap)
+    if size == segment.size and len(spacious) > 1:
+        spacious.remove(segment)
+    return 0
 
 
 cdef size_t _rounded(size_t size) noexcept:
-    """The bytes that a cell takes: lines, and above a page powers of two, to be found again."""
-    cdef size_t rounded
+    """The bytes that a cell takes: lines, pages, or between the two powers of two.
+
+    So cells of nearly the same size can take each other's place.
+    """
+    cdef size_t rounded = PAGE
     if size <= PAGE:
         return (size + LINE - 1) // LINE * LINE
     if size >= LARGE:
         return (size + PAGE - 1) // PAGE * PAGE
-    rounded = PAGE
     while rounded < size:
         rounded *= 2
     return rounded
@@ -236,17 +236,9 @@ cdef size_t _rounded(size_t size) noexcept:
 cdef class View:
     """What this process has mapped of one server's arena.
 
-    Parameters
-    ----------
-    owner : int
-        This process as the owner of a slot.
-    place : int
-        Where the session's number is in the control segment; 0: there is no arena, or it is
-        not to be used.
-    instance : bytes
-        The server's.
-    before : View or None
-        The process's view until now, perhaps from before a fork; its segments stay mapped.
+    `place` says where the session's number is in the control segment.  0 says that there is no
+    arena, or that the client may not use it.  The segments of the process's view `before`, which
+    may be older than a fork, stay mapped.
     """
 
     def __init__(self, uint64_t owner, size_t place, instance, View before):
@@ -274,7 +266,7 @@ cdef class View:
         return 0
 
     cdef int keep(self, Segment segment) except -1:
-        # In the server's own process closing any descriptor of the file would lift its lock.
+        # In the server's own process closing any descriptor of the file would lift the file's lock.
         if not segment.is_file or home_here() is None:
             segment.forget_fd()
         if segment.number == 0:
@@ -286,7 +278,7 @@ cdef class View:
         return 0
 
     def segment(self, number):
-        """The segment of that number, if it is mapped already."""
+        """The segment of that number, if this process has mapped it."""
         if number == 0:
             return self.control
         return self.shared.get(number) or self.large.get(number)
@@ -295,21 +287,10 @@ cdef class View:
 @cython.final
 @cython.no_gc
 cdef class Cell:
-    """The memory of one object.
+    """The memory of one object, `size` bytes that are zero at first.
 
-    Parameters
-    ----------
-    size : int
-        Bytes, which are zero at first.
-    segment : Segment, optional
-        Where the cell lies for good: in a file, or as the server says.
-    offset : int
-        Where in the segment.
-
-    Raises
-    ------
-    ValueError
-        It would not lie in the segment.
+    With a `segment` the cell lies there for good: in a file, or where the server says.  An OSError
+    says that it would not lie in the segment.
     """
 
     def __cinit__(self, size_t size, Segment segment=None, size_t offset=0):
@@ -354,7 +335,7 @@ cdef class Cell:
     cpdef bint settle(self, Arena arena) except -1:
         """Move to where clients can map it; False if the arena has no room.
 
-        Only to be called while nothing points into the cell.
+        The caller sees to it that nothing points into the cell.
         """
         if self.segment is not None:
             return not self.segment.is_cut and (self.arena is None or self.arena is arena)
@@ -368,7 +349,7 @@ cdef class Cell:
 
 
 cdef class Celled:
-    """What may have its state in a cell."""
+    """A shared object that may have its state in a cell."""
 
     cdef bint settle(self, Arena arena) except -1:
         """Move the state to where clients can map it; False where that cannot be."""
@@ -382,7 +363,7 @@ cdef class Celled:
         )
 
     cdef size_t state_size(self) except? 0:
-        """The bytes of the state."""
+        """How many bytes the state has."""
         return self.cell.size
 
     cdef bint fits(self, size_t size) except -1:
@@ -397,14 +378,14 @@ cdef class Celled:
         return 0
 
     cdef object about(self):
-        """What a client must know of it besides its kind and its cell; anything plain."""
+        """A plain value: what a client must know besides the object's kind and its cell."""
         return None
 
 
-# Functions, not methods: what a shared object's type has as a method can be called from afar.
+# Functions, not methods: clients can call the methods of a shared object's type.
 
 def state_size(Celled obj not None):
-    """Return the bytes of an object's state."""
+    """Return how many bytes an object's state has."""
     return obj.state_size()
 
 
@@ -416,11 +397,12 @@ def settle(Celled obj not None, Arena arena not None):
 def lie_at(Celled obj not None, Segment segment, size_t offset, size_t size, bint fresh):
     """Use a place in a file as an object's cell; with `fresh` write the state, else read it there.
 
-    Raises
-    ------
-    ValueError
-        The state has another size, or does not lie in the segment.
+    A ValueError says that the state has another size, or would not lie in the segment.
     """
     if not obj.fits(size):
         raise ValueError(f"{size} bytes of state")
-    obj.lie_in(Cell(size, segment, offset), fresh)
+    try:
+        cell = Cell(size, segment, offset)
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    obj.lie_in(cell, fresh)

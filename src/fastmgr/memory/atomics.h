@@ -1,15 +1,15 @@
 /* Atomic steps on memory that processes share.
 
-   Leaf functions: they never touch Python and may be called without the GIL.  No value read from
-   shared memory is used as a pointer, a length or an offset: a process that maps the memory may
-   write anything there, which makes numbers wrong, but cannot reach beyond the cell. */
+   Leaf functions: they never touch Python and may be called without the GIL.  They use no value of
+   shared memory as a pointer, a length or an offset: a process that maps the memory can write
+   anything there.  That makes numbers wrong, and does no harm beyond the cell. */
 #ifndef FASTMGR_ATOMICS_H
 #define FASTMGR_ATOMICS_H
 
 #include <stdint.h>
 #include <string.h>
 
-/* An owner of locks is a session's number above the number of a thread in it (0: any). */
+/* The owner of a lock is a number: that of a session, above that of a thread in it (0: any). */
 enum { FM_THREAD_BITS = 24 };
 
 /* ---- steps on a word ---------------------------------------------------- */
@@ -34,13 +34,13 @@ static inline uint64_t fm_set_bits(uint64_t *word, uint64_t bits) {
     return __atomic_fetch_or(word, bits, __ATOMIC_SEQ_CST);
 }
 
-/* Replace `*expected`; where something else is there, that is put into `*expected`. */
+/* Replace `*expected` by `desired`; where the word is another, put that into `*expected`. */
 static inline int fm_replace(uint64_t *word, uint64_t *expected, uint64_t desired) {
     return __atomic_compare_exchange_n(
         word, expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-/* Add to an integer of `size` bytes; 0, and nothing is changed, where the sum does not fit. */
+/* Add to an integer of `size` bytes; where the sum does not fit return 0 and change nothing. */
 #define FM_ADD(TYPE)                                                                             \
     case sizeof(TYPE): {                                                                         \
         TYPE before = __atomic_load_n((TYPE *)at, __ATOMIC_RELAXED), after;                      \
@@ -77,7 +77,8 @@ static inline uint64_t fm_bits_of(double value) {
 
 /* ---- which thread this is ------------------------------------------------ */
 
-/* What the calling thread is to the server that `serial` stands for; 0: not known yet. */
+/* The calling thread's number as an owner, at the server whose view has that `serial`; 0: not known
+   yet. */
 typedef struct {
     uint64_t serial, owner;
 } fm_thread_owner;

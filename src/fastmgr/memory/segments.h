@@ -23,46 +23,40 @@
 
 /* ---- segments ----------------------------------------------------------- */
 
-/* A new anonymous segment that cannot change its size; its descriptor, or -errno. */
+/* Make an anonymous segment.  On Linux it is sealed: nobody can change its size.  Returns its
+   descriptor, which programs that are executed do not inherit, or -errno. */
 static inline int fm_segment_new(size_t size) {
-    int fd;
 #ifdef __linux__
-    fd = (int)syscall(SYS_memfd_create, "fastmgr", 3U /* MFD_CLOEXEC | MFD_ALLOW_SEALING */);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)size) < 0 ||
-        fcntl(fd, 1033 /* F_ADD_SEALS */, 1 | 2 | 4 /* SEAL, SHRINK, GROW */) < 0) {
-        int error = errno;
-        close(fd);
-        return -error;
-    }
+    int fd = (int)syscall(SYS_memfd_create, "fastmgr", 3U /* MFD_CLOEXEC | MFD_ALLOW_SEALING */);
+    int command = 1033 /* F_ADD_SEALS */, flags = 1 | 2 | 4 /* SEAL, SHRINK, GROW */;
 #else
     char name[32];
     snprintf(name, sizeof name, "/fastmgr-%lx-%x", (unsigned long)getpid(), (unsigned)arc4random());
-    fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    int command = F_SETFD, flags = FD_CLOEXEC;
+    if (fd >= 0)
+        shm_unlink(name);
+#endif
     if (fd < 0)
         return -errno;
-    shm_unlink(name);
-    if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+    if (ftruncate(fd, (off_t)size) < 0 || fcntl(fd, command, flags) < 0) {
         int error = errno;
         close(fd);
         return -error;
     }
-#endif
     return fd;
 }
 
-/* How many bytes a file has now; 0 where that is not to be known. */
+/* How many bytes a file has now; 0 where the system does not say. */
 static inline uint64_t fm_file_size(int fd) {
     struct stat about;
     return fstat(fd, &about) < 0 || about.st_size < 0 ? 0 : (uint64_t)about.st_size;
 }
 
-/* Whether a descriptor from elsewhere can be mapped and will stay as large as that. */
+/* Whether what another process has passed has that part, and nobody can cut it.  A file can be cut:
+   the server looks at its size again and again. */
 static inline int fm_segment_fits(int fd, size_t offset, size_t size, int is_file) {
-    struct stat about;
-    if (fstat(fd, &about) < 0 || about.st_size < 0 || offset > SIZE_MAX - size ||
-        (uint64_t)about.st_size < offset + size)
+    if (offset > SIZE_MAX - size || fm_file_size(fd) < offset + size)
         return 0;
 #ifdef __linux__
     if (!is_file) {
@@ -81,9 +75,7 @@ static inline char *fm_map(int fd, size_t offset, size_t size) {
     return at == MAP_FAILED ? NULL : (char *)at;
 }
 
-static inline void fm_unmap(char *at, size_t size) { (void)munmap(at, size); }
-
-/* Have whole pages of a segment be zero, and their memory given back where that can be. */
+/* Make whole pages of a segment zero, and give their memory back where the system can do that. */
 static inline void fm_clear(char *at, size_t size) {
 #ifdef MADV_REMOVE
     if (madvise(at, size, MADV_REMOVE) == 0)
@@ -94,10 +86,11 @@ static inline void fm_clear(char *at, size_t size) {
 
 /* ---- whether the server lives -------------------------------------------- */
 
-/* The server's loop thread keeps its thread id in a word of shared memory.  On Linux the kernel
-   itself takes it out when the thread ends, however it ends: a robust futex (robust_futex(7)).
-   The list is the thread's own, so no library's robust mutex may be locked in it; no code but ours
-   runs there.  Elsewhere the word falls only when the server ends in order. */
+/* A word of shared memory has the id of the server's loop thread.  On Linux the kernel clears the
+   id when the thread ends, however it ends: the word is a robust futex (get_robust_list(2)).  A
+   thread has one list of these.  While ours is in its place, no robust mutex of a library may be
+   locked in the thread; none is, for only our code runs there.  On other systems the word becomes 0
+   only when the server ends in order. */
 typedef struct {
 #ifdef __linux__
     struct robust_list node;
@@ -109,13 +102,7 @@ typedef struct {
 #endif
 } fm_lifeline;
 
-enum { FM_TID_MASK = 0x3fffffff };
-
-static inline int fm_lives(const uint32_t *word) {
-    return (__atomic_load_n(word, __ATOMIC_ACQUIRE) & FM_TID_MASK) != 0;
-}
-
-/* To be called by the thread whose life it is; `line` must stay where it is until the cut. */
+/* Called by the thread whose life it is.  `line` must stay where it is until the cut. */
 static inline void fm_lifeline_tie(fm_lifeline *line, uint32_t *word) {
     memset(line, 0, sizeof *line);
 #ifdef __linux__
@@ -131,12 +118,7 @@ static inline void fm_lifeline_tie(fm_lifeline *line, uint32_t *word) {
 #endif
 }
 
-/* Whether the server lives, and has not ended the session whose number it keeps in `entry`. */
-static inline int fm_serves(const uint32_t *alive, const uint64_t *entry, uint64_t session) {
-    return fm_lives(alive) && fm_load(entry) == session;
-}
-
-/* By the same thread: the server ends in order. */
+/* Called by the same thread: the server ends in order. */
 static inline void fm_lifeline_cut(fm_lifeline *line, uint32_t *word) {
     __atomic_store_n(word, 0U, __ATOMIC_SEQ_CST);
 #ifdef __linux__
@@ -147,8 +129,14 @@ static inline void fm_lifeline_cut(fm_lifeline *line, uint32_t *word) {
 #endif
 }
 
-/* Beside the word that says that the server lives: how often a row of counters has grown.  Who has
-   read another number asks the server what there is. */
+/* Whether the server lives, and has not ended the session whose number it keeps in `entry`.  The
+   kernel may set the two highest bits of `alive`: they are no part of a thread's id. */
+static inline int fm_serves(const uint32_t *alive, const uint64_t *entry, uint64_t session) {
+    return (__atomic_load_n(alive, __ATOMIC_ACQUIRE) & 0x3fffffff) && fm_load(entry) == session;
+}
+
+/* The word behind `alive` counts how often a row of counters has grown.  A client that finds
+   another count than before asks the server which counters there are. */
 static inline uint32_t fm_growths(const uint32_t *alive) {
     return __atomic_load_n(alive + 1, __ATOMIC_SEQ_CST);
 }

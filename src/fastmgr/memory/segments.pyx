@@ -6,23 +6,40 @@ What a client may write there is data: no pointer, length or offset in a segment
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
+from posix.mman cimport munmap
 from posix.unistd cimport close as os_close
 
 import errno
 import os
 
+cdef extern from "memory/segments.h" nogil:
+    int fm_segment_new(size_t size)
+    uint64_t fm_file_size(int fd)
+    int fm_segment_fits(int fd, size_t offset, size_t size, int is_file)
+    char *fm_map(int fd, size_t offset, size_t size)
+
 
 @cython.final
 @cython.no_gc
 cdef class Segment:
-    """A piece of mapped memory, with its descriptor where it is to be passed on."""
+    """A piece of mapped memory: a part of a descriptor.
 
-    def __cinit__(self):
+    The descriptor then belongs to the segment.  Where mapping fails it still is the caller's.
+    """
+
+    def __cinit__(self, int number, int fd, size_t offset, size_t size, bint is_file):
         self.fd = -1
+        self.number, self.offset, self.size, self.is_file = number, offset, size, is_file
+        if not fm_segment_fits(fd, offset, size, is_file):
+            raise OSError(f"segment {number} of the manager's arena is not what it is said to be")
+        self.at = fm_map(fd, offset, size)
+        if self.at is NULL:
+            raise MemoryError(f"no room to map {size} bytes of the manager's arena")
+        self.fd = fd
 
     def __dealloc__(self):
         if self.at is not NULL:
-            fm_unmap(self.at, self.size)
+            munmap(self.at, self.size)
         if self.fd >= 0:
             os_close(self.fd)
 
@@ -49,9 +66,9 @@ cdef class Segment:
         return 0
 
     cdef char *place(self, size_t offset, size_t size) except NULL:
-        """The address of a cell, whose place a file or another process has told."""
+        """Return the address of a cell, whose place a file or the server has told."""
         if offset > self.size or self.size - offset < size or offset % 8:
-            raise ValueError(f"{size} bytes at {offset} do not lie in a segment of {self.size}")
+            raise OSError(f"{size} bytes at {offset} do not lie in a segment of {self.size}")
         return self.at + offset
 
     def forget_fd(self):
@@ -62,34 +79,12 @@ cdef class Segment:
 
 
 def map_segment(int number, int fd, size_t offset, size_t size, bint is_file):
-    """Map a part of a descriptor, which then belongs to the segment, or is closed.
-
-    Raises
-    ------
-    OSError, MemoryError
-        It cannot be mapped.
-    """
+    """Map a part of a descriptor, which then belongs to the segment, or is closed."""
     try:
-        return mapped(number, fd, offset, size, is_file)
+        return Segment(number, fd, offset, size, is_file)
     except BaseException:
         os_close(fd)
         raise
-
-
-cdef Segment mapped(int number, int fd, size_t offset, size_t size, bint is_file):
-    """Map a part of a descriptor; where that fails it still is the caller's."""
-    cdef Segment segment = Segment()
-    segment.number = number
-    segment.offset = offset
-    segment.size = size
-    segment.is_file = is_file
-    if not fm_segment_fits(fd, offset, size, is_file):
-        raise OSError(f"segment {number} of the manager's arena is not what it is said to be")
-    segment.at = fm_map(fd, offset, size)
-    if segment.at is NULL:
-        raise MemoryError(f"no room to map {size} bytes of the manager's arena")
-    segment.fd = fd
-    return segment
 
 
 cdef Segment new_segment(int number, size_t size):

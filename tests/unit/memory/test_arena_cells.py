@@ -153,7 +153,7 @@ def test_cells_do_not_overlap(
 def test_a_cell_lies_in_its_segment() -> None:
     segment = Arena().new(PAGE)
     for offset, size in [(PAGE - 8, 16), (PAGE + 8, 8), (2**64 - 8, 8), (0, PAGE + 1)]:
-        with pytest.raises(ValueError, match=r"do not lie in a segment"):
+        with pytest.raises(OSError, match=r"do not lie in a segment"):
             Cell(size, segment, offset)
     Cell(8, segment, PAGE - 8)
 
