@@ -1,5 +1,5 @@
 # cython: auto_pickle=False
-"""Events and barriers, which let all their waiters go at once."""
+"""Events and barriers: they let all their waiters go at once."""
 
 cimport cython
 
@@ -18,14 +18,14 @@ cdef class Event(Primitive):
 
     As `threading.Event`."""
 
-    cdef bint flag          # the cell has a copy, for clients to read
+    cdef bint flag          # clients read the copy in the cell
 
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_EVENT
         self.cell = Cell(sizeof(uint64_t))
 
     def __init__(self):
-        """Take no arguments: without this any would do."""
+        """Refuse arguments, which `__cinit__` would let pass."""
 
     cdef str state(self):
         return "set" if self.flag else "unset"
@@ -77,7 +77,6 @@ cdef class Barrier(Primitive):
 
     @property
     def n_waiting(self):
-        """How many wait."""
         return len(self.waiting) - self.dead
 
     cdef bint blocks(self, object name):
@@ -98,18 +97,15 @@ cdef class Barrier(Primitive):
     def _wait(self, Waiter waiter, timeout=None):
         cdef Waiter other
         cdef Py_ssize_t index = 0
-        if timeout is None:
-            timeout = self.timeout
         if self.broken:
             waiter.fail(threading.BrokenBarrierError())
-            return
-        if self.n_waiting + 1 < self.parties:
-            self.park(waiter, self.waiting, timeout)
-            return
-        while (other := self.next_waiter()) is not None:
-            other.done(index)
-            index += 1
-        waiter.done(index)
+        elif self.n_waiting + 1 < self.parties:
+            self.park(waiter, self.waiting, self.timeout if timeout is None else timeout)
+        else:
+            while (other := self.next_waiter()) is not None:
+                other.done(index)
+                index += 1
+            waiter.done(index)
 
     def wait(self, timeout=None):
         return self.block("wait", (timeout,))

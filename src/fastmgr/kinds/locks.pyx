@@ -1,17 +1,16 @@
 # cython: auto_pickle=False
-"""Locks and conditions; a slot says who holds one, see `kinds/slots.pxd`."""
+"""Locks and conditions; a slot says which owner holds a lock (`kinds/slots.pxd`)."""
 
 cimport cython
+from libc.math cimport INFINITY
 
 from fastmgr.kinds.slots cimport (
-    LOCAL, OWNER_DIED, clear_owner_died, depth_of, hand_to, holder_of, leave_free, owner_died,
-    party_of, session_of, set_depth, step_down, take_or_contend, take_rlock, take_slot,
+    LOCAL, OWNER_DIED, depth_of, holder_of, party_of, session_of, set_depth, step_down,
+    take_or_contend, take_rlock,
 )
-from fastmgr.kinds.waits cimport (
-    FOREVER, Primitive, Waiter, current_owner, shown_module,
-)
-from fastmgr.memory.atomics cimport THREAD_BITS
+from fastmgr.kinds.waits cimport Slots, Waiter, current_owner, shown_module
 from fastmgr.memory.arena cimport KIND_LOCK, KIND_NONE, KIND_RLOCK, Cell
+from fastmgr.memory.atomics cimport THREAD_BITS, uint64_t
 
 import threading
 from collections import deque
@@ -19,93 +18,14 @@ from time import monotonic
 
 
 cdef object lock_timeout(object blocking, object timeout):
-    """Check what `threading.Lock.acquire` takes; None to wait for ever, 0 not to wait."""
+    """Return how long an `acquire` waits: None for ever, 0 not at all."""
     if type(blocking) is not bool or type(timeout) is not int or timeout != -1:
-        # So that wrong arguments get this interpreter's own message.
+        # Wrong arguments get this interpreter's own message.
         threading.Lock().acquire(blocking, timeout)
     if not blocking:
         return 0
     timeout = <double>timeout
     return None if timeout == -1 else timeout
-
-
-cdef class Slots(Primitive):
-    """What can be held: its cell has a slot for each owner that may hold it at once.
-
-    The server takes a slot or marks it as contended before it queues a waiter: from then on no
-    client changes the slot by itself.
-
-    As in `threading`, a party that holds nothing here may release what another has taken.  If the
-    other's death has given that back already, the release changes nothing (`returned`): it must
-    not take from a third party, nor make a permit from nothing.
-    """
-
-    def __cinit__(self, *args, **kwds):
-        self.make_slots(1)
-
-    cdef int make_slots(self, size_t slots) except -1:
-        self.slots = slots
-        self.cell = Cell(slots * sizeof(uint64_t))
-        return 0
-
-    cdef bint take_any(self, uint64_t owner, bint wanted) noexcept:
-        """Take a free slot; if there is none and it is `wanted`, mark all as contended."""
-        cdef uint64_t *slot
-        cdef size_t i
-        for i in range(self.slots):
-            slot = self.slot(i)
-            if take_or_contend(slot, owner) if wanted else take_slot(slot, owner):
-                return True
-        return False
-
-    cdef bint hand_on(self, size_t i, uint64_t holder, uint64_t died) except -1:
-        """Give the slot of `holder` to the first in the queue, or free it; else return False."""
-        cdef uint64_t *slot = self.slot(i)
-        cdef Waiter waiter
-        if holder_of(slot) != holder:
-            return False
-        waiter = self.next_waiter()
-        if waiter is None:
-            return leave_free(slot, holder, died)
-        self.prepare(waiter)
-        assert waiter.owner.number and not waiter.finished
-        hand_to(slot, waiter.owner.number, died, len(self.waiting) > 0)
-        waiter.done(waiter.value if waiter.again else True)
-        return True
-
-    cdef int prepare(self, Waiter waiter) except -1:
-        """Make ready to give a slot, which still is held, to the waiter."""
-        return 0
-
-    cdef int hand_on_all_of(self, uint64_t session) except -1:
-        cdef uint64_t holder
-        cdef size_t i
-        for i in range(self.slots):
-            holder = holder_of(self.slot(i))
-            if session_of(holder) == session:
-                self.returned += self.hand_on(i, holder, OWNER_DIED)
-        return 0
-
-    def owner_died(self):
-        """Whether a client was killed while it held this; false again after `consistent`."""
-        cdef size_t i
-        for i in range(self.slots):
-            if owner_died(self.slot(i)):
-                return True
-        return False
-
-    def consistent(self):
-        """Say that what this guards is in order, and that nobody releases for the dead any more."""
-        cdef size_t i
-        self.returned = 0
-        for i in range(self.slots):
-            clear_owner_died(self.slot(i))
-
-    def __enter__(self):
-        return self.block("acquire", ())
-
-    def __exit__(self, *exc_info):
-        self.release()
 
 
 @cython.embedsignature(False)
@@ -123,15 +43,15 @@ cdef class Lock(Slots):
             threading.Lock(*args, **kwds)   # raises as this interpreter does
 
     cdef inline uint64_t holder(self) noexcept:
-        """The owner's number; 0 if it is free."""
+        """The owner's number; 0 where the lock is free."""
         return holder_of(self.slot(0))
 
     cdef bint take_now(self, uint64_t owner, bint wanted):
-        """Take it if it is free; if not and it is `wanted`, have its release come to the server."""
+        """Take the lock if it is free; else contend it, if the owner will wait (`wanted`)."""
         return self.take_any(owner, wanted)
 
     cdef bint let_go(self) except -1:
-        """Hand it to the first in the queue, or free it."""
+        """Hand the lock to the first in the queue, or free it."""
         return self.hand_on(0, self.holder(), 0)
 
     cdef int take_back(self, Waiter waiter) except -1:
@@ -172,7 +92,7 @@ cdef class Lock(Slots):
 
 
 cdef str shown_owner(uint64_t owner):
-    """An owner as text: the session's and the thread's number, or its own; 0 for nobody."""
+    """An owner as text: the numbers of session and thread, or its own; 0 for nobody."""
     if session_of(owner):
         return f"{session_of(owner)}.{owner & ((<uint64_t>1 << THREAD_BITS) - 1)}"
     return f"{owner & ~LOCAL}"
@@ -229,11 +149,11 @@ cdef class RLock(Lock):
 cdef class Condition(RLock):
     """As `threading.Condition` with a lock of its own."""
 
-    cdef object sleeping     # deque of Waiter: not yet notified
-    cdef dict owed           # owner -> the depth at which its wait was cut off
+    cdef object sleeping     # deque of Waiter: those that nobody has notified yet
+    cdef dict owed           # owner -> at which depth it owned the lock before its wait was cut off
 
     def __cinit__(self, *args, **kwds):
-        self.kind = KIND_NONE   # no client changes its slot, which needs no mark while some wait
+        self.kind = KIND_NONE   # no client changes the slot, so it need not be contended
         self.sleeping = deque()
         self.owed = {}
 
@@ -241,10 +161,10 @@ cdef class Condition(RLock):
         return name == "acquire" or name == "wait"
 
     cdef int end_sleep(self, Waiter waiter, bint notified) except -1:
-        """End a waiter's sleep; it goes on when it has the lock again."""
+        """End a waiter's sleep; its call goes on when it owns the lock again."""
         waiter.again = True
         waiter.value = waiter.notified = notified
-        waiter.deadline = FOREVER
+        waiter.deadline = INFINITY
         self.waiting.append(waiter)
         return 0
 
@@ -287,10 +207,11 @@ cdef class Condition(RLock):
     cdef int finish_dead(self, Waiter waiter) except -1:
         if waiter.depth:
             if session_of(waiter.owner.number):
-                # Its thread may only have been interrupted, and will use another connection.
+                # An exception may have ended its call.  Then the same thread asks for the lock
+                # again, over another connection.
                 self.owed[waiter.owner.number] = waiter.depth
             if waiter.notified:
-                self.notify_first()     # the notification is another's now
+                self.notify_first()     # another gets the notification
         return waiter.finish_unanswered()
 
     cdef int take_back(self, Waiter waiter) except -1:
@@ -298,13 +219,13 @@ cdef class Condition(RLock):
             return RLock.take_back(self, waiter)
         if waiter.notified:
             self.notify_first()
-        return 0        # the lock is its owner's
+        return 0        # the owner keeps the lock
 
     cdef int leave(self, Waiter waiter) except -1:
         cdef bint waits = not waiter.finished and waiter.depth > 0
         Lock.leave(self, waiter)
         if waits:
-            # As `threading.Condition.wait` does, whatever ends it.
+            # `threading.Condition.wait` owns the lock again, whatever ends it.
             self.block("acquire", ())
             set_depth(self.slot(0), <uint64_t>waiter.depth)
         return 0
@@ -320,7 +241,7 @@ cdef class Condition(RLock):
         return RLock.take_now(self, owner, wanted)
 
     def _acquire(self, Waiter waiter, blocking=True, timeout=-1, restoring=False):
-        """With `restoring` own the lock again as before a wait that was cut off."""
+        """With `restoring` own the lock again, as before a wait that was cut off."""
         cdef uint64_t owner = waiter.owner.number
         cdef Waiter other
         if not restoring:
@@ -331,7 +252,7 @@ cdef class Condition(RLock):
             return
         for other in [*self.sleeping, *self.waiting]:
             if other.depth and other.owner.number == owner and not other.finished:
-                self.cancel(other)      # the end of its connection has not been seen yet
+                self.cancel(other)      # the server has not seen the end of its connection yet
         waiter.depth = self.owed.pop(owner, 1)
         if self.take_any(owner, True):
             set_depth(self.slot(0), <uint64_t>waiter.depth)

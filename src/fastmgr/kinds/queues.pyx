@@ -24,13 +24,13 @@ cdef class _BaseQueue(Primitive):
 
     cdef readonly Py_ssize_t maxsize
     cdef object items
-    cdef object putting         # deque of Waiter, each with its item
+    cdef object putting         # deque of Waiter, each with the item that it brings
     cdef list joining
     cdef Py_ssize_t unfinished
     cdef readonly bint is_shutdown
 
     def __init__(self, maxsize=0):
-        # No queue gets longer than that; and one is as full at 2.5 as at 3.
+        # No queue gets longer than that; a queue of at most 2.5 items is full when it has 3.
         self.maxsize = ceil(max(-PY_SSIZE_T_MAX, min(maxsize, PY_SSIZE_T_MAX)))
         self.items = deque()
         self.putting = deque()
@@ -53,7 +53,7 @@ cdef class _BaseQueue(Primitive):
         return 0
 
     cdef int admit(self) except -1:
-        """An item was taken: do the first put that waits, unless an item was put back meanwhile."""
+        """Let the first put that waits have the room of an item that was taken, if it still is."""
         cdef Waiter waiter
         if not self.putting or len(self.items) >= self.maxsize:
             return 0
@@ -182,7 +182,7 @@ class Queue(_BaseQueue):
 
 
 def _shut_down(_BaseQueue q, bint immediate):
-    """As `queue.Queue.shutdown`, which CPython has since 3.13."""
+    """Do what `queue.Queue.shutdown` does, which CPython has since 3.13."""
     cdef Waiter waiter
     q.is_shutdown = True
     if immediate:

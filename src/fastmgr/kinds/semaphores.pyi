@@ -1,6 +1,6 @@
-from fastmgr.kinds.locks import Slots
+from fastmgr.kinds.waits import Primitive
 
-class Semaphore(Slots):
+class Semaphore(Primitive):
     def __init__(self, value: int = 1) -> None: ...
 
 class BoundedSemaphore(Semaphore): ...

@@ -1,20 +1,18 @@
 # cython: auto_pickle=False
-"""Semaphores, each of whose first permits is a slot; see `kinds/slots.pxd`."""
+"""Semaphores: each of the first permits is a slot (`kinds/slots.pxd`)."""
 
 cimport cython
 
-from fastmgr.kinds.locks cimport Slots
 from fastmgr.kinds.slots cimport OWNER_DIED, holder_of, mark_owner_died, party_of, session_of
-from fastmgr.kinds.waits cimport Waiter, counted, current_owner
-from fastmgr.memory.atomics cimport uint64_t
+from fastmgr.kinds.waits cimport Slots, Waiter, counted, current_owner
 from fastmgr.memory.arena cimport KIND_NONE, KIND_SEMAPHORE
+from fastmgr.memory.atomics cimport uint64_t
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
-# The permits that clients take and give back by themselves.
 cdef enum:
-    MOST_SLOTS = 64
+    MOST_SLOTS = 64     # permits that clients take and give back by themselves
 
 
 @cython.embedsignature(False)
@@ -28,11 +26,11 @@ cdef class Semaphore(Slots):
     permit that was.  One becomes free, and the next of these parties to die gives back one less.
     """
 
-    # Each of the first permits is a slot; those beyond `MOST_SLOTS`, and those that were released
-    # without being taken, are the server's alone.
-    cdef Py_ssize_t spare       # permits that are free and have no slot
-    cdef dict held              # session -> permits without a slot that it has
-    cdef Py_ssize_t unsure      # permits that were released for a party that is not known
+    # The permits beyond `MOST_SLOTS`, and those that somebody released who had not taken them, have
+    # no slot: the server alone changes these numbers.
+    cdef Py_ssize_t spare       # free permits without a slot
+    cdef dict held              # session -> how many permits without a slot it has
+    cdef Py_ssize_t unsure      # permits that were released for a party that nobody knows
 
     def __init__(self, value=1):
         if value < 0:
@@ -44,7 +42,7 @@ cdef class Semaphore(Slots):
         self.held = {}
 
     cdef Py_ssize_t value(self) noexcept:
-        """The permits that are free."""
+        """How many permits are free."""
         cdef Py_ssize_t free = self.spare
         cdef size_t i
         for i in range(self.slots):

@@ -1,36 +1,36 @@
 """Primitives whose waiters are records, not threads."""
 
-from fastmgr.memory.atomics cimport uint64_t
-from fastmgr.memory.arena cimport Celled
+cimport cython
 
-cdef double FOREVER
+from fastmgr.memory.arena cimport Celled
+from fastmgr.memory.atomics cimport uint64_t
 
 cdef class Waiter
 
 cdef class Owner:
-    cdef readonly uint64_t number    # in a slot (see memory/atomics.h)
-    cdef readonly Waiter waiter      # of the call that waits; None: no call does
+    cdef readonly uint64_t number    # in a slot (memory/atomics.h)
+    cdef readonly Waiter waiter      # of the call that waits on a thread; None: no call does
 
     cdef void belong(self, uint64_t session, uint64_t thread) noexcept
     cdef bint is_there(self) noexcept
     cdef void serve_no_more(self) noexcept
 
 cdef class Waiter:
-    cdef readonly Owner owner        # who waits: a connection, or a thread in here
+    cdef readonly Owner owner        # the connection that waits, or a thread of this process
     cdef object sink                 # called with this waiter when it is finished; None: `gate`
-    cdef object gate                 # a locked lock that the waiting thread sleeps on
-    cdef Primitive at                # where it is queued
+    cdef object gate                 # a locked lock on which the waiting thread sleeps
+    cdef Primitive at                # the primitive in whose queue the waiter is
     cdef readonly double deadline    # on the monotonic clock; infinite for none
     cdef readonly bint finished
-    cdef readonly bint failed        # `value` is the exception to raise
+    cdef readonly bint failed        # `value` is the exception to raise; None: unanswered
     cdef public object value
-    cdef bint gone                   # timed out or dead: its queue is to skip it
+    cdef bint gone                   # it has timed out or is dead: its queue skips it
     cdef object item                 # what a put brings
     cdef object method               # of a thread that waits: the method it is in
-    cdef Py_ssize_t depth            # what a Condition's waiter takes the lock back to
-    cdef bint again                  # its sleep is over, and it waits for the lock
-    cdef bint notified               # that is why; another is to be told where it does not go on
-    cdef bint cut_off                # of its pipeline the rest will never come
+    cdef Py_ssize_t depth            # the depth at which a Condition's waiter owned the lock
+    cdef bint again                  # its sleep at a Condition is over, and it waits for the lock
+    cdef bint notified               # by a notification, which another gets where it does not go on
+    cdef bint cut_off                # the rest of its pipeline will never come
     cdef bint puts                   # it waits for room in a queue
 
     cdef bint is_there(self)
@@ -40,7 +40,7 @@ cdef class Waiter:
 
 cdef class Primitive(Celled):
     cdef object waiting              # deque of Waiter, first come first served
-    cdef Py_ssize_t dead             # of them are gone
+    cdef Py_ssize_t dead             # how many of them are gone
 
     cdef object begin(self, Waiter waiter, object name, object args, object kwds)
     cdef bint blocks(self, object name)
@@ -57,7 +57,19 @@ cdef class Primitive(Celled):
     cdef object block(self, object name, tuple args)
     cdef object wait_here(self, Waiter waiter, object name, object args, object kwds)
 
+cdef class Slots(Primitive):
+    cdef size_t slots
+    cdef Py_ssize_t returned         # given back because of deaths, and released by nobody since
+
+    @cython.final
+    cdef inline uint64_t *slot(self, size_t i) noexcept:
+        return <uint64_t *>self.cell.at + i
+
+    cdef int make_slots(self, size_t slots) except -1
+    cdef bint take_any(self, uint64_t owner, bint wanted) noexcept
+    cdef bint hand_on(self, size_t i, uint64_t holder, uint64_t died) except -1
+    cdef int prepare(self, Waiter waiter) except -1
+
 cdef Owner current_owner()
 cdef str shown_module(object obj)
-cdef double deadline_of(object timeout) except? -1
 cdef object counted(object number)

@@ -1,46 +1,49 @@
 # cython: auto_pickle=False
 """Primitives whose waiters are records, not threads.
 
-A call that must wait leaves a `Waiter` in a queue of the primitive, and its thread goes on to
-other work.  The call that ends the wait finishes the record: then the loop sends the client's
-reply, or, for a thread of this process, the gate opens on which the thread sleeps.  So ten thousand
-waiting clients cost ten thousand records.  Waiters are served first come, first served; one whose
-client has died is skipped, and takes nothing.
+A call that must wait leaves a `Waiter` in a queue of the primitive, and the server's thread goes on
+to other work.  The call that ends the wait finishes this record: then the loop sends the reply, or
+the gate opens on which a thread of this process sleeps.  So ten thousand waiting clients cost ten
+thousand records.  A primitive serves its waiters first come, first served.  It skips a waiter whose
+client has died, and gives it nothing.
 
-What a thread owns in `threading`, here a connection owns: a client's connection is its thread.
+What a thread owns in `threading`, a connection owns here: each thread of a client has its own.
 Meaning and errors are those of `threading` and `queue`.
 
-Every step runs under the GIL and does not give it away in between: it allocates what it needs, and
-changes the books after that.
+Every step holds the GIL from its first change of the books to its last: it allocates before that.
 """
 
 cimport cython
 
-from fastmgr.kinds.slots cimport LOCAL
+from libc.math cimport INFINITY
+
+from fastmgr.kinds.slots cimport (
+    LOCAL, OWNER_DIED, clear_owner_died, hand_to, holder_of, leave_free, owner_died, session_of,
+    take_or_contend, take_slot,
+)
+from fastmgr.memory.arena cimport Cell
 from fastmgr.memory.atomics cimport THREAD_BITS
-from fastmgr.memory.arena cimport Celled
 
 import threading
 from collections import deque
 from time import monotonic
 
-cdef double FOREVER = float("inf")
 cdef double TIMEOUT_MAX = threading.TIMEOUT_MAX
 
-# The owner for whom the calling thread acts: `.owner` is a connection while its call is served,
-# `.thread` the thread's own.
+# For which owner the calling thread acts: `.owner` is the connection whose call the thread serves,
+# `.thread` the thread itself.
 here = threading.local()
 cdef uint64_t owners_without_session = 0
 
 
 cdef class Owner:
-    """A connection or a thread of this process: it can hold locks and permits."""
+    """What can hold locks and permits: a connection, or a thread of this process."""
 
     def __cinit__(self, *args, **kwds):
         self.belong(0, 0)
 
     cdef void belong(self, uint64_t session, uint64_t thread) noexcept:
-        """Be a thread of a session, or (0) of none."""
+        """Be a thread of a session; without one (0) get a number of its own."""
         global owners_without_session
         if session:
             self.number = session << THREAD_BITS | thread
@@ -49,11 +52,11 @@ cdef class Owner:
             self.number = LOCAL | owners_without_session
 
     cdef bint is_there(self) noexcept:
-        """Whether the owner can still be given something; a thread in here always can."""
+        """Whether the owner can still be given something; a thread of this process always can."""
         return True
 
     cdef void serve_no_more(self) noexcept:
-        """The owner's wait was cancelled: nothing that it asked for after it may be done."""
+        """The owner's wait was cancelled: do nothing that the owner has asked for after it."""
 
 
 cdef Owner current_owner():
@@ -72,14 +75,14 @@ cdef class Waiter:
     def __init__(self, Owner owner not None, sink=None):
         self.owner = owner
         self.sink = sink
-        self.deadline = FOREVER
+        self.deadline = INFINITY
 
     cdef bint is_there(self):
         """Whether the waiter still waits, and its owner can be given something."""
         return not self.gone and self.owner.is_there()
 
     cdef int done(self, object value) except -1:
-        """Finish with a result; of two that try the first wins."""
+        """Finish with a result, if nobody has finished the waiter before."""
         if self.finished:
             return 0
         self.finished = True
@@ -87,11 +90,11 @@ cdef class Waiter:
         if self.gate is not None:
             self.gate.release()
         elif self.at is not None:
-            self.sink(self)     # the call has left its thread
+            self.sink(self)     # no thread is in the call any more
         return 0
 
     cdef int finish_unanswered(self) except -1:
-        """Finish without a result: nobody is there to take it."""
+        """Finish without a result: the client that waited is dead."""
         self.finished = self.failed = True
         if self.gate is not None:
             self.gate.release()
@@ -110,7 +113,7 @@ cdef class Primitive(Celled):
     def __cinit__(self, *args, **kwds):
         self.waiting = deque()
 
-    # -- for the engine: all but `begin` may be called whatever has happened since --------
+    # -- for the server, which may call all but `begin` whatever has happened meanwhile -----
 
     cdef bint blocks(self, object name):
         """Whether the method of that name may have to wait."""
@@ -121,7 +124,7 @@ cdef class Primitive(Celled):
         try:
             return getattr(self, "_" + name)(waiter, *args, **kwds)
         except TypeError as error:
-            # Our method takes one argument more, and has another name.
+            # The message names our method, which takes one argument more than the user's.
             if not str(error).startswith(f"_{name}() "):
                 raise
         given = ", ".join([*(type(arg).__name__ for arg in args), *(f"{key}=" for key in kwds)])
@@ -142,21 +145,21 @@ cdef class Primitive(Celled):
         return 0
 
     cdef int hand_on_all_of(self, uint64_t session) except -1:
-        """A session's process has died: hand on what it held."""
+        """Hand on what the process of a session held: it has died."""
         return 0
 
     cdef int take_back(self, Waiter waiter) except -1:
-        """Take back what the waiter was given: its thread was interrupted before it had that."""
+        """Take back what the waiter was given: an exception ended its call before it had that."""
         return 0
 
     cdef int leave(self, Waiter waiter) except -1:
-        """The waiting thread leaves the call by an exception."""
+        """End the wait of a thread that leaves the call by an exception."""
         return self.take_back(waiter) if waiter.finished else self.cancel(waiter)
 
     # -- for the primitives ---------------------------------------------------
 
     cdef str state(self):
-        """What there is to see of it from outside."""
+        """What `repr` says of it."""
         raise NotImplementedError
 
     def __repr__(self):
@@ -164,7 +167,7 @@ cdef class Primitive(Celled):
 
     cdef int park(self, Waiter waiter, object queue, object timeout) except -1:
         """Put a waiter into a queue of this primitive; without a timeout (None) for ever."""
-        cdef double deadline = FOREVER if timeout is None else deadline_of(timeout)
+        cdef double deadline = INFINITY if timeout is None else deadline_of(timeout)
         assert waiter.at is None and not waiter.finished    # in one queue at most
         waiter.at = self
         waiter.deadline = deadline
@@ -172,7 +175,7 @@ cdef class Primitive(Celled):
         return 0
 
     cdef Waiter next_waiter(self):
-        """Take the first waiter that still waits out of the queue; None if there is none."""
+        """Take the first that still waits out of the queue; None if there is none."""
         cdef Waiter waiter
         while self.waiting:
             waiter = self.waiting.popleft()
@@ -185,11 +188,11 @@ cdef class Primitive(Celled):
         return None
 
     cdef int finish_dead(self, Waiter waiter) except -1:
-        """The client of a waiter that has left its queue is dead: end the call."""
+        """End the call of a waiter that has left its queue: its client is dead."""
         return waiter.finish_unanswered()
 
     cdef int unqueue(self, Waiter waiter) except -1:
-        """Mark a waiter as gone from the queue, which is cleaned when most are."""
+        """Mark a waiter as gone from the queue, which is cleaned when most of them are."""
         waiter.gone = True
         self.dead += 1
         if self.dead > 16 and self.dead > len(self.waiting) // 2:
@@ -198,11 +201,11 @@ cdef class Primitive(Celled):
         return 0
 
     cdef object block(self, object name, tuple args):
-        """Do a blocking method on the calling thread, for itself or the connection it serves."""
+        """Call a blocking method on this thread, for itself or the connection that it serves."""
         return self.wait_here(Waiter(current_owner()), name, args, {})
 
     cdef object wait_here(self, Waiter waiter, object name, object args, object kwds):
-        """Do a blocking method on the calling thread, for the waiter's owner."""
+        """Call a blocking method on this thread, for the waiter's owner."""
         waiter.method = name
         waiter.gate = threading.Lock()
         waiter.gate.acquire()
@@ -211,12 +214,12 @@ cdef class Primitive(Celled):
             waiter.owner.waiter = waiter    # so that the loop can cancel the wait of a client
             try:
                 while not waiter.finished:
-                    if waiter.deadline == FOREVER:
+                    if waiter.deadline == INFINITY:
                         waiter.gate.acquire()
                     else:
                         left = waiter.deadline - <double>monotonic()
                         if left <= 0 or not waiter.gate.acquire(True, min(left, TIMEOUT_MAX)):
-                            waiter.deadline = FOREVER    # a Condition's may wait on, for the lock
+                            waiter.deadline = INFINITY   # a Condition's waits on, for the lock
                             waiter.at.expire(waiter)
             except BaseException:
                 self.leave(waiter)
@@ -224,21 +227,100 @@ cdef class Primitive(Celled):
             finally:
                 waiter.owner.waiter = None
         if waiter.failed:
-            if waiter.value is None:        # unanswered
+            if waiter.value is None:
                 waiter.owner.serve_no_more()
                 raise EOFError("the client that waited is gone")
             raise waiter.value
         return waiter.value
 
 
+cdef class Slots(Primitive):
+    """A primitive that can be held: its cell has a slot for each owner that may hold it at once.
+
+    Before the server queues a waiter it takes a slot, or marks all as contended: from then on no
+    client changes a slot by itself.
+
+    As in `threading`, a party that holds nothing here may release what another has taken.  If the
+    other's death has given that back already (`returned`), the release changes nothing: it must not
+    take from a third party, nor make a permit from nothing.
+    """
+
+    def __cinit__(self, *args, **kwds):
+        self.make_slots(1)
+
+    cdef int make_slots(self, size_t slots) except -1:
+        self.slots = slots
+        self.cell = Cell(slots * sizeof(uint64_t))
+        return 0
+
+    cdef bint take_any(self, uint64_t owner, bint wanted) noexcept:
+        """Take a free slot; if there is none, and the owner will wait (`wanted`), contend all."""
+        cdef uint64_t *slot
+        cdef size_t i
+        for i in range(self.slots):
+            slot = self.slot(i)
+            if take_or_contend(slot, owner) if wanted else take_slot(slot, owner):
+                return True
+        return False
+
+    cdef bint hand_on(self, size_t i, uint64_t holder, uint64_t died) except -1:
+        """Give the slot to the first in the queue, or free it; False where `holder` has done so."""
+        cdef uint64_t *slot = self.slot(i)
+        cdef Waiter waiter
+        if holder_of(slot) != holder:
+            return False
+        waiter = self.next_waiter()
+        if waiter is None:
+            return leave_free(slot, holder, died)
+        self.prepare(waiter)
+        assert waiter.owner.number and not waiter.finished
+        hand_to(slot, waiter.owner.number, died, len(self.waiting) > 0)
+        waiter.done(waiter.value if waiter.again else True)
+        return True
+
+    cdef int prepare(self, Waiter waiter) except -1:
+        """Prepare a slot that still is held for the waiter that will get it."""
+        return 0
+
+    cdef int hand_on_all_of(self, uint64_t session) except -1:
+        cdef uint64_t holder
+        cdef size_t i
+        for i in range(self.slots):
+            holder = holder_of(self.slot(i))
+            if session_of(holder) == session:
+                self.returned += self.hand_on(i, holder, OWNER_DIED)
+        return 0
+
+    def owner_died(self):
+        """Whether a client was killed while it held this; false again after `consistent`."""
+        cdef size_t i
+        for i in range(self.slots):
+            if owner_died(self.slot(i)):
+                return True
+        return False
+
+    def consistent(self):
+        """Say that what this guards is in order, and that nobody will release for the dead."""
+        cdef size_t i
+        self.returned = 0
+        for i in range(self.slots):
+            clear_owner_died(self.slot(i))
+
+    def __enter__(self):
+        return self.block("acquire", ())
+
+    def __exit__(self, *exc_info):
+        self.release()
+
+
 cdef str shown_module(object obj):
-    """What a representation calls a type's module: which of ours it is says nothing to users."""
+    """How `repr` names a type's module: which of ours it is says nothing to users."""
     module = type(obj).__module__
     return "fastmgr" if module.startswith("fastmgr.") else module
 
 
 cdef double deadline_of(object timeout) except? -1:
-    """When a wait of so many seconds that begins now is over."""
+    """When a wait that begins now will have lasted so many seconds."""
     cdef double seconds = timeout
     if seconds != seconds:
         raise ValueError("timeout=nan: no number of seconds")
@@ -246,7 +328,7 @@ cdef double deadline_of(object timeout) except? -1:
 
 
 cdef object counted(object number):
-    """A number of permits or parties; `threading` takes a float, too."""
+    """Return a number of permits or parties as an int; `threading` takes floats, too."""
     if number != int(number):
         raise ValueError(f"{number!r}: a whole number is needed")
     return int(number)
