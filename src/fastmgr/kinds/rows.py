@@ -1,9 +1,9 @@
 """One row per shared type, and the tables that are derived from the rows.
 
 Everything particular to a type is one `Row`, in the file of that type in this room.  `declare`
-checks that the row is whole and enters it into the tables below, in which the server's hot path,
-the files of named objects and the managers look.  The tables are filled in place and never
-replaced, so a row that is declared late, by a test or by another package, counts like all others.
+checks that the row is whole and enters it into the tables below.  The server's hot path, the files
+of named objects and the managers look there.  Nothing replaces a table, so a row that a test or
+another package declares late counts like all others.
 """
 
 # No `from __future__ import annotations`: `NamedTuple` would compile each of these texts, at every
@@ -28,35 +28,23 @@ GAINS = names("acquire __enter__ get get_nowait pop popitem exchange __next__ se
 
 
 class Unread(NamedTuple):
-    """How objects of a type hold values that the server has not read (`Opaque`).
+    """How objects of a type hold values that the server has not read (`Opaque`)."""
 
-    Attributes
-    ----------
-    keeps : mapping of str to int
-        Methods that keep one of their arguments without looking at it, and which argument that is.
-    blind : frozenset of str or None
-        Methods that look at no value which the object holds, whatever plain arguments they get.
-        Before any other method runs, all values are read.  None: no method of the type looks.
-    find : callable, optional
-        ``find(obj)`` returns the unread values in a list, as of one moment.
-    put_in_place : callable, optional
-        ``put_in_place(obj, read)`` puts ``read[value]`` where the unread `value` still is.
-    keeps_if : callable, optional
-        ``keeps_if(args)`` says whether a method of `keeps` keeps its argument this time.  As the
-        verbs it must be one step.
-    bare : frozenset of str
-        Methods whose result holds no value of the object, even where the result is shared.
-    beside_cell : callable, optional
-        ``beside_cell(obj)`` returns what an object holds that was made earlier and is shared anew;
-        None for nothing.  If that is no unread value, the loop does not know what it is.
-    """
-
+    #: Methods that keep one of their arguments without looking at it -> which argument that is.
     keeps: Mapping[str, int]
+    #: Methods that look at no value which the object holds, whatever plain arguments they get.
+    #: Before another method runs, the server reads all values.  None: no method of the type looks.
     blind: frozenset[str] | None
+    #: ``find(obj)`` returns the unread values in a list, as of one moment.
     find: Callable[[Any], list[Any]] | None = None
+    #: ``put_in_place(obj, read)`` puts ``read[value]`` where the unread `value` still is.
     put_in_place: Callable[[Any, dict[Any, Any]], None] | None = None
+    #: ``keeps_if(args)`` says, in one step, whether a method of `keeps` keeps it this time.
     keeps_if: Callable[[tuple[Any, ...]], bool] | None = None
+    #: Methods whose result holds no value of the object, even where the result is shared.
     bare: frozenset[str] = frozenset()
+    #: ``beside_cell(obj)`` returns what an object holds that is shared once more; None for nothing.
+    #: If that is no unread value, the loop does not know what it is.
     beside_cell: Callable[[Any], Any] | None = None
 
 
@@ -65,107 +53,72 @@ def _stays(kept: Any, *added: Any) -> None:
 
 
 class Codec(NamedTuple):
-    """How a file keeps named objects of a type.
+    """How a file keeps named objects of a type."""
 
-    Attributes
-    ----------
-    number : int
-        Says in a record of which type the object is.  Numbers below 256 are this package's.
-    about : callable
-        ``about(obj, name)`` returns what else has to be known to make the object again, as JSON can
-        hold it; it raises TypeError where a file cannot keep the object.
-    restore : callable
-        ``restore(about, name)`` makes an object, whose state then is the record's data.  What is
-        in a file is hostile: `restore` raises TypeError or ValueError for what `about` never
-        returns.
-    described : callable
-        ``described(obj)`` says in a few words what is kept, or asked for.
-    join : callable
-        ``join(kept, wanted)`` compares what is kept with what a client asks for.  It returns None,
-        or an object of the type that has to be added to the kept one; it raises TypeError or
-        ValueError, whose text nobody sees, where the two do not agree.
-    added : int, optional
-        Says in a record that the object was added to the one of the same name.
-    grow : callable
-        ``grow(kept, *added)`` adds them; it raises ValueError for what `join` never returns.
-    """
-
+    #: Says in a record which type the object has.  Numbers below 256 are this package's.
     number: int
+    #: ``about(obj, name)`` returns what else is needed to make the object again, as JSON can hold
+    #: it.  It raises TypeError where a file cannot keep the object.
     about: Callable[[Any, str], Any]
+    #: ``restore(about, name)`` makes an object, whose state then is the record's data.  A file is
+    #: hostile: `restore` raises TypeError or ValueError for what `about` never returns.
     restore: Callable[[Any, str], Any]
+    #: ``described(obj)`` says in a few words which object a file keeps, or a client asks for.
     described: Callable[[Any], str]
+    #: ``join(kept, wanted)`` compares the kept object with the one that a client asks for.  It
+    #: returns None, or an object of the type that has to be added to the kept one.  Where the two
+    #: do not agree it raises TypeError or ValueError, whose text nobody sees.
     join: Callable[[Any, Any], Any]
+    #: Says in a record that the object was added to the one of the same name.
     added: int | None = None
+    #: ``grow(kept, *added)`` adds them; it raises ValueError for what `join` never returns.
     grow: Callable[..., None] = _stays
 
 
 class Row(NamedTuple):
-    """All that is particular to one shared type.
+    """All that is particular to one shared type."""
 
-    Attributes
-    ----------
-    typeids : tuple of str
-        The names under which `SyncManager` has the type; none for a type that only users register.
-    make : callable, optional
-        Makes an object.  None: objects come only from methods of others.
-    also_make : tuple of callable
-        What else makes such objects, for those who register it themselves.
-    types : tuple of type
-        The exact types of the objects.  A subclass of a user's is another type.
-    proxy : str, optional
-        Names the proxy type, ``module:qualname``, for proxies stand in a room above.  None:
-        `AutoProxy`.
-    exposed : tuple of str
-        Names of the methods that proxies may call.  Empty: every public method.
-    method_to_typeid : dict, optional
-        Methods whose results are shared in their turn, and the id of the results' type.
-    gains : frozenset of str
-        Methods that take something, which is lost where their reply does not reach the caller.
-    cell_calls : frozenset of str, optional
-        Methods that a client on the host does by itself where it has mapped the object's cell.
-        Only if all of them are exposed is a client told where the cell is.  Empty: no client is.
-    verbs : mapping of str to callable
-        Methods that the type itself does not have: ``verb(obj, *args, **kwds)``.  A verb that the
-        loop runs must be one step: nothing in it may give the GIL away.
-    is_closed : bool
-        Objects have no attributes of their own, so a method that the type has is the object's.
-    unread : Unread, optional
-        How objects hold values that the server has not read.  None: they never do.
-    loop_makes : bool
-        Nothing but code of ours or the interpreter's runs when `make` gets plain arguments.
-    loop_runs : bool
-        The same of all methods, as long as only plain values have reached the object.
-    parks : bool
-        The objects are a `kinds.waits.Primitive`: a call that waits needs no thread.
-    any_thread : bool
-        No method depends on the thread that runs it.  True of what the loop runs or parks.
-    errors : tuple of exception types
-        What methods raise on purpose, without arguments: the loop pickles such an error.
-    creation_errors : {'hidden', 'named', 'shown'}
-        Whether a client gets an error of `make` as it is: 'hidden' in a `RemoteError`, as the
-        stdlib has it; 'named': as it is where the object has a name; 'shown': as it is.
-    codec : Codec, optional
-        How a file keeps the objects that have a name.  `make` then takes the keyword ``name``.
-    """
-
+    #: The names under which `SyncManager` has the type; none for a type that only users register.
     typeids: tuple[str, ...] = ()
+    #: Makes an object.  None: objects come only from methods of others.
     make: Callable[..., Any] | None = None
+    #: What else makes such objects, for those who register it themselves.
     also_make: tuple[Callable[..., Any], ...] = ()
+    #: The exact types of the objects.  A subclass of a user's is another type.
     types: tuple[type, ...] = ()
+    #: Names the proxy type, ``module:qualname``, for proxies stand in a room above.  None:
+    #: `AutoProxy`.
     proxy: str | None = None
+    #: Names of the methods that proxies may call.  Empty: every public method.
     exposed: tuple[str, ...] = ()
+    #: Methods whose results are shared in their turn -> the id of the results' type.
     method_to_typeid: dict[str, str] | None = None
+    #: Methods that take something, which is lost where their reply does not reach the caller.
     gains: frozenset[str] = GAINS
+    #: Methods that a client on the host does by itself where it has mapped the object's cell.  Only
+    #: if all of them are exposed does the server tell where the cell is.  Empty: it never does.
     cell_calls: frozenset[str] | None = None
+    #: Methods that the type itself does not have: ``verb(obj, *args, **kwds)``.  A verb that the
+    #: loop runs is one step: nothing in it gives the GIL away.
     verbs: Mapping[str, Callable[..., Any]] = {}
+    #: Objects have no attributes of their own, so a method that the type has is the object's.
     is_closed: bool = False
+    #: How objects hold values that the server has not read.  None: they never do.
     unread: Unread | None = None
+    #: Nothing but code of ours or the interpreter's runs when `make` gets plain arguments.
     loop_makes: bool = False
+    #: The same of all methods, as long as only plain values have reached the object.
     loop_runs: bool = False
+    #: The objects are a `kinds.waits.Primitive`: a call that waits needs no thread.
     parks: bool = False
+    #: No method depends on the thread that runs it.  True of what the loop runs or parks.
     any_thread: bool = False
+    #: What methods raise on purpose, without arguments: the loop pickles such an error.
     errors: tuple[type[Exception], ...] = ()
+    #: Whether a client gets an error of `make` as it is.  'hidden': in a `RemoteError`, as the
+    #: stdlib has it; 'named': as it is where the object has a name; 'shown': as it is.
     creation_errors: Literal["hidden", "named", "shown"] = "hidden"
+    #: How a file keeps the objects that have a name.  `make` then takes the keyword ``name``.
     codec: Codec | None = None
 
     @property
@@ -210,10 +163,7 @@ BY_NUMBER: dict[int, Row] = {}
 def declare(row: Row) -> Row:
     """Enter a row into the tables, and return it.
 
-    Raises
-    ------
-    ValueError
-        The row is not whole, or contradicts itself or another row; nothing has been entered.
+    It raises ValueError where the row is not whole, or contradicts itself or another row.
     """
     if problems := [*_problems(row), *_problems_of_methods(row), *_problems_of_codec(row)]:
         raise ValueError(f"the row of {row.label}: {'; '.join(problems)}")
@@ -250,13 +200,7 @@ def declare(row: Row) -> Row:
 
 
 def codec_of(kind: type) -> Codec:
-    """Return how a file keeps objects of a type.
-
-    Raises
-    ------
-    TypeError
-        No object of the type may have a name.
-    """
+    """Return how a file keeps objects of a type (TypeError if none may have a name)."""
     codec = BY_TYPE[kind].codec if kind in BY_TYPE else None
     if codec is None:
         raise TypeError(f"no row says how a {kind.__name__} is kept by name")
