@@ -3,8 +3,6 @@ from typing import Any
 
 from fastmgr.memory.arena import Celled
 
-__all__ = ["Array"]
-
 class Array(Celled):
     typecode: str
     def __init__(self, typecode: str, sequence: Iterable[Any], lock: bool = True) -> None: ...

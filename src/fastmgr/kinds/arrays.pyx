@@ -14,32 +14,20 @@ import array
 cdef extern from "Python.h":
     Py_buffer *PyMemoryView_GET_BUFFER(object view)
 
-__all__ = ["Array"]
-
-
 # The methods of `array.array` that work on an array whose length is fixed.
 cdef frozenset LASTING = frozenset(("count", "index", "tobytes", "tolist"))
 
 
 cdef class Array(Celled):
-    """An array of one type, as `array.array`.
+    """An array of one type, as `array.array`; `lock` is ignored, as in the stdlib.
 
-    Parameters
-    ----------
-    typecode : str
-    sequence : iterable
-    lock : bool
-        Accepted and ignored, as in the stdlib: every call is atomic.
-
-    Notes
-    -----
-    The items are in an `array.array`, whose length may change, until the first client maps them.
+    Until the first client maps the items they are in an `array.array`, whose length may change.
     From then on they are in the cell, and the length is fixed.
     """
 
     cdef readonly object typecode
     cdef object items           # array.array; None once the items are in the cell
-    cdef Py_ssize_t writes      # how often `items` were written to
+    cdef Py_ssize_t writes      # how often somebody wrote to `items`
     cdef object mapped          # memoryview of the items in the cell
     cdef size_t itemsize
 
@@ -75,7 +63,7 @@ cdef class Array(Celled):
         return self.kind != KIND_NONE and self.state_size() >= HEAVY
 
     cdef Py_ssize_t copy_to(self, Cell cell, object items) except? -1:
-        """Copy the items while other threads write; return how many writes the copy has in it."""
+        """Copy the items while other threads write; return how many writes the copy has seen."""
         cdef Py_ssize_t writes = self.writes
         cdef Py_buffer *buffer
         with memoryview(items) as view:     # keeps the length
@@ -98,7 +86,7 @@ cdef class Array(Celled):
         return self.move_to(cell, fresh, -1)
 
     cdef int move_to(self, Cell cell, bint fresh, Py_ssize_t seen) except -1:
-        """Move the items to a cell that has a copy with the first `seen` writes; -1: no copy."""
+        """Move the items to a cell whose copy has seen so many writes; -1: it has no copy."""
         mapped = items_at(cell.at, cell.size, self.typecode, cell)
         with memoryview(self.items) as items:
             if fresh:

@@ -6,10 +6,10 @@ nothing, and need not be able to import what the pickle names.  Before a method 
 values runs, the server reads all of them, and from then on it serves the object as one that holds
 a user's values.  The type's row says which methods keep and which look (`rows.Unread`).
 
-The server must hold its own proxies, connections and sockets, so a value that refers to a process
-is not carried (`opaque.names_a_process`).
+The server holds proxies, connections and sockets of its own, so it does not carry a value that
+refers to a process (`opaque.names_a_process`).
 
-A function here that searches or replaces is one step: it does not give the GIL away.
+To search or to replace is one step: these functions do not give the GIL away.
 """
 
 from cpython.list cimport PyList_GET_SIZE
@@ -47,25 +47,10 @@ def put_in_mapping(dict mapping not None, dict read not None):
 
 
 def read_values(obj, dict read not None):
-    """Unpickle the `Opaque` values of an object, which itself stays as it is.
+    """Unpickle the `Opaque` values of an object that `read` does not have yet, into `read`.
 
-    Parameters
-    ----------
-    obj : object
-        Its type's row says how it holds unread values.
-    read : dict
-        Maps an unread value to the value that was read; those that are missing are added.
-
-    Returns
-    -------
-    bool
-        Whether values were missing.  If so the object may hold more of them by now: unpickling
-        runs any code, and other threads may use the object meanwhile.
-
-    Raises
-    ------
-    Exception
-        Whatever unpickling raises.
+    The object stays as it is.  Return whether there were such values.  If so the object may have
+    more by now: unpickling runs any code, and other threads may use the object meanwhile.
     """
     find = UNREAD[type(obj)].find
     missing = [value for value in find(obj) if value not in read] if find is not None else []
@@ -77,7 +62,7 @@ def read_values(obj, dict read not None):
 def put_in_place(obj, read):
     """Put the values that were read in the place of all `Opaque` values.
 
-    What other threads have written meanwhile stays; what they have taken away does not come back.
+    What other threads have written meanwhile stays; what they have removed does not come back.
     """
     put = UNREAD[type(obj)].put_in_place
     if put is not None:

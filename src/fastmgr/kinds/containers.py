@@ -30,7 +30,7 @@ DICT = declare(
             "setdefault", "update", "values",
         ),
         method_to_typeid={"__iter__": "Iterator"},
-        gains=GAINS - {"get"},  # which takes nothing away
+        gains=GAINS - {"get"},  # `get` takes nothing away
         verbs={
             "incr": DictVerbs.incr,
             "exchange": DictVerbs.exchange,
@@ -45,7 +45,7 @@ DICT = declare(
             ),
             find=carried.in_mapping,
             put_in_place=carried.put_in_mapping,
-            bare=names("__iter__"),  # which has the keys alone
+            bare=names("__iter__"),  # the iterator has the keys alone
         ),
         loop_makes=True,
         loop_runs=True,
@@ -99,7 +99,7 @@ SET = declare(
     )
 )  # fmt: skip
 
-#: Of whatever a method returns as an iterator, generators among them.
+#: For all that methods return as an iterator, generators among them.
 ITERATOR = declare(
     Row(
         typeids=("Iterator",),

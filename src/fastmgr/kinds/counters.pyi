@@ -1,14 +1,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from fastmgr._typing import CounterMethods, CountersMethods
+from fastmgr._typing import CountersMethods
 from fastmgr.memory.arena import Celled
 
-__all__ = ["Counter", "Counters"]
-
-class Counter(Celled, CounterMethods):
+class Counter(Celled):
     def __init__(self, initial: int = 0) -> None: ...
-    def __int__(self) -> int: ...
 
 class Counters(Celled, CountersMethods[Any]):
     names: tuple[Any, ...] | None

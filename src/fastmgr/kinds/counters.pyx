@@ -13,21 +13,9 @@ from collections.abc import Iterable, Mapping
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
-__all__ = ["Counter", "Counters"]
-
 
 cdef class Counter(Celled):
-    """An integer of 64 bits.
-
-    Parameters
-    ----------
-    initial : int
-
-    Raises
-    ------
-    OverflowError
-        A number does not fit; the counter is left as it was.
-    """
+    """An integer of 64 bits.  What does not fit is an OverflowError and changes nothing."""
 
     def __init__(self, initial=0):
         self.kind = KIND_COUNTER
@@ -71,20 +59,16 @@ cdef class Counter(Celled):
 
 
 cdef class Counters(Celled):
-    """Integers of 64 bits in a row, by name or by index.
+    """Integers of 64 bits in a row.
 
-    Parameters
-    ----------
-    names : iterable of str, mapping, or int
-        The counters' names; a mapping from names to values; or the number of counters.
-    values : iterable of int, optional
-        The counters' values; zeros by default.
+    `names` has the counters' names, maps them to values, or is the number of counters.  Values are
+    zero by default.
     """
 
     cdef readonly tuple names       # None: the counters have indices only
     cdef dict indices               # name -> index
-    cdef Py_ssize_t length          # number of counters in all cells
-    cdef list parts                 # cells of the counters that were added later
+    cdef Py_ssize_t length          # how many counters all cells have
+    cdef list parts                 # cells of counters that were added later
 
     def __init__(self, names, values=None):
         cdef Py_ssize_t i
@@ -124,7 +108,7 @@ cdef class Counters(Celled):
         return word_in(cell) + i
 
     cdef uint64_t *at(self, key) except NULL:
-        """Find the word of a counter.  Users' code may run in here before the word is found."""
+        """Find the word of a counter.  Users' code may run in here, but not once it is found."""
         cdef Py_ssize_t i = index_in(self.indices, self.length, key, True)
         if i >= 0:
             return self.word(i)
@@ -140,13 +124,13 @@ cdef class Counters(Celled):
         return self.cell.settle(arena)
 
     cdef object about(self):
-        """Return the names, and where the cells lie that were added."""
+        """Return the names, and where the cells of added counters lie."""
         cdef Cell part
         cdef size_t located = self.cell.size
         places = []
         for part in self.parts:
             if part.segment is None:
-                break       # added this moment and not in a segment yet: the client asks again
+                break       # this cell is not in a segment yet: the client asks again
             located += part.size
             places.append((part.segment.number, part.offset, part.size))
         names = self.names
@@ -209,10 +193,7 @@ cdef class Counters(Celled):
 def grow(Counters row not None, *parts):
     """Add counters to a row, behind its own.  They stay in the cells that they have.
 
-    Raises
-    ------
-    ValueError
-        One of the names is there already, or only some of the counters have names.
+    It raises ValueError where a name occurs twice, or only some of the counters have names.
     """
     cdef Counters part
     cdef list cells = [*row.parts]

@@ -1,6 +1,6 @@
-"""The rows of the numbers on cells, and the functions that make them; each may have a name.
+"""The rows of counters, values and arrays, and the functions that make them, perhaps by name.
 
-A function has the name that users call it by, for the messages of wrong arguments show that.
+A function has the name that users call it by: `help` shows the function, and messages its name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ARRAY", "COUNTER", "COUNTERS", "VALUE", "Array", "Counter", "Counter
 
 
 def make_named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
-    """Make an object; where a `name` is given return the server's object of that name, if any."""
+    """Make an object; with a `name` return the server's object of that name, if there is one."""
     if name is None:
         return kind(*arguments)
     server = getattr(process.current_process(), "_manager_server", None)
@@ -34,15 +34,15 @@ def Counter(initial: int = 0, *, name: str | None = None) -> Any:
     Parameters
     ----------
     initial : int
-        What it begins with.
+        The number to begin with.
     name : str, optional
-        What it is kept under until ``manager.forget``, in an arena's file beyond the server's life.
-        Who asks for a name that is kept gets what is kept there, with its value.
+        The server keeps the counter under this name until ``manager.forget``, and an arena's file
+        beyond the server's life.  If the name is in use, this returns the kept counter as it is.
 
     Raises
     ------
     TypeError
-        It is no integer, or something of another kind has the name.
+        `initial` is no integer, or an object of another kind has the name.
     """
     return make_named(name, counters.Counter, (initial,))
 
@@ -53,18 +53,17 @@ def Counters(names: Any, *, name: str | None = None) -> Any:
     Parameters
     ----------
     names : iterable of str, mapping of str to int, or int
-        What they are called; by a mapping, what each begins with, too; or how many there are, which
-        then have indices.
+        The counters' names; a mapping from names to the numbers to begin with; or how many there
+        are, which then have indices.
     name : str, optional
-        As for a Counter; those that are not among the kept ones are added to them.
+        As for a Counter.  Counters that are not among the kept ones are added to them.
 
     Raises
     ------
     TypeError
-        A count is no integer, or something of another kind has the name.
+        A number is no integer, or an object of another kind has the name.
     ValueError
-        The name has counters of which some are not asked for while others are, or a counter's name
-        occurs twice.
+        A counter's name occurs twice; or new counters are asked for without all of the kept ones.
     """
     return make_named(name, counters.Counters, (names,))
 
@@ -77,7 +76,7 @@ def Value(typecode: str, value: Any, lock: bool = True, *, name: str | None = No
     typecode : str
         Kept for the representation.
     value : object
-        What it begins with; in an arena's file None, a bool, a float or an int of 48 bits.
+        The object to begin with; in an arena's file None, a bool, a float or an int of 48 bits.
     lock : bool
         Ignored, as in the stdlib.
     name : str, optional
@@ -86,7 +85,7 @@ def Value(typecode: str, value: Any, lock: bool = True, *, name: str | None = No
     Raises
     ------
     TypeError
-        Something of another kind or typecode has the name.
+        An object of another kind or typecode has the name.
     """
     return make_named(name, values.Value, (typecode, value))
 
@@ -101,16 +100,16 @@ def Array(
     typecode : str
         As for `array.array`.
     sequence : iterable
-        The items that it begins with.
+        The items to begin with.
     lock : bool
         Ignored, as in the stdlib.
     name : str, optional
-        As for a Counter.  An empty sequence asks for however many there are.
+        As for a Counter.  An empty sequence asks for an array of any length.
 
     Raises
     ------
     TypeError
-        Something of another kind or typecode has the name.
+        An object of another kind or typecode has the name.
     ValueError
         The array of that name has another length.
     """
@@ -128,18 +127,14 @@ def _about_counters(row: counters.Counters, name: str) -> list[Any] | int:
 
 
 def _restore_counters(about: Any, name: str) -> counters.Counters:
-    # Counters may be made of more, such as a text; a file says so in no other way.
-    if type(about) is not int and not (
-        type(about) is list and all(type(key) is str for key in about)
-    ):
-        raise TypeError(f"counters are not called {reprlib.repr(about)}")
-    return counters.Counters(about)
+    # `Counters` takes more than that, a text for example.
+    if type(about) is int or (type(about) is list and all(type(key) is str for key in about)):
+        return counters.Counters(about)
+    raise TypeError(f"counters are not called {reprlib.repr(about)}")
 
 
-def _missing_counters(
-    kept: counters.Counters, wanted: counters.Counters
-) -> counters.Counters | None:
-    """Return the counters that have to be added so that all that are wanted are there."""
+def _missing_counters(kept: counters.Counters, wanted: counters.Counters) -> Any:
+    """Return the counters that have to be added so that all that are wanted are there, or None."""
     if len(wanted) == 0:
         return None
     if (kept.names is None) != (wanted.names is None):
@@ -148,16 +143,16 @@ def _missing_counters(
         return counters.Counters(len(wanted) - len(kept)) if len(wanted) > len(kept) else None
     new = [key for key in wanted.names if key not in kept]
     if new and not all(key in wanted for key in kept.names):
-        raise ValueError  # it is another row, or one was renamed
+        raise ValueError  # this is another row, or somebody has renamed a counter
     return counters.Counters({key: wanted[key] for key in new}) if new else None
 
 
 def _about_value(value: values.Value, name: str) -> str | int | None:
     value.keeper = name
-    value.set(value.get())  # what a file cannot hold is refused before anything is written
+    value.set(value.get())  # refuses what a file cannot hold, before anything is written
     code = value._typecode
     if code is not None and not isinstance(code, (str, int)):
-        # JSON has no such thing, or makes another of it, by which nobody finds the value.
+        # JSON cannot hold it, or makes another typecode of it: then nobody would find the value.
         raise TypeError(f"{name!r}: the typecode of a value in a file is text; not {code!r}")
     return code
 
@@ -176,7 +171,7 @@ def _join_values(kept: values.Value, wanted: values.Value) -> None:
 def _join_arrays(kept: arrays.Array, wanted: arrays.Array) -> None:
     if kept.typecode != wanted.typecode:
         raise TypeError
-    if len(wanted) not in (0, len(kept)):  # who asks for no items gets what is kept
+    if len(wanted) not in (0, len(kept)):  # a client that asks for no items gets the kept array
         raise ValueError
 
 

@@ -31,25 +31,19 @@ def Barrier(parties: int, action: Any = None, timeout: float | None = None) -> A
 
 
 def is_locked(obj: Any) -> bool:
-    """Whether a primitive of `threading` is held, where it cannot say so itself.
-
-    Raises
-    ------
-    AttributeError
-        It is no primitive that can be held.
-    """
+    """Whether a primitive of `threading` is held; AttributeError for what cannot be held."""
     if isinstance(obj, threading.Condition):
         obj = obj._lock  # type: ignore[attr-defined]
     if isinstance(obj, threading.Semaphore):
         return bool(obj._value == 0)
     if isinstance(obj, _RLock):
-        # The compiled RLock tells its state in its representation alone.
+        # The compiled RLock shows its state in its representation alone.
         return repr(obj).startswith("<locked")
     return bool(obj.locked())
 
 
 def _holdable(kind: type) -> Row:
-    """Declare a lock or semaphore: each call of it may be one step on a slot."""
+    """Declare a lock or semaphore: a client may make each call by one step on a slot."""
     return declare(
         Row(
             typeids=(kind.__name__,),
@@ -122,7 +116,7 @@ QUEUE = declare(
     )
 )
 
-# The stdlib's own, which users register: they wait in threads, but in any thread.
+# The stdlib's own, which users register: a call of them waits on a thread, but on any.
 declare(
     Row(
         types=(

@@ -3,8 +3,6 @@ from typing import Any
 from fastmgr._typing import ValueMethods
 from fastmgr.memory.arena import Celled
 
-__all__ = ["Value"]
-
 class Value(Celled, ValueMethods[Any]):
     _typecode: Any
     _value: Any

@@ -7,8 +7,6 @@ from fastmgr.kinds.words cimport (
 from fastmgr.memory.atomics cimport fm_exchange, fm_load, fm_replace, fm_store, uint64_t
 from fastmgr.memory.arena cimport KIND_VALUE, Cell, Celled
 
-__all__ = ["Value"]
-
 
 cdef class Value(Celled):
     """A holder of one object.
@@ -20,18 +18,15 @@ cdef class Value(Celled):
     value : object
     lock : bool
         Accepted and ignored, as in the stdlib: every call is atomic.
-
-    Notes
-    -----
-    The cell's word holds None, a bool, a float or an int of 48 bits.  Of any other object the word
-    says that the server has it, in `_other`.  An atomic step that replaces the word replaces the
-    value.
     """
+
+    # The cell's word holds None, a bool, a float or an int of 48 bits.  Of another object the word
+    # says that the server has it, in `_other`.  To replace the word is to replace the value.
 
     cdef public object _typecode
     cdef public object _other
-    cdef uint64_t asked         # how many words with the mark ASK were made; no two are the same
-    cdef public object keeper   # the name under which it is kept in a file, or None
+    cdef uint64_t asked         # how many words with the mark ASK there were: no two are the same
+    cdef public object keeper   # the name under which a file keeps the value, or None
 
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_VALUE
@@ -42,16 +37,13 @@ cdef class Value(Celled):
         self._typecode = typecode
         self.swap(value)
 
-    cdef uint64_t *word(self) except NULL:
-        return word_in(self.cell)
-
     cdef object swap(self, value):
         """Put a value in and return the value before."""
         cdef uint64_t before, after = self.prepare(value)
         old = self._other
         if is_asked(after):
             self._other = value     # first: a reader of the mark must find the object
-        before = fm_exchange(self.word(), after)
+        before = fm_exchange(word_in(self.cell), after)
         if not is_asked(after):
             self._other = None
         return old if is_asked(before) else value_of(before)
@@ -63,7 +55,7 @@ cdef class Value(Celled):
         old = self._other       # kept until the return: its destructor may run any code
         if is_asked(after):
             self._other = value
-        done = fm_replace(self.word(), &before, after)
+        done = fm_replace(word_in(self.cell), &before, after)
         if not done:
             self._other = old
         elif not is_asked(after):
@@ -71,7 +63,7 @@ cdef class Value(Celled):
         return done
 
     cdef uint64_t prepare(self, value) except? 0:
-        """Return the word for a value; for an object that no word can hold, a new mark."""
+        """Return the word for a value; for an object that no word can hold, with a new mark."""
         cdef uint64_t word
         if word_of(value, &word):
             return word
@@ -90,7 +82,7 @@ cdef class Value(Celled):
         return self._other if is_asked(word) else value_of(word)
 
     def get(self):
-        return self.read(fm_load(self.word()))
+        return self.read(fm_load(word_in(self.cell)))
 
     def set(self, value):
         self.swap(value)
@@ -99,7 +91,7 @@ cdef class Value(Celled):
         """Add to the value and return the sum."""
         cdef uint64_t before
         while True:
-            before = fm_load(self.word())
+            before = fm_load(word_in(self.cell))
             total = self.read(before) + amount
             if self.replace(before, total):
                 return total
@@ -112,7 +104,7 @@ cdef class Value(Celled):
         """Replace the value if it equals `expected`; return whether it did."""
         cdef uint64_t before
         while True:
-            before = fm_load(self.word())
+            before = fm_load(word_in(self.cell))
             if self.read(before) != expected:
                 return False
             if self.replace(before, desired):
@@ -125,7 +117,7 @@ cdef class Value(Celled):
         return type(self), (self._typecode, self._value), getattr(self, "__dict__", None)
 
     def __setstate__(self, state):
-        # A pickle of the stdlib's Value has everything in its __dict__.
+        # In a pickle of the stdlib's Value everything is in its __dict__.
         for name, value in state.items():
             setattr(self, name, value)
 

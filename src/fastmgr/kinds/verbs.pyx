@@ -1,10 +1,9 @@
 """Verbs that read, change and write in one step.
 
-``d[k] += 1`` through a proxy is two calls, between which another client may have
-written.  These are one, and within the server one step as well: on plain values
-nothing here gives the GIL away, so neither the loop nor a worker comes between.
+``d[k] += 1`` through a proxy is two calls, and another client may write between them.  A verb is
+one call, and one step within the server: on plain values nothing here gives the GIL away.
 
-Each verb has the name that clients call it by: the messages of wrong arguments show that.
+Each verb has the name that clients call it by: messages about wrong arguments show the name.
 """
 
 cdef object MISSING = object()
@@ -41,7 +40,7 @@ class ListVerbs:
 
     @staticmethod
     def incr(list obj not None, key=None, amount=1, default=MISSING):
-        """Add to an item and return the sum; no item is missing, so `default` stands for none."""
+        """Add to an item and return the sum; no item can be missing, so `default` is ignored."""
         new = obj[key] + amount
         obj[key] = new
         return new

@@ -1,7 +1,7 @@
 """Numbers in shared memory, and the steps that the server and its clients make on them.
 
-Converting an argument may run users' code, and that may unmap memory or move a cell.  So a method
-converts its arguments first (`whole`, `plain_key`, `plain_item`) and then finds the word.  From
+To convert an argument may run users' code, and that may unmap memory or move a cell.  So a method
+first converts its arguments (`whole`, `plain_key`, `plain_item`) and then finds the word.  From
 there to the step it calls nothing that could run users' code.
 """
 
@@ -24,18 +24,17 @@ cdef extern from *:
     # A Value's word has the bits of a float, or one of these marks in its upper 16 bits: as a float
     # such a word would be a NaN that Python never makes.
     uint64_t MINUS_NAN "FM_MINUS_NAN"
-    uint64_t INTS "FM_INTS"         # an int, in the 48 bits below the mark
+    uint64_t INTS "FM_INTS"         # below the mark: an int of 48 bits
     uint64_t SINGLES "FM_SINGLES"   # below the mark: 0 for None, 1 for False, 2 for True
     uint64_t ASK "FM_ASK"           # below the mark: a running number; the server has the object
-    uint64_t TAG "FM_TAG"           # the 16 bits in which a mark lies
+    uint64_t TAG "FM_TAG"           # the 16 bits of a mark
 
 cdef inline object whole(object number):
-    """Convert what stands for an int (`__index__`) to an int."""
+    """Return what stands for an int (`__index__`) as an int."""
     return number if type(number) is int else PyNumber_Index(number)
 
 cdef object plain_key(object key)
 cdef object plain_item(object typecode, object value)
-
 cdef object spelled(object number)
 
 cdef inline Py_ssize_t words_of(size_t size) noexcept:
@@ -55,7 +54,7 @@ cdef object counter_replace(uint64_t *word, object expected, object desired)
 cdef inline Py_ssize_t index_in(
     dict indices, Py_ssize_t length, object key, bint from_end
 ) except? -1:
-    """Return the index for a key: a name if there are `indices`, else a number; -1 for none."""
+    """Return the index for a key, which is a name if there are `indices`; -1 for none."""
     cdef Py_ssize_t i
     if indices is not None:
         found = indices.get(key)
@@ -73,19 +72,15 @@ cdef inline Cell part_with(list parts, Py_ssize_t *i):
             return part
         i[0] -= words_of(part.size)
 
-# Make the word for a Value's object; False where only the server can keep the object.
+# The word for a Value's object; False where only the server can keep the object.
 cdef bint word_of(object value, uint64_t *word) except -1
 cdef object value_of(uint64_t word)
 
 cdef inline bint is_asked(uint64_t word) noexcept:
-    """Whether a client has to ask the server for the value.
-
-    A faulty client may write other words above the marks: they count as such as well.
-    """
+    """Whether only the server has the value; also of other words, which a faulty client wrote."""
     return word > (SINGLES | 2)
 
-# The typecodes of arrays that clients may map, and the size of an item of each.
-cdef dict ITEM_SIZES
+cdef dict ITEM_SIZES    # the typecodes of arrays that clients may map -> the size of an item
 cdef int check_integers(object typecode) except -1
 cdef object item_overflow(object typecode, object amount)
 cdef object add_to_item(char *at, object typecode, object amount)

@@ -1,8 +1,8 @@
 # cython: auto_pickle=False
 """Numbers in shared memory: a counter's word, a value's word, an array's items.
 
-The server and the clients on its host change them by the functions in here.  Each change is one
-atomic step, so calls of the server and steps of clients have one order, which all of them see.
+The server and the clients on its host change them by these functions.  Each change is one atomic
+step, so the server's calls and the clients' steps have one order, which all of them see.
 """
 
 cimport cython
@@ -26,14 +26,14 @@ cdef int64_t INT64_MIN = -<int64_t>0x7fffffffffffffff - 1
 # -- counters -----------------------------------------------------------------
 
 cdef inline bint as_int64(object number, int64_t *value) except -1:
-    """Convert an int; False where it does not fit."""
+    """Convert an int; False where that does not fit."""
     cdef int overflow = 0
     value[0] = PyLong_AsLongLongAndOverflow(number, &overflow)
     return overflow == 0
 
 
 cdef object spelled(object number):
-    """Return a number as a message shows it: `str` may refuse a very long one."""
+    """Return a number for a message: `str` may refuse a very long one."""
     bits = number.bit_length()
     return f"{number}" if bits <= 256 else f"an int of {bits} bits"
 
@@ -126,7 +126,7 @@ cdef object plain_part(object part):
 
 
 cdef object plain_key(object key):
-    """Return a key in which all that stands for an int is an int."""
+    """Return a key with ints in the place of all that stands for an int."""
     if type(key) is slice:
         return slice(plain_part(key.start), plain_part(key.stop), plain_part(key.step))
     return plain_part(key)
@@ -153,13 +153,7 @@ cdef int check_integers(object typecode) except -1:
 
 
 cdef object add_to_item(char *at, object typecode, object amount):
-    """Add to an item of an array of integers and return the sum.
-
-    Raises
-    ------
-    OverflowError
-        The sum does not fit; nothing has changed.
-    """
+    """Add to an item of an array of integers and return the sum (OverflowError if none fits)."""
     cdef int64_t step, total
     cdef uint64_t positive
     cdef size_t size = ITEM_SIZES[typecode]
@@ -178,7 +172,7 @@ cdef object add_to_item(char *at, object typecode, object amount):
 
 @cython.final
 cdef class Bytes:
-    """A buffer over the bytes of a cell, which keeps the cell alive."""
+    """A buffer over the bytes of a cell, which keeps the cell's `owners` alive."""
 
     cdef char *at
     cdef size_t size
