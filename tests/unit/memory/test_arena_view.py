@@ -29,7 +29,7 @@ from support import (
     process_gone,
     say,
 )
-from support.memory import ArenaManager, held, on_linux
+from support.memory import LINE, PAGE, ArenaManager, held, on_linux
 from support.peers import PassedPeer
 
 from fastmgr import oneway
@@ -90,6 +90,39 @@ def test_nobody_maps_over_tcp() -> None:
             handle = peer.create("Counter")
             assert peer.locate(handle) is False
             assert [peer.attach(number) for number in (0, 1)] == [(None, None)] * 2
+
+
+class Liar:
+    """A user's class whose method has the server pass a small segment in place of all others."""
+
+    def lie(self) -> None:
+        server = multiprocessing.current_process()._manager_server  # type: ignore[attr-defined]
+        self.small = server.arena.new(PAGE)
+        for number in set(server.arena.segments) - {0}:
+            server.arena.segments[number] = self.small
+
+
+class LyingManager(ProbeManager):
+    """Whose server says nonsense of its memory."""
+
+
+LyingManager.register("Liar", Liar)
+
+
+def count_to_one(address: Any, ident: str) -> Any:
+    counter = CounterProxy(Token("Counter", address, ident), "pickle", authkey=KEY)
+    with pytest.raises(OSError, match="do not lie in a segment"):
+        counter.incr()
+    return counter._callmethod("incr")
+
+
+def test_a_place_outside_of_its_segment_is_an_error_of_the_servers() -> None:
+    with LyingManager(authkey=KEY) as manager:
+        counters = [manager.Counter() for _ in range(PAGE // LINE + 1)]
+        assert [counter.incr() for counter in counters] == [1] * len(counters)
+        liar = manager.Liar()
+        liar.lie()
+        assert call_in_subprocess(count_to_one, manager.address, counters[-1]._token.id) == 2
 
 
 @on_linux
