@@ -355,7 +355,6 @@ class BaseManager(_StockManager):
         initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = (),
         arena: str | bool = True,
     ) -> None:  # fmt: skip
-        """Be the server's process."""
         from fastmgr.server.process import run_server
 
         run_server(
@@ -432,7 +431,6 @@ class BaseManager(_StockManager):
         process: Any, address: Any, authkey: bytes, state: State, _Client: Callable[..., Any],
         shutdown_timeout: float,
     ) -> None:  # fmt: skip
-        """End the server's process."""
         try:
             end_server(process, address, authkey, _Client, shutdown_timeout)
         except BaseException:

@@ -94,13 +94,16 @@ class Row:
         of_other = self.seconds.get(other, ())
         return [theirs / ours for theirs, ours in zip(of_other, self.seconds[FAST], strict=False)]
 
+    def medians(self) -> dict[str, float]:
+        return {name: median(found) for name, found in self.seconds.items()}
+
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""
         return {
             "label": self.case.label,
             "statements": dict(self.case.statements),
             "processes": self.case.processes,
-            "seconds": {name: median(found) for name, found in self.seconds.items()},
+            "seconds": self.medians(),
             "ratios": {
                 name: {"median": median(found), "lowest": min(found), "highest": max(found)}
                 for name in self.seconds
@@ -293,25 +296,23 @@ WIDTHS = (24, 15, 17, 11, 27, 27)
 
 
 def line(*cells: str) -> str:
-    """Return a line of the table."""
     first, *others = (f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
     return first.strip().ljust(WIDTHS[0]) + "".join(others)
 
 
+MACHINE = "{python}, {system}, {processors} processors"
 HEADING = line("", STOCK, PLAIN, FAST, "stock / fastmgr", "multiprocessing / fastmgr")
 
 
 def table_line(row: Row) -> str:
-    """Return a row of the table."""
-    times = (
-        shown_time(median(row.seconds[n])) if n in row.seconds else "" for n in (STOCK, PLAIN, FAST)
-    )
+    found = row.medians()
+    times = (shown_time(found[n]) if n in found else "" for n in (STOCK, PLAIN, FAST))
     return line(row.case.label, *times, *(shown_ratios(row.ratios(n)) for n in (STOCK, PLAIN)))
 
 
 def crowd_line(row: Row) -> str:
     """Return what all processes together do in a second."""
-    rates = (f"{1 / median(found):,.0f} ({name})" for name, found in row.seconds.items())
+    rates = (f"{1 / seconds:,.0f} ({name})" for name, seconds in row.medians().items())
     return f"{row.case.processes} processes, increments a second together: {', '.join(rates)}"
 
 
@@ -335,8 +336,7 @@ def run(options: argparse.Namespace) -> int:
         with contenders(context) as found:
             if not options.json:
                 turns = f"{effort.alternations} turn{'s' * (effort.alternations > 1)}"
-                print(", ".join(map(str, (about["python"], about["system"]))), end=", ")
-                print(f"{about['processors']} processors; medians of {turns}\n\n{HEADING}")
+                print(f"{MACHINE.format(**about)}; medians of {turns}\n\n{HEADING}")
             for case in CASES:
                 rows.append(measure(case, found, effort, context))
                 if not options.json:
@@ -357,19 +357,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def plot(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
-    """Draw the table."""
-    times = {
-        row.case.label: {name: median(found) for name, found in row.seconds.items()} for row in rows
-    }
+    times = {row.case.label: row.medians() for row in rows}
     ratios = [shown_ratio(median(row.ratios(STOCK))) for row in rows]
     panel = chart.Panel("", times, {"stock / fastmgr": ratios})
     looks = {STOCK: "square", PLAIN: "bar", FAST: "circle"}
-    note = "{python}, {system}, {processors} processors".format(**about)
-    chart.draw("Time of one operation on shared state", [panel], looks, path, note)
+    title = "Time of one operation on shared state"
+    chart.draw(title, [panel], looks, path, MACHINE.format(**about))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command line may say."""
     parser.add_argument(
         "--alternations", type=positive, metavar="N", help="turns (default: 7; 3 with --quick)"
     )

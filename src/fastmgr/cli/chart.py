@@ -89,7 +89,6 @@ def draw(
 
 
 def draw_panel(axes: Any, panel: Panel, looks: Mapping[str, str]) -> None:
-    """Draw a row for each label."""
     axes.set_title(plain(panel.title), loc="left", fontsize=10.5, fontweight="bold")
     axes.set_yticks(range(len(panel.rows)), map(plain, panel.rows))
     low, high = (round(math.log10(at)) for at in axes.get_xlim())

@@ -76,12 +76,10 @@ class Shared:
                 totals[key] = totals.get(key, 0) + count
 
     def add_file(self) -> None:
-        """Add to the number of files that are done."""
         with self.lock:
             self.done.value += 1
 
     def totals(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Return the words and what was skipped."""
         return self.words.copy(), self.skipped.copy()
 
 
@@ -298,7 +296,6 @@ def differences(expected: Mapping[str, int], got: Mapping[str, int]) -> list[str
 
 
 def report(root: Path, files: Sequence[Path], result: Result) -> None:
-    """Print what was counted."""
     skipped = ", ".join(f"{count} {name}" for name, count in sorted(result.skipped.items()))
     commonest = sorted(result.words.items(), key=lambda item: (-item[1], item[0]))[:10]
     print(f"The .py files under {root}, its tests included, site-packages not:")
@@ -351,7 +348,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the command line may say."""
     parser.add_argument(
         "--workers",
         type=positive,
