@@ -46,7 +46,7 @@ def modules(room: Path) -> set[str]:
     """The names of the modules and headers of a room."""
     found = (PACKAGE / room).glob("*.*")
     return {
-        path.stem.lstrip("_")
+        path.stem.strip("_")
         for path in found
         if path.suffix in (".py", ".pyx", ".pxd", ".h") and path.stem != "__init__"
     }

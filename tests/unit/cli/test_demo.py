@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from support.processes import await_end_of_group
 
-import fastmgr
 from fastmgr.__main__ import main
 from fastmgr.cli import demo
 
@@ -139,36 +138,3 @@ def test_interrupt_ends_everything(method: str) -> None:
     assert errors.endswith("interrupted\n")
     assert "Traceback" not in errors
     await_end_of_group(demo_process.pid)
-
-
-@pytest.mark.parametrize("command", [(), ("demo",), ("bench",)])
-def test_help_is_plain_text(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([*command, "--help"])
-    said = capsys.readouterr().out
-    assert "usage: python -m fastmgr" in said and "`" not in said
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert capsys.readouterr().out == f"fastmgr {fastmgr.__version__}\n"
-
-
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_nobody_reads_what_is_printed(unbuffered: str) -> None:
-    """As in ``python -m fastmgr demo | head -1``."""
-    command = [sys.executable, "-m", "fastmgr", "demo", "--files", "2", "--workers", "1"]
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [*command, "--no-stock"],
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-            timeout=100,
-        )
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (1, b"")
