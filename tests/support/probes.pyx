@@ -1,0 +1,111 @@
+"""Parts that compiled modules alone can reach, for tests in Python."""
+
+from fastmgr.link.message cimport begin_message, seal, undo_message
+from fastmgr.link.stream cimport Header
+from fastmgr.link.system cimport (
+    fm_event, fm_look, fm_look_again, fm_look_begin, fm_look_end, fm_poller, fm_poller_close,
+    fm_poller_forget, fm_poller_open, fm_poller_set, fm_poller_wait, fm_spinner,
+)
+from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.writer cimport Writer, is_scalar
+
+from libc.string cimport memset
+
+
+cdef class WriterProbe:
+    """A `Writer` and the messages in it."""
+
+    cdef Writer writer
+
+    def __init__(self, out_of_band=False):
+        self.writer = Writer.__new__(Writer)
+        self.writer.out_of_band = out_of_band
+
+    def put(self, value):
+        return self.writer.put(value)
+
+    def put_compact(self, value):
+        return self.writer.put_compact(value)
+
+    def put_args(self, tuple args):
+        return self.writer.put_args(args)
+
+    def reset(self):
+        self.writer.reset()
+
+    def begin(self):
+        return begin_message(self.writer)
+
+    def undo(self, size_t start):
+        undo_message(self.writer, start)
+
+    def seal(self, size_t start, *, op, handle=0, call=0, method=0, flags=0):
+        cdef Header header
+        header.size = 0
+        header.op, header.handle, header.call, header.method = op, handle, call, method
+        header.flags = flags
+        seal(self.writer, start, &header)
+
+    @property
+    def data(self):
+        return self.writer.data[:self.writer.size] if self.writer.size else b""
+
+    @property
+    def left_out(self):
+        """The buffers that were left out, and whether each has to arrive as a bytearray."""
+        return list(zip(self.writer.buffers or (), self.writer.writable or (), strict=True))
+
+    @property
+    def pickles(self):
+        return self.writer.pickles
+
+
+def read(bytes data, list buffers=None, bint carry=False):
+    """Return the one value in `data`; with `carry` its pickles stay unread."""
+    cdef Reader reader = Reader.__new__(Reader)
+    reader.feed(data, <size_t>len(data), buffers, not carry)
+    reader.carry = carry
+    value = reader.get()
+    assert reader.done()
+    return value
+
+
+def scalar(value):
+    return is_scalar(value)
+
+
+cdef class Poller:
+    cdef fm_poller poller
+
+    def __cinit__(self, bint use_poll):
+        fm_poller_open(&self.poller, use_poll)
+
+    def __dealloc__(self):
+        fm_poller_close(&self.poller)
+
+    def set(self, int fd, int interest, bint is_new=True):
+        return fm_poller_set(&self.poller, fd, interest, is_new)
+
+    def forget(self, int fd):
+        fm_poller_forget(&self.poller, fd)
+
+    def wait(self, int room=64):
+        """Return the events that are there now, by their descriptors."""
+        cdef fm_event events[64]
+        cdef int n = fm_poller_wait(&self.poller, events, room, 0)
+        assert 0 <= n <= room
+        return {events[i].fd: events[i].ready for i in range(n)}
+
+
+def waits_that_look(str outcomes, bint spare):
+    """Wait once for each letter, in vain where that is ``.``; return which waits looked at all."""
+    cdef fm_spinner spinner
+    cdef fm_look look
+    cdef list looked = []
+    memset(&spinner, 0, sizeof(spinner))
+    for number, outcome in enumerate(outcomes):
+        if fm_look_begin(&look, &spinner, spare):
+            looked.append(number)
+            fm_look_again(&look)
+            fm_look_end(&look, outcome != ".")
+    return looked
