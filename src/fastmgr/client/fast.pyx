@@ -34,6 +34,7 @@ from multiprocessing import AuthenticationError, util
 from fastmgr.client.connections import StaleConnection
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer, is_off
 from fastmgr.link.sockets import connect, is_loss, named, settle
+from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.stock.dialect import RemoteError
 
 
@@ -302,7 +303,7 @@ cdef class FastSession(Connections):
             return False
         self.timeout = seconds
         channel.limit = seconds
-        channel.stream.look_for_signals()       # the clock is looked at then, too
+        channel.stream.set_timeout(SIGNALS_INTERVAL)    # the clock is looked at then, too
         return True
 
     def stock_connection(self):

@@ -224,7 +224,7 @@ def settle(stream: Stream, *, receives_in_time: bool = False) -> None:
     stream.set_deadline(None)
     # Python's signal handlers run in the main thread alone.
     if not receives_in_time and threading.current_thread() is not threading.main_thread():
-        stream.look_for_signals(False)
+        stream.set_timeout(0)
 
 
 def _connect(address: Address, deadline: float) -> Stream:
@@ -242,7 +242,7 @@ def _connect(address: Address, deadline: float) -> Stream:
         sock.setblocking(True)
         tune(sock)
         stream = Stream(sock.detach())
-        stream.look_for_signals()
+        stream.set_timeout(SIGNALS_INTERVAL)
         return stream
     except BaseException:
         sock.close()

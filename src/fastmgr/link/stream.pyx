@@ -193,7 +193,7 @@ cdef class Stream(Cutter):
 
         Nothing is received.
         """
-        cdef size_t unread = self.transport.unread()
+        cdef size_t unread = <size_t>self.transport.peek(NULL, 0)
         cdef char *data = <char *>malloc(unread + 1)
         cdef bint outcome = False
         last.op = 0     # where the bytes cannot be seen there is no goodbye
@@ -451,10 +451,6 @@ cdef class Stream(Cutter):
         """Accept bodies of up to `limit` bytes; 0 for any."""
         self.limit = limit
 
-    def look_for_signals(self, on=True):
-        """Wake the thread that receives now and then, so that it runs the handlers of signals."""
-        self.set_timeout(SIGNALS_INTERVAL if on else 0)
-
     def set_deadline(self, seconds):
         """Let all receives from now on be done within `seconds`; None for no such limit.
 
@@ -463,7 +459,10 @@ cdef class Stream(Cutter):
         self.until = 0.0 if seconds is None else <double>monotonic() + <double>seconds
 
     cpdef int set_timeout(self, double seconds) except -1:
-        """Let a receive that is not patient end after `seconds`; 0 for never."""
+        """Wake the thread that receives after `seconds` (0: never), to look at signals and deadline.
+
+        A receive that is not patient ends then.
+        """
         cdef int status = self.transport.set_timeout(<long>(seconds * 1000))
         return refuse(-status) if status < 0 else 0
 

@@ -41,14 +41,15 @@ static inline int fm_refused(int error) {
     return error == ENOSYS || error == EPERM || error == EACCES;
 }
 
+/* What a leaf function returns for what a system call has returned. */
+static inline ssize_t fm_result(ssize_t n) { return n < 0 ? -(ssize_t)errno : n; }
+
 static inline ssize_t fm_recv(int fd, void *into, size_t room, int flags) {
-    ssize_t n = recv(fd, into, room, flags);
-    return n < 0 ? -(ssize_t)errno : n;
+    return fm_result(recv(fd, into, room, flags));
 }
 
 static inline ssize_t fm_send(int fd, const void *from, size_t size, int flags) {
-    ssize_t n = send(fd, from, size, flags | MSG_NOSIGNAL);
-    return n < 0 ? -(ssize_t)errno : n;
+    return fm_result(send(fd, from, size, flags | MSG_NOSIGNAL));
 }
 
 /* Send one buffer and then another; a sandbox that refuses sendmsg lets send pass. */
@@ -61,7 +62,7 @@ static inline ssize_t fm_send_two(
     if (n < 0 && fm_refused(errno))
         return first_size ? fm_send(fd, first, first_size, flags)
                           : fm_send(fd, second, second_size, flags);
-    return n < 0 ? -(ssize_t)errno : n;
+    return fm_result(n);
 }
 
 /* ---- descriptors over a socket ------------------------------------------ */
@@ -101,8 +102,7 @@ static inline ssize_t fm_send_fd(int fd, const void *from, size_t size, int pass
     beside->cmsg_type = SCM_RIGHTS;
     beside->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(beside), &passed, sizeof passed);
-    ssize_t n = sendmsg(fd, &p.head, flags | MSG_NOSIGNAL);
-    return n < 0 ? -(ssize_t)errno : n;
+    return fm_result(sendmsg(fd, &p.head, flags | MSG_NOSIGNAL));
 }
 
 /* Receive bytes and the descriptor beside them, which the caller then owns; -1 for none. */
@@ -150,13 +150,12 @@ static inline void fm_acknowledge(int fd) {
 /* Wait until `fd` is ready for `events`: 1, 0 where the time is up, or -errno. */
 static inline int fm_poll_one(int fd, short events, int timeout_ms) {
     struct pollfd one = {fd, events, 0};
-    int n = poll(&one, 1, timeout_ms);
-    return n < 0 ? -errno : n;
+    return (int)fm_result(poll(&one, 1, timeout_ms));
 }
 
 static inline int fm_receive_timeout(int fd, long milliseconds) {
     struct timeval limit = {milliseconds / 1000, milliseconds % 1000 * 1000};
-    return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ? -errno : 0;
+    return (int)fm_result(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
 }
 
 static inline int64_t fm_now_ns(void) {
@@ -369,7 +368,8 @@ static inline int fm_poller_set(fm_poller *p, int fd, int interest, int is_new) 
 #ifdef __linux__
     if (p->epoll >= 0) {
         struct epoll_event event = {.events = (uint32_t)fm_poll_bits(interest), .data.fd = fd};
-        return epoll_ctl(p->epoll, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event) < 0 ? -errno : 0;
+        int change = is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+        return (int)fm_result(epoll_ctl(p->epoll, change, fd, &event));
     }
 #endif
     (void)is_new;
@@ -416,12 +416,12 @@ static inline int fm_poller_wait(fm_poller *p, fm_event *events, int room, int t
         n = epoll_wait(p->epoll, ready, room < 64 ? room : 64, timeout_ms);
         for (; found < n; found++)
             events[found] = fm_event_of(ready[found].data.fd, ready[found].events);
-        return n < 0 ? -errno : n;
+        return (int)fm_result(n);
     }
 #endif
     n = poll(p->fds, (nfds_t)p->count, timeout_ms);
     if (n <= 0)
-        return n < 0 ? -errno : 0;
+        return (int)fm_result(n);
     for (size_t i = 0; i < p->count && found < room; i++)
         if (p->fds[i].revents)
             events[found++] = fm_event_of(p->fds[i].fd, (unsigned short)p->fds[i].revents);

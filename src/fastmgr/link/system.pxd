@@ -7,6 +7,7 @@ cdef extern from "link/system.h" nogil:
     short POLLIN, POLLOUT
 
     int os_close "close" (int fd)
+    void fm_shutdown(int fd)
     ssize_t fm_recv(int fd, void *into, size_t room, int flags)
     ssize_t fm_send(int fd, const void *source, size_t size, int flags)
     ssize_t fm_send_two(
@@ -17,7 +18,6 @@ cdef extern from "link/system.h" nogil:
     ssize_t fm_recv_fd(int fd, void *into, size_t room, int *passed)
     int fm_refused(int error)
     size_t fm_unread(int fd)
-    void fm_shutdown(int fd)
     int fm_hung_up(int fd)
     void fm_reset_at_close(int fd)
     void fm_await_end(int fd, int timeout_ms)

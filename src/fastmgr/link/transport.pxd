@@ -1,7 +1,7 @@
 """Bytes between two processes, whatever carries them."""
 
 cdef class Transport:
-    """A way for bytes.  Where a comment says nothing else a method returns a count or -errno."""
+    """A way for bytes.  Where its comment says nothing else, a method returns a count or -errno."""
 
     cdef int fd                # what a poller watches; owned; -1 once closed
     # Bytes that `read` has at once and that no poller tells of.
@@ -9,16 +9,15 @@ cdef class Transport:
 
     # Receive: 0 is the end; -EAGAIN says that nothing has come, yet or within the timeout.
     cdef ssize_t read(self, void *into, size_t room, bint waits) noexcept nogil
-    # Send, without waiting, of one piece of memory and then of another.
+    # Send one piece of memory and then another, as much as goes without waiting.
     cdef ssize_t send(
         self, const void *first, size_t first_size, const void *second, size_t second_size
     ) noexcept nogil
     # Wait until bytes can be received (POLLIN) or sent (POLLOUT): 1, or 0 where the time is up.
     cdef int wait(self, short events, int milliseconds) noexcept nogil
-    # How long `read` waits; 0: for ever.
+    # Limit the time that `read` waits; 0: no limit.
     cdef int set_timeout(self, long milliseconds) noexcept nogil
-    # How many bytes have arrived and are not received, and a copy of them.
-    cdef size_t unread(self) noexcept nogil
+    # Copy bytes that have arrived and are not received; where `into` is NULL return their number.
     cdef ssize_t peek(self, void *into, size_t room) noexcept nogil
     # Whether the peer has closed and nothing is left to receive.
     cdef bint at_end(self) noexcept nogil
@@ -27,14 +26,14 @@ cdef class Transport:
     # Send and receive with a descriptor beside the first byte; -EPERM where none can be passed.
     cdef ssize_t send_passing(self, const void *source, size_t size, int passed) noexcept nogil
     cdef ssize_t read_passed(self, void *into, size_t room, int *passed) noexcept nogil
-    # Let the peer know at once what was received.
+    # Tell the peer at once what was received.
     cdef void acknowledge(self) noexcept nogil
-    # Let both peers see the end; the descriptor stays open.
+    # Let both peers see the connection's end; the descriptor stays open.
     cdef void shut_down(self) noexcept nogil
-    # Close, and have the peer see that before it has received all that was sent.
+    # Close, and let the peer see that before it has received all that was sent.
     cdef void reset(self) noexcept nogil
-    # Say that nothing more is sent, and close when the peer has closed or the time is up.
-    # Called with the GIL, which it gives away only once no other thread can close.
+    # Say that nothing more is sent, and close when the peer has closed or the time is up. The caller
+    # has the GIL, which is released only when no other thread can close any more.
     cdef void close_after(self, int milliseconds) noexcept
     cdef void close(self) noexcept nogil
 

@@ -1,6 +1,6 @@
-"""What carries a stream's bytes: a socket, or a subclass that another package brings.
+"""The transport of a stream's bytes: a socket, or a subclass that another package brings.
 
-A transport belongs to the thread its stream belongs to; other threads may only close it.
+A transport belongs to the thread that its stream belongs to; other threads may only close it.
 """
 
 cimport cython
@@ -13,7 +13,7 @@ from fastmgr.link.system cimport (
 )
 
 cdef class Transport:
-    """A way for bytes: this one carries none, and can do what every way can do."""
+    """A way for bytes that carries none: what a subclass cannot do, it inherits from here."""
 
     def __cinit__(self, *args):
         self.fd = -1
@@ -30,9 +30,6 @@ cdef class Transport:
         return fm_poll_one(self.fd, events, milliseconds)
 
     cdef int set_timeout(self, long milliseconds) noexcept nogil:
-        return 0
-
-    cdef size_t unread(self) noexcept nogil:
         return 0
 
     cdef ssize_t peek(self, void *into, size_t room) noexcept nogil:
@@ -89,10 +86,9 @@ cdef class SocketTransport(Transport):
     cdef int set_timeout(self, long milliseconds) noexcept nogil:
         return fm_receive_timeout(self.fd, milliseconds)
 
-    cdef size_t unread(self) noexcept nogil:
-        return fm_unread(self.fd)
-
     cdef ssize_t peek(self, void *into, size_t room) noexcept nogil:
+        if into is NULL:
+            return <ssize_t>fm_unread(self.fd)
         return fm_recv(self.fd, into, room, MSG_PEEK | MSG_DONTWAIT)
 
     cdef bint at_end(self) noexcept nogil:

@@ -93,20 +93,14 @@ cdef class Opaque:
             return f"<pickled object, {len(self.data)} bytes>"
 
 
-@cython.final
-@cython.internal
-cdef class _Outside:
-    """What a pickler calls to learn whether a buffer stays in the pickle."""
-
-    cdef list buffers
-
-    def __call__(self, buffer):
-        raw = buffer.raw()
-        if raw.nbytes < LARGE:
-            return True
-        # A copy: the program may write to the buffer while it is sent.
-        self.buffers.append(bytes(raw) if raw.readonly else bytearray(raw))
-        return False
+def _stays(list outside, buffer):
+    """Whether a buffer stays in the pickle; a large one goes to `outside`."""
+    raw = buffer.raw()
+    if raw.nbytes < LARGE:
+        return True
+    # A copy: the program may write to the buffer while it is sent.
+    outside.append(bytes(raw) if raw.readonly else bytearray(raw))
+    return False
 
 
 def use_pickler(kind):
@@ -122,12 +116,9 @@ cdef bint has_reducer(object kind) except -1:
 
 cdef bytes pickled(object value, list buffers):
     """Return the pickle of a value; its large buffers go to `buffers`, unless that is None."""
-    cdef _Outside outside = None
-    if buffers is not None:
-        outside = _Outside()
-        outside.buffers = buffers
     file = BytesIO()
-    pickler = _pickler(file, 5, buffer_callback=outside)
+    stays = None if buffers is None else partial(_stays, buffers)
+    pickler = _pickler(file, 5, buffer_callback=stays)
     # What ForkingPickler does, with a dict in place of its slower chain of dicts.
     pickler.dispatch_table = {**_global_reducers, **_own_reducers}
     pickler.dump(value)
