@@ -1,5 +1,9 @@
 """Parts that compiled modules alone can reach, for tests in Python."""
 
+from fastmgr.link.mailbox cimport (
+    FM_MAIL_MOST, FM_MAIL_ROOM, fm_mail_answer, fm_mail_await, fm_mail_post, fm_mail_take,
+    fm_mailbox, fm_mailroom, fm_mailroom_forget, fm_mailroom_open, fm_mailroom_sleep,
+)
 from fastmgr.link.message cimport begin_message, seal, undo_message
 from fastmgr.link.stream cimport Header
 from fastmgr.link.system cimport (
@@ -95,6 +99,53 @@ cdef class Poller:
         cdef int n = fm_poller_wait(&self.poller, events, room, 0)
         assert 0 <= n <= room
         return {events[i].fd: events[i].ready for i in range(n)}
+
+
+cdef class Mailboxes:
+    """Mailboxes, one more than a loop looks into, by their numbers; and the loop's list of them."""
+
+    cdef fm_mailbox boxes[FM_MAIL_MOST + 1]
+    cdef fm_mailroom room
+    cdef fm_poller poller
+
+    def __cinit__(self):
+        fm_poller_open(&self.poller, True)
+
+    def __dealloc__(self):
+        fm_poller_close(&self.poller)
+
+    def open(self, int i):
+        fm_mailroom_open(&self.room, &self.boxes[i], i)
+
+    def forget(self, int i):
+        fm_mailroom_forget(&self.room, i)
+
+    def sleep(self):
+        """Return the numbers of those with a request that the loop finds before it sleeps."""
+        cdef fm_event events[FM_MAIL_MOST]
+        cdef int n = fm_mailroom_sleep(&self.room, &self.poller, events, 0)
+        return [events[i].fd for i in range(n)]
+
+    def post(self, int i, bytes request):
+        return bool(fm_mail_post(&self.boxes[i], <const char *>request, <size_t>len(request)))
+
+    def take(self, int i):
+        cdef char into[FM_MAIL_ROOM]
+        return into[:fm_mail_take(&self.boxes[i], into, FM_MAIL_ROOM)]
+
+    def answer(self, int i, bytes reply):
+        return bool(fm_mail_answer(&self.boxes[i], <const char *>reply, <size_t>len(reply)))
+
+    def wait(self, int i):
+        """Return the reply; None where the client went to sleep."""
+        cdef char into[FM_MAIL_ROOM]
+        cdef fm_spinner spinner
+        memset(&spinner, 0, sizeof(spinner))
+        cdef ssize_t n = fm_mail_await(&self.boxes[i], into, FM_MAIL_ROOM, &spinner, True)
+        return into[:n] if n >= 0 else None
+
+    most = FM_MAIL_MOST
+    most_bytes = FM_MAIL_ROOM
 
 
 def waits_that_look(str outcomes, bint spare):
