@@ -63,7 +63,7 @@ cdef ssize_t request_soon(Stream stream, fm_spinner *spinner, bint spare) noexce
 
 
 @cython.final
-@cython.no_gc_clear         # whatever becomes of it, a stream has its transport
+@cython.no_gc_clear         # methods use `transport` without asking whether it is there
 cdef class Stream(Cutter):
     """One connection, cut into frames.  A stream belongs to one thread at a time.
 
@@ -85,8 +85,7 @@ cdef class Stream(Cutter):
     # -- receiving ------------------------------------------------------
 
     cdef inline int take_in(self, size_t n) except -1:
-        """Count `n` bytes that were read, and read what the transport has and no poller tells of.
-        """
+        """Count `n` bytes that were read, and read those of which no poller tells."""
         received(self, n)
         while self.transport.pending:
             self.make_room()
@@ -110,7 +109,7 @@ cdef class Stream(Cutter):
         if n > 0:
             self.take_in(<size_t>n)
             return FRAME_READY
-        # Reset, timed out: for a reader the peer is gone.
+        # A lost connection is an end to its reader.
         return FRAME_PARTIAL if n == -EAGAIN or n == -EINTR else FRAME_EOF
 
     cdef int receive_mail(self) except -9:
@@ -189,10 +188,7 @@ cdef class Stream(Cutter):
                 refuse(<int>-n)
 
     cdef bint ends_cut_off(self, Header *last) noexcept:
-        """Whether what the peer has sent ends in the middle of a frame (see `Cutter.is_cut_off`).
-
-        Nothing is received.
-        """
+        """Whether what the peer has sent ends inside a frame (see `Cutter.is_cut_off`)."""
         cdef size_t unread = <size_t>self.transport.peek(NULL, 0)
         cdef char *data = <char *>malloc(unread + 1)
         cdef bint outcome = False
@@ -394,9 +390,8 @@ cdef class Stream(Cutter):
         self.transport.reset()
 
     cdef void close_after(self, int milliseconds) noexcept:
-        """Say that no more is sent; close when the peer has closed or the time is up.  No signal's
-        handler runs here.
-        """
+        """Say that no more is sent; close when the peer has closed or the time is up."""
+        # No signal's handler runs here.
         self.fd = -1
         self.transport.close_after(milliseconds)
 
@@ -459,10 +454,7 @@ cdef class Stream(Cutter):
         self.until = 0.0 if seconds is None else <double>monotonic() + <double>seconds
 
     cpdef int set_timeout(self, double seconds) except -1:
-        """Wake the thread that receives after `seconds` (0: never), to look at signals and deadline.
-
-        A receive that is not patient ends then.
-        """
+        """Wake a thread that receives after so long (0: never), to look at signals and deadline."""
         cdef int status = self.transport.set_timeout(<long>(seconds * 1000))
         return refuse(-status) if status < 0 else 0
 

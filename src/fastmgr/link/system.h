@@ -75,12 +75,12 @@ static inline int fm_is_unix(int fd) {
 
 /* A message of one part with room for one descriptor beside it. */
 typedef struct {
+    struct msghdr head;
     struct iovec part;
     union {
         struct cmsghdr align;
         char room[CMSG_SPACE(sizeof(int))];
     } control;
-    struct msghdr head;
 } fm_passing;
 
 static inline void fm_passing_begin(fm_passing *p, void *data, size_t size) {

@@ -32,8 +32,8 @@ cdef class Transport:
     cdef void shut_down(self) noexcept nogil
     # Close, and let the peer see that before it has received all that was sent.
     cdef void reset(self) noexcept nogil
-    # Say that nothing more is sent, and close when the peer has closed or the time is up. The caller
-    # has the GIL, which is released only when no other thread can close any more.
+    # Say that nothing more is sent, and close when the peer has closed or the time is up. This is
+    # called with the GIL, and releases it only when no other thread can close any more.
     cdef void close_after(self, int milliseconds) noexcept
     cdef void close(self) noexcept nogil
 

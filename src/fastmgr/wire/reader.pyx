@@ -1,9 +1,9 @@
 """Bytes to values (`tags.pxd` describes the encoding).
 
 Nothing that the bytes say is believed: a size is checked against the bytes that are left before
-anything is made. `owed` is the number of elements that the enclosing containers still wait for, each
-of a byte at least. Without it containers that each claim all that is left could have the reader
-allocate the input's length times its depth.
+anything is made. `owed` is the number of elements that the enclosing containers still wait for,
+each of a byte at least. Without it containers that each claim all that is left could have the
+reader allocate the input's length times its depth.
 """
 
 cimport cython

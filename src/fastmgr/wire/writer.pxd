@@ -27,5 +27,5 @@ cdef class Writer:
     cdef void reset(self) noexcept
 
 
-# Whether nobody can tell two copies of the value from one.
+# Whether two copies of the value are as good as one.
 cdef bint is_scalar(object value) noexcept

@@ -58,7 +58,7 @@ cdef struct Walk:
     # One value that is being encoded.
     PyObject *seen[IDENTITIES]  # compared, never followed
     int count
-    int keyed           # above 0 within a key or a set's member, which the peer must be able to hash
+    int keyed           # above 0 within a key or a set's member, which the peer has to hash
     # The most that w.size may be. (t, t) of (t, t) of ... 32 levels deep has four billion elements.
     # Pickle writes each tuple once; we look for no immutables that repeat, and so give up early.
     # Large leaves raise the limit.
