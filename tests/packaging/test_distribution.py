@@ -179,7 +179,8 @@ def test_wheel_has_what_running_needs_and_no_more(wheel: Path) -> None:
     assert compiled
 
     modules = {name for name in found if name.endswith(".so")}
-    assert {name.partition(".")[0] for name in modules} == compiled
+    # Beside them a module of Cython's own, which all of them use.
+    assert {name.partition(".")[0] for name in modules} - {"fastmgr/_shared"} == compiled
     assert found - modules == copied
 
 
