@@ -36,7 +36,6 @@ from fastmgr.managers import (
     State,
     SyncManager,
     Token,
-    Value,
     convert_to_error,
     dispatch,
     listener_client,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from fastmgr.managers import (
         Server as Server,
         SharedMemoryServer as SharedMemoryServer,
+        Value as Value,
         all_methods as all_methods,
         public_methods as public_methods,
     )

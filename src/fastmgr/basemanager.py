@@ -35,13 +35,14 @@ else:
 __all__ = ["BaseManager", "LoadedLater", "State", "load", "server_names"]
 
 #: Names of `fastmgr.managers`, and the module that has them: a process that is only a client loads
-#: no server.
-server_names = dict.fromkeys(("Server", "all_methods", "public_methods"), "server")
+#: no server, nor the objects that a server has.
+server_names = dict.fromkeys(("Server", "all_methods", "public_methods"), "server.server")
+server_names["Value"] = "kinds.values"
 
 
 def load(name: str) -> Any:
     """Return what one of `server_names` stands for."""
-    return getattr(importlib.import_module(f"fastmgr.server.{server_names[name]}"), name)
+    return getattr(importlib.import_module(f"fastmgr.{server_names[name]}"), name)
 
 
 class LoadedLater:

@@ -45,7 +45,6 @@ from fastmgr.client.sessions import retire_sessions as retire_sessions
 from fastmgr.kinds import standard
 from fastmgr.kinds.containers import Array as Array, Namespace as Namespace
 from fastmgr.kinds.rows import Row
-from fastmgr.kinds.values import Value as Value
 from fastmgr.proxies import *  # noqa: F403
 from fastmgr.proxies import _BaseDictProxy as _BaseDictProxy, _BaseSetProxy as _BaseSetProxy
 from fastmgr.stock.dialect import (
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
     from multiprocessing.shared_memory import _SLT
 
     from fastmgr._typing import CreateMethods
+    from fastmgr.kinds.values import Value as Value
     from fastmgr.server.server import (
         Server as Server,
         all_methods as all_methods,
@@ -86,7 +86,9 @@ __all__ = ["BaseManager", "BaseProxy", "SyncManager", "Token"]  # the stdlib's, 
 # -- what only a server needs ----------------------------------------------------
 
 if HAS_SHMEM:
-    server_names |= dict.fromkeys(("SharedMemoryServer", "_SharedMemoryTracker"), "sharedmemory")
+    server_names |= dict.fromkeys(
+        ("SharedMemoryServer", "_SharedMemoryTracker"), "server.sharedmemory"
+    )
 
 
 def __getattr__(name: str) -> Any:

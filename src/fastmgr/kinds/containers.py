@@ -6,14 +6,15 @@ import array
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from fastmgr.kinds import carried
-from fastmgr.kinds.rows import GAINS, Row, Unread, declare, names
+from fastmgr.kinds.rows import GAINS, Later, Row, Unread, declare, names
 from fastmgr.kinds.verbs import DictVerbs, ListVerbs, NamespaceVerbs, sets_value
 
 if TYPE_CHECKING:
     from multiprocessing.managers import Namespace as _StockNamespace
 else:
     _StockNamespace = object
+
+carried: Any = Later("fastmgr.kinds.carried")
 
 __all__ = ["DICT", "ITERATOR", "LIST", "NAMESPACE", "SET", "Array", "Namespace"]
 
@@ -43,8 +44,8 @@ DICT = declare(
                 "__contains__ __delitem__ __getitem__ __iter__ __len__ __reversed__ __setitem__ "
                 "clear copy exchange get items keys pop popitem setdefault update values #GETVALUE"
             ),
-            find=carried.in_mapping,
-            put_in_place=carried.put_in_mapping,
+            find="fastmgr.kinds.carried:in_mapping",
+            put_in_place="fastmgr.kinds.carried:put_in_mapping",
             bare=names("__iter__"),  # the iterator has the keys alone
         ),
         loop_makes=True,
@@ -71,8 +72,8 @@ LIST = declare(
                 "__delitem__ __getitem__ __len__ __setitem__ append clear copy extend insert pop "
                 "reverse #GETVALUE"
             ),
-            find=carried.in_list,
-            put_in_place=carried.put_in_list,
+            find="fastmgr.kinds.carried:in_list",
+            put_in_place="fastmgr.kinds.carried:put_in_list",
         ),
         loop_makes=True,
         loop_runs=True,

@@ -9,11 +9,17 @@ import reprlib
 from collections.abc import Iterable
 from multiprocessing import process
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastmgr.kinds import arrays, carried, counters, values
-from fastmgr.kinds.rows import GAINS, Codec, Row, Unread, declare, names
+from fastmgr.kinds.rows import GAINS, Codec, Later, Row, Unread, declare, names
 from fastmgr.wire.opaque import Opaque
+
+if TYPE_CHECKING:
+    from fastmgr.kinds import arrays, carried, counters, values
+else:
+    arrays, carried, counters, values = (
+        Later(f"fastmgr.kinds.{name}") for name in ("arrays", "carried", "counters", "values")
+    )
 
 __all__ = ["ARRAY", "COUNTER", "COUNTERS", "VALUE", "Array", "Counter", "Counters", "Value"]
 
@@ -184,8 +190,8 @@ COUNTER = declare(
     Row(
         typeids=("Counter",),
         make=Counter,
-        also_make=(counters.Counter,),
-        types=(counters.Counter,),
+        also_make=("fastmgr.kinds.counters:Counter",),
+        types=("fastmgr.kinds.counters:Counter",),
         proxy="fastmgr.proxies:CounterProxy",
         exposed=("incr", "decr", "get", "set", "exchange", "compare_exchange"),
         gains=GAINS - {"get"},
@@ -207,8 +213,8 @@ COUNTERS = declare(
     Row(
         typeids=("Counters",),
         make=Counters,
-        also_make=(counters.Counters,),
-        types=(counters.Counters,),
+        also_make=("fastmgr.kinds.counters:Counters",),
+        types=("fastmgr.kinds.counters:Counters",),
         proxy="fastmgr.proxies:CountersProxy",
         exposed=(
             "incr", "decr", "exchange", "compare_exchange", "keys", "snapshot", "as_dict",
@@ -227,7 +233,7 @@ COUNTERS = declare(
             described=lambda row: f"Counters({reprlib.repr(_spelled(row))})",
             join=_missing_counters,
             added=5,
-            grow=counters.grow,
+            grow=lambda kept, *added: counters.grow(kept, *added),
         ),
     )
 )  # fmt: skip
@@ -236,8 +242,8 @@ VALUE = declare(
     Row(
         typeids=("Value",),
         make=Value,
-        also_make=(values.Value,),
-        types=(values.Value,),
+        also_make=("fastmgr.kinds.values:Value",),
+        types=("fastmgr.kinds.values:Value",),
         proxy="fastmgr.proxies:ValueProxy",
         exposed=("get", "set", "incr", "exchange", "compare_exchange"),
         gains=GAINS - {"get"},
@@ -266,8 +272,8 @@ ARRAY = declare(
     Row(
         typeids=("Array",),
         make=Array,
-        also_make=(arrays.Array,),
-        types=(arrays.Array,),
+        also_make=("fastmgr.kinds.arrays:Array",),
+        types=("fastmgr.kinds.arrays:Array",),
         proxy="fastmgr.proxies:ArrayProxy",
         exposed=("__len__", "__getitem__", "__setitem__", "incr"),
         cell_calls=names("__len__ __getitem__ __setitem__ incr"),

@@ -5,17 +5,62 @@ from __future__ import annotations
 import _thread
 import queue
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from fastmgr.kinds import events, locks, queues, semaphores
-from fastmgr.kinds.rows import Row, Unread, declare, names
+from fastmgr.kinds.rows import Later, Row, Unread, declare, names
+
+if TYPE_CHECKING:
+    from fastmgr.kinds import events, locks, queues, semaphores
+else:
+    events, locks, queues, semaphores = (
+        Later(f"fastmgr.kinds.{name}") for name in ("events", "locks", "queues", "semaphores")
+    )
 
 __all__ = [
     "BARRIER", "BOUNDED_SEMAPHORE", "CONDITION", "EVENT", "LOCK", "QUEUE", "RLOCK", "SEMAPHORE",
-    "Barrier", "Condition", "is_locked",
+    "Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "Queue", "RLock", "Semaphore",
+    "is_locked",
 ]  # fmt: skip
 
 _RLock = type(threading.RLock())
+
+
+def Lock() -> Any:
+    """As `threading.Lock`: anybody may release it."""
+    return locks.Lock()
+
+
+def RLock(*args: Any, **kwds: Any) -> Any:
+    """As `threading.RLock`: its owner may take it again, and nobody else may release it."""
+    return locks.RLock(*args, **kwds)  # some interpreters take any arguments
+
+
+RLock.__wrapped__ = Lock  # type: ignore[attr-defined]  # for `help`: it needs none
+
+
+def Semaphore(value: int = 1) -> Any:
+    """As `threading.Semaphore`.
+
+    When a party without a permit releases while several parties have some, nobody can tell whose
+    permit that was.  One becomes free, and the next of these parties to die gives back one less.
+    """
+    return semaphores.Semaphore(value)
+
+
+def BoundedSemaphore(value: int = 1) -> Any:
+    """As `threading.BoundedSemaphore`."""
+    return semaphores.BoundedSemaphore(value)
+
+
+def Event() -> Any:
+    """As `threading.Event`."""
+    return events.Event()
+
+
+def Queue(maxsize: int = 0) -> Any:
+    """As `queue.Queue`."""
+    return queues.Queue(maxsize)
 
 
 def Condition(lock: Any = None) -> Any:
@@ -42,12 +87,13 @@ def is_locked(obj: Any) -> bool:
     return bool(obj.locked())
 
 
-def _holdable(kind: type) -> Row:
+def _holdable(make: Callable[..., Any], kind: str) -> Row:
     """Declare a lock or semaphore: a client may make each call by one step on a slot."""
     return declare(
         Row(
-            typeids=(kind.__name__,),
-            make=kind,
+            typeids=(make.__name__,),
+            make=make,
+            also_make=(kind,),
             types=(kind,),
             proxy="fastmgr.proxies:AcquirerProxy",
             exposed=("acquire", "release", "locked", "owner_died", "consistent"),
@@ -58,16 +104,16 @@ def _holdable(kind: type) -> Row:
     )
 
 
-LOCK = _holdable(locks.Lock)
-RLOCK = _holdable(locks.RLock)
-SEMAPHORE = _holdable(semaphores.Semaphore)
-BOUNDED_SEMAPHORE = _holdable(semaphores.BoundedSemaphore)
+LOCK = _holdable(Lock, "fastmgr.kinds.locks:Lock")
+RLOCK = _holdable(RLock, "fastmgr.kinds.locks:RLock")
+SEMAPHORE = _holdable(Semaphore, "fastmgr.kinds.semaphores:Semaphore")
+BOUNDED_SEMAPHORE = _holdable(BoundedSemaphore, "fastmgr.kinds.semaphores:BoundedSemaphore")
 
 CONDITION = declare(
     Row(
         typeids=("Condition",),
         make=Condition,
-        types=(locks.Condition,),
+        types=("fastmgr.kinds.locks:Condition",),
         proxy="fastmgr.proxies:ConditionProxy",
         exposed=(*LOCK.exposed, "wait", "notify", "notify_all"),
         cell_calls=frozenset(),  # its waiters are the server's in any case
@@ -79,8 +125,9 @@ CONDITION = declare(
 EVENT = declare(
     Row(
         typeids=("Event",),
-        make=events.Event,
-        types=(events.Event,),
+        make=Event,
+        also_make=("fastmgr.kinds.events:Event",),
+        types=("fastmgr.kinds.events:Event",),
         proxy="fastmgr.proxies:EventProxy",
         exposed=("is_set", "set", "clear", "wait"),
         cell_calls=names("is_set"),
@@ -93,7 +140,7 @@ BARRIER = declare(
     Row(
         typeids=("Barrier",),
         make=Barrier,
-        types=(events.Barrier,),
+        types=("fastmgr.kinds.events:Barrier",),
         proxy="fastmgr.proxies:BarrierProxy",
         exposed=("__getattribute__", "wait", "abort", "reset"),
         cell_calls=frozenset(),
@@ -106,8 +153,9 @@ BARRIER = declare(
 QUEUE = declare(
     Row(
         typeids=("Queue", "JoinableQueue"),
-        make=queues.Queue,
-        types=(queues.Queue,),
+        make=Queue,
+        also_make=("fastmgr.kinds.queues:Queue",),
+        types=("fastmgr.kinds.queues:Queue",),
         cell_calls=frozenset(),
         unread=Unread(keeps={"put": 0, "put_nowait": 0}, blind=None),
         loop_makes=True,

@@ -4,23 +4,40 @@ Everything particular to a type is one `Row`, in the file of that type in this r
 checks that the row is whole and enters it into the tables below.  The server's hot path, the files
 of named objects and the managers look there.  Nothing replaces a table, so a row that a test or
 another package declares late counts like all others.
+
+A client needs neither the objects nor the functions that work on them.  A row may name these by
+texts (``module:qualname``), and its functions use modules by `Later`.  What only a server needs of
+a row is looked up, checked and entered when the server's package is loaded (`fill_tables`).
 """
 
 # No `from __future__ import annotations`: `NamedTuple` would compile each of these texts, at every
 # start of a program.
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from fastmgr.kinds.waits import Primitive
-from fastmgr.memory.arena import Celled
-
-__all__ = ["GAINS", "Codec", "Row", "Unread", "codec_of", "declare", "names"]
+__all__ = [
+    "GAINS", "Codec", "Later", "Row", "Unread", "codec_of", "declare", "fill_tables", "names",
+]  # fmt: skip
 
 
 def names(text: str) -> frozenset[str]:
     """Return the names in a text, as the fields of a `Row` hold them."""
     return frozenset(text.split())
+
+
+class Later:
+    """A module that is imported when something of it is first asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        found = vars(self)[name] = getattr(import_module(self._name), name)
+        return found
 
 
 #: Methods that take something, by the names that they have in most types.
@@ -36,9 +53,9 @@ class Unread(NamedTuple):
     #: Before another method runs, the server reads all values.  None: no method of the type looks.
     blind: frozenset[str] | None
     #: ``find(obj)`` returns the unread values in a list, as of one moment.
-    find: Callable[[Any], list[Any]] | None = None
+    find: Callable[[Any], list[Any]] | str | None = None
     #: ``put_in_place(obj, read)`` puts ``read[value]`` where the unread `value` still is.
-    put_in_place: Callable[[Any, dict[Any, Any]], None] | None = None
+    put_in_place: Callable[[Any, dict[Any, Any]], None] | str | None = None
     #: ``keeps_if(args)`` says, in one step, whether a method of `keeps` keeps it this time.
     keeps_if: Callable[[tuple[Any, ...]], bool] | None = None
     #: Methods whose result holds no value of the object, even where the result is shared.
@@ -83,9 +100,9 @@ class Row(NamedTuple):
     #: Makes an object.  None: objects come only from methods of others.
     make: Callable[..., Any] | None = None
     #: What else makes such objects, for those who register it themselves.
-    also_make: tuple[Callable[..., Any], ...] = ()
-    #: The exact types of the objects.  A subclass of a user's is another type.
-    types: tuple[type, ...] = ()
+    also_make: tuple[Callable[..., Any] | str, ...] = ()
+    #: The exact types of the objects, or texts.  A subclass of a user's is another type.
+    types: tuple[Any, ...] = ()
     #: Names the proxy type, ``module:qualname``, for proxies stand in a room above.  None:
     #: `AutoProxy`.
     proxy: str | None = None
@@ -124,7 +141,9 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         """What messages call the row."""
-        return self.typeids[0] if self.typeids else "/".join(kind.__name__ for kind in self.types)
+        if self.typeids:
+            return self.typeids[0]
+        return "/".join(getattr(kind, "__name__", kind) for kind in self.types)
 
 
 # -- the tables -------------------------------------------------------------------
@@ -160,14 +179,57 @@ NAMED_BY: dict[Callable[..., Any], type] = {}
 BY_NUMBER: dict[int, Row] = {}
 
 
+#: The rows declared so far, while the process is only a client; None once the tables are filled.
+_waiting: list[Row] | None = []
+
+
 def declare(row: Row) -> Row:
-    """Enter a row into the tables, and return it.
+    """Enter a row into the tables, and return it; into a server's when they are filled.
 
     It raises ValueError where the row is not whole, or contradicts itself or another row.
     """
-    if problems := [*_problems(row), *_problems_of_methods(row), *_problems_of_codec(row)]:
-        raise ValueError(f"the row of {row.label}: {'; '.join(problems)}")
+    _raise_for(row, _problems_of_ids(row))
+    if _waiting is not None:
+        _waiting.append(row)
+    else:
+        _enter(_found(row))
     BY_TYPEID.update(dict.fromkeys(row.typeids, row))
+    return row
+
+
+def fill_tables() -> None:
+    """Check and enter the rows declared so far into the server's tables; later ones at once."""
+    global _waiting
+    waiting, _waiting = _waiting or [], None
+    for row in waiting:
+        _enter(_found(row))
+
+
+def _find(named: Any) -> Any:
+    """Return what a text of a row names; what is no such text is returned as it is."""
+    if type(named) is not str:
+        return named
+    module, _, qualname = named.partition(":")
+    return attrgetter(qualname)(import_module(module))
+
+
+def _found(row: Row) -> Row:
+    """Return a row with what its texts name in their place."""
+    return row._replace(
+        types=tuple(map(_find, row.types)),
+        also_make=tuple(map(_find, row.also_make)),
+        unread=row.unread and Unread(*map(_find, row.unread)),
+    )
+
+
+def _raise_for(row: Row, problems: Iterator[str]) -> None:
+    if found := "; ".join(problems):
+        raise ValueError(f"the row of {row.label}: {found}")
+
+
+def _enter(row: Row) -> None:
+    """Enter a row, all of which is at hand, into the tables of the server."""
+    _raise_for(row, chain(_problems(row), _problems_of_methods(row), _problems_of_codec(row)))
     BY_TYPE.update(dict.fromkeys(row.types, row))
     makers = (*((row.make,) if row.make else ()), *row.also_make)
     for chosen, things, table in (
@@ -196,7 +258,6 @@ def declare(row: Row) -> Row:
         BY_NUMBER[row.codec.number] = row
         if row.codec.added is not None:
             BY_NUMBER[row.codec.added] = row
-    return row
 
 
 def codec_of(kind: type) -> Codec:
@@ -207,14 +268,21 @@ def codec_of(kind: type) -> Codec:
     return codec
 
 
-def _problems(row: Row) -> Iterator[str]:
-    """Say what is wrong with the ids, the types, what makes objects and where their methods run."""
+def _problems_of_ids(row: Row) -> Iterator[str]:
+    """Say what is wrong with the names that a client knows the type by."""
     yield from (f"{typeid!r} is another row's" for typeid in row.typeids if typeid in BY_TYPEID)
-    yield from (f"the type {kind.__name__} has a row" for kind in row.types if kind in BY_TYPE)
     if not row.typeids and not row.types:
         yield "it has neither an id nor a type"
     if row.proxy is not None and not all(row.proxy.partition(":")):
         yield f"proxy={row.proxy!r} is not spelled 'module:qualname'"
+
+
+def _problems(row: Row) -> Iterator[str]:
+    """Say what is wrong with the types, what makes objects and where their methods run."""
+    from fastmgr.kinds.waits import Primitive
+    from fastmgr.memory.arena import Celled
+
+    yield from (f"the type {kind.__name__} has a row" for kind in row.types if kind in BY_TYPE)
     if row.make is None and (row.loop_makes or row.creation_errors != "hidden"):
         yield "loop_makes or creation_errors, but nothing makes it"
     if row.loop_runs and row.parks:
@@ -261,6 +329,8 @@ def _problems_of_methods(row: Row) -> Iterator[str]:
 
 def _problems_of_codec(row: Row) -> Iterator[str]:
     """Say what is wrong with how a file keeps objects."""
+    from fastmgr.memory.arena import Celled
+
     codec = row.codec
     if codec is None:
         return

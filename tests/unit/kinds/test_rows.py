@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ForwardRef
 
 import pytest
-from support import KEY, stopped
+from support import KEY, call_in_subprocess, stopped
 
 from fastmgr import managers
 from fastmgr.baseproxy import find_by_name
@@ -202,6 +202,8 @@ KEPT = Unread(keeps={"look": 0}, blind=rows.names("look"))
     ],
 )
 def test_a_row_that_is_not_whole_is_refused(row: Row, problem: str) -> None:
+    import fastmgr.server  # noqa: F401 (from then on all of a row is checked at once)
+
     before = dict(rows.BY_TYPE), dict(rows.VERBS), set(rows.MADE_ON_LOOP)
     with pytest.raises(ValueError, match="the row of ") as raised:
         declare(row)
@@ -229,6 +231,20 @@ def test_a_proxy_is_what_its_row_says(row: Row) -> None:
     assert set(row.method_to_typeid or {}) <= set(row.exposed)
     assert {*(row.method_to_typeid or {}).values()} <= rows.BY_TYPEID.keys()
     assert {*row.exposed} - {*METHODS} <= {"__class_getitem__"}  # those that a call names in full
+
+
+def declare_a_bad_row() -> list[str]:
+    rows.declare(Row(types=("fastmgr.kinds.verbs:DictVerbs",), exposed=("incr", "find")))
+    try:
+        import fastmgr.server  # noqa: F401
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def test_what_a_client_declares_is_checked_where_it_is_served() -> None:
+    said = call_in_subprocess(declare_a_bad_row)
+    assert said == ["the row of DictVerbs: DictVerbs has no method find"]
 
 
 def test_every_row_with_an_id_is_a_managers() -> None:
