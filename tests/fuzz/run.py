@@ -26,6 +26,7 @@ TARGETS = {
     "frame": ["-max_len=4096"],
     "intro": ["-max_len=1024"],
     "names": ["-max_len=4096"],
+    "resp": ["-max_len=2048"],
     "server": ["-max_len=1024"],
 }
 COMMON = ["-timeout=25", "-rss_limit_mb=1500", "-print_final_stats=1", "-detect_leaks=0"]

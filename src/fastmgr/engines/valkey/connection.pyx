@@ -9,7 +9,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR
 
-from fastmgr.engines.valkey.resp cimport INCOMPLETE, Encoder, Parser
+from fastmgr.engines.valkey.resp cimport incomplete, Encoder, Parser
 from fastmgr.link.system cimport (
     FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_hung_up, fm_now_ns, fm_poll_one,
     fm_receive_timeout, fm_recv, fm_send, fm_shutdown, os_close,
@@ -151,7 +151,7 @@ cdef class Connection:
         self.begin(timeout)
         try:
             while not self.parser.pushes:
-                if self.parser.next() is INCOMPLETE and not self.parser.pushes:
+                if self.parser.next() is incomplete and not self.parser.pushes:
                     self.receive_some()
         except TimeoutError:
             return None
@@ -243,7 +243,7 @@ cdef class Connection:
         cdef object reply
         while True:
             reply = self.parser.next()
-            if reply is not INCOMPLETE:
+            if reply is not incomplete:
                 self.last = fm_now_ns()
                 return reply
             self.receive_some()

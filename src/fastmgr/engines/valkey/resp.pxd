@@ -32,4 +32,4 @@ cdef class Parser:
     cdef object completed(self, object value)
     cdef object end_aggregates(self)
 
-cdef object INCOMPLETE
+cdef object incomplete

@@ -13,7 +13,9 @@ from libc.string cimport memchr, memcpy, memmove
 
 from fastmgr.engines.valkey.errors import ProtocolError, ReplyError
 
-INCOMPLETE = object()
+incomplete = object()
+# For Python, which does not see names of the module's contract.
+INCOMPLETE = incomplete
 
 cdef enum:
     FIRST_CAPACITY = 16384
@@ -236,17 +238,12 @@ cdef class Parser:
         """
         return self.next()
 
-    @property
-    def is_empty(self):
-        """Whether all that has arrived has been returned."""
-        return self.start == self.end and self.depth == 0
-
     cdef object next(self):
         cdef object value
         while True:
             value = self.parse_value()
-            if value is INCOMPLETE:
-                return INCOMPLETE
+            if value is incomplete:
+                return incomplete
             if self.depth == 0 and value is not self:
                 return value
 
@@ -268,7 +265,7 @@ cdef class Parser:
             self.wanted = 1
             if self.end - self.start > MOST_LINE:
                 raise ProtocolError("a line of the server's has no end")
-            return INCOMPLETE
+            return incomplete
         self.scanned = line_end - self.data
         size = line_end - at
         if size < 2 or at[size - 1] != b"\r":
@@ -308,7 +305,7 @@ cdef class Parser:
             return self.completed(None)
         if self.end < after + <size_t>length + 2:
             self.wanted = after + <size_t>length + 2 - self.end
-            return INCOMPLETE
+            return incomplete
         if text[length] != b"\r" or text[length + 1] != b"\n":
             raise ProtocolError("a text of the server's is longer than it says")
         self.start = after + length + 2
