@@ -77,14 +77,16 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def Manager(ctx: Any = None) -> SyncManager:
+def Manager(ctx: Any = None, *, address: Any = None) -> SyncManager:
     """Return a started `SyncManager`, as `multiprocessing.Manager` does.
 
     Parameters
     ----------
     ctx : multiprocessing context, optional
         Starts the manager's process; the default context if None.
+    address : address, optional
+        The manager's; ``valkey://host:port`` for objects on a Valkey server (docs/engines.md).
     """
-    manager = SyncManager(ctx=ctx)
+    manager = SyncManager(address, ctx=ctx)
     manager.start()
     return manager

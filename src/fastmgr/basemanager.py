@@ -19,7 +19,13 @@ from fastmgr.baseproxy import AutoProxy, as_authkey, authkey_for
 from fastmgr.client import sessions
 from fastmgr.client.connections import authkeys
 from fastmgr.client.serverprocess import also_eof, end_server, join
-from fastmgr.client.sessions import engine_of, retire_sessions, session_with
+from fastmgr.client.sessions import (
+    carried_address,
+    engine_of,
+    retire_sessions,
+    scheme_of,
+    session_with,
+)
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.pipeline import Pipeline
 from fastmgr.stock.dialect import Token, listener_and_client, stock_client
@@ -98,6 +104,17 @@ def _stop_engine(stop: Callable[[], object], address: str, state: State) -> None
         retire_sessions(address)
 
 
+def _address_of_environment() -> str | None:
+    """Return the address of ``FASTMGR_ADDRESS``, which a program need not know of."""
+    address = os.environ.get("FASTMGR_ADDRESS") or None
+    if address is not None and scheme_of(address) is None:
+        raise ValueError(
+            f"FASTMGR_ADDRESS={address!r}: an engine's address is needed, scheme://..., for each "
+            "manager without one would listen there"
+        )
+    return address
+
+
 class BaseManager(_StockManager):
     """Creates a server process, or connects to one, and shares objects by it.
 
@@ -129,6 +146,8 @@ class BaseManager(_StockManager):
     else:  # no annotation, which `typing.get_type_hints` would look up
         _Server = LoadedLater("Server")
 
+    #: Whether a manager without an address takes the engine's that ``FASTMGR_ADDRESS`` names.
+    _uses_environment = False
     #: A `util.Finalize`, there once `start` has been called.
     shutdown: Any
 
@@ -146,7 +165,9 @@ class BaseManager(_StockManager):
             authkey = process.current_process().authkey
         if arena == "":  # as a path it would be the current folder
             raise ValueError(f"arena={arena!r}: the path of a file is needed, or True or False")
-        self._address = address
+        if address is None and self._uses_environment:
+            address = _address_of_environment()
+        self._address = carried_address(address)
         self._authkey = as_authkey(authkey)
         self._state = State()
         self._state.value = State.INITIAL

@@ -132,8 +132,11 @@ for view_type in view_types:
 class SyncManager(BaseManager, CreateMethods):
     """A manager of the types that threads share and synchronize by.
 
-    `fastmgr.Manager` returns a started one.
+    `fastmgr.Manager` returns a started one.  Without an address it has the engine's that the
+    environment variable ``FASTMGR_ADDRESS`` names, if there is one.
     """
+
+    _uses_environment = True
 
 
 def register_rows(manager: type[BaseManager], rows: Iterable[Row]) -> None:

@@ -129,6 +129,10 @@ cdef class ClientSession(FastSession):
 class Engine:
     """What serves the addresses that have a scheme; a package's entry point names one."""
 
+    def carried(self, address):
+        """Return the address that managers and proxies carry, without what is secret in it."""
+        return address
+
     def open_session(self, address, serializer, authkey):
         """Return a new session of this process with what serves at an address."""
         raise NotImplementedError
@@ -202,6 +206,15 @@ def _load_engine(scheme, address):
     if not isinstance(engine, Engine):
         raise ImportError(f"{address!r}: {points[name].value} is no Engine, but {engine!r}")
     return engine
+
+
+def carried_address(address):
+    """Return an address as managers and proxies carry it; see `Engine.carried`."""
+    try:
+        engine = engine_of(address)
+    except (ImportError, ValueError):
+        return address      # which is refused as soon as it is used
+    return address if engine is None else engine.carried(address)
 
 
 _sessions = weakref.WeakValueDictionary()

@@ -6,6 +6,7 @@
 ``valkey+unix:///path``                    a Unix socket; ``redis+unix://`` is the same
 ``valkey+cluster://a:7000,b:7001``         the nodes of a cluster, some of them
 ``valkey+embedded://``                     a private server, which the manager starts
+``valkey+embedded:///path``                one that was started: the address that others get
 ========================================== =====================================================
 
 After ``?`` come options: ``ns``, the namespace of the keys; ``timeout``, the seconds that an answer
@@ -17,10 +18,11 @@ from __future__ import annotations
 
 import os
 import re
+from multiprocessing.context import get_spawning_popen
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote
 
-__all__ = ["SCHEMES", "Address", "carried", "parse"]
+__all__ = ["SCHEMES", "Address", "CarriedAddress", "carried", "parse"]
 
 DEFAULT_PORT = 6379
 DEFAULT_NAMESPACE = "fm"
@@ -64,7 +66,7 @@ class Address(NamedTuple):
     kind : {'tcp', 'tls', 'unix', 'cluster', 'embedded'}
     hosts : tuple of (str, int)
     path : str
-        Of a Unix socket.
+        Of a Unix socket; empty for an embedded server that is to be started.
     db : int
     ns : str
     options : dict
@@ -90,16 +92,20 @@ class Address(NamedTuple):
 
     def credentials(self) -> tuple[str | None, str | None]:
         """Return the user and the password, for this process's eyes alone."""
+        if self.kind == "embedded":
+            return None, None  # the directory is private
         user, password = _secrets.get(self.url, (None, None))
         if password is None:
             password = os.environ.get(PASSWORD)
-            user = user or os.environ.get(USERNAME)
+            user = _split(self.url)[1] or os.environ.get(USERNAME)
         return user, password
 
     def at(self, path: str) -> Address:
-        """Return the address of the server that was started at a socket for an embedded one."""
-        wanted = {k: v for k, v in self.options.items() if k in OPTIONS["unix"]}
-        return parse(f"valkey+unix://{quote(path)}{_query(wanted)}")
+        """Return the address of the embedded server that was started and has a socket."""
+        wanted = {"timeout": self.options["timeout"]} if "timeout" in self.options else {}
+        if self.ns != DEFAULT_NAMESPACE:
+            wanted["ns"] = self.ns
+        return parse(f"valkey+embedded://{quote(path)}{_query(wanted)}")
 
 
 def _query(options: dict[str, str]) -> str:
@@ -108,12 +114,35 @@ def _query(options: dict[str, str]) -> str:
     )
 
 
+class CarriedAddress(str):
+    """An address whose password this process knows.
+
+    A pickle has the address alone, but for one that goes to a process that is being spawned: that
+    process gets the password, as it gets the authkey.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        url = str(self)
+        if get_spawning_popen() is not None and url in _secrets:
+            return _with_secret, (url, *_secrets[url])
+        return str, (url,)
+
+
+def _with_secret(url: str, user: str | None, password: str | None) -> str:
+    """Be told an address and its password, in a process that was spawned."""
+    _secrets[url] = user, password
+    return CarriedAddress(url)
+
+
 def carried(address: str) -> str:
     """Return an address without its password, which this process keeps."""
     url, user, password = _split(address)
-    if user is not None or password is not None:
-        _secrets[url] = user, password
-    return url
+    if password is None:
+        return address if isinstance(address, CarriedAddress) else url
+    _secrets[url] = user, password
+    return CarriedAddress(url)
 
 
 def _split(address: str) -> tuple[str, str | None, str | None]:
@@ -163,8 +192,6 @@ def parse(address: str) -> Address:
         db = _number(url, "database", options.pop("db", "0"))
         if not path:
             raise _wrong(url, "the path of the socket is missing")
-    elif path.strip("/"):
-        raise _wrong(url, "an embedded server has no path; ?dir=path keeps its data")
     ns = options.pop("ns", DEFAULT_NAMESPACE)
     if not ns or any(mark in ns for mark in "{}:"):
         raise _wrong(url, f"ns={ns!r}: a name without {{ }} and : is needed")
@@ -204,8 +231,3 @@ def _number(url: str, what: str, text: str) -> int:
 
 def _wrong(url: str, why: str) -> ValueError:
     return ValueError(f"{url!r} is no address of a Valkey server: {why}")
-
-
-def describe(address: Any) -> str:
-    """Return what messages call the server at an address."""
-    return f"the server at {address.url!r}"

@@ -14,7 +14,7 @@ from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.errors import ReplyError, exception_of
 from fastmgr.link.sockets import tune
 
-__all__ = ["dial", "require_fit"]
+__all__ = ["connect_to_path", "dial", "require_fit"]
 
 #: Seconds in which a connection must have been made.
 TIMEOUT = 10.0
@@ -55,16 +55,21 @@ def dial(address: Address, host: tuple[str, int] | None = None) -> Connection:
     return connection
 
 
+def connect_to_path(path: str, timeout: float) -> socket.socket:
+    """Connect to a Unix socket."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 def _connect(address: Address, host: tuple[str, int] | None, timeout: float) -> socket.socket:
-    if address.kind == "unix":
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(timeout)
-            sock.connect(address.path)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    if address.path:
+        return connect_to_path(address.path, timeout)
     host = host or address.hosts[0]
     sock = socket.create_connection(host, timeout)
     try:

