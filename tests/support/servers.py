@@ -6,16 +6,17 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from fastmgr.client.sessions import retire_sessions
 from fastmgr.managers import Server, SyncManager
+from fastmgr.server.connection import Conn, Place
 from fastmgr.server.table import Entry
 from support.frames import OP_RETURN
 from support.managers import KEY, ProbeManager, hide_server
 from support.peers import FastPeer
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, poll
 
 
 @contextlib.contextmanager
@@ -130,3 +131,46 @@ class RawManager(ProbeManager):
 
 
 RawManager.register("OddTypes", OddTypes)
+
+
+class SeenServer(Server):
+    """A server that the tests can look into, for it runs in their process."""
+
+    last: ClassVar[Any] = None
+
+    def _prepare(self) -> Any:
+        SeenServer.last = self
+        return super()._prepare()
+
+
+def conns_of(server: Any) -> list[Conn]:
+    """The connections of peers that speak by hand."""
+    return [conn for conn in list(server._engine.loop.conns.values()) if conn.name == "by hand"]
+
+
+def conn_of(server: Any) -> Conn:
+    (conn,) = conns_of(server)
+    return conn
+
+
+def await_place(conn: Conn, *places: Place) -> None:
+    poll(lambda: conn.place in places, f"{places}")
+
+
+def with_the_loop_held(server: Any, act: Callable[[], None]) -> None:
+    """Do something that the loop sees only when all of it is done."""
+    held, done = threading.Event(), threading.Event()
+    reader, writer = os.pipe()
+
+    def hold() -> None:
+        os.close(reader)
+        held.set()
+        assert done.wait(DEADLINE)
+
+    server._engine.loop.watch(reader, hold)
+    os.close(writer)
+    try:
+        assert held.wait(DEADLINE)
+        act()
+    finally:
+        done.set()

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import KEY, FastPeer, ProbeManager, settle
+from support import KEY, FastPeer, ProbeManager, poll, settle
 from support.names import started
-from support.servers import RawManager, choose_poller
+from support.servers import RawManager, SeenServer, choose_poller, conns_of, hooked
 
 from fastmgr.managers import Server
 
@@ -49,3 +49,18 @@ def peer(raw_manager: RawManager) -> Iterator[FastPeer]:
     with FastPeer(raw_manager.address) as peer:
         yield peer
     settle(raw_manager, 0)
+
+
+@pytest.fixture(scope="module")
+def serving() -> Iterator[Any]:
+    """A server that serves in a thread of this process."""
+    with hooked(SeenServer):
+        yield SeenServer.last
+
+
+@pytest.fixture
+def peer_here(serving: Any) -> Iterator[FastPeer]:
+    """The one peer of `serving` that speaks by hand, so its connection can be looked at."""
+    poll(lambda: not conns_of(serving), "no other peer is there")
+    with FastPeer(serving.address) as peer:
+        yield peer

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support import DEADLINE, in_thread, poll
 from support.frames import HEADER, OP_CALL, OP_GOODBYE, SEGMENTED, table
 from support.peers import FastPeer
-from support.servers import hooked
+from support.servers import await_place, conn_of, conns_of, with_the_loop_held
 
 from fastmgr.link.stream import Stream
-from fastmgr.managers import Server
 from fastmgr.server.connection import Conn, End, Handler, Place
 from fastmgr.server.process import Workers
 from fastmgr.wire.codec import dumps
@@ -116,20 +115,10 @@ class Gate:
         Gate.passed += 1
 
 
-class SeenServer(Server):
-    seen: ClassVar[list[Any]] = []
-
-    def _prepare(self) -> Any:
-        self.seen.append(self)
-        return super()._prepare()
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with hooked(SeenServer):
-        (server,) = SeenServer.seen
-        server.registry["Gate"] = (Gate, None, None, None)
-        yield server
+def server(serving: Any) -> Any:
+    serving.registry["Gate"] = (Gate, None, None, None)
+    return serving
 
 
 @pytest.fixture(scope="module")
@@ -140,29 +129,13 @@ def gate(server: Any) -> int:
 
 
 @pytest.fixture
-def peer(server: Any) -> Iterator[FastPeer]:
-    poll(lambda: not conns_of(server), "no other peer is there")
-    with FastPeer(server.address) as peer:
-        yield peer
-
-
-def conns_of(server: Any) -> list[Conn]:
-    """The connections of peers that speak by hand."""
-    return [conn for conn in list(server._engine.loop.conns.values()) if conn.name == "by hand"]
-
-
-def conn_of(server: Any) -> Conn:
-    (conn,) = conns_of(server)
-    return conn
+def peer(peer_here: FastPeer) -> FastPeer:
+    return peer_here
 
 
 def sessions(server: Any) -> int:
     """How many sessions there are beside that of this process."""
     return len(server.table.sessions) - 1
-
-
-def await_place(conn: Conn, *places: Place) -> None:
-    poll(lambda: conn.place in places, f"{places}")
 
 
 def ask(peer: FastPeer, handle: int, name: str) -> None:
@@ -242,25 +215,6 @@ def test_an_end_while_its_call_waits(goodbye: bool, how: End, peer: FastPeer, se
     end(peer, goodbye)
     await_place(conn, Place.CLOSED)
     assert (conn.end, conn.waiter) == (how, None)
-
-
-def with_the_loop_held(server: Any, act: Callable[[], None]) -> None:
-    """Do something that the loop sees only when all of it is done."""
-    held, done = threading.Event(), threading.Event()
-    reader, writer = os.pipe()
-
-    def hold() -> None:
-        os.close(reader)
-        held.set()
-        assert done.wait(DEADLINE)
-
-    server._engine.loop.watch(reader, hold)
-    os.close(writer)
-    try:
-        assert held.wait(DEADLINE)
-        act()
-    finally:
-        done.set()
 
 
 def test_dropped_once(peer: FastPeer, server: Any) -> None:
