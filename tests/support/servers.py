@@ -20,13 +20,13 @@ from support.waiting import DEADLINE, poll
 
 
 @contextlib.contextmanager
-def hooked(server_class: type[Server]) -> Iterator[ProbeManager]:
+def hooked(server_class: type[Server], arena: str | bool = True) -> Iterator[ProbeManager]:
     """A manager in a thread of this process, whose `_Server` is of the users."""
 
     class Manager(ProbeManager):
         _Server = server_class
 
-    server = Manager(authkey=KEY).get_server()
+    server = Manager(authkey=KEY, arena=arena).get_server()
     assert type(server) is server_class
 
     def serve() -> None:

@@ -31,13 +31,18 @@ cdef enum:
     DESCRIPTORS_LEFT = 4         # one in so many is kept for connections
     CONTROL_SIZE = 512 * 1024    # eight bytes for each session that there can be at a time
 
-cdef Arena home = None
+# Of the servers that run in this process, and of those of the process it was forked from.
+cdef list homes = []
 cdef uint64_t views = 0
 
 
 cdef Arena home_here():
-    """The arena of the server that runs in this process, or None."""
-    return home if home is not None and home.pid == getpid() else None
+    """The arena of the last of the servers that run in this process, or None."""
+    cdef Arena home
+    for home in reversed(homes):
+        if home.pid == getpid():
+            return home
+    return None
 
 
 @cython.final
@@ -64,14 +69,12 @@ cdef class Arena:
             self.segments[0] = self.control
         fm_lifeline_tie(&self.line, <uint32_t *>self.control.at)
         self.tied = True
-        global home
-        home = self
+        homes.append(self)
 
     def close(self):
         """Tell the clients that the server has ended; on the thread that has called `open`."""
-        global home
-        if home is self:
-            home = None
+        if self in homes:
+            homes.remove(self)
         if self.tied:
             self.tied = False
             fm_lifeline_cut(&self.line, <uint32_t *>self.control.at)

@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support import DEADLINE, poll
+from support import DEADLINE, KEY, poll
 from support.names import closed, names_in, started
+from support.servers import SeenServer, hooked
 
+from fastmgr import managers
 from fastmgr.client.sessions import retire_sessions
 from fastmgr.kinds.arrays import Array
 from fastmgr.kinds.counters import Counter
 from fastmgr.kinds.values import Value
 from fastmgr.server.arenafile import EXTENT
+from fastmgr.server.names import named_handle
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -285,6 +288,19 @@ def test_a_second_try_in_one_process_leaves_the_file_locked(path: str) -> None:
         names_in(path)
     assert lock_is_held(path)
     closed(names)
+
+
+def test_another_server_of_the_process_that_ends_leaves_the_file_locked(path: str) -> None:
+    """A client in this process maps the file; it may close no descriptor of it."""
+    with hooked(SeenServer, path) as manager:
+        server = SeenServer.last
+        server.names.get("c", Counter, (5,))
+        with hooked(SeenServer):
+            pass
+        token = managers.Token("Counter", manager.address, f"{named_handle('Counter', 'c'):x}")
+        counter = managers.CounterProxy(token, "pickle", authkey=KEY)
+        assert [counter.incr() for _ in range(3)] == [6, 7, 8]
+        assert lock_is_held(path)
 
 
 def test_a_file_with_holes_is_filled(path: str) -> None:
