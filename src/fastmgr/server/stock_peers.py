@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing import util
 from traceback import format_exc
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from fastmgr.server.calls import Calls, failed_creation
 from fastmgr.server.connection import Conn
 from fastmgr.server.names import Finder, Names
 from fastmgr.server.table import Table
-from fastmgr.stock.dialect import StockConnection
+from fastmgr.stock.dialect import StockConnection, receive
 from fastmgr.wire.opaque import transit
 
 __all__ = ["Hooks", "Served", "StockPeers"]
@@ -85,7 +86,7 @@ class StockPeers:
         args: Any = ()
         kwds: Any = None
         try:
-            request = c.recv()
+            request = receive(c)
             _ident, funcname, args, kwds = request
             function = self.hooks.public_function(funcname)
             result = function(c, *args, **kwds)
@@ -113,11 +114,11 @@ class StockPeers:
     def serve_client(self, c: Any) -> None:
         """Serve the calls of one client thread."""
         util.debug("serving %r in the stdlib's dialect", threading.current_thread().name)
-        receive = getattr(c, "recv_request", c.recv)
+        read = getattr(c, "recv_request", partial(receive, c))
         conn = c.conn if isinstance(c, Served) else None
         while not self.hooks.stop_event.is_set():
             try:
-                ident, methodname, args, kwds = receive()
+                ident, methodname, args, kwds = read()
             except (EOFError, ConnectionResetError):
                 sys.exit(0)
             except Exception:

@@ -23,7 +23,8 @@ from fastmgr.wire.opaque import check_nesting
 
 __all__ = [
     "SERIALIZERS", "Idle", "RemoteError", "StockConnection", "Token", "convert_to_error",
-    "dispatch", "listener_and_client", "listener_client", "stock_client", "uses_raw_sockets",
+    "dispatch", "listener_and_client", "listener_client", "receive", "stock_client",
+    "uses_raw_sockets",
 ]  # fmt: skip
 
 STOCK_MODULE = "multiprocessing.managers"
@@ -119,6 +120,15 @@ def dispatch(
         raise convert_to_error(kind, result)
     finally:
         del result  # the exception's traceback leads back to this frame
+
+
+def receive(c: Any) -> Any:
+    """Receive an object over a connection, also over the stdlib's own, which checks no pickle."""
+    if type(c) is not connection.Connection:
+        return c.recv()
+    data = c.recv_bytes()
+    check_nesting(data)
+    return ForkingPickler.loads(data)
 
 
 class Idle(BaseException):

@@ -1,7 +1,7 @@
 """How values are encoded, as `writer` and `reader` have it.
 
-A value is a tag byte and what the tag calls for, numbers little-endian. A *size* is one byte below
-255, or 255 and eight bytes. ::
+A value is a tag byte and the bytes that the tag calls for. Numbers are little-endian. A *size* is
+one byte below 255, or 255 and eight bytes. ::
 
     PICKLE  8-byte length, a pickle       BUFFERED  as PICKLE, then a TUPLE of its buffers
     OUTSIDE                               INT_1, INT_4, INT_8  1, 4, 8 bytes
@@ -12,13 +12,12 @@ A value is a tag byte and what the tag calls for, numbers little-endian. A *size
     ERROR   1 byte (of ERRORS), a TUPLE   DICT                 size, pairs
 
 Only exact built-in types are compact: a subclass means more than its base, and pickle knows what.
-A value is pickled as a whole, not in parts, so that what it shares with itself stays shared; for
-the same reason a value that holds a mutable object twice is pickled. Within a container there are
-only pickles that came so: a server keeps such a value unread (`Opaque`) if it has only to hand it
-back.
+A value is pickled as a whole, so that an object which it holds twice is one object for the peer,
+too; for the same reason a value that holds a mutable object twice is pickled. A pickle within a
+container is one that came to a server as such, and that the server hands back unread (`Opaque`).
 
-Large buffers may stay out of band (OUTSIDE: the next of those that come with the values), so that
-neither side copies them: they are sent from where they are and received where they are to be.
+Large buffers may stay out of band (OUTSIDE: the next of those that come with the values). They are
+sent from where they lie and received where they are to stay, so that neither side copies them.
 """
 
 from libc.stdint cimport int32_t, uint64_t

@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from support import KEY, RawPeer
 
 from fastmgr import SyncManager
+from fastmgr.managers import Server
 from fastmgr.wire import codec
 from fastmgr.wire.opaque import WireError, check_nesting
 
@@ -108,8 +109,20 @@ def deep_request(ident: str) -> bytes:
     return request[:seven] + DEEP + b"K\x01\x86" + request[seven + 2 :]
 
 
-def test_deep_key_ends_no_server() -> None:
-    with SyncManager(authkey=KEY) as manager:
+class OwnServer(Server):
+    """A server that accepts on threads, by the stdlib's own connections."""
+
+    def handle_request(self, conn: Any) -> None:
+        super().handle_request(conn)
+
+
+class OwnManager(SyncManager):
+    _Server = OwnServer
+
+
+@pytest.mark.parametrize("kind", [SyncManager, OwnManager])
+def test_deep_key_ends_no_server(kind: type[SyncManager]) -> None:
+    with kind(authkey=KEY) as manager:
         d = manager.dict()
         with RawPeer(manager.address) as peer:
             peer.login().call(None, "accept_connection", "by hand")
