@@ -75,7 +75,7 @@ else:
     CreateMethods = object  # what `register` adds
 
 try:
-    from multiprocessing import shared_memory
+    from multiprocessing import resource_tracker, shared_memory
 except ImportError:  # a build without POSIX shared memory
     HAS_SHMEM = False
 else:
@@ -171,15 +171,11 @@ if HAS_SHMEM:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # Before the server starts, so that it shares our resource tracker and
             # neither of the two believes that segments have leaked.
-            from multiprocessing import resource_tracker
-
             resource_tracker.ensure_running()
             super().__init__(*args, **kwargs)
             util.debug("%s created by pid %d", type(self).__name__, getpid())
 
         def __setstate__(self, state: dict[str, Any]) -> None:
-            from multiprocessing import resource_tracker
-
             resource_tracker.ensure_running()
             super().__setstate__(state)
 
