@@ -27,13 +27,14 @@ from multiprocessing import connection, get_context, managers as stock, process,
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from fastmgr import managers as fast
 
 HELP = "count the words of the standard library in shared state"
 #: How many words a worker adds before it lets another worker have the lock.
 WORDS_PER_LOCK = 50
+SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal
 #: What says that a file is no Python: the library's tests keep some such files as data.
 NOT_PYTHON = (SyntaxError, tokenize.TokenError, UnicodeDecodeError)
 
@@ -118,37 +119,26 @@ FAST = Contender("fastmgr", fast.SyncManager, Shared)
 COUNTERS = Contender("fastmgr, Counters", fast.SyncManager, SharedCounters)
 
 
-class Progress:
-    """A bar that redraws itself on a terminal, or a line every few seconds elsewhere."""
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Give what shows how many files are done: a bar on a terminal, else a line now and then."""
+    next_line = monotonic() + SECONDS_BETWEEN_LINES
 
-    WIDTH = 30
-    SECONDS_BETWEEN_LINES = 5.0
+    def show(done: int) -> None:
+        nonlocal next_line
+        if sys.stderr.isatty():
+            bar = ("#" * (30 * done // max(total, 1))).ljust(30, ".")
+            line = f"\r{title:<28} [{bar}] {done:>5} of {total} files"
+            print(line, end="", file=sys.stderr, flush=True)
+        elif monotonic() >= next_line:
+            next_line = monotonic() + SECONDS_BETWEEN_LINES
+            print(f"{title}: {done} of {total} files", file=sys.stderr, flush=True)
 
-    def __init__(self, title: str, total: int, stream: TextIO | None = None) -> None:
-        self.title = title
-        self.total = total
-        self.stream = stream or sys.stderr
-        self.next_line = monotonic() + self.SECONDS_BETWEEN_LINES
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self.stream.isatty():
-            self.write("\r\x1b[K")
-
-    def show(self, done: int) -> None:
-        """Show that `done` of the files have been counted."""
-        if self.stream.isatty():
-            bar = ("#" * (self.WIDTH * done // max(self.total, 1))).ljust(self.WIDTH, ".")
-            self.write(f"\r{self.title:<28} [{bar}] {done:>5} of {self.total} files")
-        elif monotonic() >= self.next_line:
-            self.next_line = monotonic() + self.SECONDS_BETWEEN_LINES
-            self.write(f"{self.title}: {done} of {self.total} files\n")
-
-    def write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
+    try:
+        yield show
+    finally:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def python_files(root: str | os.PathLike[str]) -> list[Path]:
@@ -171,23 +161,23 @@ def count_words(path: str | os.PathLike[str]) -> Counter[str]:
     )
 
 
-def count_alone(files: Sequence[Path], progress: Progress) -> Result:
+def count_alone(files: Sequence[Path], title: str) -> Result:
     """Count in this process, without any shared state: the truth to compare with."""
     words: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     start = perf_counter()
-    with progress:
+    with progress(title, len(files)) as show:
         for done, path in enumerate(files):
             try:
                 words.update(count_words(path))
             except NOT_PYTHON as error:
                 skipped[type(error).__name__] += 1
-            progress.show(done + 1)
+            show(done + 1)
     return Result(words, skipped, perf_counter() - start)
 
 
 def count_shared(
-    files: Sequence[Path], progress: Progress, contender: Contender, workers: int,
+    files: Sequence[Path], title: str, contender: Contender, workers: int,
     context: BaseContext, expected: Result,
 ) -> Result:  # fmt: skip
     """Count with worker processes that share everything through a manager.
@@ -200,18 +190,15 @@ def count_shared(
         shared = contender.shared(started(contender.manager, context, stack), expected)
         for path in files:
             shared.files.put(os.fspath(path))
-        processes = [
-            context.Process(  # type: ignore[attr-defined]
-                target=work, args=(shared,), name=f"Worker-{number + 1}"
-            )
-            for number in range(workers)
-        ]
+        make: Any = context.Process  # type: ignore[attr-defined]
+        names = (f"Worker-{number + 1}" for number in range(workers))
+        processes = [make(target=work, args=(shared,), name=name) for name in names]
         with uninterrupted():
             stack.callback(stop, processes)
             for child in processes:
                 child.start()
-        with progress:
-            wait(processes, lambda: progress.show(shared.done.value))
+        with progress(title, len(files)) as show:
+            wait(processes, lambda: show(shared.done.value))
         return Result(*shared.totals(), perf_counter() - start)
 
 
@@ -320,16 +307,15 @@ def run(options: argparse.Namespace) -> int:
     contenders = [COUNTERS, FAST] if options.no_stock else [COUNTERS, FAST, STOCK]
 
     title = "one process, no manager"
-    expected = count_alone(files, Progress(title, len(files)))
+    expected = count_alone(files, title)
     report(root, files, expected)
     print(f"{'':<30}{'seconds':>9}{'words/s':>12}")
     show_time(title, expected)
     seconds: dict[str, float] = {}
     for contender in contenders:
         title = f"{contender.name}, {options.workers} worker{'s' * (options.workers > 1)}"
-        progress = Progress(title, len(files))
         try:
-            result = count_shared(files, progress, contender, options.workers, context, expected)
+            result = count_shared(files, title, contender, options.workers, context, expected)
         except WorkerError as error:
             print(f"{title}: {error}", file=sys.stderr)
             return 1

@@ -34,14 +34,14 @@ def sources(tmp_path: Path) -> list[Path]:
 
 
 def count_alone(files: list[Path]) -> demo.Result:
-    return demo.count_alone(files, demo.Progress("", 1))
+    return demo.count_alone(files, "")
 
 
 def count_shared(
     files: list[Path], contender: demo.Contender, expected: demo.Result
 ) -> demo.Result:
     context = multiprocessing.get_context("fork")
-    return demo.count_shared(files, demo.Progress("", 1), contender, 2, context, expected)
+    return demo.count_shared(files, "", contender, 2, context, expected)
 
 
 def test_files_are_those_of_the_library_itself(sources: list[Path]) -> None:
@@ -63,6 +63,23 @@ def test_shared_count_equals_the_count_alone(
     assert alone.words == shared.words == {"spam": 3, "eggs": 2, "import": 1, "ham": 1}
     assert alone.skipped == shared.skipped == {"SyntaxError": 1}
     assert shared.total == 7
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "SECONDS_BETWEEN_LINES", 0)
+    with demo.progress("some files", 4) as show:
+        show(1)
+    assert capsys.readouterr().err == "some files: 1 of 4 files\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with demo.progress("some files", 4) as show:
+        show(2)
+    bar = "#" * 15 + "." * 15
+    assert capsys.readouterr().err.split("\r")[1:] == [
+        f"{'some files':<28} [{bar}]     2 of 4 files",
+        "\x1b[K",
+    ]
 
 
 def test_failing_worker_shows_its_traceback_and_ends_the_count(
