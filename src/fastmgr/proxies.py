@@ -67,8 +67,11 @@ _V = TypeVar("_V")
 _BROKEN = (OSError, EOFError)
 
 
-def _make_base(name: str, row: Row) -> Any:
-    """Make what a proxy type inherits: a row's methods, with the texts that `help` shows."""
+def _make_base(name: str, row: Row, abstract: Any = None) -> Any:
+    """Make what a proxy type inherits: a row's methods, with the texts that `help` shows.
+
+    A container's is a subclass of an abstract base, and takes parameters.
+    """
     made = MakeProxyType(name, row.exposed)
     made._method_to_typeid_ = row.method_to_typeid
     for method in row.exposed:
@@ -77,7 +80,17 @@ def _make_base(name: str, row: Row) -> Any:
         else:
             text = getattr(row.make, method).__doc__
         vars(made)[method].__doc__ = text
+    if abstract is not None:
+        abstract.register(made)
+        made.__class_getitem__ = classmethod(types.GenericAlias)
     return made
+
+
+if not TYPE_CHECKING:
+    BaseListProxy = _make_base("BaseListProxy", LIST, collections.abc.MutableSequence)
+    _BaseDictProxy = _make_base("_BaseDictProxy", DICT, collections.abc.MutableMapping)
+    _BaseSetProxy = _make_base("_BaseSetProxy", SET, collections.abc.MutableSet)
+    BasePoolProxy = _make_base("PoolProxy", POOL)
 
 
 def _in_place(operator: str, method: str) -> Callable[[BaseProxy, Any], BaseProxy]:
@@ -270,11 +283,6 @@ class ValueProxy(ValueCore[_T], _Telling):
     _gains = VALUE.gains
 
 
-if not TYPE_CHECKING:
-    BaseListProxy = _make_base("BaseListProxy", LIST)
-    BaseListProxy.__class_getitem__ = classmethod(types.GenericAlias)
-
-
 class ListProxy(BaseListProxy[_T]):
     """A proxy of a list.
 
@@ -287,13 +295,6 @@ class ListProxy(BaseListProxy[_T]):
     if not TYPE_CHECKING:
         __iadd__ = _in_place("__iadd__", "extend")
         __imul__ = _in_place("__imul__", "__imul__")
-
-
-collections.abc.MutableSequence.register(BaseListProxy)
-
-if not TYPE_CHECKING:
-    _BaseDictProxy = _make_base("_BaseDictProxy", DICT)
-    _BaseDictProxy.__class_getitem__ = classmethod(types.GenericAlias)
 
 
 class DictProxy(_BaseDictProxy[_K, _V]):
@@ -310,13 +311,6 @@ class DictProxy(_BaseDictProxy[_K, _V]):
         __ior__ = _in_place("__ior__", "__ior__")
 
 
-collections.abc.MutableMapping.register(_BaseDictProxy)
-
-if not TYPE_CHECKING:
-    _BaseSetProxy = _make_base("_BaseSetProxy", SET)
-    _BaseSetProxy.__class_getitem__ = classmethod(types.GenericAlias)
-
-
 class SetProxy(_BaseSetProxy[_T]):
     """A proxy of a set."""
 
@@ -327,9 +321,6 @@ class SetProxy(_BaseSetProxy[_T]):
         __iand__ = _in_place("__iand__", "__iand__")
         __ixor__ = _in_place("__ixor__", "__ixor__")
         __isub__ = _in_place("__isub__", "__isub__")
-
-
-collections.abc.MutableSet.register(_BaseSetProxy)
 
 
 class ArrayProxy(ArrayCore[_T], _Telling):
@@ -383,10 +374,6 @@ class CountersProxy(CountersCore[_K], _Telling):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """For numpy: the values of all, which cannot be written to."""
         return as_ndarray(array.array("q", self.snapshot()), dtype, copy)
-
-
-if not TYPE_CHECKING:
-    BasePoolProxy = _make_base("PoolProxy", POOL)
 
 
 class PoolProxy(BasePoolProxy):
