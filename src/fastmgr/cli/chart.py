@@ -73,7 +73,7 @@ def draw(
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with rc_context({"font.size": 9.5, "svg.hashsalt": "fastmgr", "svg.fonttype": "none"}):
         figure = Figure(figsize=(width, height))
-        place: dict[str, Any] = {"fontweight": "bold", "verticalalignment": "center"}
+        place: dict[str, Any] = {"fontweight": "bold", "va": "center"}
         figure.text(0.15 / width, 1 - 0.3 / height, plain(title), fontsize=12, **place)
         top = height - TOP
         for panel, count in zip(panels, counts, strict=True):
@@ -108,11 +108,7 @@ def draw_panel(axes: Any, panel: Panel, looks: Mapping[str, str]) -> None:
                 axes.scatter(found[name], row, zorder=2 + order, **LOOKS[look])
     name_contenders(axes, next(iter(panel.rows.values())))
     for column, (heading, texts) in enumerate(panel.columns.items(), 1):
-        place = {
-            "transform": axes.get_yaxis_transform(),
-            "horizontalalignment": "right",
-            "verticalalignment": "center",
-        }
+        place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
         right = 1 + column * COLUMN / ACROSS
         axes.text(right, HEADING, heading, fontsize=8, color="0.3", **place)
         for row, text in enumerate(texts):
@@ -131,8 +127,8 @@ def name_contenders(axes: Any, first: Mapping[str, float]) -> None:
             (place, HEADING),
             xycoords=axes.get_yaxis_transform(),
             fontweight="bold",
-            horizontalalignment="center",
-            verticalalignment="center",
+            ha="center",
+            va="center",
             arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.8, "shrinkB": 0},
         )
 
