@@ -2,6 +2,7 @@
 
 cdef class Command:
     cdef public bint reads
+    cdef public int joins
 
     cpdef object request(self, bytes key, object args, object kwds, object session)
     cpdef object result(self, object reply, bytes key, object args, object kwds, object session)

@@ -7,6 +7,7 @@ METHODS: dict[str, dict[str, Command | Procedure]]
 
 class Command:
     reads: bool
+    joins: int
     def request(
         self, key: bytes, args: Sequence[Any], kwds: Mapping[str, Any] | None, session: Any
     ) -> Sequence[bytes | str | int]: ...

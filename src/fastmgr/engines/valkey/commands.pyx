@@ -15,6 +15,10 @@ cdef class Command:
     ----------
     reads : bool
         The request changes nothing: after a lost connection it may be sent again.
+    joins : int
+        In a pipeline up to so many consecutive calls, of one object, are one request: a call of a
+        function of our library, whose arguments follow each other.  The function returns an array
+        with the reply to each call.  0 and 1: each call is a request.
     """
 
     cpdef object request(self, bytes key, object args, object kwds, object session):

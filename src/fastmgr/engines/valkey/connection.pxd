@@ -13,16 +13,23 @@ cdef class Connection:
     cdef public object owner        # whatever the maker keeps beside it
     cdef Parser parser
     cdef Encoder requests
-    cdef int64_t deadline           # of the request under way, by the monotonic clock; 0: none
+    cdef readonly list posted       # what the makers of requests keep beside those not answered
+    cdef public list answered       # the same and the reply, of those answered since
+    cdef int64_t limit              # nanoseconds in which something must come; 0: any time
+    cdef int64_t deadline           # by the monotonic clock; 0: none
     cdef int64_t last               # when the last reply came
 
     cpdef object call(self, words, timeout=*)
     cdef object exchange(self)
     cdef int begin(self, object timeout) except -1
-    cdef int send_all(self) except -1
+    cdef int send_all(self, bint by_turns) except -1
     cdef object receive(self)
+    cdef int receive_posted(self) except -1
     cdef int receive_some(self) except -1
     cdef int receive_tls(self) except -1
+    cdef bint receive_tls_now(self) except -1
+    cdef int receive_now(self) except -1
+    cdef void renew(self) noexcept
     cdef int wait(self, short events) except -1
     cdef int drop(self) except -1
     cdef object lost(self, object reason, object applied)

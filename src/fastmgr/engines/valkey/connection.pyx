@@ -25,6 +25,7 @@ cdef enum:
     READ_AT_ONCE = 65536
     MOST_AT_ONCE = 1 << 22      # memory for a reply grows with what arrives
     TLS_AT_ONCE = 16384
+    POSTED_AT_ONCE = 64         # look for replies after so many requests
     IDLE_NS = 10 * 1000 * 1000  # after so long the server may have closed the connection
 
 
@@ -45,17 +46,23 @@ cdef class Connection:
     busy : bool
         Whether a request is under way: what a finalizer or a signal's handler calls meanwhile needs
         another connection.
+    posted : list
+        The marks of posted requests whose replies have not come.
+    answered : list of (object, object)
+        The marks of those whose replies have come, and the replies; the owner takes them out.
     """
 
     def __cinit__(self):
         self.fd = -1
+        self.posted = []
+        self.answered = []
 
     def __init__(self, sock, name="the server"):
         self.parser = Parser()
         self.requests = Encoder()
         self.name = name
         if isinstance(sock, ssl.SSLSocket):
-            sock.settimeout(FM_SIGNALS_MS / 1000)
+            sock.setblocking(False)
             self.tls = sock
             self.fd = sock.fileno()
         else:
@@ -77,7 +84,7 @@ cdef class Connection:
         ----------
         words : sequence of bytes, str or int
         timeout : float, optional
-            Seconds until the reply must be there.
+            Seconds in which the server must say something.
 
         Returns
         -------
@@ -103,7 +110,9 @@ cdef class Connection:
         """Send the one request that has been encoded, and receive its reply."""
         cdef object reply
         try:
-            self.send_all()
+            self.send_all(False)
+            if self.posted:
+                self.receive_posted()
             reply = self.receive()
         except BaseException:
             self.drop()
@@ -121,7 +130,8 @@ cdef class Connection:
         if now - self.last > IDLE_NS and self.tls is None and fm_hung_up(self.fd):
             self.close()
             raise self.lost("the server has closed it", False)
-        self.deadline = 0 if timeout is None else now + <int64_t>(<double>timeout * 1e9)
+        self.limit = 0 if timeout is None else <int64_t>(<double>timeout * 1e9)
+        self.deadline = now + self.limit if self.limit else 0
         self.requests.clear()
         self.busy = True
         return 0
@@ -132,12 +142,68 @@ cdef class Connection:
         try:
             self.requests.add(words)
             try:
-                self.send_all()
+                self.send_all(False)
             except BaseException:
                 self.drop()
                 raise
         finally:
             self.busy = False
+
+    def post(self, words, mark):
+        """Send a request whose reply nobody waits for: it comes before the next call's.
+
+        Parameters
+        ----------
+        words : sequence of bytes, str or int
+        mark : object
+            Kept in `posted`, and then with the reply in `answered`.
+        """
+        self.begin(None)
+        try:
+            self.requests.add(words)
+            try:
+                self.posted.append(mark)
+                self.send_all(True)
+                if len(self.posted) % POSTED_AT_ONCE == 0:
+                    self.receive_now()
+                    self.take_posted()
+            except BaseException:
+                self.drop()
+                raise
+        finally:
+            self.busy = False
+
+    def await_posted(self, timeout=None):
+        """Wait for the replies to all posted requests."""
+        if not self.posted:
+            return
+        self.begin(timeout)
+        try:
+            self.receive_posted()
+        except BaseException:
+            self.drop()
+            raise
+        self.busy = False
+
+    cdef int receive_posted(self) except -1:
+        """Receive the replies to posted requests, which come before all others."""
+        cdef Py_ssize_t i, count = len(self.posted)
+        for i in range(count):
+            reply = self.receive()
+            self.answered.append((self.posted[i], reply))
+        del self.posted[:count]
+        return 0
+
+    def take_posted(self):
+        """Parse the replies to posted requests that have arrived."""
+        cdef Py_ssize_t taken = 0
+        while taken < len(self.posted):
+            reply = self.parser.next()
+            if reply is incomplete:
+                break
+            self.answered.append((self.posted[taken], reply))
+            taken += 1
+        del self.posted[:taken]
 
     def push(self, timeout=None):
         """Return the next push, a list; None where none has come within `timeout` seconds.
@@ -203,14 +269,20 @@ cdef class Connection:
 
     def send_and_receive(self, list replies, Py_ssize_t count):
         """Send what has been encoded, and receive `count` replies."""
-        self.send_all()
+        self.send_all(True)
+        if self.posted:
+            self.receive_posted()
         while len(replies) < count:
             replies.append(self.receive())
 
     # -- bytes ----------------------------------------------------------------
 
-    cdef int send_all(self) except -1:
-        """Send what has been encoded."""
+    cdef int send_all(self, bint by_turns) except -1:
+        """Send what has been encoded.
+
+        By turns with receiving, where there is more than one request: a server whose replies nobody
+        reads may stop reading.
+        """
         cdef size_t sent = 0, size = self.requests.size
         cdef ssize_t n
         while sent < size:
@@ -221,19 +293,21 @@ cdef class Connection:
             if n >= 0:
                 sent += n
             elif n == -EAGAIN:
-                self.wait(POLLOUT)
+                self.wait(POLLOUT | POLLIN if by_turns else POLLOUT)
             elif n == -EINTR:
                 PyErr_CheckSignals()
             else:
                 # A server runs a request once it has all of it.
-                raise self.lost(os.strerror(-n), False)
+                raise self.lost(os.strerror(-n), None if by_turns else False)
+            if by_turns and sent < size:
+                self.receive_now()
         return 0
 
     def send_tls(self, bytes data):
         """Send some bytes; a number as `fm_send` returns it."""
         try:
             return self.tls.send(data)
-        except TimeoutError:
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return -EAGAIN
         except OSError as error:
             return -(error.errno if error.errno and error.errno > 0 else errno.EPIPE)
@@ -264,6 +338,7 @@ cdef class Connection:
                 n = fm_recv(self.fd, into, room, 0)
             if n > 0:
                 self.parser.end += n
+                self.renew()
                 return 0
             if n == 0:
                 raise self.lost("the server has closed it", None)
@@ -275,23 +350,49 @@ cdef class Connection:
                 raise self.lost(os.strerror(-n), None)
 
     cdef int receive_tls(self) except -1:
+        """Receive what has come, or comes next, over TLS."""
+        while not self.receive_tls_now():
+            self.wait(POLLIN)
+        return 0
+
+    cdef bint receive_tls_now(self) except -1:
+        """Receive what has come over TLS; whether anything has."""
         cdef bytes data
-        while True:
-            if self.deadline and not self.tls.pending():
-                self.wait(POLLIN)
-            try:
-                data = self.tls.recv(READ_AT_ONCE)
-            except TimeoutError:
-                PyErr_CheckSignals()
-                if not self.usable:
-                    raise self.lost("it was closed", None) from None
-                continue
-            except OSError as error:
-                raise self.lost(error.strerror or error, None) from None
-            if not data:
-                raise self.lost("the server has closed it", None)
-            self.parser.feed(data)
+        try:
+            data = self.tls.recv(READ_AT_ONCE)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError as error:
+            raise self.lost(error.strerror or error, None) from None
+        if not data:
+            raise self.lost("the server has closed it", None)
+        self.parser.feed(data)
+        self.renew()
+        return True
+
+    cdef int receive_now(self) except -1:
+        """Receive what has come, without waiting."""
+        cdef size_t room
+        cdef char *into
+        cdef ssize_t n
+        if self.tls is not None:
+            self.receive_tls_now()
             return 0
+        into = self.parser.room(READ_AT_ONCE // 4, &room)
+        n = fm_recv(self.fd, into, room, MSG_DONTWAIT)
+        if n > 0:
+            self.parser.end += n
+            self.renew()
+        elif n == 0:
+            raise self.lost("the server has closed it", None)
+        elif n != -EAGAIN and n != -EINTR:
+            raise self.lost(os.strerror(-n), None)
+        return 0
+
+    cdef void renew(self) noexcept:
+        """Something has come: the server has the whole time again."""
+        if self.limit:
+            self.deadline = fm_now_ns() + self.limit
 
     cdef int wait(self, short events) except -1:
         """Wait until bytes can be received or sent, for as long as the deadline says."""

@@ -99,8 +99,9 @@ def _unreachable(error: OSError, address: Address) -> OSError:
     if isinstance(error, ssl.SSLError):
         return ConnectionError(f"no TLS with the server at {address.url!r}: {error}")
     if isinstance(error, TimeoutError):
+        hint = " (over TLS: does it speak TLS at all?)" if address.tls else ""
         return TimeoutError(
-            errno.ETIMEDOUT, f"the server at {address.url!r} did not answer in time"
+            errno.ETIMEDOUT, f"the server at {address.url!r} did not answer in time{hint}"
         )
     hint = "start a Valkey or Redis server there, or use valkey+embedded://, which starts its own"
     if error.errno in (errno.ECONNREFUSED, errno.ENOENT):

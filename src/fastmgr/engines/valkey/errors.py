@@ -81,6 +81,11 @@ class ReplyError:
     def __init__(self, line: bytes) -> None:
         self.code, _, self.text = line.decode("utf-8", "replace").partition(" ")
 
+    @property
+    def is_missing_function(self) -> bool:
+        """Whether the server has no such function: nothing has run."""
+        return self.code == "ERR" and "unction not found" in self.text
+
     def __repr__(self) -> str:
         return f"<ReplyError {self.code} {self.text}>"
 
@@ -112,6 +117,16 @@ if hasattr(queue, "ShutDown"):  # Python 3.13
     CODES["SHUTDOWN"] = queue.ShutDown
 
 
+#: By the code of an error reply: what the user needs to know besides.
+HINTS = {
+    "BUSY": "somebody's script runs for long; the call was not made. SCRIPT KILL ends the script",
+    "LOADING": "the server reads its data; the call was not made",
+    "MISCONF": "the server cannot write its data to the disk; the call was not made",
+    "OOM": "the server's memory is full, as its maxmemory says; nothing was changed",
+    "READONLY": "the server is a replica: give the address of its primary; nothing was changed",
+}
+
+
 def exception_of(reply: ReplyError, args: Sequence[Any] = ()) -> Exception:
     """Return the exception for an error reply; `args` are those of the call."""
     if reply.code == "FM":
@@ -122,4 +137,5 @@ def exception_of(reply: ReplyError, args: Sequence[Any] = ()) -> Exception:
         return kind(text) if text else kind()
     if reply.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
         return AuthenticationError(str(reply))
-    return RemoteError(f"the server replied: {reply}\n")
+    hint = HINTS.get(reply.code)
+    return RemoteError(f"the server replied: {reply}" + (f" ({hint})\n" if hint else "\n"))

@@ -1,6 +1,7 @@
 """What this process and one Valkey server have with each other."""
 
 from fastmgr.client.session cimport Session, Target
+from fastmgr.engines.valkey.commands cimport Command
 from fastmgr.engines.valkey.connection cimport Connection
 
 cdef class ThreadConnections:
@@ -13,9 +14,13 @@ cdef class ValkeySession(Session):
     cdef public bytes id            # the session's, in the server's books
     cdef bytes prefix               # of keys: b"{ns:"
     cdef readonly object life       # shows the server that this process lives
+    cdef readonly object timeout    # seconds in which the server must say something, or None
+    cdef public dict posting        # connections with posted calls that are not answered, or None
     cdef readonly object opened     # weak: every thread's connections
 
     cpdef bytes key_of(self, ident)
     cpdef Connection connection(self)
+    cpdef object perform(self, object method, bytes key, object args, object kwds)
+    cdef object run_command(self, Command command, bytes key, object args, object kwds)
     cpdef object run(self, words, bint reads=*, timeout=*)
     cpdef object ask(self, words, bint reads=*, timeout=*)

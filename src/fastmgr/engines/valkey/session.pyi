@@ -5,6 +5,7 @@ from fastmgr.client.session import Session
 from fastmgr.engines.valkey.address import Address
 from fastmgr.engines.valkey.commands import Command, Procedure
 from fastmgr.engines.valkey.connection import Connection
+from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.life import Life
 
 Words: TypeAlias = Sequence[bytes | str | int]
@@ -15,6 +16,8 @@ class ValkeySession(Session):
     id: bytes
     life: Life
     opened: Any
+    timeout: float | None
+    posting: dict[int, Connection] | None
     def __init__(self, address: str, serializer: str, authkey: bytes, where: Address) -> None: ...
     def reset(self) -> None: ...
     def connection(self) -> Connection: ...
@@ -30,13 +33,16 @@ class ValkeySession(Session):
         reads: bool = False,
         timeout: float | None = None,
     ) -> Any: ...
-    def run_command(
+    def perform(
         self,
-        command: Command,
+        method: Command | Procedure,
         key: bytes,
         args: Sequence[Any],
         kwds: Mapping[str, Any] | None,
     ) -> Any: ...
+    def after_error(self, words: Words, reply: ReplyError, timeout: float | None = None) -> Any: ...
     def methods_of(self, typeid: str) -> dict[str, Command | Procedure]: ...
 
 def ident_of(typeid: str, kwds: Mapping[str, Any] | None) -> str: ...
+
+TYPES: dict[bytes, str]

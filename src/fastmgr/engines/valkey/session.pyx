@@ -14,6 +14,7 @@ from fastmgr.engines.valkey.connection cimport Connection
 import os
 import threading
 import weakref
+from time import monotonic, sleep
 
 from fastmgr.client.session import raised
 from fastmgr.engines.valkey.commands import METHODS
@@ -62,6 +63,7 @@ cdef class ValkeySession(Session):
     def __init__(self, address, serializer, authkey, where):
         super().__init__(address, serializer, authkey)
         self.where = where
+        self.timeout = where.timeout
         self.ns = where.ns.encode()
         self.prefix = b"{" + self.ns + b":"
         self.reset()
@@ -73,6 +75,7 @@ cdef class ValkeySession(Session):
         self.id = os.urandom(8).hex().encode()
         self.local = threading.local()
         self.opened = weakref.WeakSet()
+        self.posting = None
 
     # -- connections ----------------------------------------------------------
 
@@ -103,6 +106,8 @@ cdef class ValkeySession(Session):
         del self.local.connections
 
     def close(self):
+        if self.posting:
+            pipelines().await_posts(self.posting)
         self.life.end()
         for one in list(self.opened):
             one.close()
@@ -144,19 +149,44 @@ cdef class ValkeySession(Session):
             ``applied`` says whether the request may have been served.
         """
         cdef object reply
+        cdef Connection connection = self.connection()
         if timeout is None:
-            timeout = self.where.timeout
+            timeout = self.timeout
         try:
-            reply = self.connection().call(words, timeout)
-        except ConnectionLost as error:
-            if error.applied is not False and not reads:
+            reply = connection.call(words, timeout)
+        except BaseException as error:
+            if connection.posted or connection.answered:
+                pipelines().fail_posts(self, connection)
+            if not isinstance(error, ConnectionLost) or (
+                error.applied is not False and not reads
+            ):
                 raise
             reply = self.connection().call(words, timeout)
-        if type(reply) is ReplyError and "unction not found" in reply.text:
-            # Nothing has run: the server has no library yet, or has lost it.
-            from fastmgr.engines.valkey import library
+        if connection.answered:
+            pipelines().settle_posts(self, connection)
+        if type(reply) is ReplyError:
+            return self.after_error(words, reply, timeout)
+        return reply
 
-            library.load(self)
+    def after_error(self, words, reply, timeout=None):
+        """Make a request again where that is right; else return its error reply, which says more.
+
+        Each of these replies says that the server has not begun with the request.
+        """
+        end = monotonic() + (PATIENCE if timeout is None else timeout)
+        pause = 0.005
+        while type(reply) is ReplyError:
+            if reply.is_missing_function:
+                from fastmgr.engines.valkey import library
+
+                library.load(self)
+                return self.connection().call(words, timeout)
+            if reply.code == "WRONGTYPE":
+                return wrong_type(reply, words, self.connection())
+            if reply.code not in ("BUSY", "LOADING") or monotonic() > end:
+                break
+            sleep(pause)
+            pause = min(2 * pause, 0.1)
             reply = self.connection().call(words, timeout)
         return reply
 
@@ -180,15 +210,30 @@ cdef class ValkeySession(Session):
                 f"a {target._token.typeid} on a Valkey server has no method {name!r}"))
         cdef bytes key = self.key_of(target._id)
         try:
-            if isinstance(method, Command):
-                return self.run_command(<Command>method, key, args, kwds)
-            return method(self, key, args, kwds)
+            return self.perform(method, key, args, kwds)
         except ConnectionLost:
             raise
         except Exception as error:
             return raised(error)
 
-    def run_command(self, Command command, bytes key, args, kwds):
+    cpdef object perform(self, object method, bytes key, object args, object kwds):
+        """Do what a method does; return what it returns, raise what it raises."""
+        if isinstance(method, Command):
+            return self.run_command(<Command>method, key, args, kwds)
+        return method(self, key, args, kwds)
+
+    cdef object call_after_posts(
+        self, Target target, object name, object args, object kwds, bint takes
+    ):
+        return pipelines().call_after(self, target, name, args, kwds, takes)
+
+    def pipeline(self, list calls):
+        return pipelines().run_pipeline(self, calls)
+
+    def post(self, Target target, name, args, kwds):
+        pipelines().post_call(self, target, name, args, kwds)
+
+    cdef object run_command(self, Command command, bytes key, object args, object kwds):
         """Make the request of a method, and return what the method returns."""
         cdef object reply = self.ask(command.request(key, args, kwds, self), command.reads)
         if type(reply) is ReplyError:
@@ -244,6 +289,33 @@ class Reference:
     def __init__(self, session, ident):
         self.session = session
         self.ident = ident
+
+
+cdef object pipelines():
+    """The module of that name, which knows this one."""
+    from fastmgr.engines.valkey import pipelines as module
+
+    return module
+
+
+cdef object wrong_type(object reply, object words, Connection connection):
+    """The error reply that says which key holds something that is not ours."""
+    cdef object word = words[0] if type(words[0]) is bytes else str(words[0]).encode()
+    if word.upper() in (b"FCALL", b"FCALL_RO"):
+        key, wanted = words[3], "value of a shared object"
+    else:
+        key, wanted = words[1], TYPES.get(word[:1].upper(), "string")
+    found = connection.call([b"TYPE", key])
+    found = found.decode() if type(found) is bytes else "value of another type"
+    return ReplyError(
+        b"WRONGTYPE the key %b holds a %b, not a %b: another program has put it there; nothing was "
+        b"changed" % (bytes(key), found.encode(), wanted.encode()))
+
+
+# By the first letter of a command: what it expects at a key.
+TYPES = {b"H": "hash", b"L": "list", b"R": "list", b"S": "set", b"Z": "zset", b"B": "list"}
+# Seconds for which a server may be busy, where the address says nothing of a time.
+cdef double PATIENCE = 30.0
 
 
 def _after_fork_in_child():

@@ -1,0 +1,308 @@
+# cython: auto_pickle=False
+"""Many calls in one go, and calls that nobody waits for.
+
+The requests of a pipeline are sent and their replies received by turns.  Consecutive calls of a
+method that joins, of one object, are one request.  Between two of its requests a pipeline makes the
+calls that are no single request, as those that wait.
+
+The reply to a posted call comes before the reply to the thread's next call over the same
+connection.  A failure is kept for that call (`Session.keep_failure`).
+"""
+
+cimport cython
+
+from fastmgr.client.session cimport (
+    FOR_DISPLAY, Outcome, Target, error_of, failed_before, note_oneway_calls, outcome_of,
+)
+from fastmgr.engines.valkey.commands cimport Command
+from fastmgr.engines.valkey.connection cimport Connection
+from fastmgr.engines.valkey.session cimport ValkeySession
+from fastmgr.link.stream cimport OP_REFUSED
+
+from multiprocessing import util
+from time import monotonic
+
+from fastmgr.client.session import raised
+from fastmgr.engines.valkey.errors import ConnectionLost, PipelineError, ReplyError
+
+# Seconds in which a process that ends waits for the replies to its posted calls.
+cdef double EXIT_TIMEOUT = 5.0
+
+
+@cython.final
+cdef class Entry:
+    """A call of a pipeline, or a posted call, that is one request."""
+
+    cdef Target target
+    cdef object name, words, args, kwds
+    cdef Command command
+    cdef bytes key
+
+    cdef object outcome(self, ValkeySession session, object reply):
+        """What the call came to, by its reply."""
+        try:
+            if type(reply) is not ReplyError:
+                return self.command.result(reply, self.key, self.args, self.kwds, session)
+            reply = session.after_error(self.words, reply, session.timeout)
+            if type(reply) is not ReplyError:
+                return self.command.result(reply, self.key, self.args, self.kwds, session)
+            return raised(
+                self.command.failure(reply, self.key, self.args, self.kwds, session))
+        except ConnectionLost:
+            raise
+        except Exception as error:
+            return raised(error)
+
+
+cdef object entry_of(ValkeySession session, Target target, name, args, kwds):
+    """Return the entry of a call, an outcome where it cannot be made, None for several steps."""
+    cdef Entry entry
+    method = session.methods_of(target._token.typeid).get(name)
+    if not isinstance(method, Command):
+        return None
+    entry = Entry.__new__(Entry)
+    entry.target = target
+    entry.name = name
+    entry.args = args
+    entry.kwds = kwds
+    entry.command = method
+    entry.key = session.key_of(target._id)
+    try:
+        entry.words = entry.command.request(entry.key, args, kwds, session)
+    except Exception as error:
+        return raised(error)
+    return entry
+
+
+# -- pipelines --------------------------------------------------------------------
+
+
+@cython.final
+cdef class Batch:
+    """Entries of a pipeline that are sent together."""
+
+    cdef ValkeySession session
+    cdef list results               # of the whole pipeline
+    cdef list entries, places       # and which call of the pipeline each is
+    cdef list requests, counts      # and of how many entries each request is made
+
+    def __cinit__(self, ValkeySession session, list results):
+        self.session = session
+        self.results = results
+        self.clear()
+
+    cdef int clear(self) except -1:
+        self.entries = []
+        self.places = []
+        self.requests = []
+        self.counts = []
+        return 0
+
+    cdef int add(self, Entry entry, Py_ssize_t place) except -1:
+        """Add an entry: to the request before its own where both can be one."""
+        cdef Entry before
+        cdef Py_ssize_t last = len(self.counts) - 1
+        if last >= 0 and entry.command.joins > 1:
+            before = self.entries[len(self.entries) - 1]
+            if (
+                before.command is entry.command and before.key == entry.key
+                and <int>self.counts[last] < entry.command.joins
+            ):
+                if <int>self.counts[last] == 1:
+                    self.requests[last] = list(self.requests[last])
+                (<list>self.requests[last]).extend(entry.words[OWN_WORDS:])
+                self.counts[last] = <int>self.counts[last] + 1
+                self.entries.append(entry)
+                self.places.append(place)
+                return 0
+        self.requests.append(entry.words)
+        self.counts.append(1)
+        self.entries.append(entry)
+        self.places.append(place)
+        return 0
+
+    cdef int run(self) except -1:
+        """Make the requests, and put what the calls came to among the results."""
+        cdef Connection connection
+        if not self.requests:
+            return 0
+        connection = self.session.connection()
+        try:
+            replies = connection.pipeline(self.requests, self.session.timeout)
+        except BaseException as error:
+            fail_posts(self.session, connection)
+            if isinstance(error, PipelineError):
+                self.settle(error.results)
+                raise self.cut(error) from None
+            if not isinstance(error, ConnectionLost) or error.applied is not False:
+                raise
+            replies = None
+        if replies is None:     # the connection was closed before anything was sent
+            replies = self.session.connection().pipeline(
+                self.requests, self.session.timeout)
+        if connection.answered:
+            settle_posts(self.session, connection)
+        self.settle(replies)
+        self.clear()
+        return 0
+
+    cdef int settle(self, list replies) except -1:
+        """Put what calls came to among the results; some replies may not have come."""
+        cdef Py_ssize_t i, j, count, at = 0
+        cdef Entry entry
+        for i in range(len(replies)):
+            reply = replies[i]
+            count = self.counts[i]
+            for j in range(count):
+                entry = self.entries[at]
+                self.results[<Py_ssize_t>self.places[at]] = entry.outcome(
+                    self.session, reply[j] if count > 1 and type(reply) is list else reply)
+                at += 1
+        return 0
+
+    cdef object cut(self, error):
+        """The error of a pipeline that was cut, in terms of calls."""
+        cdef Py_ssize_t i, first, count = len(self.results)
+        cdef Py_ssize_t answered = sum(self.counts[:len(error.results)])
+        first = self.places[answered]
+        done = [
+            error_of(one) if type(one) is Outcome else one for one in self.results[:first]]
+        return PipelineError(
+            f"{str(error).partition(';')[0]}; {first} of {count} calls of the pipeline were "
+            "answered, the others may have been applied", done, range(first, count))
+
+
+# The words that joined requests have in common: FCALL, the function, 1, the key.
+cdef Py_ssize_t OWN_WORDS = 4
+
+
+def run_pipeline(ValkeySession session, list calls):
+    """Make many calls together, as `Session.pipeline` says."""
+    cdef Py_ssize_t i, count = len(calls) // 4
+    cdef list results = [None] * count
+    cdef Batch batch = Batch(session, results)
+    for i in range(count):
+        entry = entry_of(
+            session, calls[4 * i], calls[4 * i + 1], calls[4 * i + 2], calls[4 * i + 3])
+        if type(entry) is Entry:
+            batch.add(<Entry>entry, i)
+        elif entry is not None:
+            results[i] = entry
+        else:
+            batch.run()
+            results[i] = session.call(
+                calls[4 * i], calls[4 * i + 1], calls[4 * i + 2], calls[4 * i + 3])
+    batch.run()
+    failure = getattr(session.local, "failure", None)
+    if failure is not None and count:
+        session.local.failure = None
+        results[0] = failed_before(failure[0], failure[1], results[0])
+    return results, [i for i in range(count) if type(results[i]) is Outcome]
+
+
+# -- calls that nobody waits for --------------------------------------------------
+
+
+def post_call(ValkeySession session, Target target, name, args, kwds):
+    """Make a call whose result nobody waits for."""
+    cdef Connection connection
+    note_oneway_calls()
+    entry = entry_of(session, target, name, args, kwds)
+    if type(entry) is not Entry:
+        outcome = session.call(target, name, args, kwds) if entry is None else entry
+        session.keep_failure(target, name, outcome)
+        return
+    connection = session.connection()
+    try:
+        connection.post((<Entry>entry).words, entry)
+    except BaseException as error:
+        if isinstance(error, ConnectionLost) and error.applied is False and not connection.posted:
+            connection = session.connection()
+            connection.post((<Entry>entry).words, entry)
+        else:
+            fail_posts(session, connection)
+            raise
+    if session.posting is None:
+        session.posting = {}
+        util.Finalize(session, await_posts, args=(session.posting,), exitpriority=20)
+    # A connection with replies to come stays open though its thread ends.
+    session.posting[id(connection)] = connection
+    if connection.answered:
+        settle_posts(session, connection)
+
+
+def settle_posts(ValkeySession session, Connection connection):
+    """Take the replies to posted calls; what they raised is kept for the thread's next call."""
+    cdef Entry entry
+    cdef list answered = connection.answered
+    connection.answered = []
+    if not connection.posted and session.posting is not None:
+        session.posting.pop(id(connection), None)
+    for entry, reply in answered:
+        session.keep_failure(entry.target, entry.name, entry.outcome(session, reply))
+
+
+def fail_posts(ValkeySession session, Connection connection):
+    """Posted calls may not have been made: their connection was lost."""
+    cdef Entry entry
+    cdef list unknown
+    if connection.usable:
+        return
+    unknown = connection.posted[:]
+    connection.posted.clear()
+    if connection.answered:
+        settle_posts(session, connection)
+    if session.posting is not None:
+        session.posting.pop(id(connection), None)
+    for entry in unknown:
+        session.keep_failure(entry.target, entry.name, raised(ConnectionLost(
+            "the connection was lost before a one-way call was answered: it may have been applied")))
+
+
+def call_after(
+    ValkeySession session, Target target, object name, object args, object kwds, bint takes
+):
+    """Make a call; if posted calls of the thread have failed before, the outcome says so."""
+    if name in FOR_DISPLAY:
+        return session.call(target, name, args, kwds)
+    outcome = None
+    if takes:
+        await_own_posts(session)
+    if not takes or getattr(session.local, "failure", None) is None:
+        outcome = session.call(target, name, args, kwds)
+    else:
+        outcome = outcome_of(OP_REFUSED, None, 0)
+    failure = getattr(session.local, "failure", None)
+    if failure is None:
+        return outcome
+    session.local.failure = None
+    return failed_before(failure[0], failure[1], outcome)
+
+
+cdef int await_own_posts(ValkeySession session) except -1:
+    """Wait for the replies to the calling thread's posted calls."""
+    cdef Connection connection = session.connection()
+    if not connection.posted:
+        return 0
+    try:
+        connection.await_posted(session.timeout)
+    except ConnectionLost as error:
+        fail_posts(session, connection)
+        return 0
+    except BaseException as error:
+        fail_posts(session, connection)
+        raise
+    settle_posts(session, connection)
+    return 0
+
+
+def await_posts(dict posting):
+    """At the end of the process: wait until the server has served what was posted."""
+    cdef Connection connection
+    cdef double end = monotonic() + EXIT_TIMEOUT
+    for connection in list(posting.values()):
+        try:
+            if connection.usable and not connection.busy:
+                connection.await_posted(max(end - monotonic(), 0.001))
+        except OSError as error:
+            util.debug("one-way calls may not have been served: %s", error)

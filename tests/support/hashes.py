@@ -1,0 +1,104 @@
+"""The smallest type that a Valkey server can host, for tests of what no type is needed for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastmgr import MakeProxyType, SyncManager, Token
+from fastmgr.engines.valkey.commands import METHODS, Command, Procedure
+
+
+class Words(Command):
+    """A method that is a command, with the object's key after its first word."""
+
+    def __init__(self, *words: Any, reads: bool = False, then: Any = lambda reply: reply) -> None:
+        self.words = words
+        self.reads = reads
+        self.then = then
+
+    def request(self, key: bytes, args: Any, kwds: Any, session: Any) -> list[Any]:
+        for word in args:
+            if not isinstance(word, (str, int, bytes)):
+                raise TypeError(f"{word!r} is no word")
+        return [self.words[0], key, *self.words[1:], *args]
+
+    def result(self, reply: Any, key: bytes, args: Any, kwds: Any, session: Any) -> Any:
+        return self.then(reply)
+
+
+class Joined(Words):
+    """Each call is ``FCALL joined 1 key field``; up to three calls are one."""
+
+    joins = 3
+
+    def __init__(self) -> None:
+        self.joins = 3
+
+    def request(self, key: bytes, args: Any, kwds: Any, session: Any) -> list[Any]:
+        return [b"FCALL", b"joined", b"1", key, *args]
+
+    def result(self, reply: Any, key: bytes, args: Any, kwds: Any, session: Any) -> Any:
+        return reply
+
+
+#: What `Joined` calls: adds 1 to each field, or says that the field is bad; with several fields it
+#: returns an array.  The hash counts the calls of the function as ``calls``.
+LIBRARY = """#!lua name=tests
+redis.register_function('joined', function(K, A)
+  redis.call('HINCRBY', K[1], 'calls', 1)
+  local replies = {}
+  for i, field in ipairs(A) do
+    if field == 'bad' then replies[i] = redis.error_reply('FM VALUE bad field')
+    else replies[i] = redis.call('HINCRBY', K[1], field, 1) end
+  end
+  if #A == 1 then return replies[1] end
+  return replies
+end)
+"""
+
+
+class Twice(Procedure):
+    """A method of two requests."""
+
+    def __call__(self, session: Any, key: bytes, args: Any, kwds: Any) -> Any:
+        session.run([b"HINCRBY", key, args[0], 1])
+        return session.run([b"HINCRBY", key, args[0], 1])
+
+
+def text(reply: bytes | None) -> str | None:
+    if reply is None:
+        raise KeyError("no such field")
+    return reply.decode()
+
+
+HASH: dict[str, Command | Procedure] = {
+    "get": Words("HGET", reads=True, then=text),
+    "set": Words("HSET"),
+    "add": Words("HINCRBY"),
+    "push": Words("RPUSH"),
+    "wait": Words("BLPOP"),
+    "joined": Joined(),
+    "twice": Twice(),
+    "pop": Words("HDEL"),
+}
+
+
+HashProxy: Any = MakeProxyType("HashProxy", tuple(HASH))
+
+
+@contextmanager
+def hosted() -> Iterator[None]:
+    """Let Valkey servers host hashes."""
+    METHODS["Hash"] = HASH
+    try:
+        yield
+    finally:
+        del METHODS["Hash"]
+
+
+def hash_of(manager: SyncManager, name: str = "1") -> Any:
+    """Return a proxy of a hash, which is there as soon as it has a field."""
+    token = Token("Hash", manager.address, f"Hash-{name}")
+    return HashProxy(token, "pickle", manager=manager, incref=False)
