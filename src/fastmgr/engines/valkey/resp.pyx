@@ -7,6 +7,7 @@ before the value that it is about, and is dropped.
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy, memmove
@@ -219,14 +220,19 @@ cdef class Parser:
         size[0] = self.capacity - self.end
         return self.data + self.end
 
-    def feed(self, const unsigned char[::1] data):
+    def feed(self, data):
         """Take bytes that have arrived."""
-        cdef size_t size = data.shape[0], room
+        cdef Py_buffer buffer
+        cdef size_t room
         cdef char *into
-        if size:
-            into = self.room(size, &room)
-            memcpy(into, &data[0], size)
-            self.end += size
+        PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+        try:
+            if buffer.len:
+                into = self.room(<size_t>buffer.len, &room)
+                memcpy(into, buffer.buf, <size_t>buffer.len)
+                self.end += <size_t>buffer.len
+        finally:
+            PyBuffer_Release(&buffer)
 
     def gets(self):
         """Return the next reply; `INCOMPLETE` where not all of it has arrived.
