@@ -1,20 +1,10 @@
 from typing import Any
 
-from fastmgr.client.references import References
+from fastmgr.client.session import Session
 
-HASTE: float
 authkeys: dict[Any, bytes]
 
-class StaleConnection(Exception): ...
-
-class Channel:
-    usable: bool
-    interrupted: bool
-    def close(self) -> None: ...
-    def abandon(self) -> None: ...
-
-class Connections(References):
-    timeout: float | None
+class Connections(Session):
     def __init__(
         self, address: Any, serializer: str, authkey: bytes, timeout: float | None = None
     ) -> None: ...

@@ -1,12 +1,6 @@
-from typing import Any, final
+from typing import final
 
-from fastmgr.client.connections import Channel, Connections
-
-@final
-class StockChannel(Channel):
-    conn: Any
-    def __init__(self, conn: Any) -> None: ...
+from fastmgr.client.connections import Connections
 
 @final
-class StockSession(Connections):
-    def flush(self) -> None: ...
+class StockSession(Connections): ...

@@ -6,16 +6,13 @@ import _thread
 import queue
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastmgr.kinds.rows import Later, Row, Unread, declare, names
 
-if TYPE_CHECKING:
-    from fastmgr.kinds import events, locks, queues, semaphores
-else:
-    events, locks, queues, semaphores = (
-        Later(f"fastmgr.kinds.{name}") for name in ("events", "locks", "queues", "semaphores")
-    )
+events, locks, queues, semaphores = (
+    Later(f"fastmgr.kinds.{name}") for name in ("events", "locks", "queues", "semaphores")
+)
 
 __all__ = [
     "BARRIER", "BOUNDED_SEMAPHORE", "CONDITION", "EVENT", "LOCK", "QUEUE", "RLOCK", "SEMAPHORE",
