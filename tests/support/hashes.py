@@ -28,19 +28,13 @@ class Words(Command):
         return self.then(reply)
 
 
-class Joined(Words):
+class Joined(Command):
     """Each call is ``FCALL joined 1 key field``; up to three calls are one."""
 
     joins = 3
 
-    def __init__(self) -> None:
-        self.joins = 3
-
     def request(self, key: bytes, args: Any, kwds: Any, session: Any) -> list[Any]:
         return [b"FCALL", b"joined", b"1", key, *args]
-
-    def result(self, reply: Any, key: bytes, args: Any, kwds: Any, session: Any) -> Any:
-        return reply
 
 
 #: What `Joined` calls: adds 1 to each field, or says that the field is bad; with several fields it

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,74 @@ def server(kind: str = "valkey", **options: Any) -> Iterator[Server]:
         if one is not None:
             one.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Cutter:
+    """Passes on all that a client and a server say, until it cuts the connection.
+
+    Parameters
+    ----------
+    server : Server
+    path : str
+        Of the socket at which it listens.
+    """
+
+    def __init__(self, server: Server, path: str) -> None:
+        self.server = server
+        self.path = path
+        self.left: int | None = None
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.thread = threading.Thread(target=self.accept, daemon=True)
+        self.thread.start()
+
+    def cut_after(self, replies: int) -> None:
+        """From now on pass so many replies that are numbers, and then cut the connection once."""
+        self.left = replies
+
+    def accept(self) -> None:
+        while True:
+            try:
+                client = self.listener.accept()[0]
+            except OSError:
+                return
+            to_server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            to_server.connect(self.server.path)
+            self.pairs.append((client, to_server))
+            for target, source, sink in (
+                (self.pass_requests, client, to_server),
+                (self.pass_replies, to_server, client),
+            ):
+                threading.Thread(target=target, args=(source, sink), daemon=True).start()
+
+    def pass_requests(self, client: socket.socket, to_server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                to_server.sendall(data)
+            to_server.shutdown(socket.SHUT_WR)
+
+    def pass_replies(self, to_server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := to_server.recv(65536):
+                if self.left is None or data[:1] != b":":
+                    client.sendall(data)
+                    continue
+                lines = data.splitlines(keepends=True)
+                if len(lines) > self.left:
+                    client.sendall(b"".join(lines[: self.left]))
+                    self.left = None
+                    break
+                self.left -= len(lines)
+                client.sendall(data)
+        for sock in (client, to_server):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for sock in (self.listener, *(one for pair in self.pairs for one in pair)):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        self.thread.join(30)

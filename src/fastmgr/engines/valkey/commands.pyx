@@ -21,6 +21,13 @@ cdef class Command:
         with the reply to each call.  0 and 1: each call is a request.
     """
 
+    def __cinit__(self, *args, **kwds):
+        # An attribute of a subclass hides ours of the same name, which the session looks at.
+        if isinstance(type(self).reads, bool):
+            self.reads = type(self).reads
+        if isinstance(type(self).joins, int):
+            self.joins = type(self).joins
+
     cpdef object request(self, bytes key, object args, object kwds, object session):
         """Return the request.
 

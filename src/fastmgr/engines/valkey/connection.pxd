@@ -28,7 +28,7 @@ cdef class Connection:
     cdef int receive_some(self) except -1
     cdef int receive_tls(self) except -1
     cdef bint receive_tls_now(self) except -1
-    cdef int receive_now(self) except -1
+    cdef bint receive_now(self) except -1
     cdef void renew(self) noexcept
     cdef int wait(self, short events) except -1
     cdef int drop(self) except -1

@@ -25,7 +25,8 @@ cdef enum:
     READ_AT_ONCE = 65536
     MOST_AT_ONCE = 1 << 22      # memory for a reply grows with what arrives
     TLS_AT_ONCE = 16384
-    POSTED_AT_ONCE = 64         # look for replies after so many requests
+    POSTED_AT_ONCE = 64         # look for replies after so many requests,
+    MOST_POSTED = 4096          # and wait for them after so many
     IDLE_NS = 10 * 1000 * 1000  # after so long the server may have closed the connection
 
 
@@ -164,9 +165,11 @@ cdef class Connection:
             try:
                 self.posted.append(mark)
                 self.send_all(True)
-                if len(self.posted) % POSTED_AT_ONCE == 0:
-                    self.receive_now()
-                    self.take_posted()
+                if len(self.posted) >= MOST_POSTED:
+                    self.receive_posted()
+                elif len(self.posted) % POSTED_AT_ONCE == 0:
+                    while self.receive_now():
+                        self.take_posted()
             except BaseException:
                 self.drop()
                 raise
@@ -187,11 +190,14 @@ cdef class Connection:
 
     cdef int receive_posted(self) except -1:
         """Receive the replies to posted requests, which come before all others."""
-        cdef Py_ssize_t i, count = len(self.posted)
-        for i in range(count):
-            reply = self.receive()
-            self.answered.append((self.posted[i], reply))
-        del self.posted[:count]
+        cdef Py_ssize_t taken = 0
+        try:
+            while taken < len(self.posted):
+                reply = self.receive()
+                self.answered.append((self.posted[taken], reply))
+                taken += 1
+        finally:
+            del self.posted[:taken]
         return 0
 
     def take_posted(self):
@@ -370,14 +376,13 @@ cdef class Connection:
         self.renew()
         return True
 
-    cdef int receive_now(self) except -1:
-        """Receive what has come, without waiting."""
+    cdef bint receive_now(self) except -1:
+        """Receive what has come, without waiting; whether anything has."""
         cdef size_t room
         cdef char *into
         cdef ssize_t n
         if self.tls is not None:
-            self.receive_tls_now()
-            return 0
+            return self.receive_tls_now()
         into = self.parser.room(READ_AT_ONCE // 4, &room)
         n = fm_recv(self.fd, into, room, MSG_DONTWAIT)
         if n > 0:
@@ -387,7 +392,7 @@ cdef class Connection:
             raise self.lost("the server has closed it", None)
         elif n != -EAGAIN and n != -EINTR:
             raise self.lost(os.strerror(-n), None)
-        return 0
+        return n > 0
 
     cdef void renew(self) noexcept:
         """Something has come: the server has the whole time again."""

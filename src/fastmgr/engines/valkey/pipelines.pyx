@@ -209,6 +209,7 @@ def post_call(ValkeySession session, Target target, name, args, kwds):
     note_oneway_calls()
     entry = entry_of(session, target, name, args, kwds)
     if type(entry) is not Entry:
+        await_own_posts(session)    # the first failure is the one that is told
         outcome = session.call(target, name, args, kwds) if entry is None else entry
         session.keep_failure(target, name, outcome)
         return
