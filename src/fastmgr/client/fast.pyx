@@ -43,9 +43,33 @@ class OtherDialect(Exception):
     """The server speaks the stdlib's dialect alone."""
 
 
-cdef class FastSession(Connections):
-    """A session with a server of ours, which may share its memory."""
+cdef tuple introduce(ClientSession session, object name):
+    """Connect and introduce a session: the stream, and what the server has answered.
 
+    The answer is None where the server does not speak the fast dialect.
+    """
+    introducer = Introducer(session.id, name, session.thread_number())
+    stream = connect(
+        session.address, session.authkey, introducer.introduce, session.time_to_dial())
+    try:
+        return stream, introducer.read_answer(stream.recv_bytes())
+    except (OSError, EOFError, AuthenticationError) as error:
+        if isinstance(error, AuthenticationError) or is_loss(error):
+            raise named(error, session.address) from None
+        raise
+
+
+@cython.final
+cdef class ClientSession(Connections):
+    """A session with a server of ours, which may share its memory; or with a stock one.
+
+    If the server turns out to speak the stdlib's dialect alone, another session, in that dialect,
+    does all the work from then on.  A server that has spoken the fast dialect must go on doing so,
+    for in the stdlib's another could answer in its place.
+    """
+
+    cdef bint is_fast               # the server has proved that it speaks the fast dialect
+    cdef Session fallback           # with a server that does not
     cdef bytes id
     cdef object instance             # which server process answered last
     cdef uint64_t threads            # of this process that have had a channel
@@ -58,18 +82,36 @@ cdef class FastSession(Connections):
         self.has_nothing()
         Connections.reset(self)
 
+    cdef Session other(self):
+        """The session that does the work; None for this one itself."""
+        if not self.is_fast and self.fallback is None:
+            try:
+                if not uses_raw_sockets(self.serializer):
+                    raise OtherDialect
+                self.channel()
+                self.is_fast = True
+            except OtherDialect:
+                fallback = StockSession(
+                    self.address, self.serializer, self.authkey, self.timeout)
+                if self.fallback is None:   # another thread may have found out meanwhile
+                    self.fallback = fallback
+        return self.fallback
+
     # -- calls ------------------------------------------------------------
 
     cpdef object call(self, Target target, object name, object args, object kwds):
+        if not self.is_fast and self.other() is not None:
+            return self.fallback.call(target, name, args, kwds)
         return self.receive_from(self.perform(OP_CALL, 0, target, name, args, kwds))
 
     cdef object call_after_posts(
         self, Target target, object name, object args, object kwds, bint takes
     ):
+        if not self.is_fast and self.other() is not None:
+            return self.fallback.call_after_posts(target, name, args, kwds, takes)
         return self.receive_from(
             self.perform(OP_CALL, FLAG_GAINS if takes else 0, target, name, args, kwds))
 
-    @cython.final
     cdef inline object receive_from(self, object reply):
         """Hold the reference that comes with a reply."""
         cdef Outcome outcome
@@ -81,7 +123,6 @@ cdef class FastSession(Connections):
                 outcome.reference = self.receive(outcome.ident)
         return reply
 
-    @cython.final
     cdef object perform(
         self, uint8_t op, uint8_t flags, Target target, object name, object args, object kwds
     ):
@@ -136,6 +177,8 @@ cdef class FastSession(Connections):
         cdef Outcome outcome
         if not calls:
             return [], []
+        if self.other() is not None:
+            return self.fallback.pipeline(calls)
         channel = <FastChannel>self.channel()
         due = self.take_due()
         try:
@@ -171,6 +214,8 @@ cdef class FastSession(Connections):
         return replies, others
 
     def post(self, Target target, name, args, kwds):
+        if self.other() is not None:
+            return self.fallback.post(target, name, args, kwds)
         note_oneway_calls()
         self.perform(OP_CALL, FLAG_ONEWAY, target, name, args, kwds)
         (<FastChannel>self.channel()).retain(target._id, target._ref)
@@ -189,13 +234,26 @@ cdef class FastSession(Connections):
     # -- objects, and the server ------------------------------------------
 
     def create(self, typeid, args, kwds, bint anonymous=False):
-        cdef Outcome made = self.perform(
+        cdef Outcome made
+        if self.other() is not None:
+            return self.fallback.create(typeid, args, kwds, anonymous)
+        made = self.perform(
             OP_CREATE, FLAG_ANONYMOUS if anonymous else 0, None, typeid, args, kwds)
         if made.op != OP_RETURN:
             raise error_of(made)
         return made.ident, made.payload, None if anonymous else self.receive(made.ident)
 
+    def acquire(self, Target target):
+        if self.is_fast or target._id in self.holdings or self.other() is None:
+            return Connections.acquire(self, target)
+        return self.fallback.acquire(target)
+
+    def held(self):
+        return Connections.held(self) if self.fallback is None else self.fallback.held()
+
     def control(self, name, args=(), kwds=None):
+        if self.other() is not None:
+            return self.fallback.control(name, args, kwds)
         reply = self.perform(OP_CONTROL, 0, None, name, args, kwds)
         if type(reply) is Outcome:
             raise error_of(reply)
@@ -242,14 +300,7 @@ cdef class FastSession(Connections):
         cdef bint shares = not is_off("FASTMGR_ARENA")
         cdef FastChannel channel
         cdef Stream stream
-        introducer = Introducer(self.id, name, self.thread_number())
-        stream = connect(self.address, self.authkey, introducer.introduce, self.time_to_dial())
-        try:
-            answer = introducer.read_answer(stream.recv_bytes())
-        except (OSError, EOFError, AuthenticationError) as error:
-            if isinstance(error, AuthenticationError) or is_loss(error):
-                raise named(error, self.address) from None
-            raise
+        stream, answer = introduce(self, name)
         if answer is None:
             stream.close()
             if self.instance is None:
@@ -299,6 +350,24 @@ cdef class FastSession(Connections):
                     self.drop(holding)
         return 0
 
+    def connect(self):
+        cdef bint was_fast = self.is_fast
+        if self.other() is not None:
+            self.fallback.connect()
+        elif was_fast:      # else it has just connected
+            Connections.connect(self)
+
+    def lost_connection(self):
+        if self.fallback is None:
+            return Connections.lost_connection(self)
+        return self.fallback.lost_connection()
+
+    def forget_connection(self):
+        if self.fallback is None:
+            Connections.forget_connection(self)
+        else:
+            self.fallback.forget_connection()
+
     def hurry(self, double seconds):
         cdef ThreadChannel mine = self.thread_channel()
         cdef FastChannel channel
@@ -315,6 +384,8 @@ cdef class FastSession(Connections):
     def stock_connection(self):
         """A thread is given one beside its channel when this is first called."""
         cdef ThreadChannel mine = self.thread_channel()
+        if self.fallback is not None:
+            return self.fallback.stock_connection()
         if mine is None:
             return None
         if mine.stock is None:
@@ -332,10 +403,14 @@ cdef class FastSession(Connections):
         if channels:
             (<FastChannel>channels[0]).say_goodbye(True)
         self.disconnect()
+        if self.fallback is not None:
+            self.fallback.close()
 
     def retire(self):
         Connections.retire(self)
         self.has_nothing()
+        if self.fallback is not None:
+            self.fallback.retire()
 
     # -- what is taken ------------------------------------------------------
 
@@ -354,7 +429,6 @@ cdef class FastSession(Connections):
         elif count > 0:
             self.taken -= count
 
-    @cython.final
     cdef void has_nothing(self) noexcept:
         if self.taken:
             self.taken = 0
@@ -380,6 +454,8 @@ cdef class FastSession(Connections):
     cpdef object locate(self, Target target):
         cdef View view
         cdef Segment segment
+        if self.other() is not None:
+            return None
         self.channel()      # with the first one there is a view
         view = self.view
         if view.none:
@@ -408,7 +484,6 @@ cdef class FastSession(Connections):
                 view.keep(segment)
         return segment
 
-    @cython.final
     cdef Segment attach(self, object number):
         """Have a segment passed over the calling thread's channel; None if that is impossible."""
         cdef Channel channel = self.channel()
@@ -421,7 +496,6 @@ cdef class FastSession(Connections):
                 raise
             util.info("the manager's memory cannot be mapped: %s", error)
 
-    @cython.final
     cdef int have_mailbox(self, FastChannel channel) except -1:
         """Have a mailbox for the calling thread's channel, if there can be one."""
         cdef Segment segment
@@ -432,108 +506,3 @@ cdef class FastSession(Connections):
                 segment.forget_fd()
                 channel.stream.attach_mailbox(segment, False)
         return 0
-
-
-@cython.final
-cdef class ClientSession(FastSession):
-    """A session in the fast dialect, until the server turns out to speak the stdlib's alone.
-
-    From then on another session, in that dialect, does all its work.  A server that has spoken the
-    fast dialect must go on doing so, for in the stdlib's another could answer in its place.
-    """
-
-    cdef bint is_fast               # the server has proved that it speaks the fast dialect
-    cdef Session fallback           # with a server that does not
-
-    cdef Session other(self):
-        """The session that does the work; None for this one itself."""
-        if not self.is_fast and self.fallback is None:
-            try:
-                if not uses_raw_sockets(self.serializer):
-                    raise OtherDialect
-                self.channel()
-                self.is_fast = True
-            except OtherDialect:
-                fallback = StockSession(
-                    self.address, self.serializer, self.authkey, self.timeout)
-                if self.fallback is None:   # another thread may have found out meanwhile
-                    self.fallback = fallback
-        return self.fallback
-
-    cpdef object call(self, Target target, object name, object args, object kwds):
-        if self.is_fast or self.other() is None:
-            return FastSession.call(self, target, name, args, kwds)
-        return self.fallback.call(target, name, args, kwds)
-
-    cdef object call_after_posts(
-        self, Target target, object name, object args, object kwds, bint takes
-    ):
-        if self.is_fast or self.other() is None:
-            return FastSession.call_after_posts(self, target, name, args, kwds, takes)
-        return self.fallback.call_after_posts(target, name, args, kwds, takes)
-
-    def pipeline(self, list calls):
-        if not calls or self.other() is None:
-            return FastSession.pipeline(self, calls)
-        return self.fallback.pipeline(calls)
-
-    def post(self, Target target, name, args, kwds):
-        if self.other() is None:
-            return FastSession.post(self, target, name, args, kwds)
-        return self.fallback.post(target, name, args, kwds)
-
-    def create(self, typeid, args, kwds, bint anonymous=False):
-        if self.other() is None:
-            return FastSession.create(self, typeid, args, kwds, anonymous)
-        return self.fallback.create(typeid, args, kwds, anonymous)
-
-    def acquire(self, Target target):
-        if self.is_fast or target._id in self.holdings or self.other() is None:
-            return FastSession.acquire(self, target)
-        return self.fallback.acquire(target)
-
-    def control(self, name, args=(), kwds=None):
-        if self.other() is None:
-            return FastSession.control(self, name, args, kwds)
-        return self.fallback.control(name, args, kwds)
-
-    cpdef object locate(self, Target target):
-        return FastSession.locate(self, target) if self.other() is None else None
-
-    def connect(self):
-        cdef bool was_fast = self.is_fast
-        if self.other() is not None:
-            self.fallback.connect()
-        elif was_fast:      # else it has just connected
-            FastSession.connect(self)
-
-    # -- what makes no connection -------------------------------------------
-
-    def held(self):
-        return FastSession.held(self) if self.fallback is None else self.fallback.held()
-
-    def lost_connection(self):
-        if self.fallback is None:
-            return FastSession.lost_connection(self)
-        return self.fallback.lost_connection()
-
-    def stock_connection(self):
-        if self.fallback is None:
-            return FastSession.stock_connection(self)
-        return self.fallback.stock_connection()
-
-    def forget_connection(self):
-        if self.fallback is None:
-            FastSession.forget_connection(self)
-        else:
-            self.fallback.forget_connection()
-
-    def close(self):
-        FastSession.close(self)
-        if self.fallback is not None:
-            self.fallback.close()
-
-    def retire(self):
-        FastSession.retire(self)
-        if self.fallback is not None:
-            self.fallback.retire()
