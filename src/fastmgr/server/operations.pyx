@@ -5,6 +5,7 @@ anything, where the loop may not run what the client asks for.
 """
 
 cimport cython
+from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
 from fastmgr.kinds.waits cimport Primitive
@@ -182,10 +183,10 @@ cdef class Operations:
         if by.on_loop and not entry.known and name == "shutdown":
             return HAND_OFF     # it may drop users' items
         blocks = name in entry.names and (<Primitive>entry.obj).blocks(name)
-        if conn.is_gone() and (blocks or name == "release" or name == "consistent"):
-            # The client is dead.  Nobody would release what it acquires; what it releases has been
-            # handed on already.
-            return CLOSE
+        if conn.is_gone() and (
+            blocks or (name == "release" or name == "consistent") and not still_holds(conn)
+        ):
+            return CLOSE    # nobody would release what it acquires now
         here.owner = conn
         if not blocks:
             return GO_ON
@@ -397,6 +398,17 @@ cdef inline int let_others_run(size_t i) noexcept:
         with nogil:
             pass
     return 0
+
+
+cdef inline bint still_holds(Conn conn) noexcept:
+    """Whether the server has handed on nothing that a client held which is gone.
+
+    An exception may have ended the client's call, and not its process.  Then it has said goodbye,
+    has taken the replies to all calls before this one, and means what it has asked for.
+    """
+    return conn.end == IN_ORDER and not conn.session.broken and (
+        conn.untaken == 0 or <int32_t>(conn.stream.header.call - conn.untaken) <= 0
+    )
 
 
 cdef inline int begin_reading(Conn conn, Driver by, bint carried) except -1:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from support import KEY, FastPeer, ProbeManager, poll, settle
-from support.frames import ANONYMOUS, OP_GOODBYE, OP_RETURN
+import pytest
+from support import KEY, FastPeer, ProbeManager, poll, settle, stopped
+from support.frames import ANONYMOUS, HEADER, OP_CALL, OP_GOODBYE, OP_RETURN, request
 from support.servers import RawManager
 
 from fastmgr.client.sessions import ClientSession
@@ -66,3 +67,24 @@ def test_goodbye(peer: FastPeer, raw_manager: RawManager) -> None:
         other.send(OP_GOODBYE)
         assert other.ended()
     poll(lambda: peer.control("number_of_objects").payload == 0, "its list is gone")
+
+
+@pytest.mark.parametrize("typeid", ["Lock", "RLock", "Condition", "Semaphore"])
+def test_what_is_released_before_a_goodbye_is_free(typeid: str) -> None:
+    """As by a thread that an exception has interrupted in the call: its process goes on.
+
+    The loop and the worker hear of the call and of the end at once, and either may come first.
+    """
+    with ProbeManager(authkey=KEY) as manager:
+        for session in (os.urandom(SESSION_ID_SIZE) for _ in range(8)):
+            with FastPeer(manager.address, session) as other:
+                with FastPeer(manager.address, session) as peer:
+                    lock, probe = peer.create(typeid), peer.create("Probe")
+                    assert peer.method(lock, "acquire").payload is True
+                    assert peer.method(probe, "threads").op == OP_RETURN  # a worker serves it now
+                    assert other.method(lock, "locked").payload is True
+                    with stopped(manager._process.pid):
+                        call = peer.send(OP_CALL, request("release"), lock)
+                        peer.sock.sendall(HEADER.pack(0, 0, call, 0, OP_GOODBYE, 0))
+                        peer.sock.close()
+                poll(lambda: not other.method(lock, "locked").payload, "it is free")  # noqa: B023
