@@ -5,9 +5,9 @@ cimport cython
 
 from fastmgr.client.proxy cimport CellCore
 from fastmgr.kinds.slots cimport (
-    free_rlock, free_slot, holder_of, is_raised, owner_died, take_rlock, take_slot,
+    free_rlock, free_slot, holder_of, owner_died, take_rlock, take_slot,
 )
-from fastmgr.memory.atomics cimport fm_owner_here, fm_set_owner_here, uint64_t
+from fastmgr.memory.atomics cimport fm_load, fm_owner_here, fm_set_owner_here, uint64_t
 from fastmgr.memory.arena cimport KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE, View
 
 import threading
@@ -27,7 +27,7 @@ cdef class EventCore(CellCore):
     def is_set(self):
         """Whether the event is set."""
         if self.at_hand():
-            return is_raised(<uint64_t *>self.cell)
+            return fm_load(<uint64_t *>self.cell) != 0
         return self._callmethod("is_set")
 
 

@@ -3,10 +3,9 @@
 
 cimport cython
 
-from fastmgr.kinds.slots cimport raise_flag
 from fastmgr.kinds.waits cimport Primitive, Waiter, counted
-from fastmgr.memory.atomics cimport uint64_t
 from fastmgr.memory.arena cimport KIND_EVENT, Cell
+from fastmgr.memory.atomics cimport fm_store, uint64_t
 
 import threading
 
@@ -50,13 +49,13 @@ cdef class Event(Primitive):
     def set(self):
         cdef Waiter waiter
         self.flag = True
-        raise_flag(<uint64_t *>self.cell.at, True)
+        fm_store(<uint64_t *>self.cell.at, 1)
         while (waiter := self.next_waiter()) is not None:
             waiter.done(True)
 
     def clear(self):
         self.flag = False
-        raise_flag(<uint64_t *>self.cell.at, False)
+        fm_store(<uint64_t *>self.cell.at, 0)
 
 
 cdef class Barrier(Primitive):

@@ -62,12 +62,14 @@ cdef class Semaphore(Slots):
         return True
 
     cdef int book(self, uint64_t owner) except -1:
+        """Note that a session has a permit without a slot; those of other owners are not noted."""
         session = session_of(owner)
         if session:
             self.held[session] = self.held.get(session, 0) + 1
         return 0
 
     cdef bint unbook(self, object session) except -1:
+        """Note that a session has given such a permit back; False where it has none."""
         cdef Py_ssize_t left = self.held.get(session, 0) - 1
         if left > 0:
             self.held[session] = left
@@ -87,13 +89,13 @@ cdef class Semaphore(Slots):
         return taken
 
     cdef int doubt(self, dict taken) except -1:
-        """A party that is not among those that have `taken` has released one of their permits."""
+        """Note that a party has released a permit of one of those that have `taken` them."""
         cdef Py_ssize_t left = sum(taken.values()) - 1
         self.unsure = min(self.unsure + (len(taken) > 1), left)
         return 0
 
     cdef Py_ssize_t unreturned(self, Py_ssize_t n) except -1:
-        """How many of the `n` permits that the calling thread releases are not back already."""
+        """How many of `n` permits that the calling thread releases no death has given back."""
         cdef Py_ssize_t foreign
         if self.returned == 0:
             return n
@@ -189,7 +191,7 @@ cdef class Semaphore(Slots):
             raise OverflowError(f"release({n}): the semaphore's counter cannot be so high")
         self.returned -= n - left
         cdef uint64_t owner = current_owner().number
-        # Not a step for each permit: n may be large, and others are waiting to be served.
+        # At most so many steps, for n may be large, and the loop has others to serve.
         cdef Py_ssize_t steps = len(self.waiting) + sum(self.held.values()) + self.slots
         while left and steps and (
             self.waiting or self.held or self.value() < self.spare + <Py_ssize_t>self.slots
@@ -224,5 +226,5 @@ cdef class BoundedSemaphore(Semaphore):
 
     cdef int give_spare(self) except -1:
         if self.spare + <Py_ssize_t>sum(self.held.values()) >= self.bound - <Py_ssize_t>self.slots:
-            return 0        # a client has freed its slot this moment: this permit is one too many
+            return 0        # a client has just freed its slot: this permit would be one too many
         return Semaphore.give_spare(self)

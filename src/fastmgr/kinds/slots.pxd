@@ -159,11 +159,3 @@ cdef inline void mark_owner_died(uint64_t *slot) noexcept nogil:
 cdef inline void clear_owner_died(uint64_t *slot) noexcept nogil:
     """Somebody says that what the slot guards is in order."""
     fm_clear_bits(slot, OWNER_DIED)
-
-# -- an event's word: the server keeps the flag itself and writes a copy, which clients read --
-
-cdef inline bint is_raised(const uint64_t *flag) noexcept nogil:
-    return fm_load(flag) != 0
-
-cdef inline void raise_flag(uint64_t *flag, bint raised) noexcept nogil:
-    fm_store(flag, raised)

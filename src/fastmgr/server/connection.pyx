@@ -7,6 +7,7 @@ the two; each says which thread may call it.  docs/architecture.md has the drawi
 
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
+from libc.math cimport INFINITY
 
 from fastmgr.link.stream cimport FLAG_FOLLOWS, OP_GOODBYE
 
@@ -18,7 +19,6 @@ from fastmgr.link.handshake import FAILURE, HANDSHAKE_LIMIT, Challenger, Garbage
 
 # Connections that have yet to prove the key; the oldest go first when there are more.
 cdef int MOST_UNPROVEN = 1024
-cdef double FOREVER = float("inf")
 # Seconds without accepting when descriptors have run out.
 cdef double ACCEPT_PAUSE = 0.1
 cdef frozenset SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -174,7 +174,7 @@ cdef class Acceptor:
         self.server = server
         self.listener = listener
         self.unproven = {}
-        self.again = self.next = FOREVER
+        self.again = self.next = INFINITY
 
     cdef int fileno(self) except -2:
         """The listener's descriptor; -1 where there is none, or none any more."""
@@ -238,7 +238,7 @@ cdef class Acceptor:
 
     cdef int resume(self) except -1:
         """A pause without accepting is over."""
-        self.again = FOREVER
+        self.again = INFINITY
         return self.set_next()
 
     cdef int set_next(self) except -1:

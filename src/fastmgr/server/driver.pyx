@@ -7,6 +7,7 @@ A worker drops objects whose destructor may be a user's, or may take long.
 """
 
 cimport cython
+from libc.math cimport INFINITY
 
 from fastmgr.link.system cimport fm_share_heap
 from fastmgr.memory.arena cimport Celled
@@ -16,7 +17,6 @@ import os
 import resource
 from heapq import heapify, heappop, heappush
 
-cdef double FOREVER = float("inf")
 # With fewer descriptors than these a server makes do without those that only make it faster.
 cdef int MANY_DESCRIPTORS = 32
 # No destructor of a user's can hang on one of these.
@@ -72,7 +72,7 @@ cdef class Timers:
 
     def __init__(self):
         self.heap = []
-        self.next = FOREVER
+        self.next = INFINITY
 
     cdef bint set(self, Waiter waiter, Py_ssize_t conns) except -1:
         """Let the waiter time out at its deadline; return whether that is now the first deadline.
@@ -81,7 +81,7 @@ cdef class Timers:
         """
         cdef tuple timer
         cdef list kept
-        if not waiter.deadline < FOREVER:       # NaN is not, either
+        if not waiter.deadline < INFINITY:       # NaN is not, either
             return False
         # Allocate before the heap changes: a collection may run finalizers, and let other threads
         # set timers meanwhile.
@@ -103,12 +103,12 @@ cdef class Timers:
         while self.heap:
             waiter = self.heap[0][2]
             if not waiter.finished and waiter.deadline > now:
-                if waiter.deadline != FOREVER:
+                if waiter.deadline != INFINITY:
                     break
             heappop(self.heap)
             if not waiter.finished and waiter.deadline <= now:
                 waiter.at.expire(waiter)
-        self.next = self.heap[0][0] if self.heap else FOREVER
+        self.next = self.heap[0][0] if self.heap else INFINITY
         return 0
 
 

@@ -6,6 +6,7 @@ watches it for a hang-up alone, so it notices the death of a client whose call i
 """
 
 cimport cython
+from libc.math cimport INFINITY
 from posix.unistd cimport read as posix_read, write as posix_write
 
 from fastmgr.link.mailbox cimport (
@@ -33,8 +34,6 @@ cdef enum:
     ACCEPT_BATCH = 64
     FRAMES_A_LOOK = 16      # frames that the loop serves between two looks at the clock
     SHARE_NS = 1000000      # how long the loop serves one connection in one turn
-
-cdef double FOREVER = float("inf")
 
 
 @cython.final
@@ -152,16 +151,16 @@ cdef class Loop(Driver):
 
     cdef int timeout_ms(self) except -2:
         """How long the poller may wait: until the next deadline, end of a pause, or tick."""
-        cdef double wait = 1.0 if self.tick is not None else FOREVER
+        cdef double wait = 1.0 if self.tick is not None else INFINITY
         cdef double until = min(self.timers.next, self.acceptor.next)
         if self.due or self.inbox or self.backlog:
             return 0
-        if until != FOREVER:
+        if until != INFINITY:
             wait = min(wait, until - <double>monotonic())
             if wait <= 0:
                 return 0
         # An hour at most: the poller's number of milliseconds has 32 bits.
-        return -1 if wait == FOREVER else <int>(min(wait, 3600.0) * 1000) + 1
+        return -1 if wait == INFINITY else <int>(min(wait, 3600.0) * 1000) + 1
 
     cdef int housekeeping(self) except -1:
         """Do what no descriptor tells: queued and returned connections, timers, replies due."""
@@ -182,7 +181,7 @@ cdef class Loop(Driver):
                     self.take_from_worker(conn)
                 except Exception:
                     self.drop_broken(conn)
-        if self.timers.next != FOREVER and self.timers.next <= <double>monotonic():
+        if self.timers.next != INFINITY and self.timers.next <= <double>monotonic():
             self.timers.expire(monotonic())
         while self.due:
             finished, self.due = self.due, []
@@ -194,7 +193,7 @@ cdef class Loop(Driver):
                         self.answer_parked(conn)
                     except Exception:
                         self.drop_broken(conn)
-        if self.tick is not None or self.acceptor.next != FOREVER:
+        if self.tick is not None or self.acceptor.next != INFINITY:
             self.look_at_the_clock(monotonic())
         return 0
 
@@ -260,7 +259,7 @@ cdef class Loop(Driver):
         for _ in range(ACCEPT_BATCH):
             conn = self.acceptor.accept(self.handler)
             if conn is None:
-                if self.acceptor.again != FOREVER:
+                if self.acceptor.again != INFINITY:
                     fm_poller_forget(&self.poller, self.acceptor.fileno())
                 return 0
             self.conns[conn.stream.fd] = conn
