@@ -1,8 +1,6 @@
 # cython: auto_pickle=False
 """Events and barriers: they let all their waiters go at once."""
 
-cimport cython
-
 from fastmgr.kinds.waits cimport Primitive, Waiter, counted
 from fastmgr.memory.arena cimport KIND_EVENT, Cell
 from fastmgr.memory.atomics cimport fm_store, uint64_t
@@ -10,12 +8,8 @@ from fastmgr.memory.atomics cimport fm_store, uint64_t
 import threading
 
 
-@cython.embedsignature(False)
 cdef class Event(Primitive):
-    """Event()
---
-
-    As `threading.Event`."""
+    """As `threading.Event`."""
 
     cdef bint flag          # clients read the copy in the cell
 

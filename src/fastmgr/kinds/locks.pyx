@@ -1,7 +1,6 @@
 # cython: auto_pickle=False
 """Locks and conditions; a slot says which owner holds a lock (`kinds/slots.pxd`)."""
 
-cimport cython
 from libc.math cimport INFINITY
 
 from fastmgr.kinds.slots cimport (
@@ -28,12 +27,8 @@ cdef object lock_timeout(object blocking, object timeout):
     return None if timeout == -1 else timeout
 
 
-@cython.embedsignature(False)
 cdef class Lock(Slots):
-    """Lock()
---
-
-    As `threading.Lock`: anybody may release it."""
+    """As `threading.Lock`: anybody may release it."""
 
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_LOCK
@@ -98,12 +93,8 @@ cdef str shown_owner(uint64_t owner):
     return f"{owner & ~LOCAL}"
 
 
-@cython.embedsignature(False)
 cdef class RLock(Lock):
-    """RLock()
---
-
-    As `threading.RLock`: its owner may take it again, and nobody else may release it."""
+    """As `threading.RLock`: its owner may take it again, and nobody else may release it."""
 
     def __cinit__(self, *args, **kwds):
         self.kind = KIND_RLOCK

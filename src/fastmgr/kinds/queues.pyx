@@ -1,8 +1,6 @@
 # cython: auto_pickle=False
 """Queues, on which `get`, `put` and `join` may have to wait."""
 
-cimport cython
-
 from fastmgr.kinds.waits cimport Primitive, Waiter
 
 cdef extern from "Python.h":
@@ -15,12 +13,8 @@ from math import ceil
 cdef object ShutDown = getattr(queue, "ShutDown", None)
 
 
-@cython.embedsignature(False)
 cdef class _BaseQueue(Primitive):
-    """_BaseQueue(maxsize=0)
---
-
-    As `queue.Queue`; `waiting` has the waiters of `get`."""
+    """As `queue.Queue`; `waiting` has the waiters of `get`."""
 
     cdef readonly Py_ssize_t maxsize
     cdef object items

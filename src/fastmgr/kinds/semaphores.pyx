@@ -1,8 +1,6 @@
 # cython: auto_pickle=False
 """Semaphores: each of the first permits is a slot (`kinds/slots.pxd`)."""
 
-cimport cython
-
 from fastmgr.kinds.slots cimport OWNER_DIED, holder_of, mark_owner_died, party_of, session_of
 from fastmgr.kinds.waits cimport Slots, Waiter, counted, current_owner
 from fastmgr.memory.arena cimport KIND_NONE, KIND_SEMAPHORE
@@ -15,12 +13,8 @@ cdef enum:
     MOST_SLOTS = 64     # permits that clients take and give back by themselves
 
 
-@cython.embedsignature(False)
 cdef class Semaphore(Slots):
-    """Semaphore(value=1)
---
-
-    As `threading.Semaphore`.
+    """As `threading.Semaphore`.
 
     When a party without a permit releases while several parties have some, nobody can tell whose
     permit that was.  One becomes free, and the next of these parties to die gives back one less.

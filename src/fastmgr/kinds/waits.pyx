@@ -14,7 +14,6 @@ Every step holds the GIL from its first change of the books to its last: it allo
 """
 
 cimport cython
-
 from libc.math cimport INFINITY
 
 from fastmgr.kinds.slots cimport (

@@ -12,6 +12,8 @@ import pytest
 from fastmgr.kinds import containers, rows
 from fastmgr.wire.opaque import Opaque
 
+rows.fill_tables()
+
 
 def test_a_namespace_shows_what_the_stdlibs_shows() -> None:
     ours, theirs = containers.Namespace(b=1, _c=2), stock.Namespace(b=1, _c=2)
@@ -65,17 +67,16 @@ def test_blind_methods_look_at_no_value(row: rows.Row) -> None:
 
 
 def test_what_is_unread_is_found_and_replaced() -> None:
-    for row, make in [
-        (containers.DICT, lambda one: {"a": one, "b": 1}),
-        (containers.LIST, lambda one: [one, 1, one]),
-        (containers.NAMESPACE, lambda one: containers.Namespace(a=one, b=1)),
+    for make in [
+        lambda one: {"a": one, "b": 1},
+        lambda one: [one, 1, one],
+        lambda one: containers.Namespace(a=one, b=1),
     ]:
-        unread = row.unread
-        assert unread is not None
-        assert unread.find is not None
-        assert unread.put_in_place is not None
         one = Opaque(b"")
         holder, expected = make(one), make("read")
+        unread = rows.UNREAD[type(holder)]
+        assert unread.find is not None
+        assert unread.put_in_place is not None
         assert set(unread.find(holder)) == {one}
         unread.put_in_place(holder, {one: "read"})
         assert repr(holder) == repr(expected)

@@ -11,6 +11,8 @@ import pytest
 from fastmgr.kinds import events, locks, primitives, rows
 from fastmgr.kinds.waits import Primitive
 
+rows.fill_tables()
+
 HELD: list[Any] = [threading.Lock, threading.RLock, threading.Semaphore, threading.Condition]
 
 

@@ -1,6 +1,0 @@
-from fastmgr.kinds.waits import Primitive
-
-class Event(Primitive): ...
-
-class Barrier(Primitive):
-    def __init__(self, parties: int, timeout: float | None = None) -> None: ...

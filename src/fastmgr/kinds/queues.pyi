@@ -1,3 +1,0 @@
-from fastmgr.kinds.waits import Primitive
-
-class Queue(Primitive): ...

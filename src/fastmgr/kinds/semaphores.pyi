@@ -1,6 +1,0 @@
-from fastmgr.kinds.waits import Primitive
-
-class Semaphore(Primitive):
-    def __init__(self, value: int = 1) -> None: ...
-
-class BoundedSemaphore(Semaphore): ...
