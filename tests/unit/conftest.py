@@ -1,10 +1,19 @@
-"""How the tests of shared types and of their proxies make objects."""
+"""The manager of a module's tests, and how tests of shared types make objects."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from support import ProbeManager
+from support import KEY, ProbeManager
 from support.numbers import OBJECTS, Make
+
+
+@pytest.fixture(scope="module")
+def shared_manager(request: pytest.FixtureRequest) -> Iterator[ProbeManager]:
+    """A manager for the tests of one module, of the class that the module calls `MANAGER`."""
+    with getattr(request.module, "MANAGER", ProbeManager)(authkey=KEY) as manager:
+        yield manager
 
 
 @pytest.fixture(params=["memory", "server", "object"])

@@ -93,18 +93,7 @@ UnitManager.register(
     "listed", list, exposed=("remove", "append", "pop", "insert", "count", "__len__")
 )
 
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[UnitManager]:
-    with UnitManager() as manager:
-        yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: UnitManager) -> UnitManager:
-    if shared_manager._number_of_objects():
-        settle(shared_manager, 0)
-    return shared_manager
+MANAGER = UnitManager
 
 
 # Proxy types

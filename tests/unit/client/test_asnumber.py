@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import math
 import operator
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -16,18 +15,6 @@ from support.numbers import CODES
 from fastmgr.managers import RemoteError
 
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[ProbeManager]:
-    with ProbeManager(authkey=KEY) as manager:
-        yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: Any) -> Any:
-    """The module's manager; a test that counts objects has one of its own."""
-    return shared_manager
 
 
 def test_counter_proxy_looks_like_a_number(manager: ProbeManager) -> None:

@@ -82,17 +82,7 @@ CellsManager.register("NoAcquire", locks.Lock, AcquirerProxy, exposed=("release"
 CellsManager.register("NoLook", events.Event, EventProxy, exposed=("set", "clear"))
 CellsManager.register("Counting", Counting, CountingProxy)
 
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[ProbeManager]:
-    with CellsManager(authkey=KEY) as manager:
-        yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: Any) -> Any:
-    """The module's manager; none of these tests counts objects."""
-    return shared_manager
+MANAGER = CellsManager
 
 
 @pytest.fixture(params=["memory", "server", "threading"])

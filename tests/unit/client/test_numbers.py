@@ -8,7 +8,7 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,18 +18,6 @@ from support.numbers import CODES, EDGE, Make, mapped_array, same
 from fastmgr.managers import ArrayProxy, Token, ValueProxy
 
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[ProbeManager]:
-    with ProbeManager(authkey=KEY) as manager:
-        yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: Any) -> Any:
-    """The module's manager; a test that counts objects has one of its own."""
-    return shared_manager
 
 
 def test_a_proxy_says_what_its_cell_holds(manager: ProbeManager, off_manager: ProbeManager) -> None:

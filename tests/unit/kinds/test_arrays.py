@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import array
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import example, given, strategies as st
-from support import KEY, ProbeManager
+from support import ProbeManager
 from support.numbers import (
     CODES,
     INTEGERS,
@@ -30,18 +29,6 @@ from support.numbers import (
 from fastmgr.kinds.arrays import Array
 
 pytestmark = pytest.mark.timeout(90)
-
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[ProbeManager]:
-    with ProbeManager(authkey=KEY) as manager:
-        yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: Any) -> Any:
-    """The module's manager; a test that counts objects has one of its own."""
-    return shared_manager
 
 
 @pytest.mark.parametrize("code", CODES)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import example, given, strategies as st
-from support import KEY, ProbeManager
+from support import ProbeManager
 from support.numbers import (
     HIGH,
     LOW,
@@ -35,17 +34,7 @@ class CountersManager(ProbeManager):
 
 CountersManager.register("Settable", Counter, managers.CounterProxy, exposed=("set", "get"))
 
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[ProbeManager]:
-    with CountersManager(authkey=KEY) as manager:
-        yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: Any) -> Any:
-    """The module's manager; a test that counts objects has one of its own."""
-    return shared_manager
+MANAGER = CountersManager
 
 
 counter_calls = st.one_of(

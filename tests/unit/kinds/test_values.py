@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -49,17 +49,7 @@ class ValuesManager(ProbeManager):
 ValuesManager.register("Doubling", DoublingValue, ValueProxy)
 ValuesManager.register("ReadOnly", managers.Value, ValueProxy, exposed=("get",))
 
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[ProbeManager]:
-    with ValuesManager(authkey=KEY) as manager:
-        yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: Any) -> Any:
-    """The module's manager; a test that counts objects has one of its own."""
-    return shared_manager
+MANAGER = ValuesManager
 
 
 @quickly

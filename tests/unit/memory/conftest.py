@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from support import KEY, ProbeManager
@@ -15,12 +14,6 @@ from support.peers import PassedPeer
 def shared_manager() -> Iterator[ProbeManager]:
     with ArenaManager(authkey=KEY) as manager:
         yield manager
-
-
-@pytest.fixture
-def manager(shared_manager: Any) -> Any:
-    """The module's manager; a test that counts objects has one of its own."""
-    return shared_manager
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import managers as stdlib
 from typing import Any
 
 import pytest
-from support import KEY, ProbeManager, poll
+from support import ProbeManager, poll
 
 from fastmgr import managers, oneway
 
@@ -53,11 +53,7 @@ CallsManager.register("Odd", Odd, managers.ListProxy)
 CallsManager.register("Exposing", dict, exposed=("fromkeys", "get", "__class_getitem__"))
 CallsManager.register("Attributed", Attributed, managers.DictProxy)
 
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[CallsManager]:
-    with CallsManager(authkey=KEY) as manager:
-        yield manager
+MANAGER = CallsManager
 
 
 def test_overridden_methods(manager: CallsManager) -> None:

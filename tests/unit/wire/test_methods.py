@@ -119,11 +119,7 @@ NAMES = (*METHODS, "another", "größe", "x" * 1000, "")
 MethodManager.register("Echoing", Echoing, exposed=NAMES, proxytype=managers.BaseProxy)
 MethodManager.register("Mine", Mine)
 
-
-@pytest.fixture(scope="module")
-def shared_manager() -> Iterator[MethodManager]:
-    with MethodManager(authkey=KEY) as manager:
-        yield manager
+MANAGER = MethodManager
 
 
 class NumberingPeer(FastPeer):
