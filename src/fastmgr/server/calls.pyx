@@ -27,13 +27,9 @@ from fastmgr.link.cutter import KINDS
 from fastmgr.server.names import named_handle
 from fastmgr.stock.dialect import Token
 
-# Arguments that need no tuple of their own.
 cdef enum:
-    FEW = 4
-
-# Exposed names that an error says something of.
-cdef enum:
-    MOST_NAMES = 30
+    FEW = 4             # arguments that are passed without a tuple of their own
+    MOST_NAMES = 30     # exposed names that an error's text has
 
 cdef object MISSING = object()
 # What is particular to the types; filled as they are declared.

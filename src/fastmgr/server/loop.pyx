@@ -100,8 +100,6 @@ cdef class Loop(Driver):
         self.watched[fd] = callback
         fm_poller_set(&self.poller, fd, FM_READ | FM_HANGUP, True)
 
-    # -- the loop ----------------------------------------------------------
-
     def run(self, Handler handler not None):
         """Serve until `stop`."""
         self.ident = get_ident()
@@ -265,8 +263,7 @@ cdef class Loop(Driver):
             self.conns[conn.stream.fd] = conn
             fm_poller_set(&self.poller, conn.stream.fd, FM_READ, True)
             self.send_frames(conn, [conn.handshake.hello()])
-            conn = self.acceptor.superfluous()
-            if conn is not None:
+            if (conn := self.acceptor.superfluous()) is not None:
                 self.drop(conn)
         return 0
 
@@ -285,9 +282,7 @@ cdef class Loop(Driver):
             self.open_mailbox(conn)
         if status == FRAME_READY:
             return self.serve_frames(conn)
-        if status == FRAME_EOF:
-            return self.drop(conn)
-        return 0
+        return self.drop(conn) if status == FRAME_EOF else 0
 
     cdef int serve_frames(self, Conn conn) except -1:
         """Serve each whole frame that has arrived, until the connection has had its share."""

@@ -35,16 +35,11 @@ from traceback import format_exc
 from fastmgr.kinds import rows
 from fastmgr.kinds.waits import here
 
-# Handles of one message that the loop serves; a worker lets other threads run after as many.
 cdef enum:
+    # Handles of one message that the loop serves; a worker lets other threads run after as many.
     HANDLES_AT_ONCE = 1024
-
-# Missing handles of which a reply says why they are missing.
-cdef enum:
-    MOST_REASONS = 30
-
-# What the steps of a call say besides a `Verdict`.
-cdef enum:
+    MOST_REASONS = 30       # missing handles of which a reply says why they are missing
+    # What the steps of a call say besides a `Verdict`.
     NOT_CARRIED = -2
     GO_ON = -3
 

@@ -23,11 +23,10 @@ from fastmgr.link.introduction import (
 from fastmgr.server.stock_peers import Served
 from fastmgr.stock.dialect import Idle
 
-# After so many calls in a row that the loop could have served a worker returns its connection.
+# A worker returns its connection after so many calls in a row that the loop could have served,
 cdef enum:
     STREAK = 64
-
-# Seconds without a request after which a worker returns its connection.
+# or after so many seconds without a request.
 cdef double WORKER_PATIENCE = 1.0
 
 
