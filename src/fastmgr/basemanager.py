@@ -221,13 +221,13 @@ class BaseManager(_StockManager):
         process, code = self._process, None
         state = {State.INITIAL: "not started", State.SHUTDOWN: "shut down"}.get(self._state.value)
         if process is not None:
-            if process._parent_pid == getpid():  # others cannot tell
+            if process._parent_pid == getpid():  # only the parent can tell
                 code = process.exitcode
             state = f"{state or 'started'}, process {process.pid}"
             if code is not None:
                 state += f", which has ended (exit code {code})"
         elif state is None:
-            # Whoever has joined the process has forgotten it.
+            # `join` forgets a process that has ended.
             ended = "shutdown" in self.__dict__ and sessions.scheme_of(self._address) is None
             state = "ended" if ended else "connected"
         return f"<{type(self).__name__} at {self._address!r}, {state}>"
@@ -304,13 +304,13 @@ class BaseManager(_StockManager):
         if (engine := engine_of(self._address)) is not None:
             return self._start_engine(engine, initializer)
         reader, writer = connection.Pipe(duplex=False)
-        # A child of which a handler's exception kept us from hearing finds out that nobody reads.
+        # Without a copy of its own the child notices where a handler's exception ended our wait.
         util.register_after_fork(reader, connection.Connection.close)
         served = (self._registry, self._address, self._authkey, self._serializer)
         self._process = self._ctx.Process(
             target=type(self)._run_server,
             args=(*served, writer, initializer, initargs),
-            # Only then: a user's `_run_server` may be one that knows nothing of it.
+            # A user's own `_run_server` may not know this argument: most calls go without.
             kwargs={} if self._arena is True else {"arena": self._arena},
         )
         if getattr(self._ctx, "get_start_method", lambda: "fork")() == "fork":
@@ -422,8 +422,8 @@ class BaseManager(_StockManager):
     def forget(self, name: str) -> bool:
         """Drop a name, and what is kept under it; return whether there was such a name.
 
-        Whoever holds the object keeps it, as one that has no name.  The name can then be given to
-        another.
+        Clients that hold the object keep it, as one that has no name.  The name can then be given
+        to another object.
         """
         return self._session.control("forget_name", (name,))
 

@@ -135,7 +135,7 @@ class BaseProxy(ProxyCore):
         if incref:
             self._incref()
         if not incref or type(self)._after_fork is not BaseProxy._after_fork:
-            # Others are looked after by their session.
+            # After a fork the session takes the references of all other proxies.
             util.register_after_fork(self, type(self)._after_fork)
 
     def _open_session(self) -> Session:

@@ -169,9 +169,9 @@ class ConditionProxy(AcquirerProxy, _Condition):
                     util.info("the manager is gone, and its lock with it: %s", error)
                     break
                 if not isinstance(error, Exception) or not is_ours(error):
-                    raised = error  # of a signal's handler: the lock comes first
+                    raised = error  # a signal's handler raised it: the lock comes first
                 elif isinstance(error, TypeError) and how:
-                    how = {}  # of a server, or over a lock, that cannot do that
+                    how = {}  # the server, or the lock, does not know `restoring`
                 else:
                     raise
         if raised is not None:

@@ -155,7 +155,7 @@ class Crowd(Alone):
         self.processes = processes
         self.pipes: list[Any] = []
         self.children: list[Any] = []
-        stack.callback(stop, self.children)  # which finds none, unless something goes wrong
+        stack.callback(stop, self.children)  # in order, they have ended by then
         for number in range(processes):
             ours, theirs = context.Pipe()
             self.pipes.append(ours)
