@@ -12,6 +12,17 @@ PACKAGE = TESTS.parent / "src" / "fastmgr"
 BUDGET = 800
 #: Files of the public face as a whole, and of the repository.
 WHOLE = {"rooms", "signatures", "tests"}
+#: Modules and rooms that have no unit test file named after them, and why: only ever fewer.
+ELSEWHERE = {
+    "_core": "it joins the engine's parts, and each test of a server runs it",
+    "client/connections": "tests/behaviour has it: forks, threads, interrupts",
+    "client/fast": "each test of a proxy makes its calls by it",
+    "client/fastchannel": "each test of a proxy makes its calls by it",
+    "client/proxy": "tests/unit/test_baseproxy.py has what all proxies do",
+    "client/session": "an interface: tests/unit/client/test_sessions.py makes a session of its own",
+    "engines/valkey": "its modules are tested together, with a server of their own",
+    "kinds/standard": "a list of rows, which tests/unit/kinds/test_rows.py looks at",
+}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -61,3 +72,20 @@ def test_unit_tests_are_named_after_modules() -> None:
         if not any(name == module or name.startswith(f"{module}_") for module in known):
             strays.append(str(path.relative_to(TESTS)))
     assert not strays
+
+
+def test_each_module_has_its_unit_tests() -> None:
+    """A header or a .pxd alone needs none: the tests of the modules that use it have it."""
+    known = {path.relative_to(UNIT).with_suffix("").as_posix() for path in UNIT.rglob("test_*.py")}
+    untested = set()
+    for path in (path for kind in ("*.py", "*.pyx") for path in PACKAGE.rglob(kind)):
+        module = path.relative_to(PACKAGE).with_suffix("")
+        own = (module.parent / f"test_{module.name.strip('_')}").as_posix()
+        tested = any(name == own or name.startswith(f"{own}_") for name in known)
+        if module.name != "__init__" and not tested:
+            untested.add(module.as_posix())
+    assert not {
+        module
+        for module in untested
+        if not any(module == name or module.startswith(f"{name}/") for name in ELSEWHERE)
+    }
