@@ -14,11 +14,7 @@ cdef enum:
 
 
 cdef class Semaphore(Slots):
-    """As `threading.Semaphore`.
-
-    When a party without a permit releases while several parties have some, nobody can tell whose
-    permit that was.  One becomes free, and the next of these parties to die gives back one less.
-    """
+    """As `threading.Semaphore`; `kinds.primitives` says what a release by others does."""
 
     # The permits beyond `MOST_SLOTS`, and those that somebody released who had not taken them, have
     # no slot: the server alone changes these numbers.

@@ -92,16 +92,13 @@ cdef inline bint step_down(uint64_t *slot) noexcept nogil:
 # -- a client by itself -------------------------------------------------------------
 
 cdef inline bint _free(uint64_t *slot, uint64_t word) noexcept nogil:
-    """Free the slot unless it is contended: then the server hands it on.
-
-    The server may mark it this moment: then the word has changed, and the server is asked as well.
-    """
+    """Free the slot unless the server has contended it, perhaps just now: it hands the slot on."""
     return not word & CONTENDED and fm_replace(slot, &word, word & OWNER_DIED)
 
 cdef inline bint free_slot(uint64_t *slot, uint64_t owner) noexcept nogil:
     """Free what a thread of the owner's process holds; False where only the server can.
 
-    What another process holds is the server's matter: it knows what deaths have given back.
+    Only the server frees what another process holds: it knows what deaths have given back.
     """
     cdef uint64_t word = fm_load(slot)
     return (word & OWNER) >> THREAD_BITS == owner >> THREAD_BITS and _free(slot, word)
@@ -128,19 +125,14 @@ cdef inline bint take_or_contend(uint64_t *slot, uint64_t owner) noexcept nogil:
             return False
 
 cdef inline bint leave_free(uint64_t *slot, uint64_t holder, uint64_t died) noexcept nogil:
-    """Free the slot, for nobody waits; False where the holder has done so meanwhile.
-
-    `died` is OWNER_DIED or 0.
-    """
+    """Free the slot and set `died`, for nobody waits; False where the holder was quicker."""
     cdef uint64_t word = fm_load(slot)
     while word & OWNER == holder:
         if fm_replace(slot, &word, word & OWNER_DIED | died):
             return True
     return False
 
-cdef inline void hand_to(
-    uint64_t *slot, uint64_t owner, uint64_t died, bint others
-) noexcept nogil:
+cdef inline void hand_to(uint64_t *slot, uint64_t owner, uint64_t died, bint others) noexcept nogil:
     """Give a contended slot to the first who waits; `others` wait still.
 
     Nobody else changes a contended slot, so it is written without a comparison.  It is free at no
