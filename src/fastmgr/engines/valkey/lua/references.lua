@@ -1,0 +1,91 @@
+-- References: who holds an object, and what a container of values refers to.
+--
+-- An object is there as long as its main hash has a field of a holder: `s:<session>`, the number of
+-- references that a session has; `c:<oid>`, that of values in another object that contain a proxy
+-- of this one; `name`, the key of the object's name.  A value that contains proxies begins with R.
+-- The function that removes such a value returns it: the client then drops what it refers to, for
+-- that may lie on another server of a cluster.
+
+local function refers(value) return string.byte(value) == 82 end
+
+-- Those of some values that contain proxies.
+local function referring(values)
+  local found = {}
+  for _, value in ipairs(values) do
+    if value and refers(value) then found[#found + 1] = value end
+  end
+  return found
+end
+
+-- By a type's id: what returns the values of an object.
+local CONTENTS = {}
+local function contains(typeid, list) CONTENTS[typeid] = list end
+
+-- Make the main hash of an object, with the fields in `more`; false if it was there.
+local function open(k, typeid, session, ...)
+  local m = k .. ':m'
+  if call('HSETNX', m, 't', typeid) == 0 then return false end
+  if session ~= '' then call('HSET', m, 's:' .. session, 1) end
+  if select('#', ...) > 0 then call('HSET', m, ...) end
+  return true
+end
+
+local function is_held(m)
+  for _, field in ipairs(call('HKEYS', m)) do
+    local kind = string.sub(field, 1, 2)
+    if kind == 's:' or kind == 'c:' or field == 'name' then return true end
+  end
+  return false
+end
+
+-- Remove an object that nobody holds; return the values in it that contain proxies.
+local function remove_unheld(k)
+  local m = k .. ':m'
+  if is_held(m) then return {} end
+  local list = CONTENTS[call('HGET', m, 't')]
+  local found = list and referring(list(k)) or {}
+  remove(k)
+  return found
+end
+
+-- `holder count`: take references.  Returns the type's id.
+define('take', function(k, A)
+  call('HINCRBY', k .. ':m', A[1], A[2])
+  return call('HGET', k .. ':m', 't')
+end)
+
+-- `holder count ...`: return references; a count of 0 stands for all that the holder has.  Returns
+-- the values that went with the object, if this was its end, and that contain proxies.
+define_bare('drop', function(K, A)
+  local k, m = K[1], K[1] .. ':m'
+  if call('EXISTS', m) == 0 then return {} end
+  for i = 1, #A, 2 do
+    if A[i + 1] == '0' or call('HEXISTS', m, A[i]) == 1 and
+        call('HINCRBY', m, A[i], -A[i + 1]) <= 0 then
+      call('HDEL', m, A[i])
+    end
+  end
+  return remove_unheld(k)
+end, 'allow-oom')
+
+-- `name`: call an object so, or, where it is '', have it be called nothing.  Returns as `drop`.
+define('call', function(k, A)
+  if A[1] ~= '' then
+    call('HSET', k .. ':m', 'name', A[1])
+    return {}
+  end
+  call('HDEL', k .. ':m', 'name')
+  return remove_unheld(k)
+end, 'allow-oom')
+
+-- Names: the key `{ns:n:<name>}` has the id of the object.
+-- `old new`: give a name to `new` if it is `old`'s ('' for nobody's); returns whose it is then.
+define_bare('name', function(K, A)
+  local found = call('GET', K[1]) or ''
+  if found ~= A[1] then return found end
+  if A[2] == '' then call('DEL', K[1]) else call('SET', K[1], A[2]) end
+  return A[2]
+end)
+
+-- All fields of the main hash.
+define('meta', function(k) return call('HGETALL', k .. ':m') end, 'no-writes')
