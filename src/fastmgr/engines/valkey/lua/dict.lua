@@ -47,9 +47,9 @@ local function values_of(k, fields)
   return values
 end
 
-for _, typeid in ipairs{'dict', 'Namespace'} do
-  contains(typeid, function(k) return call('HVALS', k) end)
-end
+local function hash_values(k) return call('HVALS', k) end
+contains('dict', hash_values)
+contains('Namespace', hash_values)
 
 -- `typeid session (field value original) ...`; counters that have names are made so, too.
 define_bare('dict_make', function(K, A)
