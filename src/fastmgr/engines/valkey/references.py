@@ -1,0 +1,312 @@
+"""References: what this process holds in a server, and what the values in its containers hold.
+
+A process has one `Reference` to an object however many proxies it has; when the last is dropped the
+reference is returned.  A container has references to the objects of which its values contain
+proxies.  The client takes them before it stores such a value, and returns them after it has removed
+one.  A client that is killed between leaves a reference too many, never one too few.
+
+References are returned together, before the next request of the session: a finalizer, which may
+run at any moment, only notes that one is to be returned.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastmgr.client.session import Target
+from fastmgr.engines.valkey.commands import METHODS, Procedure
+from fastmgr.engines.valkey.errors import ConnectionLost
+from fastmgr.engines.valkey.values import decode, encode, references
+from fastmgr.kinds.rows import BY_TYPEID
+from fastmgr.stock.dialect import RemoteError
+
+__all__ = [
+    "Maker", "Reference", "References", "create", "fetch", "gone", "make_ident", "operand",
+    "release", "require", "store", "take_out",
+]  # fmt: skip
+
+#: Keys that a server is asked for in one step of a scan.
+SCANNED = b"1000"
+
+
+class Reference:
+    """One reference of this process to an object; it is returned when this is dropped."""
+
+    __slots__ = ("__weakref__", "ident", "owner", "session_id")
+
+    def __init__(self, owner: References, ident: str) -> None:
+        self.owner, self.ident, self.session_id = owner, ident, owner.session.id
+
+    def __del__(self) -> None:
+        if self.session_id == self.owner.session.id:  # else it was a parent process's
+            self.owner.pending.append((self.ident, b"s:" + self.session_id))
+
+
+class References:
+    """What a session holds, and what it is to return."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.held: weakref.WeakValueDictionary[str, Reference] = weakref.WeakValueDictionary()
+        self.pending: deque[tuple[str, bytes]] = deque()
+        self.flushing = False
+
+    def take(self, ident: str) -> Reference:
+        """Return a reference to an object.
+
+        Raises
+        ------
+        RemoteError
+            The object is gone.
+        """
+        found = self.held.get(ident)
+        if found is None:
+            session = self.session
+            session.function(b"take", session.key_of(ident), b"s:" + session.id, 1)
+            found = self.adopt(ident)
+        return found
+
+    def adopt(self, ident: str) -> Reference:
+        """Return a reference that the server has counted already."""
+        found = self.held[ident] = Reference(self, ident)
+        return found
+
+    def flush(self) -> None:
+        """Return what is to be returned, and what went with the objects of which that was the end.
+
+        What cannot be returned now is left to the next call.
+        """
+        if self.flushing:
+            return
+        self.flushing = True
+        try:
+            while self.pending:
+                counts: dict[tuple[str, bytes], int] = {}
+                while self.pending:
+                    drop = self.pending.popleft()
+                    counts[drop] = counts.get(drop, 0) + 1
+                self._drop(counts)
+        except OSError:
+            pass  # the next call will tell
+        finally:
+            self.flushing = False
+
+    def _drop(self, counts: dict[tuple[str, bytes], int]) -> None:
+        while counts:
+            (ident, holder), count = counts.popitem()
+            try:
+                key = self.session.key_of(ident)
+                values = self.session.function(b"drop", key, holder, count)
+            except ConnectionLost as error:
+                if error.applied is False:
+                    self.pending.extend([(ident, holder)] * count)
+                for drop, count in counts.items():
+                    self.pending.extend([drop] * count)
+                raise
+            release(self.session, key, values)
+
+    def take_anew(self) -> None:
+        """Count what this process holds under the session's new id: in the child of a fork."""
+        self.pending.clear()
+        self.flushing = False
+        session = self.session
+        for ident, reference in list(self.held.items()):
+            try:
+                session.function(b"take", session.key_of(ident), b"s:" + session.id, 1)
+            except RemoteError:
+                continue  # the object is gone
+            reference.session_id = session.id
+
+
+# -- values in containers ---------------------------------------------------------
+
+
+def _holder(session: Any, key: bytes) -> bytes:
+    return b"c:" + key[len(session.ns) + 2 : -1]
+
+
+def store(session: Any, key: bytes, value: object) -> bytes:
+    """Encode a value for a container; the container then has its references.
+
+    Raises
+    ------
+    RemoteError
+        An object that the value has a proxy of is gone.
+    """
+    data = encode(value, session.address)
+    if data[:1] == b"R":
+        hold(session, key, data)
+    return data
+
+
+def hold(session: Any, key: bytes, data: bytes, count: int = 1) -> None:
+    """Take the references of a container to what an encoded value contains."""
+    holder = _holder(session, key)
+    for ident in references(data):
+        session.function(b"take", session.key_of(ident), holder, count)
+
+
+def fetch(session: Any, data: bytes) -> Any:
+    """Return a value that stays in its container."""
+    return decode(data, session.address)
+
+
+def take_out(session: Any, key: bytes, data: bytes) -> Any:
+    """Return a value that is in its container no more."""
+    value = decode(data, session.address)
+    if data[:1] == b"R":
+        release(session, key, (data,))
+    return value
+
+
+def release(session: Any, key: bytes, values: Sequence[bytes | None]) -> None:
+    """Have the references returned that a container had for values that are in it no more."""
+    for data in values:
+        if data and data[:1] == b"R":
+            holder = _holder(session, key)
+            session.references.pending.extend([(ident, holder) for ident in references(data)])
+
+
+def operand(value: Any) -> Any:
+    """Return an argument that a method looks into: of a proxy, a copy of its referent."""
+    return value._getvalue() if isinstance(value, Target) else value  # type: ignore[attr-defined]
+
+
+# -- objects --------------------------------------------------------------------------
+
+
+def gone(key: bytes) -> RemoteError:
+    """Return the error of a call of an object that is not there."""
+    return RemoteError(f"the object {key.decode()} is gone\n")
+
+
+def require(session: Any, key: bytes) -> None:
+    """Tell an object that is empty from one that is gone.
+
+    Raises
+    ------
+    RemoteError
+        It is gone.
+    """
+    if not session.run([b"EXISTS", key + b":m"], True):
+        raise gone(key)
+
+
+class Maker(Procedure):
+    """What makes the objects of a type: ``make(session, typeid, args, kwds)`` returns an ident."""
+
+    def make(
+        self, session: Any, typeid: str, args: Sequence[Any], kwds: Mapping[str, Any]
+    ) -> str:
+        raise NotImplementedError
+
+
+def make_ident(typeid: str) -> str:
+    return f"{typeid}-{os.urandom(8).hex()}"
+
+
+def create(
+    session: Any, typeid: str, args: Sequence[Any], kwds: Mapping[str, Any] | None, anonymous: bool
+) -> tuple[str, Sequence[str], Reference | None]:
+    """Do what `Session.create` says."""
+    methods = session.methods_of(typeid)
+    row = BY_TYPEID.get(typeid)
+    make = methods["#create"]
+    try:
+        if isinstance(make, Maker):
+            ident = make.make(session, typeid, args, kwds or {})
+        else:
+            ident = make_ident(typeid)
+            session.create_by(make, session.key_of(ident), args, kwds)
+    except (RemoteError, OSError):
+        raise
+    except Exception as error:
+        shown = row.creation_errors if row is not None else "hidden"
+        if shown == "shown" or (shown == "named" and (kwds or {}).get("name") is not None):
+            raise
+        raise RemoteError("".join(traceback.format_exception(error))) from None
+    exposed = row.exposed if row is not None else ()
+    reference = None if anonymous else session.references.adopt(ident)
+    return ident, exposed or tuple(name for name in methods if name[0] != "#"), reference
+
+
+# -- the functions of a server ----------------------------------------------------------
+
+
+def scan(session: Any, pattern: bytes) -> list[bytes]:
+    """Return all keys of the session's namespace that match a pattern behind it."""
+    found: set[bytes] = set()
+    cursor: Any = b"0"
+    escaped = b"".join(b"\\%c" % c if c in b"*?[]\\^-" else b"%c" % c for c in session.ns)
+    while True:
+        cursor, keys = session.run(
+            [b"SCAN", cursor, b"MATCH", b"{" + escaped + b":" + pattern, b"COUNT", SCANNED], True
+        )
+        found.update(keys)
+        if cursor in (b"0", 0):
+            return sorted(found)
+
+
+def _pairs(flat: Any) -> dict[bytes, bytes]:
+    return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2]))
+
+
+def number_of_objects(session: Any) -> int:
+    session.references.flush()
+    return len(scan(session, b"*}:m"))
+
+
+def debug_info(session: Any) -> str:
+    session.references.flush()
+    lines = []
+    for meta in scan(session, b"*}:m"):
+        key = meta[:-2]
+        fields = _pairs(session.run([b"HGETALL", meta], True))
+        count = sum(int(n) for field, n in fields.items() if field[:2] in (b"s:", b"c:"))
+        typeid = fields.get(b"t", b"").decode()
+        shown = METHODS.get(typeid, {}).get("__repr__")
+        try:
+            text = str(session.call_by_key(shown, key)) if shown is not None else typeid
+        except Exception as error:
+            text = f"<{typeid}: {error}>"
+        ident = key[len(session.ns) + 2 : -1].decode()
+        lines.append(f"  {ident}:       refcount={count}\n    {text[:75]}")
+    return "\n".join(lines)
+
+
+def get_methods(session: Any, token: Any) -> tuple[str, ...]:
+    row = BY_TYPEID.get(token.typeid)
+    if row is not None and row.exposed:
+        return row.exposed
+    return tuple(name for name in session.methods_of(token.typeid) if name[0] != "#")
+
+
+def count_one_more(session: Any, ident: str) -> None:
+    session.function(b"take", session.key_of(ident), b"s:" + session.id, 1)
+
+
+def count_one_less(session: Any, ident: str) -> None:
+    session.references.pending.append((ident, b"s:" + session.id))
+    session.references.flush()
+
+
+CONTROLS: dict[str, Any] = {
+    "number_of_objects": number_of_objects,
+    "debug_info": debug_info,
+    "get_methods": get_methods,
+    "incref": count_one_more,
+    "decref": count_one_less,
+    "dummy": lambda session: None,
+}
+
+
+def control(session: Any, name: str, args: Sequence[Any], kwds: Mapping[str, Any] | None) -> Any:
+    """Do what `Session.control` says."""
+    if name not in CONTROLS:
+        raise RemoteError(f"a Valkey server has no {name}\n")
+    return CONTROLS[name](session, *args, **kwds or {})
