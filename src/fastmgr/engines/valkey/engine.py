@@ -16,7 +16,9 @@ from fastmgr.engines.valkey.session import ValkeySession
 __all__ = ["ENGINE", "ValkeyEngine"]
 
 #: The modules that put the methods of their types into `commands.METHODS`.
-METHOD_MODULES = ("containers", "numbers", "locks", "events", "queues")
+METHOD_MODULES = (
+    "containers", "sets", "lists", "numbers", "counters", "locks", "events", "queues",
+)  # fmt: skip
 
 
 class ValkeyEngine(Engine):

@@ -9,7 +9,7 @@ A field of which `key_of` makes the very key is *exact*.  Beside any other field
 the key as it was first given.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.tuple cimport PyTuple_CheckExact
@@ -183,7 +183,7 @@ cpdef bytes encode_key(object key):
 
 
 cpdef tuple encode_both(object key, object address=None):
-    """Return the field of a key, and the encoded key itself where the field is not exact, or b""."""
+    """Return the field of a key, and, where the field is not exact, the encoded key; else b""."""
     cdef bint exact = True
     cdef bytes field = field_of(key, &exact)
     return field, b"" if exact else encode(key, address)

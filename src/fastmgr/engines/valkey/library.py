@@ -21,7 +21,7 @@ VERSION = 1
 NAME = f"fastmgr{VERSION}"
 
 #: The files that all others use.
-_SHARED = ("core", "waiters")
+_SHARED = ("core", "references", "sums", "waiters")
 _FOLDER = Path(__file__).parent / "lua"
 
 

@@ -11,12 +11,14 @@ run at any moment, only notes that one is to be returned.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, unquote
 
 from fastmgr.client.session import Target
 from fastmgr.engines.valkey.commands import METHODS, Procedure
@@ -200,9 +202,7 @@ def require(session: Any, key: bytes) -> None:
 class Maker(Procedure):
     """What makes the objects of a type: ``make(session, typeid, args, kwds)`` returns an ident."""
 
-    def make(
-        self, session: Any, typeid: str, args: Sequence[Any], kwds: Mapping[str, Any]
-    ) -> str:
+    def make(self, session: Any, typeid: str, args: Sequence[Any], kwds: Mapping[str, Any]) -> str:
         raise NotImplementedError
 
 
@@ -222,7 +222,7 @@ def create(
             ident = make.make(session, typeid, args, kwds or {})
         else:
             ident = make_ident(typeid)
-            session.create_by(make, session.key_of(ident), args, kwds)
+            session.perform(make, session.key_of(ident), args, kwds)
     except (RemoteError, OSError):
         raise
     except Exception as error:
@@ -233,6 +233,73 @@ def create(
     exposed = row.exposed if row is not None else ()
     reference = None if anonymous else session.references.adopt(ident)
     return ident, exposed or tuple(name for name in methods if name[0] != "#"), reference
+
+
+# -- names ------------------------------------------------------------------------------
+
+
+def _name_key(session: Any, name: str) -> bytes:
+    return session.key_of("n:" + quote(name, safe=""))  # type: ignore[no-any-return]
+
+
+def find_or_make(
+    session: Any, name: Any, make: Callable[[], str], join: Callable[[str, str], None]
+) -> str:
+    """Return the ident of the object of a name, with a reference; make the object if there is none.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the object and returns its ident.
+    join : callable
+        ``join(ident, typeid)`` compares what is kept with what is asked for; it may add to it, or
+        raise what says that the two do not agree.
+    """
+    if type(name) is not str:
+        raise TypeError(f"name={name!r}: a name is a string")
+    at = _name_key(session, name)
+    mine = b"s:" + session.id
+    while True:
+        found = session.run([b"GET", at], True)
+        if found is not None:
+            ident = found.decode()
+            try:
+                kind = session.function(b"take", session.key_of(ident), mine, 1)
+            except RemoteError:
+                session.function(b"name", at, found, b"")  # nothing keeps it any more
+                continue
+            try:
+                join(ident, kind.decode())
+            except BaseException:
+                session.references.pending.append((ident, mine))
+                raise
+            return str(ident)
+        ident = make()
+        key = session.key_of(ident)
+        session.function(b"call", key, name)
+        if session.function(b"name", at, b"", ident) == ident.encode():
+            return ident
+        session.function(b"call", key, b"")  # another client was first
+        session.references.pending.append((ident, mine))
+
+
+def kept_names(session: Any) -> list[str]:
+    keys = scan(session, b"n:*}")
+    return sorted(unquote(key[len(session.ns) + 4 : -1].decode()) for key in keys)
+
+
+def forget_name(session: Any, name: str) -> bool:
+    at = _name_key(session, name)
+    while True:
+        found = session.run([b"GET", at], True)
+        if found is None:
+            return False
+        if session.function(b"name", at, found, b"") == b"":
+            break
+    key = session.key_of(found.decode())
+    with contextlib.suppress(RemoteError):
+        release(session, key, session.function(b"call", key, b""))
+    return True
 
 
 # -- the functions of a server ----------------------------------------------------------
@@ -253,7 +320,7 @@ def scan(session: Any, pattern: bytes) -> list[bytes]:
 
 
 def _pairs(flat: Any) -> dict[bytes, bytes]:
-    return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2]))
+    return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=False))
 
 
 def number_of_objects(session: Any) -> int:
@@ -271,7 +338,7 @@ def debug_info(session: Any) -> str:
         typeid = fields.get(b"t", b"").decode()
         shown = METHODS.get(typeid, {}).get("__repr__")
         try:
-            text = str(session.call_by_key(shown, key)) if shown is not None else typeid
+            text = str(session.perform(shown, key, (), None)) if shown is not None else typeid
         except Exception as error:
             text = f"<{typeid}: {error}>"
         ident = key[len(session.ns) + 2 : -1].decode()
@@ -302,6 +369,8 @@ CONTROLS: dict[str, Any] = {
     "incref": count_one_more,
     "decref": count_one_less,
     "dummy": lambda session: None,
+    "kept_names": kept_names,
+    "forget_name": forget_name,
 }
 
 

@@ -16,6 +16,8 @@ cdef class ValkeySession(Session):
     cdef readonly object life       # shows the server that this process lives
     cdef readonly object timeout    # seconds in which the server must say something, or None
     cdef public dict posting        # connections with posted calls that are not answered, or None
+    cdef readonly object references     # `References`
+    cdef object pending             # what is to be returned
     cdef readonly object opened     # weak: every thread's connections
 
     cpdef bytes key_of(self, ident)

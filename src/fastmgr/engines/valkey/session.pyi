@@ -7,6 +7,7 @@ from fastmgr.engines.valkey.commands import Command, Procedure
 from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.life import Life
+from fastmgr.engines.valkey.references import References
 
 Words: TypeAlias = Sequence[bytes | str | int]
 
@@ -15,6 +16,7 @@ class ValkeySession(Session):
     ns: bytes
     id: bytes
     life: Life
+    references: References
     opened: Any
     timeout: float | None
     posting: dict[int, Connection] | None
@@ -42,7 +44,5 @@ class ValkeySession(Session):
     ) -> Any: ...
     def after_error(self, words: Words, reply: ReplyError, timeout: float | None = None) -> Any: ...
     def methods_of(self, typeid: str) -> dict[str, Command | Procedure]: ...
-
-def ident_of(typeid: str, kwds: Mapping[str, Any] | None) -> str: ...
 
 TYPES: dict[bytes, str]

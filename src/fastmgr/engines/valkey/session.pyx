@@ -5,8 +5,6 @@ Each thread has a connection of its own.  A finalizer or a signal's handler may 
 its thread is under way: such a call within a call has a spare connection, which the thread keeps.
 """
 
-cimport cython
-
 from fastmgr.client.session cimport Session, Target
 from fastmgr.engines.valkey.commands cimport Command
 from fastmgr.engines.valkey.connection cimport Connection
@@ -21,7 +19,7 @@ from fastmgr.engines.valkey.commands import METHODS
 from fastmgr.engines.valkey.dialing import dial, require_fit
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
 from fastmgr.engines.valkey.life import Life
-from fastmgr.kinds.rows import BY_TYPEID
+from fastmgr.engines.valkey.references import References, control, create
 from fastmgr.stock.dialect import RemoteError
 
 # Every session of this process, for the child of a fork.
@@ -66,6 +64,8 @@ cdef class ValkeySession(Session):
         self.timeout = where.timeout
         self.ns = where.ns.encode()
         self.prefix = b"{" + self.ns + b":"
+        self.references = References(self)
+        self.pending = self.references.pending
         self.reset()
         self.life = Life(self)
         sessions.add(self)
@@ -118,6 +118,7 @@ cdef class ValkeySession(Session):
             one.abandon()
         self.life.abandon()
         self.reset()
+        self.references.take_anew()
 
     # -- requests -------------------------------------------------------------
 
@@ -149,6 +150,8 @@ cdef class ValkeySession(Session):
             ``applied`` says whether the request may have been served.
         """
         cdef object reply
+        if self.pending:
+            self.references.flush()
         cdef Connection connection = self.connection()
         if timeout is None:
             timeout = self.timeout
@@ -256,39 +259,16 @@ cdef class ValkeySession(Session):
         return methods
 
     def create(self, typeid, args, kwds, bint anonymous=False):
-        methods = self.methods_of(typeid)
-        ident = ident_of(typeid, kwds)
-        key = self.key_of(ident)
-        create = methods["#create"]
-        if isinstance(create, Command):
-            self.run_command(create, key, args, kwds)
-        else:
-            create(self, key, args, kwds)
-        row = BY_TYPEID.get(typeid)
-        exposed = row.exposed if row is not None else ()
-        return ident, exposed or tuple(n for n in methods if n[0] != "#"), Reference(self, ident)
+        return create(self, typeid, args, kwds, anonymous)
 
     def acquire(self, Target target):
-        return Reference(self, target._id)
+        return self.references.take(target._id)
+
+    def held(self):
+        return list(self.references.held)
 
     def control(self, name, args=(), kwds=None):
-        raise RemoteError(f"a Valkey server has no {name}\n")
-
-
-def ident_of(typeid, kwds):
-    """Return the id of a new object, or of the one that has a name."""
-    name = (kwds or {}).get("name")
-    if name is not None:
-        return f"n:{typeid} {name}"
-    return f"{typeid}-{os.urandom(8).hex()}"
-
-
-class Reference:
-    """One reference to an object, which is returned when this is dropped."""
-
-    def __init__(self, session, ident):
-        self.session = session
-        self.ident = ident
+        return control(self, name, args, kwds)
 
 
 cdef object pipelines():

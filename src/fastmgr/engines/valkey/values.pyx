@@ -16,13 +16,12 @@ it uses the address by which it reached the server.
 Equal bytes are equal values, except for NaN.  Values that have other bytes may be equal, too.
 """
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcpy
+from libc.string cimport memcpy
 
 from fastmgr.wire.opaque cimport unpickle
 from fastmgr.wire.reader cimport Reader

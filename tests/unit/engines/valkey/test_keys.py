@@ -97,7 +97,9 @@ def test_keys_come_back(key):
     assert found == key and type(found) is type(key) and repr(found) == repr(key)
 
 
-@pytest.mark.parametrize("key", ["a", 1, 2**70, 0.5, None, b"x", (1, ("a",)), frozenset({2}), "\ud800"])
+@pytest.mark.parametrize(
+    "key", ["a", 1, 2**70, 0.5, None, b"x", (1, ("a",)), frozenset({2}), "\ud800"]
+)
 def test_the_field_of_a_plain_key_is_enough(key):
     assert encode_both(key)[1] == b""
 
@@ -115,7 +117,9 @@ def test_what_is_not_hashable_is_refused_as_by_a_dict(key):
     assert str(raised.value).split("'")[0] == str(expected.value).split("'")[0]
 
 
-@pytest.mark.parametrize("key, why", [(Odd("a"), "__eq__ of its own"), (Plain(), "equal to nothing")])
+@pytest.mark.parametrize(
+    "key, why", [(Odd("a"), "__eq__ of its own"), (Plain(), "equal to nothing")]
+)
 def test_what_no_server_can_compare_is_refused(key, why):
     with pytest.raises(TypeError, match=why):
         encode_key(key)

@@ -1,5 +1,6 @@
 """Values in a Valkey server: each comes back as it was, and no bytes hurt the reader."""
 
+import contextlib
 import enum
 import math
 import struct
@@ -99,10 +100,8 @@ def test_a_float_is_spelled_as_the_library_spells_it():
 def test_foreign_bytes_are_refused(data):
     if data[:1] in (b"p", b"R"):
         data = b"q" + data
-    try:
+    with contextlib.suppress(WireError, ValueError):
         decode(data)
-    except (WireError, ValueError):
-        pass
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"-", b"1x", b"Nothing", b"w", b"w\x01\x01", b"1_0x"])

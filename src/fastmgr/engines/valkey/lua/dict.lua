@@ -3,7 +3,6 @@
 -- HASH k: field -> value; ZSET z: fields in the order in which they came, touched by new and removed
 -- keys only; HASH k:o: field -> the key as it was first given, where the field does not tell it; in
 -- the main hash `n`, the number of the last key that was new.
-do
 
 uses('z', 'o')
 
@@ -159,12 +158,17 @@ end, 'no-writes')
 
 -- Counters that have names: ints, of which none is added by a change.
 
--- `field amount`
+-- `field amount ...`: add all amounts, or none.
 define('counters_incr', function(k, A)
   local old = call('HGET', k, A[1])
   if not old then return fail('KEY') end
-  local sum = redis.pcall('HINCRBY', k, A[1], A[2])
-  if type(sum) == 'table' then return fail('OVERFLOW', old) end
+  for i = 2, #A do
+    local sum = redis.pcall('HINCRBY', k, A[1], A[i])
+    if type(sum) == 'table' then
+      call('HSET', k, A[1], old)
+      return fail('OVERFLOW', old)
+    end
+  end
   return call('HGET', k, A[1])
 end)
 
@@ -175,5 +179,3 @@ define('counters_add', function(k, A)
   end
   return 1
 end)
-
-end

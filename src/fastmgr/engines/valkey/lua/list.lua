@@ -1,6 +1,5 @@
 -- Lists: LIST k; in the main hash `v`, which grows with each change but those that only append.
 -- So a list of the same `v` and the same length is the same list.
-do
 
 local function changed(k) call('HINCRBY', k .. ':m', 'v', 1) end
 
@@ -174,5 +173,3 @@ define('list_clear', function(k)
   changed(k)
   return found
 end, 'allow-oom')
-
-end

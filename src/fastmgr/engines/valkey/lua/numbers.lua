@@ -3,19 +3,6 @@
 -- Of a counter and of a value it is the encoded value.  Of an array, and of counters that have
 -- indices, it is their machine representation, little-endian.  Lua's numbers are exact to 53 bits
 -- only: sums of 64 bits are read back as text, or added byte by byte.
--- A sum that Lua can tell: of floats, or of an int and a float; nothing for other values.
-local function sum_of(old, amount)
-  local a, b = string.match(old, '^f?(-?[%d.einfa+-]+)$'), string.match(amount, '^f?(.+)$')
-  a, b = a and tonumber(a), tonumber(b)
-  if not a or not b or not (string.byte(old) == 102 or string.byte(amount) == 102) then
-    return nil
-  end
-  local sum = a + b
-  if sum ~= sum then return 'fnan' end
-  return string.format('f%.17g', sum)
-end
-
-do
 
 contains('Value', function(k) return {call('GET', k)} end)
 
@@ -120,6 +107,10 @@ define('array_replace', function(k, A)
   return 1
 end)
 
+local function in_hex(data)
+  return (string.gsub(data, '.', function(c) return string.format('%02x', string.byte(c)) end))
+end
+
 -- `index size signed amount`, which has a byte more than the item: returns the sum's bytes.
 define('array_incr', function(k, A)
   local size, signed, amount = tonumber(A[2]), A[3] == '1', A[4]
@@ -133,19 +124,11 @@ define('array_incr', function(k, A)
     bytes[i] = sum % 256
     carry = sum >= 256 and 1 or 0
   end
-  if not fits(bytes, signed) then return fail('OVERFLOW') end
+  if not fits(bytes, signed) then return fail('OVERFLOW', in_hex(old)) end
   bytes[size + 1] = nil
   local new = string.char(unpack(bytes))
   call('SETRANGE', k, at, new)
   return new
-end)
-
--- `start stop items`, in bytes: replace a part.
-define('array_splice', function(k, A)
-  local data = call('GET', k) or ''
-  local start, stop = tonumber(A[1]), tonumber(A[2])
-  call('SET', k, string.sub(data, 1, start) .. A[3] .. string.sub(data, stop + 1))
-  return false
 end)
 
 -- `expected desired`: replace all.
@@ -163,5 +146,3 @@ define('array_grow', function(k, A)
   if call('STRLEN', k) < size then call('SETRANGE', k, size - 1, '\0') end
   return 1
 end)
-
-end

@@ -1,5 +1,4 @@
 -- Sets: SET k of members' fields; HASH k:o as for a dict.
-do
 
 local function add(k, field, original)
   if call('SADD', k, field) == 1 and original ~= '' then
@@ -72,5 +71,3 @@ define('set_clear', function(k)
   call('UNLINK', k, k .. ':o')
   return false
 end, 'allow-oom')
-
-end
