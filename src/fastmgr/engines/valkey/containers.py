@@ -24,6 +24,7 @@ from fastmgr.engines.valkey.methods import (
 from fastmgr.engines.valkey.references import (
     Maker,
     fetch,
+    hold_all,
     make_ident,
     operand,
     release,
@@ -70,20 +71,17 @@ def read_dict(session: Any, reply: Any) -> dict[Any, Any]:
     return dict(zip(keys, [fetch(session, value) for value in values], strict=False))
 
 
-def write_dict(session: Any, key: bytes, items: Mapping[Any, Any]) -> list[bytes]:
-    """Return the items of a dict as the library's functions take them."""
+def write_dict(
+    session: Any, key: bytes, items: Mapping[Any, Any], typeid: str | None = None
+) -> list[bytes]:
+    """Return the items of a dict as the library's functions take them; see `hold_all`."""
     words: list[bytes] = []
     for name in items:
         field, original = encode_both(name, session.address)
         words += (field, b"", original)
-    for i, value in enumerate(items.values()):
-        words[3 * i + 1] = store(session, key, value)
+    words[1::3] = [encode(value, session.address) for value in items.values()]
+    hold_all(session, key, words[1::3], typeid)
     return words
-
-
-def given_back(session: Any, key: bytes, words: Sequence[Any], first: int, step: int) -> None:
-    """Return the references that were taken for a request that has not done its work."""
-    release(session, key, words[first::step])
 
 
 # -- dicts ------------------------------------------------------------------------
@@ -95,7 +93,7 @@ class MakeDict(Maker):
         ident = make_ident(typeid)
         key = session.key_of(ident)
         items = dict(*map(operand, args), **kwds)
-        words = write_dict(session, key, items)
+        words = write_dict(session, key, items, typeid)
         session.function(b"dict_make", key, typeid, session.id, *words)
         return ident
 
@@ -272,7 +270,9 @@ class DictCompareExchange(Method):
                 if done:
                     return True
             raise too_contended(self.name)
-        except BaseException:
+        except OSError:
+            raise  # it may have been stored
+        except Exception:
             release(session, key, (new,))
             raise
 
@@ -449,7 +449,7 @@ class MakeNamespace(Maker):
         items = vars(Namespace(*args, **kwds))
         ident = make_ident(typeid)
         key = session.key_of(ident)
-        words = write_dict(session, key, items)
+        words = write_dict(session, key, items, typeid)
         session.function(b"dict_make", key, typeid, session.id, *words)
         return ident
 

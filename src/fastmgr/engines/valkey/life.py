@@ -21,6 +21,7 @@ from fastmgr.engines.valkey import library
 from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.dialing import dial
 from fastmgr.engines.valkey.errors import LockLost, ReplyError, exception_of
+from fastmgr.stock.dialect import RemoteError
 
 __all__ = ["Life"]
 
@@ -141,6 +142,7 @@ class Life:
             _holding.discard(session)
         try:
             if connection.usable and session is not None:
+                session.references.end()
                 for key in self._held:
                     kind = b"semaphore" if b"emaphore-" in key else b"lock"
                     connection.call([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
@@ -344,4 +346,10 @@ def _pattern(prefix: bytes) -> bytes:
 
 def bury(session: Any, key: bytes, dead: list[bytes]) -> None:
     """Drop what sessions that are dead had to do with an object."""
-    session.run([b"FCALL", b"fm1_bury", 1, key, *dead])
+    from fastmgr.engines.valkey.references import settle
+
+    try:
+        session.run([b"FCALL", b"fm1_bury", 1, key, *dead])
+        settle(session, key)
+    except RemoteError as error:
+        util.debug("an object that has been removed meanwhile: %s", error)

@@ -24,6 +24,7 @@ from fastmgr.engines.valkey.references import (
     Maker,
     fetch,
     hold,
+    hold_all,
     make_ident,
     operand,
     release,
@@ -44,8 +45,10 @@ class _Empty(list[Any]):
         return ListVerbs.incr([0], *args, **kwds)
 
 
-def write_list(session: Any, key: bytes, items: Any) -> list[bytes]:
-    return [store(session, key, item) for item in items]
+def write_list(session: Any, key: bytes, items: Any, typeid: str | None = None) -> list[bytes]:
+    words = [encode(item, session.address) for item in items]
+    hold_all(session, key, words, typeid)
+    return words
 
 
 def read_list(session: Any, items: Sequence[bytes]) -> list[Any]:
@@ -65,7 +68,7 @@ class MakeList(Maker):
         items: list[Any] = list(*map(operand, args), **kwds)
         ident = make_ident(typeid)
         key = session.key_of(ident)
-        words = write_list(session, key, items)
+        words = write_list(session, key, items, typeid)
         session.function(b"list_make", key, typeid, session.id, *words)
         return ident
 

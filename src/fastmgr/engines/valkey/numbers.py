@@ -14,6 +14,7 @@ from fastmgr.engines.valkey.references import (
     fetch,
     find_or_make,
     gone,
+    hold_all,
     make_ident,
     operand,
     release,
@@ -58,14 +59,12 @@ def too_much(there: int, sign: str, amount: int) -> OverflowError:
 # -- making -------------------------------------------------------------------------
 
 
-def make_number(
-    session: Any, typeid: str, suffix: str, state: bytes | Callable[[bytes], bytes], *about: Any
-) -> str:
+def make_number(session: Any, typeid: str, suffix: str, state: bytes, *about: Any) -> str:
     """Make an object; `about` are fields and values that say more of it."""
     ident = make_ident(typeid) + suffix
     key = session.key_of(ident)
-    data = state if isinstance(state, bytes) else state(key)
-    session.function(b"number_make", key, typeid, session.id, data, *about)
+    hold_all(session, key, (state,), typeid)
+    session.function(b"number_make", key, typeid, session.id, state, *about)
     return ident
 
 
@@ -231,7 +230,7 @@ class MakeValue(Maker):
         return make_or_find(
             session, name, wanted,
             lambda: make_number(
-                session, typeid, "", lambda key: store(session, key, wanted.get()), *about
+                session, typeid, "", encode(wanted.get(), session.address), *about
             ),
             typeid,
         )  # fmt: skip
@@ -316,7 +315,9 @@ class ValueCompareExchange(Method):
                 if reply is None:
                     return True
             raise too_contended(self.name)
-        except BaseException:
+        except OSError:
+            raise  # it may have been stored
+        except Exception:
             release(session, key, (new,))
             raise
 

@@ -6,7 +6,7 @@ import math
 import queue
 from typing import Any
 
-from fastmgr.engines.valkey.values import decode, encode
+from fastmgr.engines.valkey.references import release, store, take_out
 from fastmgr.engines.valkey.waiting import (
     MOST,
     SeldomWait,
@@ -49,15 +49,21 @@ def _blocking(block: Any, timeout: Any) -> bytes:
 
 
 def put(session: Any, key: bytes, item: Any, block: Any = True, timeout: Any = None) -> None:
-    data = encode(item, session.address)
     seconds = timeout_of(timeout) if block else None
     how = _blocking(block, seconds)
-    while True:
-        putter = PutterWait(session, key, b"put")
-        reply = putter.begin(b"queue_put", how, data, timeout=seconds)
-        if reply is not None:
-            return
-        seconds = putter.left()  # taken for dead
+    data = store(session, key, item)
+    try:
+        while True:
+            putter = PutterWait(session, key, b"put")
+            reply = putter.begin(b"queue_put", how, data, timeout=seconds)
+            if reply is not None:
+                return
+            seconds = putter.left()  # taken for dead
+    except OSError:
+        raise  # it may have been put
+    except Exception:
+        release(session, key, (data,))
+        raise
 
 
 def put_nowait(session: Any, key: bytes, item: Any) -> None:
@@ -71,7 +77,7 @@ def get(session: Any, key: bytes, block: Any = True, timeout: Any = None) -> Any
         getter = GetterWait(session, key, b"queue")
         reply = getter.begin(b"queue_get", how, timeout=seconds)
         if reply is not None:
-            return decode(reply[1], session.address)
+            return take_out(session, key, reply[1])
         seconds = getter.left()  # taken for dead
 
 
@@ -101,7 +107,7 @@ def full(session: Any, key: bytes) -> bool:
 
 
 def shutdown(session: Any, key: bytes, immediate: Any = False) -> None:
-    session.function(b"queue_shutdown", key, 1 if immediate else 0)
+    release(session, key, session.function(b"queue_shutdown", key, 1 if immediate else 0))
 
 
 def make_queue(session: Any, key: bytes, maxsize: Any = 0) -> None:

@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 from fastmgr.client.session import Target
 from fastmgr.engines.valkey.commands import METHODS, Procedure
 from fastmgr.engines.valkey.errors import ConnectionLost
+from fastmgr.engines.valkey.life import sweep
 from fastmgr.engines.valkey.values import decode, encode, references
 from fastmgr.kinds.rows import BY_TYPEID
 from fastmgr.stock.dialect import RemoteError
@@ -69,6 +70,7 @@ class References:
         found = self.held.get(ident)
         if found is None:
             session = self.session
+            session.life.begin()
             session.function(b"take", session.key_of(ident), b"s:" + session.id, 1)
             found = self.adopt(ident)
         return found
@@ -98,6 +100,15 @@ class References:
         finally:
             self.flushing = False
 
+    def end(self) -> None:
+        """Return everything, as the session ends in order."""
+        held, self.held = self.held, weakref.WeakValueDictionary()
+        mine = b"s:" + self.session.id
+        for ident, reference in list(held.items()):
+            reference.session_id = b""  # it has been returned
+            self.pending.append((ident, mine))
+        self.flush()
+
     def _drop(self, counts: dict[tuple[str, bytes], int]) -> None:
         while counts:
             (ident, holder), count = counts.popitem()
@@ -112,10 +123,17 @@ class References:
                 raise
             release(self.session, key, values)
 
-    def take_anew(self) -> None:
-        """Count what this process holds under the session's new id: in the child of a fork."""
+    def begin_in_child(self) -> None:
+        """Hold what the parent process held, as this is the child of a fork."""
         self.pending.clear()
         self.flushing = False
+        if self.held:
+            with contextlib.suppress(OSError, RemoteError):  # the next call will tell
+                self.session.life.begin()
+                self.take_anew()
+
+    def take_anew(self) -> None:
+        """Count what this process holds under the session's new id."""
         session = self.session
         for ident, reference in list(self.held.items()):
             try:
@@ -144,6 +162,19 @@ def store(session: Any, key: bytes, value: object) -> bytes:
     if data[:1] == b"R":
         hold(session, key, data)
     return data
+
+
+def hold_all(session: Any, key: bytes, values: Sequence[bytes], typeid: str | None = None) -> None:
+    """Take the references of a container to what encoded values contain.
+
+    `typeid` is that of a container that is being made: it must be there first, for references of a
+    container that is not there may be taken for those of one that is gone.
+    """
+    referring = [data for data in values if data[:1] == b"R"]
+    if referring and typeid is not None:
+        session.function(b"make", key, typeid, session.id)
+    for data in referring:
+        hold(session, key, data)
 
 
 def hold(session: Any, key: bytes, data: bytes, count: int = 1) -> None:
@@ -216,6 +247,7 @@ def create(
     """Do what `Session.create` says."""
     methods = session.methods_of(typeid)
     row = BY_TYPEID.get(typeid)
+    session.life.begin()
     make = methods["#create"]
     try:
         if isinstance(make, Maker):
@@ -323,7 +355,25 @@ def _pairs(flat: Any) -> dict[bytes, bytes]:
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=False))
 
 
+def settle(session: Any, key: bytes) -> None:
+    """Remove an object that is held by nobody who is there, and return what it held."""
+    fields = _pairs(session.run([b"HGETALL", key + b":m"], True))
+    words: list[Any] = []
+    for field in fields:
+        if field[:2] == b"c:":
+            container = session.key_of(field[2:].decode())
+            if not session.run([b"EXISTS", container + b":m"], True):
+                words += (field, 0)
+        elif field == b"name" and not any(other[:2] == b"s:" for other in fields):
+            at = _name_key(session, fields[field].decode())
+            if session.run([b"GET", at], True) != key[len(session.ns) + 2 : -1]:
+                words += (field, 0)  # who was about to give it the name has died
+    release(session, key, session.function(b"drop", key, *words))
+
+
 def number_of_objects(session: Any) -> int:
+    session.references.flush()
+    sweep(session)
     session.references.flush()
     return len(scan(session, b"*}:m"))
 

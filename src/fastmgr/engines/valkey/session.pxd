@@ -12,7 +12,7 @@ cdef class ValkeySession(Session):
     cdef readonly object where      # the `Address`
     cdef readonly bytes ns
     cdef public bytes id            # the session's, in the server's books
-    cdef bytes prefix               # of keys: b"{ns:"
+    cdef readonly bytes prefix               # of keys: b"{ns:"
     cdef readonly object life       # shows the server that this process lives
     cdef readonly object timeout    # seconds in which the server must say something, or None
     cdef public dict posting        # connections with posted calls that are not answered, or None

@@ -14,6 +14,7 @@ Words: TypeAlias = Sequence[bytes | str | int]
 class ValkeySession(Session):
     where: Address
     ns: bytes
+    prefix: bytes
     id: bytes
     life: Life
     references: References

@@ -118,7 +118,7 @@ cdef class ValkeySession(Session):
             one.abandon()
         self.life.abandon()
         self.reset()
-        self.references.take_anew()
+        self.references.begin_in_child()
 
     # -- requests -------------------------------------------------------------
 
@@ -263,6 +263,10 @@ cdef class ValkeySession(Session):
 
     def acquire(self, Target target):
         return self.references.take(target._id)
+
+    def renew_references(self):
+        """The session has another id: hold under it what this process holds."""
+        self.references.take_anew()
 
     def held(self):
         return list(self.references.held)

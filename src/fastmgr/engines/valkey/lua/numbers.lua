@@ -8,7 +8,9 @@ contains('Value', function(k) return {call('GET', k)} end)
 
 -- `typeid session state field value ...`: the fields are of the main hash.
 define_bare('number_make', function(K, A)
-  if open(K[1], A[1], A[2], unpack(A, 4)) and A[3] ~= '' then call('SET', K[1], A[3]) end
+  open(K[1], A[1], A[2])
+  if #A > 3 then call('HSET', K[1] .. ':m', unpack(A, 4)) end
+  if A[3] ~= '' then call('SET', K[1], A[3]) end
   return 1
 end)
 

@@ -6,6 +6,14 @@
 
 uses('i', 'g', 'p', 'v', 'j', 'x', 't')
 
+contains('Queue', function(k)
+  local items = call('LRANGE', k .. ':i', 0, -1)
+  for _, suffix in ipairs({'v', 'x'}) do
+    for _, item in ipairs(call('HVALS', k .. ':' .. suffix)) do items[#items + 1] = item end
+  end
+  return items
+end)
+
 local function add(k, item)
   local w = next_waiter(k, 'g')
   if w then

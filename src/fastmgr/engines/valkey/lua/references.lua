@@ -21,13 +21,10 @@ end
 local CONTENTS = {}
 local function contains(typeid, list) CONTENTS[typeid] = list end
 
--- Make the main hash of an object, with the fields in `more`; false if it was there.
-local function open(k, typeid, session, ...)
+-- Make the main hash of an object, unless it is there.
+local function open(k, typeid, session)
   local m = k .. ':m'
-  if call('HSETNX', m, 't', typeid) == 0 then return false end
-  if session ~= '' then call('HSET', m, 's:' .. session, 1) end
-  if select('#', ...) > 0 then call('HSET', m, ...) end
-  return true
+  if call('HSETNX', m, 't', typeid) == 1 and session ~= '' then call('HSET', m, 's:' .. session, 1) end
 end
 
 local function is_held(m)
