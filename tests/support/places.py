@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import fastmgr
 from fastmgr.kinds import events, locks, primitives, queues, semaphores, waits
 from support import DEADLINE, KEY, Probe, ProbeManager, Tracked, poll
 from support.managers import Census
+from support.valkeys import ValkeyCensus
 
 
 class Client(threading.Thread):
@@ -160,23 +160,10 @@ class Pinned(Managed):
 class OnValkey(Managed):
     """The primitives as clients of a Valkey or Redis server see them."""
 
-    WAITING = re.compile(rb"\}(:Condition-\w+)?:[qcgpjba]$")
-
     def __init__(self, manager: fastmgr.SyncManager) -> None:
         self.manager = manager
+        self.census = ValkeyCensus(manager._session)
         self.observer = ThreadPoolExecutor(1)
-
-    def count(self) -> int:
-        session, cursor, count = self.manager._session, b"0", 0
-        while True:
-            cursor, keys = session.run([b"SCAN", cursor, b"TYPE", b"list", b"COUNT", 1000])
-            for key in filter(self.WAITING.search, set(keys)):
-                count += session.run([b"LLEN", key])
-            if cursor == b"0":
-                return count
-
-    def parked(self) -> int:
-        return self.observer.submit(self.count).result(DEADLINE)
 
 
 STOCK_PROXIES = {

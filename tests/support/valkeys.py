@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -201,3 +203,46 @@ class Cutter:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
         self.thread.join(30)
+
+
+class ValkeyCensus:
+    """Looks at the waiters that a server has records of."""
+
+    WAITING = re.compile(rb"\}(:Condition-\w+)?:[qcgpjba]$")
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    def waiters(self) -> list[bytes]:
+        """The names of the waiters, also of those whose process is dead."""
+        found: list[bytes] = []
+        for key in self.keys(b"TYPE", b"list"):
+            if self.WAITING.search(key):
+                found += self.session.run([b"LRANGE", key, 0, -1])
+        return found
+
+    def keys(self, *more: bytes) -> set[bytes]:
+        cursor, found = b"0", set()
+        while True:
+            cursor, keys = self.session.run([b"SCAN", cursor, b"COUNT", 1000, *more])
+            found.update(keys)
+            if cursor == b"0":
+                return found
+
+    def processes(self) -> dict[bytes, str]:
+        """The names of the processes whose sessions live, by the session."""
+        lines = self.session.run([b"CLIENT", b"LIST"]).splitlines()
+        names = [re.search(rb" name=fastmgr:(\w+):(\S*)", line) for line in lines]
+        return {name[1]: unquote(name[2].decode()) for name in names if name is not None}
+
+    def waiting(self) -> list[str]:
+        processes = self.processes()
+        return sorted(processes[w[:16]] for w in self.waiters() if w[:16] in processes)
+
+    def parked(self) -> int:
+        return len(self.waiters())
+
+    def connections(self) -> int:
+        return len(self.processes())
+
+    sessions = connections

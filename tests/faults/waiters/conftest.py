@@ -6,13 +6,33 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, poll
+from support import DEADLINE, KEY, poll, valkeys
 from support.waiters import WaiterManager, Worker, call, pin_and_call, waiting
 
+import fastmgr
 
-@pytest.fixture(scope="module", params=["default", "poll"])
-def shared_manager(request: pytest.FixtureRequest) -> Iterator[WaiterManager]:
-    """One whose server uses the poller of the system, and one that makes do with poll()."""
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "shared_manager" in metafunc.fixturenames:
+        own = ["default", "poll"]
+        engines = own if "own_server" in metafunc.fixturenames else [*own, *valkeys.KINDS]
+        metafunc.parametrize("shared_manager", engines, indirect=True, scope="module")
+
+
+@pytest.fixture
+def own_server() -> None:
+    """For a test that needs what only a server of ours has."""
+
+
+@pytest.fixture(scope="module")
+def shared_manager(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """One whose server uses the poller of the system, one that makes do with poll(), engines'."""
+    if request.param in valkeys.KINDS:
+        with valkeys.server(request.param) as server:
+            there = fastmgr.SyncManager(address=server.url(ns="waiters"), authkey=KEY)
+            there.connect()
+            yield there
+        return
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "poll":
             patch.setenv("FASTMGR_POLLER", "poll")
@@ -23,7 +43,9 @@ def shared_manager(request: pytest.FixtureRequest) -> Iterator[WaiterManager]:
 
 
 @pytest.fixture(scope="module")
-def shared_census(shared_manager: WaiterManager) -> Any:
+def shared_census(shared_manager: Any) -> Any:
+    if not isinstance(shared_manager, WaiterManager):
+        return valkeys.ValkeyCensus(shared_manager._session)
     return shared_manager.Census()
 
 
@@ -60,4 +82,6 @@ def start(manager: WaiterManager, census: Any) -> Iterator[Callable[..., Worker]
 @pytest.fixture(params=["parked", "pinned"])
 def caller(request: pytest.FixtureRequest, manager: WaiterManager) -> tuple[Any, ...]:
     """How the client that is killed makes its call: what to run, and its first arguments."""
-    return (call,) if request.param == "parked" else (pin_and_call, manager.Sleeper())
+    if request.param == "parked" or not isinstance(manager, WaiterManager):
+        return (call,)
+    return pin_and_call, manager.Sleeper()

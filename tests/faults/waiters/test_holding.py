@@ -54,6 +54,7 @@ def test_what_a_killed_client_held_is_handed_on(
     assert in_thread(lock.acquire, False) is False
 
 
+@pytest.mark.usefixtures("own_server")
 def test_a_death_costs_what_the_client_had_to_do_with(
     manager: WaiterManager, census: Any, start: Start
 ) -> None:
@@ -200,6 +201,7 @@ def forget_and_live(address: Address) -> None:
     sys.stdin.read()
 
 
+@pytest.mark.usefixtures("own_server")
 def test_who_forgets_what_it_holds_still_holds_it(manager: WaiterManager, start: Start) -> None:
     """It lives, and may come back for it."""
     board, lock = manager.the_board(), manager.Lock()
@@ -212,6 +214,7 @@ def test_who_forgets_what_it_holds_still_holds_it(manager: WaiterManager, start:
     lock.release()
 
 
+@pytest.mark.usefixtures("own_server")
 def test_sys_exit_keeps_it_held(manager: WaiterManager, census: Any) -> None:
     board, lock = manager.the_board(), manager.Lock()
     board["lock"] = lock
@@ -235,6 +238,7 @@ def hold_and_send_a_lookalike(lock: Any, sleeper: Any) -> None:
     pipe.execute()
 
 
+@pytest.mark.usefixtures("own_server")
 def test_what_looks_like_a_goodbye_is_none(manager: WaiterManager, start: Start) -> None:
     """A killed client's unread bytes may end in anything."""
     lock, sleeper = manager.Lock(), manager.Sleeper()
@@ -265,6 +269,7 @@ def leave_with_a_call_under_way(address: Address, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parked", "on a worker"])
+@pytest.mark.usefixtures("own_server")
 def test_a_goodbye_behind_a_call_that_waits_is_heard(
     kind: str, manager: WaiterManager, census: Any
 ) -> None:

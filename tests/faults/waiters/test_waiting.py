@@ -102,6 +102,7 @@ def take_and_count(lock: Any, d: Any, sleeper: Any, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["pipeline", "one-way"])
+@pytest.mark.usefixtures("own_server")
 def test_calls_behind_the_acquire_of_a_killed_client_are_not_made(
     manager: WaiterManager, census: Any, start: Start, way: str
 ) -> None:
@@ -158,6 +159,7 @@ def put_when_told(orders: Connection, sleeper: Any, q: Any, item: Any) -> None:
 
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["on the loop", "on a thread"])
+@pytest.mark.usefixtures("own_server")
 def test_an_item_goes_past_one_who_died_a_moment_ago(
     pinned: bool, manager: WaiterManager, start: Start
 ) -> None:
@@ -190,6 +192,7 @@ def call_when_told(orders: Connection, sleeper: Any, obj: Any, name: str) -> Non
     call(obj, name)
 
 
+@pytest.mark.usefixtures("own_server")
 def test_who_dies_before_it_is_served_takes_nothing(
     manager: WaiterManager, census: Any, start: Start
 ) -> None:

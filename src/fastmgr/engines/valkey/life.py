@@ -14,8 +14,9 @@ import threading
 import time
 import weakref
 from itertools import count
-from multiprocessing import util
+from multiprocessing import current_process, util
 from typing import Any
+from urllib.parse import quote
 
 from fastmgr.engines.valkey import library
 from fastmgr.engines.valkey.connection import Connection
@@ -107,6 +108,8 @@ class Life:
             instance = _ask(connection, b"instance", 0)
             if self.instance is not None and instance == self.instance:
                 self._begin_another(session)
+            name = quote(current_process().name, safe="")
+            connection.call([b"CLIENT", b"SETNAME", b"fastmgr:%b:%b" % (session.id, name.encode())])
             channel = b"fm:s:" + session.id
             connection.send([b"SUBSCRIBE", channel])
             while (push := connection.push(10)) is None or push[0] != b"subscribe":
@@ -145,8 +148,8 @@ class Life:
                 session.references.end()
                 for key in self._held:
                     kind = b"semaphore" if b"emaphore-" in key else b"lock"
-                    connection.call([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
-                connection.call([b"SREM", b"{%b}:sessions" % session.ns, session.id])
+                    session.ask([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
+                session.ask([b"SREM", b"{%b}:sessions" % session.ns, session.id])
         except OSError as error:
             util.debug("the server cannot be told that the session ends: %s", error)
         finally:
@@ -314,6 +317,9 @@ def _watch(life: Life) -> None:
 def sweep(session: Any) -> int:
     """Look for sessions that have died, and return for how many it was put right what they left."""
     known = b"{%b}:sessions" % session.ns
+    mark = [b"SET", b"{%b}:swept" % session.ns, session.id, b"NX", b"PX", int(SWEEP_EVERY * 900)]
+    if session.run(mark) is None:
+        return 0  # another session has looked a moment ago
     ids = session.run([b"SMEMBERS", known])
     if not ids:
         return 0
