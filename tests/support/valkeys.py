@@ -216,12 +216,12 @@ class ValkeyCensus:
     def waiters(self) -> list[bytes]:
         """The names of the waiters, also of those whose process is dead."""
         found: list[bytes] = []
-        for key in self.keys(b"TYPE", b"list"):
+        for key in self.all_keys(b"TYPE", b"list"):
             if self.WAITING.search(key):
                 found += self.session.run([b"LRANGE", key, 0, -1])
         return found
 
-    def keys(self, *more: bytes) -> set[bytes]:
+    def all_keys(self, *more: bytes) -> set[bytes]:
         cursor, found = b"0", set()
         while True:
             cursor, keys = self.session.run([b"SCAN", cursor, b"COUNT", 1000, *more])

@@ -25,9 +25,13 @@ __all__: list[str] = []
 
 def event_wait(session: Any, key: bytes, timeout: Any = None) -> bool:
     seconds = None if timeout is None else float(timeout)
-    wait = SeldomWait(session, key, b"event")
     block = b"0" if seconds is not None and not seconds > 0 else b"1"
-    granted = wait.begin(b"event_wait", block, timeout=seconds) is not None
+    while True:
+        wait = SeldomWait(session, key, b"event")
+        granted = wait.begin(b"event_wait", block, timeout=seconds) is not None
+        if granted or not wait.is_void():
+            break
+        seconds = wait.left()
     if not granted:
         timeout_of(seconds)
     return granted
@@ -82,8 +86,13 @@ class PartyWait(Wait):
 
 
 def barrier_wait(session: Any, key: bytes, timeout: Any = None) -> int:
-    party = PartyWait(session, key, b"barrier")
-    reply = party.begin(b"barrier_wait", timeout=timeout_of(timeout))
+    seconds = timeout_of(timeout)
+    while True:
+        party = PartyWait(session, key, b"barrier")
+        reply = party.begin(b"barrier_wait", timeout=seconds)
+        if not party.is_void():
+            break
+        seconds = party.left()
     if reply is None or len(reply) < 2:
         raise threading.BrokenBarrierError
     if len(reply) > 2:

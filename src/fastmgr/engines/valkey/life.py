@@ -30,6 +30,8 @@ __all__ = ["Life"]
 GRACE = 3.0
 #: Seconds between two looks for sessions that have died.
 SWEEP_EVERY = 3.0
+#: Seconds in which a server must answer what it is asked while the caller is interrupted.
+ANSWER_IN = 3.0
 #: Seconds between two attempts to reach a server that is away.
 AGAIN_AFTER = 0.05, 1.0
 
@@ -58,7 +60,7 @@ class Life:
     def reset(self) -> None:
         """Begin anew, as in the child of a fork."""
         self.instance: bytes | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may call in the midst of this
         self._connection: Connection | None = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -66,7 +68,7 @@ class Life:
         self._threads = count(1)
         #: Of each lock or semaphore: by thread how often it was taken, and the fence.
         self._held: dict[bytes, dict[int, list[int]]] = {}
-        self._lost: dict[bytes, set[int]] = {}
+        self._lost: dict[bytes, dict[int, list[int]]] = {}
         self._owed: list[list[Any]] = []
 
     # -- the connection -----------------------------------------------------------
@@ -127,7 +129,7 @@ class Life:
         session.id = os.urandom(8).hex().encode()
         held, self._held = self._held, {}
         for key, threads in held.items():
-            self._lost.setdefault(key, set()).update(threads)
+            self._lost.setdefault(key, {}).update(threads)
         _holding.discard(session)
         self._owed.clear()
         renew = getattr(session, "renew_references", None)
@@ -235,26 +237,36 @@ class Life:
                 return
         elif thread not in threads:
             thread = next(iter(threads))
-        threads.discard(thread)
-        if not threads:
-            self._lost.pop(key, None)
+        self.forget_lost(key, thread)
         raise LockLost(
             "the connection that shows the server that this process lives was lost: others may "
             "have taken the lock since"
         )
 
+    def forget_lost(self, key: bytes, thread: int | None = None) -> int:
+        """Return how often the thread had taken what it has lost, and forget it."""
+        threads = self._lost.get(key, {})
+        lost = threads.pop(self.thread() if thread is None else thread, None)
+        if not threads:
+            self._lost.pop(key, None)
+        return 0 if lost is None else lost[0]
+
     # -- what is to be undone -----------------------------------------------------------
 
     def withdraw(self, request: list[Any]) -> None:
         """Make a request that takes a wait back; it may be made later, and more than once."""
-        self._owed.append(request)
+        self.owe(request)
         session = self._session()
         try:
-            session.ask(request)  # type: ignore[union-attr]
+            session.ask(request, timeout=ANSWER_IN)  # type: ignore[union-attr]
         except OSError as error:
             util.debug("an interrupted wait is taken back later: %s", error)
             return
         self._settle(request)
+
+    def owe(self, request: list[Any]) -> None:
+        """Have a request made when the server is there again."""
+        self._owed.append(request)
 
     def _settle(self, request: list[Any]) -> None:
         with contextlib.suppress(ValueError):
@@ -304,6 +316,7 @@ def _watch(life: Life) -> None:
             life._pay(session)
             if time.monotonic() - swept > SWEEP_EVERY:
                 swept = time.monotonic()
+                life.instance = _ask(connection, b"hello", 0, session.id, str(GRACE))
                 sweep(session)
             del session
         except Exception as error:

@@ -60,8 +60,8 @@ def acquire(session: Any, key: bytes, blocking: Any = True, timeout: Any = -1) -
     while True:
         wait = LockWait(session, key, b"lock")
         reply = wait.begin(b"lock_acquire", block, kind_of(key), timeout=seconds)
-        if session.id == wait.id:
-            break  # else the session was taken for dead meanwhile, and what it was granted is gone
+        if not wait.is_void():
+            break
         seconds = wait.left()
     if reply is None:
         return False
@@ -152,9 +152,10 @@ def wait(session: Any, key: bytes, timeout: Any = None) -> bool:
     session.life.check(lock)
     sleep = SleeperWait(session, key, b"condition", lock)
     reply = sleep.begin(b"condition_wait", kind_of(lock), timeout=seconds)
-    if session.id != sleep.id:
-        # The session was taken for dead while it slept: it slept unseen, and is to look for itself.
-        acquire(session, lock)
+    if sleep.is_void():
+        # It slept unseen: what it was to be told it must look for itself.
+        for _ in range(session.life.forget_lost(lock) or 1):
+            acquire(session, lock)
         return True
     if reply is None or len(reply) < 3:
         return True
@@ -194,8 +195,8 @@ def acquire_permit(session: Any, key: bytes, blocking: Any = True, timeout: Any 
     while True:
         wait = Wait(session, key, b"semaphore")
         reply = wait.begin(b"semaphore_acquire", block, timeout=seconds)
-        if session.id == wait.id:
-            break  # else the session was taken for dead meanwhile
+        if not wait.is_void():
+            break
         seconds = wait.left()
     if reply is None:
         timeout_of(timeout)

@@ -6,7 +6,7 @@ import math
 import queue
 from typing import Any
 
-from fastmgr.engines.valkey.references import release, store, take_out
+from fastmgr.engines.valkey.values import decode, encode
 from fastmgr.engines.valkey.waiting import (
     MOST,
     SeldomWait,
@@ -40,6 +40,12 @@ class PutterWait(Wait):
             self.persist(b"_look")
         return [1]
 
+    def end(self, reply: list[Any]) -> list[Any] | None:
+        return reply if reply[0] == 1 else None
+
+    def settle(self) -> list[Any] | None:
+        return self.end(self.persist(b"_settle"))
+
 
 def _blocking(block: Any, timeout: Any) -> bytes:
     """Return how a function of queues is told whether to wait."""
@@ -49,21 +55,16 @@ def _blocking(block: Any, timeout: Any) -> bytes:
 
 
 def put(session: Any, key: bytes, item: Any, block: Any = True, timeout: Any = None) -> None:
+    data = encode(item, session.address)
     seconds = timeout_of(timeout) if block else None
     how = _blocking(block, seconds)
-    data = store(session, key, item)
-    try:
-        while True:
-            putter = PutterWait(session, key, b"put")
-            reply = putter.begin(b"queue_put", how, data, timeout=seconds)
-            if reply is not None:
-                return
-            seconds = putter.left()  # taken for dead
-    except OSError:
-        raise  # it may have been put
-    except Exception:
-        release(session, key, (data,))
-        raise
+    while True:
+        putter = PutterWait(session, key, b"put")
+        reply = putter.begin(b"queue_put", how, data, timeout=seconds)
+        if reply is not None:
+            return
+        session.life.is_seen(putter.id)
+        seconds = putter.left()  # the session was taken for dead
 
 
 def put_nowait(session: Any, key: bytes, item: Any) -> None:
@@ -77,8 +78,9 @@ def get(session: Any, key: bytes, block: Any = True, timeout: Any = None) -> Any
         getter = GetterWait(session, key, b"queue")
         reply = getter.begin(b"queue_get", how, timeout=seconds)
         if reply is not None:
-            return take_out(session, key, reply[1])
-        seconds = getter.left()  # taken for dead
+            return decode(reply[1], session.address)
+        session.life.is_seen(getter.id)
+        seconds = getter.left()  # the session was taken for dead
 
 
 def get_nowait(session: Any, key: bytes) -> Any:
@@ -86,7 +88,8 @@ def get_nowait(session: Any, key: bytes) -> Any:
 
 
 def join(session: Any, key: bytes) -> None:
-    SeldomWait(session, key, b"join").begin(b"queue_join")
+    while SeldomWait(session, key, b"join").begin(b"queue_join") is None:
+        pass  # the session was taken for dead
 
 
 def task_done(session: Any, key: bytes) -> None:
@@ -107,7 +110,7 @@ def full(session: Any, key: bytes) -> bool:
 
 
 def shutdown(session: Any, key: bytes, immediate: Any = False) -> None:
-    release(session, key, session.function(b"queue_shutdown", key, 1 if immediate else 0))
+    session.function(b"queue_shutdown", key, 1 if immediate else 0)
 
 
 def make_queue(session: Any, key: bytes, maxsize: Any = 0) -> None:

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 from fastmgr.engines.valkey.commands import METHODS, Procedure
-from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
+from fastmgr.engines.valkey.errors import ReplyError, exception_of
 
 __all__ = [
     "LOOK_AFTER", "LOOK_SELDOM", "MOST", "SeldomWait", "Wait", "counted", "declare", "make",
@@ -25,12 +25,9 @@ LOOK_AFTER = 0.1
 #: Seconds after which a waiter looks that nobody's death can serve, or that is far from the head.
 LOOK_SELDOM = 2.0
 #: Seconds for a server to answer beyond those that the request is to wait there.
-SLACK = 5.0
+SLACK = 3.0
 #: Seconds for a server that was lost to be there again, before a wait is given up.
 PATIENCE = 10.0
-
-#: What is raised where a server is away.
-_AWAY = ConnectionLost, ConnectionError, FileNotFoundError, TimeoutError
 
 _numbers = count(1)
 
@@ -61,6 +58,9 @@ class Wait:
         self.name = b"%b/%d/%d" % (session.id, session.life.thread(), next(_numbers))
         self.tokens = b"%b:w:%b" % (self.keys[-1], self.name)
         self.deadline: float | None = None
+        self.end_at: float | None = None
+        #: Seconds for a server that is away to be there again.
+        self.patience = PATIENCE
         #: The server has said how the call ends, or cannot be reached: nothing is to be undone.
         self.answered = False
 
@@ -69,9 +69,9 @@ class Wait:
         keys = self.keys
         return [b"FCALL", b"fm1_" + function, len(keys), *keys, self.name, *args]
 
-    def ask(self, function: bytes, *args: Any) -> Any:
+    def ask(self, function: bytes, *args: Any, timeout: float | None = None) -> Any:
         """Call a function for this waiter; raise what an error reply stands for."""
-        reply = self.session.ask(self.request(function, *args))
+        reply = self.session.ask(self.request(function, *args), timeout=timeout)
         if type(reply) is ReplyError:
             self.answered = True
             raise exception_of(reply)
@@ -86,10 +86,13 @@ class Wait:
             The reply that grants it; None where it was not granted in time, or the session has been
             taken for dead.
         """
+        answer_in = None
         if timeout is not None:
-            self.deadline = time.monotonic() + timeout
+            self.deadline = self.end_at = time.monotonic() + timeout
+            self.patience = SLACK
+            answer_in = max(timeout, 0) + SLACK
         try:
-            reply = self.ask(function, *args)
+            reply = self.ask(function, *args, timeout=answer_in)
             return reply if reply[0] == 1 else self.wait(reply)
         except BaseException:
             if not self.answered:
@@ -99,6 +102,8 @@ class Wait:
     def wait(self, reply: list[Any]) -> list[Any] | None:
         """Wait until a reply says no longer that this waiter has its place in a queue."""
         while reply[0] == 2:
+            if self.is_void():
+                return self.settle()
             left = None if self.deadline is None else self.deadline - time.monotonic()
             if left is not None and left <= 0:
                 self.deadline = None
@@ -131,7 +136,9 @@ class Wait:
         words = [b"BLPOP", self.tokens, b"%.3f" % seconds]
         try:
             reply = self.session.ask(words, timeout=seconds + SLACK)
-        except ConnectionLost:
+        except OSError as error:
+            if not _is_away(error):
+                raise
             return None
         if type(reply) is ReplyError:
             if reply.code == "UNBLOCKED":
@@ -141,21 +148,32 @@ class Wait:
 
     def persist(self, function: bytes) -> Any:
         """Call a function that may be called again, also where the server is away for a while."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         pause = 0.01
         while True:
             try:
-                return self.ask(self.kind + function)
-            except _AWAY:
-                if self.answered or time.monotonic() > end:
+                return self.ask(self.kind + function, timeout=SLACK)
+            except OSError as error:
+                if not _is_away(error):
+                    raise
+                if time.monotonic() > end:
                     self.answered = True
+                    self.session.life.owe(self.request(self.kind + b"_withdraw"))
                     raise
             time.sleep(pause)
             pause = min(pause * 2, 0.2)
 
+    def settle(self) -> list[Any] | None:
+        """The session has been taken for dead: say whether the call was served before."""
+        return None
+
+    def is_void(self) -> bool:
+        """Whether the session was taken for dead meanwhile: the call is to be made again."""
+        return bool(self.id != self.session.id)
+
     def left(self) -> float | None:
         """Return how many seconds of the timeout are left."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        return None if self.end_at is None else max(0.0, self.end_at - time.monotonic())
 
     def withdraw(self) -> None:
         """Leave the queue, and give back what was granted: the caller has been interrupted."""
@@ -170,6 +188,13 @@ def timeout_of(timeout: Any) -> float | None:
     if seconds != seconds:
         raise ValueError(f"timeout={timeout}: no number of seconds")
     return seconds
+
+
+def _is_away(error: OSError) -> bool:
+    """Whether an error says that the server is away; the others are of signals' handlers."""
+    if isinstance(error, TimeoutError):
+        return error.errno is not None
+    return isinstance(error, (ConnectionError, FileNotFoundError))
 
 
 class SeldomWait(Wait):

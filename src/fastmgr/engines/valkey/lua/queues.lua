@@ -34,7 +34,9 @@ local function put_back(k, item)
   end
 end
 
-local function bury_put(k, w) call('HDEL', k .. ':v', w) end
+-- A waiter of put is taken for dead: its mark says that its item was not put.
+local BURIED = '!'
+local function bury_put(k, w) call('HSET', k .. ':v', w, BURIED) end
 
 local function admit(k)
   local size = number(k, 'max')
@@ -153,13 +155,27 @@ define('queue_withdraw', function(k, A)
   return {0}
 end, 'allow-oom')
 
+-- The waiter has left the queue: {1} if its item was put, {3} if it was not.
+local function settle_put(k, w)
+  local item = call('HGET', k .. ':v', w)
+  unwake(k, w)
+  if not item then return {1} end
+  call('HDEL', k .. ':v', w)
+  if item == BURIED then return {3} end
+  return fail('SHUTDOWN')
+end
+
 local function look_at_putter(k, w)
   local found = waiting(k, 'p', w)
   if found[1] == 2 then return found end
-  unwake(k, w)
-  if call('HDEL', k .. ':v', w) == 1 then return fail('SHUTDOWN') end
-  return {3}
+  return settle_put(k, w)
 end
+
+-- The client has been taken for dead, and asks whether its item was put.
+define('put_settle', function(k, A)
+  if call('LREM', k .. ':p', 1, A[1]) == 1 then bury_put(k, A[1]) end
+  return settle_put(k, A[1])
+end, 'allow-oom')
 
 define('put_look', function(k, A)
   restore(k)
@@ -238,7 +254,7 @@ define('queue_shutdown', function(k, A)
     call('HSET', k, 'u', left)
     if left == 0 then all_done(k) end
   end
-  wake_all(k, 'p', 'S')
+  wake_all(k, 'p', 'S', bury_put)
   wake_all(k, 'g', 'S')
   return items
 end, 'allow-oom')
@@ -249,7 +265,10 @@ BURY.Queue = function(k, session)
     if session_of(thread) == session then call('HDEL', k .. ':t', thread) end
   end
   for _, w in ipairs(call('HKEYS', k .. ':v')) do
-    if session_of(w) == session then bury_put(k, w) end
+    if session_of(w) == session then
+      call('LREM', k .. ':p', 1, w)
+      call('HDEL', k .. ':v', w)
+    end
   end
 end
 BURY.JoinableQueue = BURY.Queue
