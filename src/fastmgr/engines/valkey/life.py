@@ -108,7 +108,8 @@ class Life:
         connection = dial(session.where)
         try:
             instance = _ask(connection, b"instance", 0)
-            if self.instance is not None and instance == self.instance:
+            is_another = self.instance is not None and instance == self.instance
+            if is_another:
                 self._begin_another(session)
             name = quote(current_process().name, safe="")
             connection.call([b"CLIENT", b"SETNAME", b"fastmgr:%b:%b" % (session.id, name.encode())])
@@ -123,6 +124,8 @@ class Life:
             connection.close()
             raise
         self._connection = connection
+        if is_another:
+            session.references.take_anew()
 
     def _begin_another(self, session: Any) -> None:
         """The server has gone on without us: be another session, which holds nothing."""
@@ -132,9 +135,6 @@ class Life:
             self._lost.setdefault(key, {}).update(threads)
         _holding.discard(session)
         self._owed.clear()
-        renew = getattr(session, "renew_references", None)
-        if renew is not None:
-            renew()
 
     def end(self) -> None:
         """End the session in order: what it holds stays held, as with the stdlib's servers."""
@@ -151,6 +151,7 @@ class Life:
                 for key in self._held:
                     kind = b"semaphore" if b"emaphore-" in key else b"lock"
                     session.ask([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
+                session.references.end()
                 session.ask([b"SREM", b"{%b}:sessions" % session.ns, session.id])
         except OSError as error:
             util.debug("the server cannot be told that the session ends: %s", error)
@@ -253,16 +254,20 @@ class Life:
 
     # -- what is to be undone -----------------------------------------------------------
 
-    def withdraw(self, request: list[Any]) -> None:
-        """Make a request that takes a wait back; it may be made later, and more than once."""
+    def withdraw(self, request: list[Any]) -> Any:
+        """Make a request that takes a wait back, and return the reply.
+
+        Where the server is away the request is made later, and more than once if need be.
+        """
         self.owe(request)
         session = self._session()
         try:
-            session.ask(request, timeout=ANSWER_IN)  # type: ignore[union-attr]
+            reply = session.ask(request, timeout=ANSWER_IN)  # type: ignore[union-attr]
         except OSError as error:
             util.debug("an interrupted wait is taken back later: %s", error)
-            return
+            return None
         self._settle(request)
+        return reply
 
     def owe(self, request: list[Any]) -> None:
         """Have a request made when the server is there again."""
@@ -317,7 +322,7 @@ def _watch(life: Life) -> None:
             if time.monotonic() - swept > SWEEP_EVERY:
                 swept = time.monotonic()
                 life.instance = _ask(connection, b"hello", 0, session.id, str(GRACE))
-                sweep(session)
+                sweep(session, always=False)
             del session
         except Exception as error:
             if life._over.is_set() or life._session() is None:
@@ -327,12 +332,15 @@ def _watch(life: Life) -> None:
             pause = min(2 * pause, longest)
 
 
-def sweep(session: Any) -> int:
-    """Look for sessions that have died, and return for how many it was put right what they left."""
+def sweep(session: Any, always: bool = True) -> int:
+    """Look for sessions that have died, and return for how many it was put right what they left.
+
+    Unless `always`, do so only if no other session has done so a moment ago.
+    """
     known = b"{%b}:sessions" % session.ns
     mark = [b"SET", b"{%b}:swept" % session.ns, session.id, b"NX", b"PX", int(SWEEP_EVERY * 900)]
-    if session.run(mark) is None:
-        return 0  # another session has looked a moment ago
+    if session.run(mark) is None and not always:
+        return 0
     ids = session.run([b"SMEMBERS", known])
     if not ids:
         return 0
@@ -365,10 +373,10 @@ def _pattern(prefix: bytes) -> bytes:
 
 def bury(session: Any, key: bytes, dead: list[bytes]) -> None:
     """Drop what sessions that are dead had to do with an object."""
-    from fastmgr.engines.valkey.references import settle
+    from fastmgr.engines.valkey.references import release, settle
 
     try:
-        session.run([b"FCALL", b"fm1_bury", 1, key, *dead])
-        settle(session, key)
+        release(session, key, session.run([b"FCALL", b"fm1_bury", 1, key, *dead]))
+        settle(session, key, dead)
     except RemoteError as error:
-        util.debug("an object that has been removed meanwhile: %s", error)
+        util.debug("%r is gone, or nothing of ours: %s", key, error)

@@ -6,7 +6,7 @@ import math
 import queue
 from typing import Any
 
-from fastmgr.engines.valkey.values import decode, encode
+from fastmgr.engines.valkey.references import release, store, take_out
 from fastmgr.engines.valkey.waiting import (
     MOST,
     SeldomWait,
@@ -35,6 +35,12 @@ class GetterWait(Wait):
 class PutterWait(Wait):
     """A call that waits for room for its item."""
 
+    is_withdrawn = False
+
+    def withdraw(self) -> None:
+        request = self.request(b"put_withdraw")
+        self.is_withdrawn = self.session.life.withdraw(request) == [0]
+
     def granted(self, token: bytes) -> list[Any]:
         if token == b"S":  # the queue has been shut down
             self.persist(b"_look")
@@ -55,12 +61,17 @@ def _blocking(block: Any, timeout: Any) -> bytes:
 
 
 def put(session: Any, key: bytes, item: Any, block: Any = True, timeout: Any = None) -> None:
-    data = encode(item, session.address)
     seconds = timeout_of(timeout) if block else None
     how = _blocking(block, seconds)
+    data = store(session, key, item)
     while True:
         putter = PutterWait(session, key, b"put")
-        reply = putter.begin(b"queue_put", how, data, timeout=seconds)
+        try:
+            reply = putter.begin(b"queue_put", how, data, timeout=seconds)
+        except BaseException:
+            if putter.answered or putter.is_withdrawn:
+                release(session, key, (data,))  # else nobody knows whether the item is there
+            raise
         if reply is not None:
             return
         session.life.is_seen(putter.id)
@@ -78,7 +89,7 @@ def get(session: Any, key: bytes, block: Any = True, timeout: Any = None) -> Any
         getter = GetterWait(session, key, b"queue")
         reply = getter.begin(b"queue_get", how, timeout=seconds)
         if reply is not None:
-            return decode(reply[1], session.address)
+            return take_out(session, key, reply[1])
         session.life.is_seen(getter.id)
         seconds = getter.left()  # the session was taken for dead
 
@@ -110,7 +121,7 @@ def full(session: Any, key: bytes) -> bool:
 
 
 def shutdown(session: Any, key: bytes, immediate: Any = False) -> None:
-    session.function(b"queue_shutdown", key, 1 if immediate else 0)
+    release(session, key, session.function(b"queue_shutdown", key, 1 if immediate else 0))
 
 
 def make_queue(session: Any, key: bytes, maxsize: Any = 0) -> None:

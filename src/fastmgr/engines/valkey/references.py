@@ -123,10 +123,13 @@ class References:
                 raise
             release(self.session, key, values)
 
-    def begin_in_child(self) -> None:
-        """Hold what the parent process held, as this is the child of a fork."""
+    def abandon(self) -> None:
+        """Leave what is to be returned to the parent process: this is the child of a fork."""
         self.pending.clear()
         self.flushing = False
+
+    def begin_in_child(self) -> None:
+        """Hold what the parent process held, as this is the child of a fork."""
         if self.held:
             with contextlib.suppress(OSError, RemoteError):  # the next call will tell
                 self.session.life.begin()
@@ -355,10 +358,14 @@ def _pairs(flat: Any) -> dict[bytes, bytes]:
     return flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=False))
 
 
-def settle(session: Any, key: bytes) -> None:
-    """Remove an object that is held by nobody who is there, and return what it held."""
+def settle(session: Any, key: bytes, dead: Sequence[bytes]) -> None:
+    """Remove an object that is held by nobody who is there, and return what it held.
+
+    `dead` are sessions that have died.
+    """
     fields = _pairs(session.run([b"HGETALL", key + b":m"], True))
-    words: list[Any] = []
+    words: list[Any] = [word for id_ in dead for word in (b"s:" + id_, 0)]
+    fields = {field: n for field, n in fields.items() if field not in words}
     for field in fields:
         if field[:2] == b"c:":
             container = session.key_of(field[2:].decode())

@@ -10,8 +10,10 @@ from fastmgr.engines.valkey.commands cimport Command
 from fastmgr.engines.valkey.connection cimport Connection
 
 import os
+import sys
 import threading
 import weakref
+from multiprocessing import util
 from time import monotonic, sleep
 
 from fastmgr.client.session import raised
@@ -69,6 +71,7 @@ cdef class ValkeySession(Session):
         self.reset()
         self.life = Life(self)
         sessions.add(self)
+        util.register_after_fork(self, _introduce_child)
 
     def reset(self):
         """Begin anew, with no connection: at first, and in the child of a fork."""
@@ -118,6 +121,10 @@ cdef class ValkeySession(Session):
             one.abandon()
         self.life.abandon()
         self.reset()
+        self.references.abandon()
+
+    def introduce_child(self):
+        """In the child of a fork: hold what the parent held when it forked."""
         self.references.begin_in_child()
 
     # -- requests -------------------------------------------------------------
@@ -264,10 +271,6 @@ cdef class ValkeySession(Session):
     def acquire(self, Target target):
         return self.references.take(target._id)
 
-    def renew_references(self):
-        """The session has another id: hold under it what this process holds."""
-        self.references.take_anew()
-
     def held(self):
         return list(self.references.held)
 
@@ -302,9 +305,22 @@ TYPES = {b"H": "hash", b"L": "list", b"R": "list", b"S": "set", b"Z": "zset", b"
 cdef double PATIENCE = 30.0
 
 
+def _introduce_child(session):
+    try:
+        session.introduce_child()
+    except Exception as error:
+        util.debug("the child of a fork cannot say that it holds what its parent holds: %s", error)
+
+
 def _after_fork_in_child():
-    for session in list(sessions):
+    inherited = list(sessions)
+    for session in inherited:
         session.after_fork_in_child()
+    # A child of multiprocessing has neither its name nor its finalizers yet.
+    if sys._getframe().f_globals.get("__name__", "").startswith("multiprocessing."):
+        return
+    for session in inherited:
+        _introduce_child(session)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

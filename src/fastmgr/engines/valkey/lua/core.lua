@@ -139,22 +139,18 @@ define_bare('make', function(K, A)
   return 1
 end)
 
--- By type: `function(key, session)` puts right what a dead session had to do with an object.
+-- By type: `function(key, session)` puts right what a dead session had to do with an object; it
+-- returns the values that it has removed, if any.
 local BURY = {}
 
--- Sessions have died: put right what they had to do with the object.  Returns the type and how many
--- references there still are.
+-- Sessions have died: put right what they had to do with the object, but for their references.
+-- Returns values that were removed.
 define('bury', function(k, A)
-  local m = k .. ':m'
-  local t = call('HGET', m, 't')
+  local t, removed = call('HGET', k .. ':m', 't'), {}
   for _, session in ipairs(A) do
-    call('HDEL', m, 's:' .. session)
-    if BURY[t] then BURY[t](k, session) end
+    for _, value in ipairs(BURY[t] and BURY[t](k, session) or {}) do
+      removed[#removed + 1] = value
+    end
   end
-  local left = 0
-  for _, field in ipairs(call('HKEYS', m)) do
-    local kind = string.sub(field, 1, 2)
-    if kind == 's:' or kind == 'c:' or field == 'name' then left = left + 1 end
-  end
-  return {t, left}
+  return removed
 end, 'allow-oom')

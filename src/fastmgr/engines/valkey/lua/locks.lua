@@ -252,5 +252,5 @@ end, 'allow-oom')
 
 define('condition_sleepers', function(c) return call('LLEN', c .. ':c') end)
 
-BURY.Lock, BURY.RLock = holder, holder
-BURY.Condition = holder
+local function bury(k) holder(k) end
+BURY.Lock, BURY.RLock, BURY.Condition = bury, bury, bury

@@ -6,14 +6,6 @@
 
 uses('i', 'g', 'p', 'v', 'j', 'x', 't')
 
-contains('Queue', function(k)
-  local items = call('LRANGE', k .. ':i', 0, -1)
-  for _, suffix in ipairs({'v', 'x'}) do
-    for _, item in ipairs(call('HVALS', k .. ':' .. suffix)) do items[#items + 1] = item end
-  end
-  return items
-end)
-
 local function add(k, item)
   local w = next_waiter(k, 'g')
   if w then
@@ -191,14 +183,13 @@ define('put_expire', function(k, A)
   return look_at_putter(k, A[1])
 end, 'allow-oom')
 
--- What was put stays.
+-- What was put stays: {0} says that it was not put, {1} that it was or that nobody knows.
 define('put_withdraw', function(k, A)
   local w = A[1]
   unwake(k, w)
-  if call('LREM', k .. ':p', 1, w) + call('HDEL', k .. ':v', w) == 0 then
-    remember(withdrawn, w, true)
-  end
-  return {0}
+  if call('LREM', k .. ':p', 1, w) + call('HDEL', k .. ':v', w) > 0 then return {0} end
+  remember(withdrawn, w, true)
+  return {1}
 end, 'allow-oom')
 
 define('queue_join', function(k, A)
@@ -264,11 +255,24 @@ BURY.Queue = function(k, session)
   for _, thread in ipairs(call('HKEYS', k .. ':t')) do
     if session_of(thread) == session then call('HDEL', k .. ':t', thread) end
   end
+  local removed = {}
   for _, w in ipairs(call('HKEYS', k .. ':v')) do
     if session_of(w) == session then
+      removed[#removed + 1] = call('HGET', k .. ':v', w)
       call('LREM', k .. ':p', 1, w)
       call('HDEL', k .. ':v', w)
     end
   end
+  return removed
 end
 BURY.JoinableQueue = BURY.Queue
+
+local function items(k)
+  local found = call('LRANGE', k .. ':i', 0, -1)
+  for _, suffix in ipairs({'v', 'x'}) do
+    for _, item in ipairs(call('HVALS', k .. ':' .. suffix)) do found[#found + 1] = item end
+  end
+  return found
+end
+contains('Queue', items)
+contains('JoinableQueue', items)
