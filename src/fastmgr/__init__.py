@@ -32,6 +32,7 @@ from fastmgr.managers import (
     Array,
     BaseManager,
     Namespace,
+    NotHosted,
     RemoteError,
     State,
     SyncManager,
@@ -58,8 +59,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Array", "BaseManager", "Manager", "Namespace", "OnewayError", "Pipeline", "RemoteError",
-    "Server", "State", "SyncManager", "Token", "Value", "all_methods", "convert_to_error",
+    "Array", "BaseManager", "Manager", "Namespace", "NotHosted", "OnewayError", "Pipeline",
+    "RemoteError", "Server", "State", "SyncManager", "Token", "Value", "all_methods", "convert_to_error",
     "dispatch", "install", "installed", "listener_client", "oneway", "public_methods", "uninstall",
 ]  # fmt: skip
 __all__ += proxies.__all__

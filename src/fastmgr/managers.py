@@ -48,6 +48,7 @@ from fastmgr.kinds.rows import Row
 from fastmgr.proxies import *  # noqa: F403
 from fastmgr.proxies import _BaseDictProxy as _BaseDictProxy, _BaseSetProxy as _BaseSetProxy
 from fastmgr.stock.dialect import (
+    NotHosted as NotHosted,
     RemoteError as RemoteError,
     Token as Token,
     convert_to_error as convert_to_error,
@@ -103,7 +104,7 @@ def __dir__() -> list[str]:
 
 
 # What users see has a name that they can import, in whichever room it lives.
-for _seen in (Array, Namespace, RemoteError, Token, convert_to_error, dispatch):
+for _seen in (Array, Namespace, NotHosted, RemoteError, Token, convert_to_error, dispatch):
     _seen.__module__ = __name__
 del _seen
 

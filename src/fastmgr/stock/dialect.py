@@ -22,9 +22,9 @@ from fastmgr.link.stream import Stream
 from fastmgr.wire.opaque import check_nesting
 
 __all__ = [
-    "SERIALIZERS", "Idle", "RemoteError", "StockConnection", "Token", "convert_to_error",
-    "dispatch", "listener_and_client", "listener_client", "receive", "stock_client",
-    "uses_raw_sockets",
+    "SERIALIZERS", "Idle", "NotHosted", "RemoteError", "StockConnection", "Token",
+    "convert_to_error", "dispatch", "listener_and_client", "listener_client", "receive",
+    "stock_client", "uses_raw_sockets",
 ]  # fmt: skip
 
 STOCK_MODULE = "multiprocessing.managers"
@@ -81,6 +81,10 @@ class RemoteError(Exception):
     def __str__(self) -> str:
         rule = "-" * 75
         return f"\n{rule}\n{self.args[0]}{rule}"
+
+
+class NotHosted(RemoteError):
+    """What serves at the manager's address cannot host such an object, or do that with one."""
 
 
 def convert_to_error(kind: str, result: Any) -> BaseException:

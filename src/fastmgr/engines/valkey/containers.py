@@ -405,10 +405,35 @@ class DictKeys(Method):
         return read_keys(session, *reply)
 
 
+class KeysOf(Iterator[Any]):
+    """The keys of a dict as of one moment; that the dict grows or shrinks is an error.
+
+    A request for the dict's size goes before each of the first keys, then before some of the
+    others, and behind the last.
+    """
+
+    OFTEN, SELDOM = 8, 64
+
+    def __init__(self, session: Any, key: bytes, keys: list[Any]) -> None:
+        self.session, self.key, self.keys = session, key, keys
+        self.at = 0
+
+    def __next__(self) -> Any:
+        at, length = self.at, len(self.keys)
+        if (at < self.OFTEN or at % self.SELDOM == 0 or at == length) and self.session.run(
+            [b"HLEN", self.key], True
+        ) != length:
+            raise RuntimeError("dictionary changed size during iteration")
+        if at == length:
+            raise StopIteration
+        self.at += 1
+        return self.keys[at]
+
+
 @method("__iter__", "dict", model=dict, reads=True)
 class DictIter(DictKeys):
     def finish(self, session: Any, key: bytes, reply: Any) -> Iterator[Any]:
-        return iter(read_keys(session, *reply))
+        return KeysOf(session, key, read_keys(session, *reply))
 
 
 @method("__reversed__", "dict", model=dict, reads=True)

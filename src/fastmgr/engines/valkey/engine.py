@@ -17,7 +17,7 @@ __all__ = ["ENGINE", "ValkeyEngine"]
 
 #: The modules that put the methods of their types into `commands.METHODS`.
 METHOD_MODULES = (
-    "containers", "sets", "lists", "numbers", "counters", "locks", "events", "queues",
+    "containers", "sets", "lists", "numbers", "counters", "quick", "locks", "events", "queues",
 )  # fmt: skip
 
 

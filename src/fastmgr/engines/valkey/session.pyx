@@ -22,7 +22,7 @@ from fastmgr.engines.valkey.dialing import dial, require_fit
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
 from fastmgr.engines.valkey.life import Life
 from fastmgr.engines.valkey.references import References, control, create
-from fastmgr.stock.dialect import RemoteError
+from fastmgr.stock.dialect import NotHosted
 
 # Every session of this process, for the child of a fork.
 cdef object sessions = weakref.WeakSet()
@@ -255,12 +255,12 @@ cdef class ValkeySession(Session):
 
         Raises
         ------
-        RemoteError
+        NotHosted
             A Valkey server cannot host the type.
         """
         methods = METHODS.get(typeid)
         if methods is None:
-            raise RemoteError(
+            raise NotHosted(
                 f"a Valkey server cannot host a {typeid}: use a fastmgr server for it, whose "
                 "address has no scheme\n")
         return methods

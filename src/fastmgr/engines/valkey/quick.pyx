@@ -1,0 +1,121 @@
+# cython: auto_pickle=False
+"""The methods that programs call most, compiled: arguments and replies of the usual kinds.
+
+What is not usual goes to the method of the same name in `containers` and `numbers`, which each of
+these stands in front of.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING
+
+from fastmgr.client.session cimport Session
+from fastmgr.engines.valkey.commands cimport Command
+from fastmgr.engines.valkey.keys cimport encode_key
+from fastmgr.engines.valkey.values cimport decode, encode_int, encode_str
+
+from fastmgr.engines.valkey import containers, numbers  # noqa: F401 (they enter their methods)
+from fastmgr.engines.valkey.commands import METHODS
+
+
+cdef inline bint is_usual(object reply):
+    """Whether a reply is a value that runs no code where it is read."""
+    return type(reply) is bytes and PyBytes_AS_STRING(reply)[0] not in (c"p", c"R")
+
+
+cdef inline bytes field_of(object key):
+    """The field of a key that is a str or an int; None for another."""
+    if type(key) is str:
+        return encode_str(key)
+    return encode_int(key) if type(key) is int else None
+
+
+cdef class Quick(Command):
+    """Stands in front of a method."""
+
+    cdef Command slow
+
+    def __init__(self, Command slow not None):
+        self.slow = slow
+        self.reads = slow.reads
+
+    cpdef object request(self, bytes key, object args, object kwds, object session):
+        return self.slow.request(key, args, kwds, session)
+
+    cpdef object result(self, object reply, bytes key, object args, object kwds, object session):
+        return self.slow.result(reply, key, args, kwds, session)
+
+    cpdef object failure(self, object reply, bytes key, object args, object kwds, object session):
+        return self.slow.failure(reply, key, args, kwds, session)
+
+
+cdef class DictGetItem(Quick):
+    """``d[key]``"""
+
+    cpdef object request(self, bytes key, object args, object kwds, object session):
+        if not kwds and len(args) == 1:
+            return [b"HGET", key, encode_key(args[0])]
+        return self.slow.request(key, args, kwds, session)
+
+    cpdef object result(self, object reply, bytes key, object args, object kwds, object session):
+        if is_usual(reply):
+            return decode(reply, (<Session?>session).address)
+        return self.slow.result(reply, key, args, kwds, session)
+
+
+cdef class ValueGet(Quick):
+    """``v.value``"""
+
+    cpdef object request(self, bytes key, object args, object kwds, object session):
+        if not kwds and len(args) == 0:
+            return [b"GET", key]
+        return self.slow.request(key, args, kwds, session)
+
+    cpdef object result(self, object reply, bytes key, object args, object kwds, object session):
+        if is_usual(reply):
+            return decode(reply, (<Session?>session).address)
+        return self.slow.result(reply, key, args, kwds, session)
+
+
+cdef class DictIncr(Quick):
+    """``d.incr(key)``, ``d.incr(key, amount)``"""
+
+    cpdef object request(self, bytes key, object args, object kwds, object session):
+        cdef Py_ssize_t count = len(args)
+        cdef bytes field = None
+        cdef bytes amount = b"1"
+        if not kwds and 1 <= count <= 2:
+            field = field_of(args[0])
+            if count == 2:
+                amount = encode_int(args[1]) if type(args[1]) is int else None
+        if field is None or amount is None or amount.startswith(b"I"):
+            return self.slow.request(key, args, kwds, session)
+        return [b"FCALL", b"fm1_dict_incr", b"1", key, field, amount]
+
+    cpdef object result(self, object reply, bytes key, object args, object kwds, object session):
+        if type(reply) is list and type((<list>reply)[0]) is int:
+            return (<list>reply)[0]
+        return self.slow.result(reply, key, args, kwds, session)
+
+
+cdef class CounterIncr(Quick):
+    """``c.incr()``, ``c.incr(amount)``"""
+
+    cpdef object request(self, bytes key, object args, object kwds, object session):
+        cdef bytes amount = b"1"
+        if not kwds and len(args) <= 1:
+            if len(args):
+                amount = encode_int(args[0]) if type(args[0]) is int else None
+            if amount is not None and not amount.startswith(b"I"):
+                return [b"FCALL", b"fm1_counter_incr", b"1", key, amount]
+        return self.slow.request(key, args, kwds, session)
+
+    cpdef object result(self, object reply, bytes key, object args, object kwds, object session):
+        if type(reply) is list and type((<list>reply)[0]) is int:
+            return (<list>reply)[0]
+        return self.slow.result(reply, key, args, kwds, session)
+
+
+for _typeid, _name, _kind in (
+    ("dict", "__getitem__", DictGetItem), ("dict", "incr", DictIncr), ("Value", "get", ValueGet),
+    ("Counter", "get", ValueGet), ("Counter", "incr", CounterIncr),
+):
+    METHODS[_typeid][_name] = _kind(METHODS[_typeid][_name])
