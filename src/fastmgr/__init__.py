@@ -60,8 +60,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Array", "BaseManager", "Manager", "Namespace", "NotHosted", "OnewayError", "Pipeline",
-    "RemoteError", "Server", "State", "SyncManager", "Token", "Value", "all_methods", "convert_to_error",
-    "dispatch", "install", "installed", "listener_client", "oneway", "public_methods", "uninstall",
+    "RemoteError", "Server", "State", "SyncManager", "Token", "Value", "all_methods",
+    "convert_to_error", "dispatch", "install", "installed", "listener_client", "oneway",
+    "public_methods", "uninstall",
 ]  # fmt: skip
 __all__ += proxies.__all__
 if HAS_SHMEM:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import pytest
 
+import fastmgr
 from support.waiting import poll
 
 #: The kinds of servers.
@@ -203,6 +204,15 @@ class Cutter:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
         self.thread.join(30)
+
+
+@contextlib.contextmanager
+def manager(kind: str = "valkey", ns: str = "test") -> Iterator[fastmgr.SyncManager]:
+    """Start a server; return a manager that is connected to it."""
+    with server(kind) as one:
+        made = fastmgr.SyncManager(address=one.url(ns=ns), authkey=b"of tests")
+        made.connect()
+        yield made
 
 
 class ValkeyCensus:

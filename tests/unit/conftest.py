@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support import KEY, ProbeManager
+from support import KEY, ProbeManager, valkeys
 from support.numbers import OBJECTS, Make
 
 
@@ -16,10 +17,25 @@ def shared_manager(request: pytest.FixtureRequest) -> Iterator[ProbeManager]:
         yield manager
 
 
-@pytest.fixture(params=["memory", "server", "object"])
-def make(request: pytest.FixtureRequest, manager: ProbeManager, off_manager: ProbeManager) -> Make:
+@pytest.fixture(scope="module")
+def valkey_manager() -> Iterator[Any]:
+    with valkeys.manager("valkey") as manager:
+        yield manager
+
+
+@pytest.fixture(scope="module")
+def redis_manager() -> Iterator[Any]:
+    with valkeys.manager("redis") as manager:
+        yield manager
+
+
+@pytest.fixture(params=["memory", "server", "object", *valkeys.KINDS])
+def make(request: pytest.FixtureRequest) -> Make:
     """Makes counters and so on: proxies that work by themselves, or do not, or the objects."""
     if request.param == "object":
         return lambda kind, *args: OBJECTS[kind](*args)
-    chosen = manager if request.param == "memory" else off_manager
+    name = {"memory": "manager", "server": "off_manager"}.get(
+        request.param, f"{request.param}_manager"
+    )
+    chosen = request.getfixturevalue(name)
     return lambda kind, *args: getattr(chosen, kind)(*args)

@@ -7,11 +7,11 @@ import operator
 import pickle
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import DEADLINE, ProbeManager, in_thread, poll
+from support import DEADLINE, ProbeManager, in_thread, poll, valkeys
 
 from fastmgr.managers import (
     AcquirerProxy,
@@ -24,6 +24,26 @@ from fastmgr.managers import (
     PoolProxy,
     SetProxy,
 )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "manager" in metafunc.fixturenames:
+        own = "own_server" in metafunc.fixturenames
+        engines = ["ours"] if own else ["ours", *valkeys.KINDS]
+        metafunc.parametrize("shared_manager", engines, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def shared_manager(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A manager of our server, or of what an engine uses."""
+    with ProbeManager() if request.param == "ours" else valkeys.manager(request.param) as manager:
+        yield manager
+
+
+@pytest.fixture
+def own_server() -> None:
+    """For a test of what only our server has."""
+
 
 # Containers
 
@@ -224,7 +244,9 @@ def test_array(manager: ProbeManager) -> None:
         shared[99]
 
 
-def test_an_array_changes_its_length_until_it_is_mapped(manager: ProbeManager) -> None:
+def test_an_array_changes_its_length_until_it_is_mapped(
+    manager: ProbeManager, own_server: None
+) -> None:
     shared = manager.Array("i", range(5))
     shared[3:] = array.array("i", [7, 8, 9])
     assert len(shared) == 6
@@ -449,7 +471,7 @@ def test_get_waits_for_a_put(manager: ProbeManager) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_pool(manager: ProbeManager) -> None:
+def test_pool(manager: ProbeManager, own_server: None) -> None:
     with manager.Pool(1) as pool:
         assert type(pool) is PoolProxy
         assert pool.apply(abs, (-1,)) == 1

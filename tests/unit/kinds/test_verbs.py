@@ -1,4 +1,4 @@
-"""The verbs that read, change and write in one step, by both dialects."""
+"""The verbs that read, change and write in one step, by both dialects and on engines."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
+from support import valkeys
 from support.servers import HookedManager
 
 from fastmgr import managers
 from fastmgr.managers import SyncManager
 
 
-@pytest.fixture(
-    scope="module", params=[managers.SyncManager, HookedManager], ids=["fast", "stock dialect"]
-)
+@pytest.fixture(scope="module", params=["fast", "stock dialect", *valkeys.KINDS])
 def manager(request: pytest.FixtureRequest) -> Iterator[managers.SyncManager]:
-    with request.param() as manager:
+    if request.param in valkeys.KINDS:
+        with valkeys.manager(request.param) as manager:
+            yield manager
+        return
+    with (SyncManager if request.param == "fast" else HookedManager)() as manager:
         yield manager
 
 
@@ -92,6 +95,8 @@ def test_other_types_have_no_verbs(manager: SyncManager) -> None:
 
 def test_nothing_is_lost_between_the_dialects(manager: SyncManager) -> None:
     """The loop and worker threads change the same dict."""
+    if "://" in str(manager.address):
+        pytest.skip("an engine has one dialect")
     d = manager.dict()
     rounds = 500
 

@@ -53,7 +53,7 @@ cdef bytes field_of(object key, bint *exact):
     if PyFrozenSet_CheckExact(key):
         return b"z" + b"".join(sorted([of_member(member, exact) for member in key]))
     if PyFloat_CheckExact(key) and not (<double>key).is_integer():
-        return encode_float(PyFloat_AS_DOUBLE(key))
+        return encode_float(PyFloat_AS_DOUBLE(key)) if key == key else b"fnan"
     exact[0] = False
     return of_inexact(key)
 

@@ -24,7 +24,7 @@ from fastmgr.engines.valkey.references import (
 )
 from fastmgr.engines.valkey.values import encode
 from fastmgr.kinds import arrays, counters, makers, values
-from fastmgr.kinds.rows import codec_of
+from fastmgr.kinds.rows import Codec
 
 __all__: list[str] = []
 
@@ -84,7 +84,7 @@ def make_or_find(
         return make()
 
     def join(ident: str, kind: str) -> None:
-        codec, kept = codec_of(type(wanted)), None
+        codec, kept = _CODECS[type(wanted)], None
         try:
             if kind != typeid:
                 raise TypeError
@@ -107,6 +107,18 @@ def split_name(kwds: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     others = dict(kwds)
     return others.pop("name", None), others
 
+
+#: How objects are described, and compared with what is asked for.
+_CODECS: dict[type, Codec] = {
+    kind: row.codec
+    for kind, row in (
+        (counters.Counter, makers.COUNTER),
+        (counters.Counters, makers.COUNTERS),
+        (values.Value, makers.VALUE),
+        (arrays.Array, makers.ARRAY),
+    )
+    if row.codec is not None
+}
 
 #: By a type's id: what makes of an object in the server the one of a fastmgr server, which says how
 #: it is described and what it may be joined with; its values are left out.
@@ -450,7 +462,14 @@ class ArraySetItem(_ArrayMethod):
         except TypeError:
             one[index] = value
             raise
-        one[0] = value  # raises what an array raises for such a value
+        try:
+            one[0] = value
+        except Exception:
+            # That there is no such item comes first, as with an array.
+            reply = session.ask(function("array_get", key, at, one.itemsize), True)
+            if isinstance(reply, ReplyError):
+                raise self.failed(session, key, reply, index, value) from None
+            raise
         return function("array_set", key, at, one.itemsize, one.tobytes())
 
     def finish(self, session: Any, key: bytes, reply: Any, index: Any, value: Any) -> None:

@@ -22,7 +22,7 @@ from fastmgr.engines.valkey.dialing import dial, require_fit
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
 from fastmgr.engines.valkey.life import Life
 from fastmgr.engines.valkey.references import References, control, create
-from fastmgr.stock.dialect import NotHosted
+from fastmgr.stock.dialect import NotHosted, RemoteError
 
 # Every session of this process, for the child of a fork.
 cdef object sessions = weakref.WeakSet()
@@ -216,8 +216,9 @@ cdef class ValkeySession(Session):
     cpdef object call(self, Target target, object name, object args, object kwds):
         cdef object method = (<dict>self.methods_of(target._token.typeid)).get(name)
         if method is None:
-            return raised(AttributeError(
-                f"a {target._token.typeid} on a Valkey server has no method {name!r}"))
+            return raised(RemoteError(
+                f"AttributeError: a {target._token.typeid} on a Valkey server has no method "
+                f"{name!r}\n"))
         cdef bytes key = self.key_of(target._id)
         try:
             return self.perform(method, key, args, kwds)

@@ -1,6 +1,7 @@
 """Values to bytes and back, as a Valkey server keeps them."""
 
-# The bytes of an int, of a float, and of a str (None where it has no UTF-8).
+# The bytes of an int, of a float (None for a NaN with a payload), and of a str (None where it has
+# no UTF-8).
 cdef bytes encode_int(object value)
 cdef bytes encode_float(double value)
 cdef bytes encode_str(object value)

@@ -5,7 +5,7 @@ An int of 64 bits is its bare decimal, so that the server can add to it.  Any ot
 byte, and what the tag calls for::
 
     N T F  None, True, False          I  an int of more bits, in hexadecimal
-    f      a float, by `%.17g`        w  a container of plain values, as `fastmgr.wire` has it
+    f      a float, by `%.17g`        w  what else is plain, as `fastmgr.wire` has it
     s      a str, in UTF-8            p  a pickle
     b      bytes                      R  idents of objects, each with a newline; a newline; a pickle
 
@@ -20,11 +20,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeUTF8
+from libc.stdint cimport uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy
 
 from fastmgr.wire.opaque cimport unpickle
 from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.tags cimport bits_of
 from fastmgr.wire.writer cimport Writer
 
 import copyreg
@@ -42,6 +44,8 @@ cdef extern from "Python.h":
     void *PyUnicode_DATA(object o)
     Py_ssize_t PyUnicode_GET_LENGTH(object o)
     object PyLong_FromString(const char *text, char **end, int base)
+
+cdef uint64_t PLAIN_NAN = bits_of(float("nan"))
 
 cdef enum:
     NUMBER_ROOM = 32        # bytes: more than any number's text
@@ -94,9 +98,10 @@ cdef bytes encode_int(object value):
 
 
 cdef bytes encode_float(double value):
+    """The bytes of a float; None for a NaN that is another than ``float("nan")``."""
     cdef char text[NUMBER_ROOM]
     if value != value:
-        return b"fnan"      # the sign of a NaN is not kept
+        return b"fnan" if bits_of(value) == PLAIN_NAN else None
     return PyBytes_FromStringAndSize(text, snprintf(text, NUMBER_ROOM, "f%.17g", value))
 
 
@@ -135,7 +140,9 @@ cpdef bytes encode(object value, object address=None):
     elif PyLong_CheckExact(value):
         return encode_int(value)
     elif PyFloat_CheckExact(value):
-        return encode_float(PyFloat_AS_DOUBLE(value))
+        made = encode_float(PyFloat_AS_DOUBLE(value))
+        if made is not None:
+            return made
     elif value is None:
         return b"N"
     elif value is True:
