@@ -154,7 +154,7 @@ cdef class Connections(References):
         self.keepalive = None
         self.exit_finalizer = None
         self.private = None
-        self.forget_due()
+        self.take_due()
         for holding in list(self.holdings.values()):
             holding.counted = 0
 
@@ -366,7 +366,7 @@ cdef class Connections(References):
 
     def retire(self):
         self.retired = True
-        self.forget_due()
+        self.take_due()
         self.disconnect()
 
 

@@ -19,8 +19,7 @@ from fastmgr.client.stock cimport dial
 from fastmgr.link.message cimport begin_message
 from fastmgr.link.stream cimport (
     FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL,
-    OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED, OP_RETURN,
-    Stream,
+    OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED, OP_RETURN, Stream,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.atomics cimport THREAD_BITS
@@ -118,7 +117,7 @@ cdef class ClientSession(Connections):
         if type(reply) is Outcome:
             outcome = <Outcome>reply
             if outcome.op == OP_FAILED:
-                self.receive_from(outcome.payload[2])
+                self.receive_from(outcome.result)
             elif outcome.op == OP_PROXY:
                 outcome.reference = self.receive(outcome.ident)
         return reply
@@ -335,7 +334,7 @@ cdef class ClientSession(Connections):
         """Tell a server that does not know this session what it holds."""
         cdef Holding holding
         cdef list asked, handles = []
-        self.forget_due()
+        self.take_due()
         asked = list(self.holdings.values())
         for holding in asked:
             holding.counted = 0
@@ -394,7 +393,7 @@ cdef class ClientSession(Connections):
 
     def close(self):
         cdef Holding holding
-        self.forget_due()
+        self.take_due()
         for holding in list(self.holdings.values()):
             holding.counted = 0     # the server takes back what this process had
         channels = self.open_channels()

@@ -309,9 +309,7 @@ cdef class FastChannel(Channel):
         """Wait for the reply to a call; what is said before of failures is kept."""
         if self.limit != 0.0:
             self.begin_limit()
-        while not self.check(
-            self.stream.receive(True, &self.spinner, self.may_spin), expected
-        ):
+        while not self.check(self.stream.receive(True, &self.spinner, self.may_spin), expected):
             pass
         return 0
 

@@ -16,8 +16,7 @@ that could run users' code, and allocates nothing that the garbage collector tra
 cimport cython
 
 from fastmgr.client.session cimport (
-    Outcome, Session, Target, error_of, handle_of, makes_oneway_calls, outcome_of,
-    posting_channels,
+    Outcome, Session, Target, error_of, handle_of, makes_oneway_calls, outcome_of, posting_channels,
 )
 from fastmgr.link.stream cimport OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
 from fastmgr.memory.arena cimport View
@@ -123,7 +122,8 @@ cdef class ProxyCore(Target):
         if outcome.op == OP_RETURN:
             return outcome.payload
         if outcome.op == OP_FAILED:
-            failed, (call, (kind, error)), result = outcome.payload
+            failed, call, (kind, error) = outcome.payload
+            result = outcome.result
             made = type(result) is not Outcome or (<Outcome>result).op != OP_REFUSED
             if type(result) is Outcome:
                 try:

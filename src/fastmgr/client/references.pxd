@@ -30,7 +30,6 @@ cdef class References(Session):
     cdef void strike(self, Holding holding) noexcept
     cdef list take_due(self)
     cdef int put_back(self, list due) except -1
-    cdef int forget_due(self) except -1
 
     cdef int request_reference(self, Target target) except -1
     cdef bint release_now(self, Holding holding) noexcept

@@ -149,11 +149,6 @@ cdef class References(Session):
         self.some_due = True
         return 0
 
-    cdef int forget_due(self) except -1:
-        """The server counts nothing for this process any more."""
-        self.take_due()
-        return 0
-
     # -- what a kind of session does ------------------------------------------
 
     cdef int request_reference(self, Target target) except -1:

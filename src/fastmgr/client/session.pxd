@@ -23,6 +23,7 @@ cdef class Outcome:
     cdef object payload
     cdef object ident               # of the object that the reply introduces, or None
     cdef object reference           # to that object
+    cdef object result              # of OP_FAILED: what the call itself came to
 
 cdef class Session:
     cdef readonly object address

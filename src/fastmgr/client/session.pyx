@@ -333,4 +333,6 @@ cdef Outcome failed_before(Py_ssize_t failed, tuple failure, object result):
 
     `failure` is the first: which call, and the operation and payload of the reply to it.
     """
-    return outcome_of(OP_FAILED, (failed, failure, result), 0)
+    cdef Outcome outcome = outcome_of(OP_FAILED, (failed, *failure), 0)
+    outcome.result = result
+    return outcome

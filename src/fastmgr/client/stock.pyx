@@ -44,6 +44,8 @@ cdef class StockChannel(Channel):
         Anything with ``send``, ``recv`` and ``close``, already accepted by the server.
     """
 
+    cdef readonly object conn
+
     def __init__(self, conn):
         self.conn = conn
 
@@ -120,6 +122,8 @@ cdef int flush_later(void *argument) except -1:
 @cython.final
 cdef class StockSession(Connections):
     """A session with a server that speaks the stdlib's dialect."""
+
+    cdef bint flush_asked            # the main thread is going to send what is due
 
     # -- calls ------------------------------------------------------------
 
