@@ -5,7 +5,6 @@ A connection is one thread's.  Where an exception comes between a request and it
 connection is closed, for the next reply on it would be the wrong one.
 """
 
-cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR
 
@@ -428,7 +427,8 @@ cdef class Connection:
             False: "the call was not made",
             None: "nobody knows whether the call was made: it may have been applied",
         }[applied]
-        return ConnectionLost(f"the connection with {self.name} was lost ({reason}); {after}", applied)
+        return ConnectionLost(
+            f"the connection with {self.name} was lost ({reason}); {after}", applied)
 
     cdef int drop(self) except -1:
         """Close the connection after what has gone wrong within a request."""

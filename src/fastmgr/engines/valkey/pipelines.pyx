@@ -162,7 +162,7 @@ cdef class Batch:
 
     cdef object cut(self, error):
         """The error of a pipeline that was cut, in terms of calls."""
-        cdef Py_ssize_t i, first, count = len(self.results)
+        cdef Py_ssize_t first, count = len(self.results)
         cdef Py_ssize_t answered = sum(self.counts[:len(error.results)])
         first = self.places[answered]
         done = [
@@ -257,7 +257,8 @@ def fail_posts(ValkeySession session, Connection connection):
         session.posting.pop(id(connection), None)
     for entry in unknown:
         session.keep_failure(entry.target, entry.name, raised(ConnectionLost(
-            "the connection was lost before a one-way call was answered: it may have been applied")))
+            "the connection was lost before a one-way call was answered: it may have been "
+            "applied")))
 
 
 def call_after(

@@ -6,7 +6,6 @@ also stand within an aggregate.  A push comes by itself, between two replies; an
 before the value that it is about, and is dropped.
 """
 
-cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free, realloc
