@@ -36,19 +36,32 @@ class Joined(Command):
     def request(self, key: bytes, args: Any, kwds: Any, session: Any) -> list[Any]:
         return [b"FCALL", b"joined", b"1", key, *args]
 
+    def result(self, reply: Any, key: bytes, args: Any, kwds: Any, session: Any) -> Any:
+        if reply[0] is None:
+            raise ValueError("bad field")
+        return reply[0]
 
-#: What `Joined` calls: adds 1 to each field, or says that the field is bad; with several fields it
-#: returns an array.  The hash counts the calls of the function as ``calls``.
+    def join(self, key: bytes, calls: list[Any], session: Any) -> Any:
+        fields = [args[0] for args in calls[::2]]
+        if "alone" in fields:
+            return None
+        return [b"FCALL", b"joined", b"1", key, *fields], len(fields)
+
+    def parts(self, reply: Any, state: Any) -> list[Any]:
+        assert len(reply) == state
+        return [NotImplemented if one is None else one for one in reply]
+
+
+#: What `Joined` calls: adds 1 to each field, and returns the sums; nothing for a field that is bad.
+#: The hash counts the calls of the function as ``calls``.
 LIBRARY = """#!lua name=tests
 redis.register_function('joined', function(K, A)
   redis.call('HINCRBY', K[1], 'calls', 1)
-  local replies = {}
+  local sums = {}
   for i, field in ipairs(A) do
-    if field == 'bad' then replies[i] = redis.error_reply('FM VALUE bad field')
-    else replies[i] = redis.call('HINCRBY', K[1], field, 1) end
+    sums[i] = field ~= 'bad' and redis.call('HINCRBY', K[1], field, 1)
   end
-  if #A == 1 then return replies[1] end
-  return replies
+  return sums
 end)
 """
 
@@ -59,6 +72,17 @@ class Twice(Procedure):
     def __call__(self, session: Any, key: bytes, args: Any, kwds: Any) -> Any:
         session.run([b"HINCRBY", key, args[0], 1])
         return session.run([b"HINCRBY", key, args[0], 1])
+
+
+class Doubled(Command):
+    """A method that computes here with what its request reads, and writes the result."""
+
+    def request(self, key: bytes, args: Any, kwds: Any, session: Any) -> list[Any]:
+        return [b"HGET", key, *args]
+
+    def result(self, reply: Any, key: bytes, args: Any, kwds: Any, session: Any) -> Any:
+        session.run([b"HSET", key, *args, 2 * int(reply)])
+        return 2 * int(reply)
 
 
 def text(reply: bytes | None) -> str | None:
@@ -75,6 +99,7 @@ HASH: dict[str, Command | Procedure] = {
     "wait": Words("BLPOP"),
     "joined": Joined(),
     "twice": Twice(),
+    "doubled": Doubled(),
     "pop": Words("HDEL"),
 }
 

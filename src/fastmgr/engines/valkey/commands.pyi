@@ -27,6 +27,10 @@ class Command:
         kwds: Mapping[str, Any] | None,
         session: Any,
     ) -> BaseException: ...
+    def join(
+        self, key: bytes, calls: list[Any], session: Any
+    ) -> tuple[Sequence[bytes | str | int], Any] | None: ...
+    def parts(self, reply: Any, state: Any) -> list[Any]: ...
 
 class Procedure:
     def __call__(

@@ -16,9 +16,8 @@ cdef class Command:
     reads : bool
         The request changes nothing: after a lost connection it may be sent again.
     joins : int
-        In a pipeline up to so many consecutive calls, of one object, are one request: a call of a
-        function of our library, whose arguments follow each other.  The function returns an array
-        with the reply to each call.  0 and 1: each call is a request.
+        In a pipeline up to so many consecutive calls, of one object, may be one request, which
+        `join` makes.  0 and 1: each call is a request.
     """
 
     def __cinit__(self, *args, **kwds):
@@ -57,6 +56,30 @@ cdef class Command:
     cpdef object failure(self, object reply, bytes key, object args, object kwds, object session):
         """Return the exception for an error reply."""
         return exception_of(reply, args)
+
+    cpdef tuple join(self, bytes key, list calls, object session):
+        """Return one request for several calls; None where each call is to be a request.
+
+        Parameters
+        ----------
+        key : bytes
+        calls : list
+            The arguments of the first call, its keywords (or None), those of the second ...
+
+        Returns
+        -------
+        words : list of bytes, str or int
+        state : object
+            What `parts` needs to know.
+        """
+        return None
+
+    cpdef list parts(self, object reply, object state):
+        """Return what the calls of a joined request return.
+
+        `NotImplemented` stands for a call that was not made and is to be made by itself.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define parts()")
 
 
 cdef class Procedure:

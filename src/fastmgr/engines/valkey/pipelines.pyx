@@ -71,54 +71,102 @@ cdef object entry_of(ValkeySession session, Target target, name, args, kwds):
         entry.words = entry.command.request(entry.key, args, kwds, session)
     except Exception as error:
         return raised(error)
+    if not entry.command.reads and entry.words[0] in READS:
+        return None     # what is read is computed with, and written
     return entry
+
+
+# Commands that only read: a method that writes has further requests to make.
+cdef frozenset READS = frozenset((
+    b"FCALL_RO", b"GET", b"GETRANGE", b"HGET", b"HGETALL", b"HMGET", b"LINDEX", b"LLEN", b"LRANGE",
+    b"SMEMBERS", b"ZRANGE",
+))
 
 
 # -- pipelines --------------------------------------------------------------------
 
 
 @cython.final
+cdef class Group:
+    """Consecutive calls of a pipeline that are one request."""
+
+    cdef Command command
+    cdef bytes key
+    cdef list calls                 # arguments and keywords, by turns
+    cdef Py_ssize_t first           # which call of the pipeline is the first
+    cdef object words, state
+
+
+@cython.final
 cdef class Batch:
-    """Entries of a pipeline that are sent together."""
+    """Calls of a pipeline that are sent together.
+
+    `units` are entries and groups, `requests` theirs, and `places` say which call of the pipeline
+    each is, or begins with.
+    """
 
     cdef ValkeySession session
-    cdef list results               # of the whole pipeline
-    cdef list entries, places       # and which call of the pipeline each is
-    cdef list requests, counts      # and of how many entries each request is made
+    cdef list calls, results        # of the whole pipeline
+    cdef list units, requests, places
 
-    def __cinit__(self, ValkeySession session, list results):
+    def __cinit__(self, ValkeySession session, list calls, list results):
         self.session = session
+        self.calls = calls
         self.results = results
         self.clear()
 
     cdef int clear(self) except -1:
-        self.entries = []
-        self.places = []
+        self.units = []
         self.requests = []
-        self.counts = []
+        self.places = []
         return 0
 
-    cdef int add(self, Entry entry, Py_ssize_t place) except -1:
-        """Add an entry: to the request before its own where both can be one."""
-        cdef Entry before
-        cdef Py_ssize_t last = len(self.counts) - 1
-        if last >= 0 and entry.command.joins > 1:
-            before = self.entries[len(self.entries) - 1]
-            if (
-                before.command is entry.command and before.key == entry.key
-                and <int>self.counts[last] < entry.command.joins
-            ):
-                if <int>self.counts[last] == 1:
-                    self.requests[last] = list(self.requests[last])
-                (<list>self.requests[last]).extend(entry.words[OWN_WORDS:])
-                self.counts[last] = <int>self.counts[last] + 1
-                self.entries.append(entry)
-                self.places.append(place)
-                return 0
-        self.requests.append(entry.words)
-        self.counts.append(1)
-        self.entries.append(entry)
-        self.places.append(place)
+    cdef Py_ssize_t add_group(self, Command command, Py_ssize_t first) except -1:
+        """Add the calls that can be one request with the one at `first`; return how many."""
+        cdef Py_ssize_t i = first, count = len(self.results)
+        cdef Target target = self.calls[4 * first]
+        cdef object name = self.calls[4 * first + 1]
+        cdef list calls = self.calls, given = []
+        cdef Group group
+        while (
+            i < count and i - first < command.joins
+            and calls[4 * i] is target and calls[4 * i + 1] == name
+        ):
+            given.append(calls[4 * i + 2])
+            given.append(calls[4 * i + 3])
+            i += 1
+        if i - first < 2:
+            return 0
+        group = Group.__new__(Group)
+        group.command = command
+        group.key = self.session.key_of(target._id)
+        joined = command.join(group.key, given, self.session)
+        if joined is None:
+            return 0
+        group.words, group.state = joined
+        group.calls = given
+        group.first = first
+        self.units.append(group)
+        self.requests.append(group.words)
+        self.places.append(first)
+        return i - first
+
+    cdef int add(self, Py_ssize_t place) except -1:
+        """Add a call; one of several steps is made at once, after all before it."""
+        cdef Py_ssize_t at = 4 * place
+        cdef list calls = self.calls
+        entry = entry_of(
+            self.session, calls[at], calls[at + 1], calls[at + 2], calls[at + 3])
+        if type(entry) is Entry:
+            self.units.append(entry)
+            self.requests.append((<Entry>entry).words)
+            self.places.append(place)
+        elif entry is not None:
+            self.results[place] = entry
+        else:
+            self.run()
+            self.results[place] = self.session.call(
+                calls[at], calls[at + 1], calls[at + 2], calls[at + 3])
         return 0
 
     cdef int run(self) except -1:
@@ -132,14 +180,12 @@ cdef class Batch:
         except BaseException as error:
             fail_posts(self.session, connection)
             if isinstance(error, PipelineError):
-                self.settle(error.results)
                 raise self.cut(error) from None
             if not isinstance(error, ConnectionLost) or error.applied is not False:
                 raise
             replies = None
         if replies is None:     # the connection was closed before anything was sent
-            replies = self.session.connection().pipeline(
-                self.requests, self.session.timeout)
+            replies = self.session.connection().pipeline(self.requests, self.session.timeout)
         if connection.answered:
             settle_posts(self.session, connection)
         self.settle(replies)
@@ -148,50 +194,72 @@ cdef class Batch:
 
     cdef int settle(self, list replies) except -1:
         """Put what calls came to among the results; some replies may not have come."""
-        cdef Py_ssize_t i, j, count, at = 0
-        cdef Entry entry
+        cdef Py_ssize_t i
         for i in range(len(replies)):
-            reply = replies[i]
-            count = self.counts[i]
-            for j in range(count):
-                entry = self.entries[at]
-                self.results[<Py_ssize_t>self.places[at]] = entry.outcome(
-                    self.session, reply[j] if count > 1 and type(reply) is list else reply)
-                at += 1
+            unit = self.units[i]
+            if type(unit) is Group:
+                self.settle_group(<Group>unit, replies[i])
+            else:
+                self.results[<Py_ssize_t>self.places[i]] = (<Entry>unit).outcome(
+                    self.session, replies[i])
         return 0
+
+    cdef int settle_group(self, Group group, object reply) except -1:
+        cdef Py_ssize_t i, count = len(group.calls) // 2
+        cdef list parts
+        cdef ValkeySession session = self.session
+        if type(reply) is ReplyError:
+            reply = session.after_error(group.words, reply, session.timeout)
+        if type(reply) is ReplyError:
+            for i in range(count):
+                self.results[group.first + i] = raised(group.command.failure(
+                    reply, group.key, group.calls[2 * i], group.calls[2 * i + 1], session))
+            return 0
+        parts = group.command.parts(reply, group.state)
+        for i in range(count):
+            if parts[i] is NotImplemented:
+                parts[i] = self.alone(group, i)
+        self.results[group.first:group.first + count] = parts
+        return 0
+
+    cdef object alone(self, Group group, Py_ssize_t i):
+        """Make a call of a group by itself."""
+        try:
+            return self.session.perform(
+                group.command, group.key, group.calls[2 * i], group.calls[2 * i + 1])
+        except ConnectionLost:
+            raise
+        except Exception as error:
+            return raised(error)
 
     cdef object cut(self, error):
         """The error of a pipeline that was cut, in terms of calls."""
         cdef Py_ssize_t first, count = len(self.results)
-        cdef Py_ssize_t answered = sum(self.counts[:len(error.results)])
-        first = self.places[answered]
-        done = [
-            error_of(one) if type(one) is Outcome else one for one in self.results[:first]]
+        try:
+            self.settle(error.results)
+        except ConnectionLost:
+            pass                # of a call that was to be made by itself
+        first = self.places[len(error.results)]
+        done = [error_of(one) if type(one) is Outcome else one for one in self.results[:first]]
         return PipelineError(
             f"{str(error).partition(';')[0]}; {first} of {count} calls of the pipeline were "
             "answered, the others may have been applied", done, range(first, count))
 
 
-# The words that joined requests have in common: FCALL, the function, 1, the key.
-cdef Py_ssize_t OWN_WORDS = 4
-
-
 def run_pipeline(ValkeySession session, list calls):
     """Make many calls together, as `Session.pipeline` says."""
-    cdef Py_ssize_t i, count = len(calls) // 4
+    cdef Py_ssize_t i = 0, joined, count = len(calls) // 4
     cdef list results = [None] * count
-    cdef Batch batch = Batch(session, results)
-    for i in range(count):
-        entry = entry_of(
-            session, calls[4 * i], calls[4 * i + 1], calls[4 * i + 2], calls[4 * i + 3])
-        if type(entry) is Entry:
-            batch.add(<Entry>entry, i)
-        elif entry is not None:
-            results[i] = entry
-        else:
-            batch.run()
-            results[i] = session.call(
-                calls[4 * i], calls[4 * i + 1], calls[4 * i + 2], calls[4 * i + 3])
+    cdef Batch batch = Batch(session, calls, results)
+    while i < count:
+        method = session.methods_of((<Target>calls[4 * i])._token.typeid).get(calls[4 * i + 1])
+        if isinstance(method, Command) and (<Command>method).joins > 1:
+            joined = batch.add_group(<Command>method, i)
+            if joined:
+                i += joined
+                continue
+        batch.add(i)
+        i += 1
     batch.run()
     failure = getattr(session.local, "failure", None)
     if failure is not None and count:

@@ -86,12 +86,24 @@ def test_consecutive_calls_are_joined(manager: SyncManager) -> None:
         two.joined("bad")
         two.get("a")
         two.joined("a")
+        one.joined("a")
+        one.joined("alone")
     results: list[Any] = [
         repr(result) if isinstance(result, Exception) else result for result in pipe.results
     ]
     bad = "ValueError('bad field')"
-    assert results == [1, 2, bad, 3, 1, 1, bad, "1", 2]
-    assert commands_of(manager, "fcall") - before == 4
+    assert results == [1, 2, bad, 3, 1, 1, bad, "1", 2, 4, 1]
+    # Four requests and two that are not joined, and the two calls that were not made with them.
+    assert commands_of(manager, "fcall") - before == 3 + 1 + 2 + 2
+
+
+def test_a_call_that_writes_what_it_has_computed_keeps_its_place(manager: SyncManager) -> None:
+    with manager.pipeline() as pipe:
+        one = pipe(hash_of(manager))
+        one.add("n", 3)
+        one.doubled("n")
+        one.add("n", 1)
+    assert pipe.results == [3, 6, 7]
 
 
 def test_an_error_of_a_joined_request_is_each_calls(manager: SyncManager) -> None:
