@@ -41,13 +41,13 @@ class Joined(Command):
             raise ValueError("bad field")
         return reply[0]
 
-    def join(self, key: bytes, calls: list[Any], session: Any) -> Any:
+    def join_calls(self, key: bytes, calls: list[Any], session: Any) -> Any:
         fields = [args[0] for args in calls[::2]]
         if "alone" in fields:
             return None
         return [b"FCALL", b"joined", b"1", key, *fields], len(fields)
 
-    def parts(self, reply: Any, state: Any) -> list[Any]:
+    def split_reply(self, reply: Any, state: Any) -> list[Any]:
         assert len(reply) == state
         return [NotImplemented if one is None else one for one in reply]
 

@@ -7,8 +7,8 @@ cdef class Command:
     cpdef object request(self, bytes key, object args, object kwds, object session)
     cpdef object result(self, object reply, bytes key, object args, object kwds, object session)
     cpdef object failure(self, object reply, bytes key, object args, object kwds, object session)
-    cpdef tuple join(self, bytes key, list calls, object session)
-    cpdef list parts(self, object reply, object state)
+    cpdef tuple join_calls(self, bytes key, list calls, object session)
+    cpdef list split_reply(self, object reply, object state)
 
 cdef class Procedure:
     pass

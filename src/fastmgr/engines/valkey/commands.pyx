@@ -17,7 +17,7 @@ cdef class Command:
         The request changes nothing: after a lost connection it may be sent again.
     joins : int
         In a pipeline up to so many consecutive calls, of one object, may be one request, which
-        `join` makes.  0 and 1: each call is a request.
+        `join_calls` makes.  0 and 1: each call is a request.
     """
 
     def __cinit__(self, *args, **kwds):
@@ -57,7 +57,7 @@ cdef class Command:
         """Return the exception for an error reply."""
         return exception_of(reply, args)
 
-    cpdef tuple join(self, bytes key, list calls, object session):
+    cpdef tuple join_calls(self, bytes key, list calls, object session):
         """Return one request for several calls; None where each call is to be a request.
 
         Parameters
@@ -70,16 +70,16 @@ cdef class Command:
         -------
         words : list of bytes, str or int
         state : object
-            What `parts` needs to know.
+            What `split_reply` needs to know.
         """
         return None
 
-    cpdef list parts(self, object reply, object state):
+    cpdef list split_reply(self, object reply, object state):
         """Return what the calls of a joined request return.
 
         `NotImplemented` stands for a call that was not made and is to be made by itself.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define parts()")
+        raise NotImplementedError(f"{type(self).__name__} does not define split_reply()")
 
 
 cdef class Procedure:

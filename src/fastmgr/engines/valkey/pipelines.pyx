@@ -140,7 +140,7 @@ cdef class Batch:
         group = Group.__new__(Group)
         group.command = command
         group.key = self.session.key_of(target._id)
-        joined = command.join(group.key, given, self.session)
+        joined = command.join_calls(group.key, given, self.session)
         if joined is None:
             return 0
         group.words, group.state = joined
@@ -215,7 +215,7 @@ cdef class Batch:
                 self.results[group.first + i] = raised(group.command.failure(
                     reply, group.key, group.calls[2 * i], group.calls[2 * i + 1], session))
             return 0
-        parts = group.command.parts(reply, group.state)
+        parts = group.command.split_reply(reply, group.state)
         for i in range(count):
             if parts[i] is NotImplemented:
                 parts[i] = self.alone(group, i)
@@ -251,6 +251,8 @@ def run_pipeline(ValkeySession session, list calls):
     cdef Py_ssize_t i = 0, joined, count = len(calls) // 4
     cdef list results = [None] * count
     cdef Batch batch = Batch(session, calls, results)
+    if session.pending:
+        session.references.flush()
     while i < count:
         method = session.methods_of((<Target>calls[4 * i])._token.typeid).get(calls[4 * i + 1])
         if isinstance(method, Command) and (<Command>method).joins > 1:

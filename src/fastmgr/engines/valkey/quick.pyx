@@ -16,6 +16,12 @@ from fastmgr.engines.valkey import containers, numbers  # noqa: F401 (they enter
 from fastmgr.engines.valkey.commands import METHODS
 
 
+# In a pipeline so many calls of `incr` are one call of our function: other clients get their turn.
+cdef int MOST_JOINED = 250
+# An amount below this: the sum of some hundred fits 64 bits.
+cdef long long SMALL = 1 << 53
+
+
 cdef inline bint is_usual(object reply):
     """Whether a reply is a value that runs no code where it is read."""
     return type(reply) is bytes and PyBytes_AS_STRING(reply)[0] not in (c"p", c"R")
@@ -76,7 +82,15 @@ cdef class ValueGet(Quick):
 
 
 cdef class DictIncr(Quick):
-    """``d.incr(key)``, ``d.incr(key, amount)``"""
+    """``d.incr(key)``, ``d.incr(key, amount)``
+
+    In a pipeline the server adds once what several calls add to one key, and the results in between
+    are computed here.  They are exact, for each such sum is of whole amounts of one sign.
+    """
+
+    def __init__(self, Command slow not None):
+        Quick.__init__(self, slow)
+        self.joins = MOST_JOINED
 
     cpdef object request(self, bytes key, object args, object kwds, object session):
         cdef Py_ssize_t count = len(args)
@@ -94,6 +108,58 @@ cdef class DictIncr(Quick):
         if type(reply) is list and type((<list>reply)[0]) is int:
             return (<list>reply)[0]
         return self.slow.result(reply, key, args, kwds, session)
+
+    cpdef tuple join_calls(self, bytes key, list calls, object session):
+        cdef Py_ssize_t i, at, count = len(calls) // 2
+        cdef list words = [b"FCALL", b"fm1_dict_incr_whole", b"1", key]
+        cdef list places = [], amounts = [], totals = []
+        cdef dict latest = {}       # by key: the place of the last sum that was begun for it
+        cdef tuple args
+        cdef object name, amount, found
+        for i in range(count):
+            if calls[2 * i + 1] or type(calls[2 * i]) is not tuple:
+                return None
+            args = <tuple>calls[2 * i]
+            if not 1 <= len(args) <= 2:
+                return None
+            name = args[0]
+            if type(name) is not str and type(name) is not int:
+                return None
+            amount = args[1] if len(args) == 2 else 1
+            if type(amount) is not int or not -SMALL < amount < SMALL:
+                return None
+            found = latest.get(name)
+            at = -1 if found is None else <Py_ssize_t>found
+            if at < 0 or (totals[at] < 0) != (amount < 0):
+                at = len(totals)
+                latest[name] = at
+                totals.append(amount)
+                words.append(encode_key(name))
+                words.append(None)
+            else:
+                totals[at] = totals[at] + amount
+            places.append(at)
+            amounts.append(amount)
+        for at in range(len(totals)):
+            words[2 * at + 5] = encode_int(totals[at])
+        return words, (places, amounts)
+
+    cpdef list split_reply(self, object reply, object state):
+        cdef list places, amounts, sums = list(reply)
+        cdef list results
+        cdef Py_ssize_t i, at
+        places, amounts = state
+        results = [NotImplemented] * len(places)
+        for i in range(len(places) - 1, -1, -1):
+            at = places[i]
+            total = sums[at]
+            if total is None:
+                continue
+            if type(total) is bytes:
+                total = int(total)
+            results[i] = total
+            sums[at] = total - amounts[i]
+        return results
 
 
 cdef class CounterIncr(Quick):

@@ -112,23 +112,57 @@ define('dict_replace', function(k, A)
   return 1
 end)
 
+-- Add to a whole number and return the sum; nothing where there is another value, or too large a
+-- sum: nothing has changed then.
+local function incr_whole(k, field, amount)
+  local sum = redis.pcall('HINCRBY', k, field, amount)
+  if type(sum) ~= 'number' then return nil end
+  if sum == tonumber(amount) and call('ZSCORE', k .. ':z', field) == false then
+    number_new(k, field)  -- else the value was 0
+  end
+  if sum > -2 ^ 53 and sum < 2 ^ 53 then return sum end
+  return call('HGET', k, field)
+end
+
 -- Add to a value and return the sum.  Where only the client can add: {the value}, or {} for none.
 local function incr(k, field, amount)
-  local sum = redis.pcall('HINCRBY', k, field, amount)
-  if type(sum) == 'number' then
-    if sum == tonumber(amount) and call('ZSCORE', k .. ':z', field) == false then
-      number_new(k, field)  -- else the value was 0
-    end
-    if sum > -2 ^ 53 and sum < 2 ^ 53 then return sum end
-    return call('HGET', k, field)
-  end
+  local sum = incr_whole(k, field, amount)
+  if sum then return sum end
   local old = call('HGET', k, field)
-  if not old then return {} end
-  local total = sum_of(old, amount)
-  if not total then return {old} end
-  call('HSET', k, field, total)
+  local total = sum_of(old or '0', amount)
+  if not total then return {old or nil} end
+  if old then call('HSET', k, field, total) else add(k, field, total) end
   return total
 end
+
+-- `(field amount) ...`: returns the sums of whole numbers.  For a field that has none, or from where
+-- its sum would be too large, nothing: the client adds these, in order.  Small numbers are read and
+-- written together, since a call of a command costs more than a sum.
+define('dict_incr_whole', function(k, A)
+  local sums, fields, changed, left, known = {}, {}, {}, {}, {}
+  for i = 1, #A, 2 do fields[#fields + 1] = A[i] end
+  local olds = call('HMGET', k, unpack(fields))
+  for i, field in ipairs(fields) do
+    local old, amount = known[field] or olds[i], tonumber(A[2 * i])
+    local number = old and tonumber(old) or not old and 0
+    if left[field] then
+      sums[i] = false
+    elseif number and math.abs(number) < 2 ^ 52 and math.abs(amount) < 2 ^ 52 then
+      if not old then number_new(k, field) end
+      sums[i] = number + amount
+      known[field] = sums[i]
+      changed[#changed + 1] = field
+      changed[#changed + 1] = sums[i]
+    else
+      if #changed > 0 then call('HSET', k, unpack(changed)) changed = {} end
+      local sum = incr_whole(k, field, A[2 * i])
+      if sum then known[field] = sum else left[field] = true end
+      sums[i] = sum or false
+    end
+  end
+  if #changed > 0 then call('HSET', k, unpack(changed)) end
+  return sums
+end)
 
 -- `(field amount) ...`: returns the sums; keys that are new count as 0, and tell all of the key.
 define('dict_incr', function(k, A)
