@@ -169,7 +169,7 @@ def test_wheel_has_what_running_needs_and_no_more(wheel: Path) -> None:
     copied = {
         path.relative_to(PACKAGE.parent).as_posix()
         for path in PACKAGE.rglob("*")
-        if path.suffix in {".py", ".pyi"} or path.name == "py.typed"
+        if path.suffix in {".py", ".pyi", ".lua"} or path.name == "py.typed"
     }
     assert "fastmgr/py.typed" in copied
     compiled = {
