@@ -48,6 +48,11 @@ if HAS_SHMEM:
     from fastmgr.managers import SharedMemoryManager as SharedMemoryManager
 
 if TYPE_CHECKING:
+    from fastmgr.engines.valkey.errors import (
+        ConnectionLost as ConnectionLost,
+        LockLost as LockLost,
+        PipelineError as PipelineError,
+    )
     from fastmgr.managers import (
         Server as Server,
         SharedMemoryServer as SharedMemoryServer,
@@ -69,14 +74,22 @@ if HAS_SHMEM:
     __all__ += ["SharedMemoryManager", "SharedMemoryServer"]
 
 
+#: Errors of the Valkey engine, which is loaded when one of them is asked for.
+_OF_VALKEY = ("ConnectionLost", "LockLost", "PipelineError")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _OF_VALKEY:
+        from fastmgr.engines.valkey import errors
+
+        return getattr(errors, name)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(managers, name)  # which loads the server's only now
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_OF_VALKEY})
 
 
 def Manager(ctx: Any = None, *, address: Any = None) -> SyncManager:

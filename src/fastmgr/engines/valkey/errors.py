@@ -98,6 +98,10 @@ class ReplyError:
     __hash__ = None  # type: ignore[assignment]
 
 
+for _seen in (ConnectionLost, LockLost, PipelineError):
+    _seen.__module__ = "fastmgr"  # where users find it
+del _seen
+
 #: By the code in ``FM <code> <text>``: the type of the exception, which gets the text.
 CODES: dict[str, type[Exception]] = {
     "ASSERTION": AssertionError,

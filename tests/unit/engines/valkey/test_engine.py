@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import pickle
 import sys
 from typing import Any
 
@@ -126,3 +127,13 @@ def modules_that_are_found() -> str:
 
 def test_the_servers_package_is_loaded_only_to_start_one() -> None:
     assert call_in_subprocess(modules_that_are_found) == "false"
+
+
+def test_errors_are_found_where_users_look() -> None:
+    for name in ("ConnectionLost", "LockLost", "PipelineError"):
+        kind = getattr(fastmgr, name)
+        assert (kind.__module__, kind.__qualname__) == ("fastmgr", name)
+        assert name in dir(fastmgr)
+    error = pickle.loads(pickle.dumps(fastmgr.PipelineError("cut", [1], range(1, 3))))
+    assert isinstance(error, fastmgr.ConnectionLost) and isinstance(error, ConnectionError)
+    assert (str(error), error.results, error.unknown) == ("cut", [1], range(1, 3))
