@@ -77,7 +77,7 @@ class MakeCounters(Maker):
 
 
 def length_of(session: Any, key: bytes) -> int:
-    return session.run([b"STRLEN", key], True) // SIZE  # type: ignore[no-any-return]
+    return session.run([b"STRLEN", key], True) // SIZE
 
 
 def _kept(session: Any, key: bytes) -> counters.Counters:

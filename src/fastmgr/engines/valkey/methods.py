@@ -132,7 +132,7 @@ class Method(_Bound, Command):
         session: Any,
     ) -> BaseException:
         args = self.bound(args, kwds) if self.binds_again else ()
-        return self.failed(session, key, reply, *args)  # type: ignore[no-any-return]
+        return self.failed(session, key, reply, *args)
 
 
 class Steps(_Bound, Procedure):

@@ -304,7 +304,7 @@ def swap_value(session: Any, key: bytes, old: bytes, new: bytes) -> bytes | None
     if found == 1:
         release(session, key, (old,))
         return None
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @method("compare_exchange", "Value", least=2, most=2, model=_empty_value)

@@ -274,7 +274,7 @@ def create(
 
 
 def _name_key(session: Any, name: str) -> bytes:
-    return session.key_of("n:" + quote(name, safe=""))  # type: ignore[no-any-return]
+    return session.key_of("n:" + quote(name, safe=""))
 
 
 def find_or_make(

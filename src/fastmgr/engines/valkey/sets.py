@@ -172,7 +172,7 @@ class _SetChanging(Method):
     both = True
     binds_again = False
     #: How several operands become one.
-    join = staticmethod(lambda *others: set().union(*others))
+    join: Any = staticmethod(lambda *others: set().union(*others))
 
     def bound(self, args: Sequence[Any], kwds: Mapping[str, Any] | None) -> Sequence[Any]:
         args = tuple(map(operand, args))
@@ -212,7 +212,7 @@ class SetDiscardAll(_SetChanging):
 @method("__iand__", "set")
 class SetKeep(_SetChanging):
     call, both = "set_keep", False
-    join = staticmethod(lambda first, *others: set(first).intersection(*others))
+    join: Any = staticmethod(lambda first, *others: set(first).intersection(*others))
 
 
 @method("__class_getitem__", "set", least=1, most=1, model=set)

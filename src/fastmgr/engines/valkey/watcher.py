@@ -116,7 +116,12 @@ def last_lines(log: str) -> str:
         return " / ".join(line.strip() for line in file.readlines()[-LOG_LINES:])
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """Do what the command line says; return the status of the program."""
     problem = main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
     os.write(TELL, problem.encode(errors="replace"))
-    sys.exit(1 if problem else 0)
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())
