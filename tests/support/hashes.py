@@ -28,18 +28,24 @@ class Words(Command):
         return self.then(reply)
 
 
-class Joined(Command):
+class Plain(Command):
     """Each call is ``FCALL joined 1 key field``; up to three calls are one."""
 
     joins = 3
 
     def request(self, key: bytes, args: Any, kwds: Any, session: Any) -> list[Any]:
+        if not isinstance(args[0], str):
+            raise TypeError("no field")
         return [b"FCALL", b"joined", b"1", key, *args]
 
     def result(self, reply: Any, key: bytes, args: Any, kwds: Any, session: Any) -> Any:
         if reply[0] is None:
             raise ValueError("bad field")
         return reply[0]
+
+
+class Joined(Plain):
+    """The same, with a rule of its own for what is joined."""
 
     def join_calls(self, key: bytes, calls: list[Any], session: Any) -> Any:
         fields = [args[0] for args in calls[::2]]
@@ -98,6 +104,7 @@ HASH: dict[str, Command | Procedure] = {
     "push": Words("RPUSH"),
     "wait": Words("BLPOP"),
     "joined": Joined(),
+    "plain": Plain(),
     "twice": Twice(),
     "doubled": Doubled(),
     "pop": Words("HDEL"),

@@ -16,8 +16,10 @@ cdef class Command:
     reads : bool
         The request changes nothing: after a lost connection it may be sent again.
     joins : int
-        In a pipeline up to so many consecutive calls, of one object, may be one request, which
-        `join_calls` makes.  0 and 1: each call is a request.
+        In a pipeline up to so many consecutive calls, of one object, may be one request: as
+        `join_calls` says, or, where that returns None, one call of the function that each of them
+        calls, with the arguments of all.  Such a function returns an array of what each call comes
+        to, also for one call.  0 and 1: each call is a request.
     """
 
     def __cinit__(self, *args, **kwds):
@@ -58,7 +60,7 @@ cdef class Command:
         return exception_of(reply, args)
 
     cpdef tuple join_calls(self, bytes key, list calls, object session):
-        """Return one request for several calls; None where each call is to be a request.
+        """Return one request for several calls; None where it cannot, and has done nothing.
 
         Parameters
         ----------

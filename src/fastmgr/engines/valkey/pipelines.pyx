@@ -98,10 +98,42 @@ cdef class Group:
 
 
 @cython.final
+cdef class Joint:
+    """Entries whose requests call one function of our library: they are one request."""
+
+    cdef list entries, places       # and which call of the pipeline each is
+    cdef object words
+
+    def __cinit__(self, Entry entry, Py_ssize_t place):
+        self.entries = [entry]
+        self.places = [place]
+        self.words = list(entry.words)
+
+    cdef bint takes(self, Entry entry) except -1:
+        """Whether an entry can be part of the request."""
+        cdef Entry first = self.entries[0]
+        return (
+            len(self.entries) < entry.command.joins
+            and first.command is entry.command and first.key == entry.key
+            and entry.words[0] == b"FCALL" and entry.words[1] == first.words[1]
+        )
+
+    cdef int add(self, Entry entry, Py_ssize_t place) except -1:
+        self.entries.append(entry)
+        self.places.append(place)
+        self.words += entry.words[OWN_WORDS:]
+        return 0
+
+
+# The words that all calls of a function of one object have in common: FCALL, its name, 1, the key.
+cdef Py_ssize_t OWN_WORDS = 4
+
+
+@cython.final
 cdef class Batch:
     """Calls of a pipeline that are sent together.
 
-    `units` are entries and groups, `requests` theirs, and `places` say which call of the pipeline
+    `units` are entries, joints and groups, `requests` theirs, and `places` say which call of the pipeline
     each is, or begins with.
     """
 
@@ -158,15 +190,29 @@ cdef class Batch:
         entry = entry_of(
             self.session, calls[at], calls[at + 1], calls[at + 2], calls[at + 3])
         if type(entry) is Entry:
-            self.units.append(entry)
-            self.requests.append((<Entry>entry).words)
-            self.places.append(place)
+            self.add_entry(<Entry>entry, place)
         elif entry is not None:
             self.results[place] = entry
         else:
             self.run()
             self.results[place] = self.session.call(
                 calls[at], calls[at + 1], calls[at + 2], calls[at + 3])
+        return 0
+
+    cdef int add_entry(self, Entry entry, Py_ssize_t place) except -1:
+        cdef Joint joint
+        if entry.command.joins > 1 and entry.words[0] == b"FCALL":
+            last = self.units[len(self.units) - 1] if self.units else None
+            if type(last) is Joint and (<Joint>last).takes(entry):
+                (<Joint>last).add(entry, place)
+                return 0
+            joint = Joint(entry, place)
+            self.units.append(joint)
+            self.requests.append(joint.words)
+        else:
+            self.units.append(entry)
+            self.requests.append(entry.words)
+        self.places.append(place)
         return 0
 
     cdef int run(self) except -1:
@@ -199,9 +245,23 @@ cdef class Batch:
             unit = self.units[i]
             if type(unit) is Group:
                 self.settle_group(<Group>unit, replies[i])
+            elif type(unit) is Joint:
+                self.settle_joint(<Joint>unit, replies[i])
             else:
                 self.results[<Py_ssize_t>self.places[i]] = (<Entry>unit).outcome(
                     self.session, replies[i])
+        return 0
+
+    cdef int settle_joint(self, Joint joint, object reply) except -1:
+        cdef Py_ssize_t i
+        for i in range(len(joint.entries)):
+            one = reply
+            if type(reply) is list and len(joint.entries) > 1:
+                one = (<list>reply)[i]
+                if type(one) is not ReplyError:
+                    one = [one]     # as if the call had been alone
+            self.results[<Py_ssize_t>joint.places[i]] = (<Entry>joint.entries[i]).outcome(
+                self.session, one)
         return 0
 
     cdef int settle_group(self, Group group, object reply) except -1:

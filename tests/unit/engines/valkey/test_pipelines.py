@@ -93,8 +93,25 @@ def test_consecutive_calls_are_joined(manager: SyncManager) -> None:
     ]
     bad = "ValueError('bad field')"
     assert results == [1, 2, bad, 3, 1, 1, bad, "1", 2, 4, 1]
-    # Four requests and two that are not joined, and the two calls that were not made with them.
-    assert commands_of(manager, "fcall") - before == 3 + 1 + 2 + 2
+    # Two of the first object, two of the second, one joined in the ordinary way; and both bad ones
+    # were made again by themselves.
+    assert commands_of(manager, "fcall") - before == 2 + 2 + 1 + 2
+
+
+def test_consecutive_calls_of_one_function_are_joined(manager: SyncManager) -> None:
+    first, second = hash_of(manager), hash_of(manager, "2")
+    before = commands_of(manager, "fcall")
+    with manager.pipeline("return") as pipe:
+        one, two = pipe(first), pipe(second)
+        for field in ("a", "a", "bad", None, "a", "b"):
+            one.plain(field)
+        two.plain("a")
+        one.plain("a")
+    results: list[Any] = [
+        type(result) if isinstance(result, Exception) else result for result in pipe.results
+    ]
+    assert results == [1, 2, ValueError, TypeError, 3, 1, 1, 4]
+    assert commands_of(manager, "fcall") - before == 4
 
 
 def test_a_call_that_writes_what_it_has_computed_keeps_its_place(manager: SyncManager) -> None:
