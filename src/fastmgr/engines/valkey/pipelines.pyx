@@ -133,8 +133,8 @@ cdef Py_ssize_t OWN_WORDS = 4
 cdef class Batch:
     """Calls of a pipeline that are sent together.
 
-    `units` are entries, joints and groups, `requests` theirs, and `places` say which call of the pipeline
-    each is, or begins with.
+    `units` are entries, joints and groups, `requests` theirs, and `places` say which call of the
+    pipeline each is, or begins with.
     """
 
     cdef ValkeySession session
