@@ -1,12 +1,18 @@
-"""Every shared type, every kind of proxy: stock client and fastmgr server, and the reverse."""
+"""Every shared type, every kind of proxy: stock client and fastmgr server, and the reverse.
+
+And clients of engines, which have neither.
+"""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import scenarios
 from peers import KEY, FastServers, Peer, connect
+from support import valkeys
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -41,6 +47,30 @@ def test_fastmgr_client_of_fastmgr_server(
 ) -> None:
     with fast_servers.clean(family) as server:
         scenario(connect(server.address))
+
+
+#: What takes a class of a user's, a process of ours over there, or the stdlib's dialect.
+UNHOSTED = {
+    scenarios.pools, scenarios.async_results, scenarios.iterators, scenarios.exceptions,
+    scenarios.unknown_ident, scenarios.custom_classes, scenarios.typed_results,
+    scenarios.nested_proxies, scenarios.pickled_proxies, scenarios.management,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=valkeys.KINDS)
+def engines_manager(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with valkeys.manager(request.param) as manager:
+        yield manager
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [one for one in [*scenarios.TYPES, *scenarios.PROXIES, scenarios.sets] if one not in UNHOSTED],
+)
+def test_client_of_an_engine(scenario: Any, engines_manager: Any) -> None:
+    scenario(engines_manager)
+    gc.collect()
+    assert engines_manager._number_of_objects() == 0
 
 
 def test_sets_where_both_ends_have_them(peer: Peer, fast_servers: FastServers) -> None:

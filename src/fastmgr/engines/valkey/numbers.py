@@ -86,12 +86,12 @@ def make_or_find(
     def join(ident: str, kind: str) -> None:
         codec, kept = _CODECS[type(wanted)], None
         try:
+            kept = KEPT[kind](session, session.key_of(ident)) if kind in KEPT else None
             if kind != typeid:
                 raise TypeError
-            kept = KEPT[kind](session, session.key_of(ident))
             part = codec.join(kept, wanted)
         except (TypeError, ValueError) as error:
-            here = f"a {kind}" if kept is None else codec.described(kept)
+            here = f"a {kind}" if kept is None else _CODECS[type(kept)].described(kept)
             raise type(error)(
                 f"the name {name!r} is in use: {here} is kept there, and "
                 f"{codec.described(wanted)} was asked for; manager.forget({name!r}) would drop "
