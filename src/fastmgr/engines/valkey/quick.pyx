@@ -12,7 +12,6 @@ from fastmgr.engines.valkey.commands cimport Command
 from fastmgr.engines.valkey.keys cimport encode_key
 from fastmgr.engines.valkey.values cimport decode, encode_int, encode_str
 
-from fastmgr.engines.valkey import containers, numbers  # noqa: F401 (they enter their methods)
 from fastmgr.engines.valkey.commands import METHODS
 
 
@@ -180,6 +179,7 @@ cdef class CounterIncr(Quick):
         return self.slow.result(reply, key, args, kwds, session)
 
 
+# The engine loads `containers` and `numbers` before this module.
 for _typeid, _name, _kind in (
     ("dict", "__getitem__", DictGetItem), ("dict", "incr", DictIncr), ("Value", "get", ValueGet),
     ("Counter", "get", ValueGet), ("Counter", "incr", CounterIncr),
