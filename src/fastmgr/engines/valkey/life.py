@@ -335,17 +335,17 @@ def _watch(life: Life) -> None:
 def sweep(session: Any, always: bool = True) -> int:
     """Look for sessions that have died, and return for how many it was put right what they left.
 
-    Unless `always`, do so only if no other session has done so a moment ago.
+    Unless `always`, do so only if no other session has done so a moment ago, and look at the
+    objects only if a session has died.  A client that was killed in the midst of a change may have
+    left a container with a reference too many: that goes when the container is gone.
     """
     known = b"{%b}:sessions" % session.ns
     mark = [b"SET", b"{%b}:swept" % session.ns, session.id, b"NX", b"PX", int(SWEEP_EVERY * 900)]
     if session.run(mark) is None and not always:
         return 0
     ids = session.run([b"SMEMBERS", known])
-    if not ids:
-        return 0
     dead = session.run([b"FCALL", b"fm1_dead", 0, *ids])
-    if not dead:
+    if not dead and not always:
         return 0
     cursor = b"0"
     while True:
@@ -360,7 +360,8 @@ def sweep(session: Any, always: bool = True) -> int:
                 session.run([b"UNLINK", key])
         if cursor == b"0":
             break
-    session.run([b"SREM", known, *dead])
+    if dead:
+        session.run([b"SREM", known, *dead])
     return len(dead)
 
 
@@ -376,7 +377,8 @@ def bury(session: Any, key: bytes, dead: list[bytes]) -> None:
     from fastmgr.engines.valkey.references import release, settle
 
     try:
-        release(session, key, session.run([b"FCALL", b"fm1_bury", 1, key, *dead]))
+        if dead:
+            release(session, key, session.run([b"FCALL", b"fm1_bury", 1, key, *dead]))
         settle(session, key, dead)
     except RemoteError as error:
         util.debug("%r is gone, or nothing of ours: %s", key, error)
