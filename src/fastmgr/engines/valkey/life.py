@@ -158,6 +158,12 @@ class Life:
         finally:
             connection.close()
 
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(ANSWER_IN)
+
     def abandon(self) -> None:
         """Leave the connection to the parent: this is the child of a fork."""
         if self._connection is not None:
@@ -323,6 +329,7 @@ def _watch(life: Life) -> None:
                 swept = time.monotonic()
                 life.instance = _ask(connection, b"hello", 0, session.id, str(GRACE))
                 sweep(session, always=False)
+                session.references.collect()
             del session
         except Exception as error:
             if life._over.is_set() or life._session() is None:

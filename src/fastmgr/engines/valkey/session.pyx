@@ -105,6 +105,12 @@ cdef class ValkeySession(Session):
             mine.connections = [one for one in mine.connections if (<Connection>one).busy]
         require_fit(self.connection())
 
+    def retire(self):
+        """The manager has been shut down: end in order, which a server that goes on is to know."""
+        Session.retire(self)
+        self.life.end()
+        self.life.join()
+
     def forget_connection(self):
         del self.local.connections
 
