@@ -35,6 +35,10 @@ __all__ = [
 
 #: Keys that a server is asked for in one step of a scan.
 SCANNED = b"1000"
+#: What a server returns for an object that may be part of a cycle.
+CONTAINED = [b"C"]
+#: More objects that may hold each other are not looked at.
+LARGEST_CYCLE = 1000
 
 
 class Reference:
@@ -58,6 +62,8 @@ class References:
         self.held: weakref.WeakValueDictionary[str, Reference] = weakref.WeakValueDictionary()
         self.pending: deque[tuple[str, bytes]] = deque()
         self.flushing = False
+        #: The keys of objects that only values hold, and that may hold each other.
+        self.suspects: set[bytes] = set()
 
     def take(self, ident: str) -> Reference:
         """Return a reference to an object.
@@ -108,6 +114,7 @@ class References:
             reference.session_id = b""  # it has been returned
             self.pending.append((ident, mine))
         self.flush()
+        self.collect()
 
     def _drop(self, counts: dict[tuple[str, bytes], int]) -> None:
         while counts:
@@ -121,11 +128,47 @@ class References:
                 for drop, count in counts.items():
                     self.pending.extend([drop] * count)
                 raise
+            self.dropped(key, values)
+
+    def dropped(self, key: bytes, values: Sequence[bytes]) -> None:
+        """Go on with what the server returned as references to an object were dropped."""
+        if values == CONTAINED:
+            self.suspects.add(key)
+        else:
             release(self.session, key, values)
+
+    def collect(self) -> None:
+        """Remove the objects that hold each other, and that nobody else holds.
+
+        Each is found from one whose last reference a session has dropped.
+        """
+        while self.suspects:
+            members = self._holding_each_other(self.suspects.pop())
+            if members:
+                request = [b"FCALL", b"fm1_collect", len(members), *members]
+                # A cluster refuses objects of several slots: a cycle over them stays.
+                found = self.session.ask(request)
+                if isinstance(found, list):
+                    for member, values in zip(members, found, strict=True):
+                        release(self.session, member, values)
+            self.flush()
+
+    def _holding_each_other(self, key: bytes) -> list[bytes]:
+        """Return an object and all that hold it, directly or not; [] where a session holds one."""
+        members = {key: None}
+        due = [key]
+        while due:
+            found = self.session.function(b"containers", due.pop(), reads=True)
+            if found is None or len(members) > LARGEST_CYCLE:
+                return []
+            due += [other for other in found if other not in members]
+            members.update(dict.fromkeys(found))
+        return list(members)
 
     def abandon(self) -> None:
         """Leave what is to be returned to the parent process: this is the child of a fork."""
         self.pending.clear()
+        self.suspects.clear()
         self.flushing = False
 
     def begin_in_child(self) -> None:
@@ -333,7 +376,7 @@ def forget_name(session: Any, name: str) -> bool:
             break
     key = session.key_of(found.decode())
     with contextlib.suppress(RemoteError):
-        release(session, key, session.function(b"call", key, b""))
+        session.references.dropped(key, session.function(b"call", key, b""))
     return True
 
 
@@ -375,13 +418,14 @@ def settle(session: Any, key: bytes, dead: Sequence[bytes]) -> None:
             at = _name_key(session, fields[field].decode())
             if session.run([b"GET", at], True) != key[len(session.ns) + 2 : -1]:
                 words += (field, 0)  # who was about to give it the name has died
-    release(session, key, session.function(b"drop", key, *words))
+    session.references.dropped(key, session.function(b"drop", key, *words))
 
 
 def number_of_objects(session: Any) -> int:
     session.references.flush()
     sweep(session)
     session.references.flush()
+    session.references.collect()
     return len(scan(session, b"*}:m"))
 
 

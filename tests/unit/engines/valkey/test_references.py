@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -258,3 +259,47 @@ def test_references_of_a_container_that_never_was(manager: Any) -> None:
     assert manager._number_of_objects() == 1
     references.settle(session, key, [])
     assert count(manager) == 0
+
+
+def test_object_that_holds_itself_goes_with_its_last_proxy(manager: Any) -> None:
+    own = manager.list()
+    own.append(own)
+    assert count(manager) == 1
+    del own
+    assert count(manager) == 0
+
+
+def test_cycle_goes_and_what_it_held_with_it(manager: Any) -> None:
+    first, second, leaf = manager.dict(), manager.list(), manager.Lock()
+    first["second"] = second
+    second.extend([first, leaf, manager.Namespace(leaf=leaf)])
+    del first, leaf
+    assert count(manager) == 4
+    assert second[0]["second"][1].acquire() is True  # any of them keeps all
+    del second
+    assert count(manager) == 0
+
+
+def test_cycle_stays_while_another_object_holds_it(manager: Any) -> None:
+    outer, first, second = manager.dict(), manager.dict(), manager.dict()
+    outer["first"] = first
+    first["second"] = second
+    second["first"] = first
+    del first, second
+    assert count(manager) == 3
+    del outer["first"]
+    assert count(manager) == 1
+
+
+def test_shutdown_returns_what_the_manager_held_and_ends_its_thread(manager: Any) -> None:
+    before = set(threading.enumerate())
+    with SyncManager(address=f"{manager.address}2") as other:  # another namespace
+        held = other.dict(a=other.list())
+        own = other.list()
+        own.append(own)
+        del own
+        assert manager._session.run([b"KEYS", b"{refs2:*-*"])
+    assert not set(threading.enumerate()) - before
+    assert manager._session.run([b"KEYS", b"{refs2:*-*"]) == []
+    assert held is not None
+    manager._session.run([b"DEL", b"{refs2}:sessions", b"{refs2}:swept"])

@@ -27,20 +27,29 @@ local function open(k, typeid, session)
   if call('HSETNX', m, 't', typeid) == 1 and session ~= '' then call('HSET', m, 's:' .. session, 1) end
 end
 
-local function is_held(m)
-  for _, field in ipairs(call('HKEYS', m)) do
+-- The keys of the objects whose values hold an object; nil where a session or a name holds it.
+local function containers(k)
+  local found, prefix = {}, string.match(k, '^({.-:)')
+  for _, field in ipairs(call('HKEYS', k .. ':m')) do
     local kind = string.sub(field, 1, 2)
-    if kind == 's:' or kind == 'c:' or field == 'name' then return true end
+    if kind == 's:' or field == 'name' then return nil end
+    if kind == 'c:' then found[#found + 1] = prefix .. string.sub(field, 3) .. '}' end
   end
-  return false
+  return found
 end
 
--- Remove an object that nobody holds; return the values in it that contain proxies.
+local function contents(k)
+  local list = CONTENTS[call('HGET', k .. ':m', 't')]
+  return list and referring(list(k)) or {}
+end
+
+-- Remove an object that nobody holds; return the values in it that contain proxies.  `C` stands for
+-- an object that only values hold, and that holds others: it may be part of a cycle.
 local function remove_unheld(k)
-  local m = k .. ':m'
-  if is_held(m) then return {} end
-  local list = CONTENTS[call('HGET', m, 't')]
-  local found = list and referring(list(k)) or {}
+  local held_by = containers(k)
+  if held_by == nil then return {} end
+  if #held_by > 0 then return CONTENTS[call('HGET', k .. ':m', 't')] and {'C'} or {} end
+  local found = contents(k)
   remove(k)
   return found
 end
@@ -63,6 +72,28 @@ define_bare('drop', function(K, A)
     end
   end
   return remove_unheld(k)
+end, 'allow-oom')
+
+-- The keys of the objects whose values hold this one; nil where a session or a name holds it.
+define_bare('containers', function(K) return containers(K[1]) end, 'no-writes')
+
+-- Remove objects that hold each other, if nobody else holds any of them.  Returns of each object the
+-- values that contain proxies; nil where the objects stay.
+define_bare('collect', function(K)
+  local among, found = {}, {}
+  for _, k in ipairs(K) do among[k] = true end
+  for _, k in ipairs(K) do
+    local held_by = containers(k)
+    if held_by == nil then return nil end
+    for _, other in ipairs(held_by) do
+      if not among[other] then return nil end
+    end
+  end
+  for i, k in ipairs(K) do
+    found[i] = contents(k)
+    remove(k)
+  end
+  return found
 end, 'allow-oom')
 
 -- `name`: call an object so, or, where it is '', have it be called nothing.  Returns as `drop`.
