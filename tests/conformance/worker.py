@@ -119,6 +119,12 @@ def chosen(test_id: str, only: list[str] | None) -> bool:
     return only is None or any(f"{test_id}.".startswith(f"{prefix}.") for prefix in only)
 
 
+def left_out(test_id: str, without: list[str]) -> bool:
+    """Whether a run is to be without a test; `without` has `Class` and `Class.method`."""
+    _module, name, method = test_id.rsplit(".", 2)
+    return name in without or f"{name}.{method}" in without
+
+
 def module_in_use(stock: bool) -> str:
     """Return an empty string if `multiprocessing.managers` is what this run is about."""
     import multiprocessing.managers
@@ -158,7 +164,7 @@ def run(job: dict[str, Any], log: Log) -> None:
         for test in flatten(loader.loadTestsFromModule(module)):
             if matches(test, selection["patterns"]) and matches(test, [job["match"]]):
                 selected.append(test.id())
-                if chosen(test.id(), job["only"]):
+                if chosen(test.id(), job["only"]) and not left_out(test.id(), job["without"]):
                     suite.addTest(test)
         if loader.errors:
             raise ImportError("\n".join(map(str, loader.errors)))
