@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,31 @@ def test_server_killed_and_started_again(kind: str, fsync: str | None) -> None:
         else:
             assert proxy.add("n", 1) == 201
             assert proxy.joined("m") == 2
+        manager._session.close()
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_server_that_came_back_empty(keeps: bool) -> None:
+    """Its objects are gone, which each use says; those that are made from then on are there."""
+    with server(
+        "valkey", **({"appendonly": "yes", "appendfsync": "always"} if keeps else {})
+    ) as one:
+        manager = SyncManager.from_address(one.url())
+        shared = manager.dict(a=1)
+        one.kill()
+        one.start()
+        if keeps:
+            assert shared.incr("a") == 2
+        else:
+            uses: list[Callable[[], Any]] = [
+                lambda: shared["a"], lambda: shared.incr("a"), lambda: shared.get("a"),
+                lambda: len(shared), lambda: shared.update(a=1), lambda: "a" in shared,
+            ]  # fmt: skip
+            for use in uses:
+                with pytest.raises(RemoteError, match="is gone"):
+                    use()
+            assert one.ask("EXISTS", f"{{fm:{shared._id}}}") == b":0\r\n"
+        assert manager.dict(b=2).incr("b") == 3
         manager._session.close()
 
 

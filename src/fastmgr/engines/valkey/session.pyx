@@ -121,6 +121,15 @@ cdef class ValkeySession(Session):
         for one in list(self.opened):
             one.close()
 
+    def retire(self):
+        """A manager has been shut down: with its server, if that was a private one.
+
+        Any other server goes on, and another manager of this process may use the session.
+        """
+        if self.where.kind == "embedded":
+            self.retired = True
+            self.close()
+
     def after_fork_in_child(self):
         """Use the inherited connections no more: they are the parent's."""
         for one in list(self.opened):

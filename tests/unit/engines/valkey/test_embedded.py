@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.processes import Script, kill, process_gone
-from support.valkeys import program
+from support.sockets import sockets_to
+from support.valkeys import program, server
 from support.waiting import poll
 
 from fastmgr import SyncManager
@@ -77,6 +79,39 @@ def test_start_and_shutdown() -> None:
     manager.shutdown()
     assert process_gone(pid)
     assert "shut down" in repr(manager)
+
+
+def test_shutdown_leaves_no_thread_and_no_connection() -> None:
+    before = threading.active_count()
+    with SyncManager(ADDRESS) as manager:
+        shared = manager.dict(a=1)
+        assert shared["a"] == 1 and threading.active_count() > before
+        assert list(sockets_to(folder_of(manager.address).joinpath("socket").as_posix()))
+    poll(lambda: threading.active_count() == before, "the session's thread has ended")
+    assert not list(sockets_to(folder_of(manager.address).joinpath("socket").as_posix()))
+    with pytest.raises(FileNotFoundError, match="nothing serves at"):
+        shared["a"]
+
+
+def test_shutdown_of_a_server_that_was_killed() -> None:
+    with SyncManager(ADDRESS) as manager:
+        shared = manager.dict(a=1)
+        os.kill(server_pid(manager.address), signal.SIGKILL)
+        with pytest.raises(OSError):
+            poll(lambda: not shared["a"], "the server has ended")
+    assert not folder_of(manager.address).exists()
+
+
+def test_shutdown_at_a_server_that_goes_on_is_no_end() -> None:
+    """Another manager of this process goes on, too."""
+    with server() as one:
+        other = SyncManager.from_address(one.url())
+        with SyncManager(one.url()) as manager:
+            theirs = manager.dict(a=1)
+            shared = other.dict(b=2)
+        assert (shared["b"], theirs["a"]) == (2, 1)
+        assert other.dict(c=3)["c"] == 3
+        other._session.close()
 
 
 def own_a_server(end: str) -> None:

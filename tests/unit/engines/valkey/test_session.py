@@ -152,6 +152,23 @@ def test_a_handler_may_call_while_its_thread_waits(session: ValkeySession) -> No
     assert len(set(spares)) == 1 and mine not in spares
 
 
+def test_a_call_in_the_midst_of_another(session: ValkeySession) -> None:
+    """As a finalizer makes it, which the garbage collector runs while a request is encoded."""
+    inner: list[bytes] = []
+
+    class Calling:
+        def __len__(self) -> int:
+            return 2
+
+        def __iter__(self) -> Iterator[str]:
+            yield "ECHO"
+            inner.append(session.run(["ECHO", "inner"]))
+            yield "outer"
+
+    words: Any = Calling()
+    assert (session.run(words), inner) == (b"outer", [b"inner"])
+
+
 def test_a_child_of_a_fork_has_connections_of_its_own(session: ValkeySession) -> None:
     mine = client_id(session)
     reader, writer = multiprocessing.Pipe(duplex=False)
