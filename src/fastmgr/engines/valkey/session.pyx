@@ -103,7 +103,12 @@ cdef class ValkeySession(Session):
         cdef ThreadConnections mine = getattr(self.local, "connections", None)
         if mine is not None:
             mine.connections = [one for one in mine.connections if (<Connection>one).busy]
-        require_fit(self.connection())
+        cdef Connection connection = self.connection()
+        try:
+            require_fit(connection)
+        except BaseException:
+            connection.close()
+            raise
 
     def retire(self):
         """The manager has been shut down: end in order, which a server that goes on is to know."""
