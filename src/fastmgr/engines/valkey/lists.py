@@ -186,12 +186,9 @@ class ListAppend(_Storing):
 @method("insert", "list", least=2, most=2, model=list)
 class ListInsert(_Storing):
     def words(self, session: Any, key: bytes, index: Any, item: Any) -> list[Any]:
-        try:
-            at = near(operator.index(index))
-        except TypeError:
-            [].insert(index, item)
-            raise
-        return function("list_insert", key, at, store(session, key, item))
+        [].insert(index, None)  # raises what that would raise
+        at = operator.index(index)
+        return function("list_insert", key, near(at), store(session, key, item))
 
 
 @method("extend", "list", model=list)
