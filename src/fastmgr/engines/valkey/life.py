@@ -147,7 +147,6 @@ class Life:
             _holding.discard(session)
         try:
             if connection.usable and session is not None:
-                session.references.end()
                 for key in self._held:
                     kind = b"semaphore" if b"emaphore-" in key else b"lock"
                     session.ask([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
