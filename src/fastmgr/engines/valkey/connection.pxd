@@ -10,7 +10,6 @@ cdef class Connection:
     cdef readonly object name       # of the server, for messages
     cdef readonly bint usable       # for another request
     cdef readonly bint busy         # a request is under way
-    cdef public object owner        # whatever the maker keeps beside it
     cdef Parser parser
     cdef Encoder requests
     cdef readonly list posted       # what the makers of requests keep beside those not answered

@@ -6,7 +6,6 @@ class Connection:
     name: str
     usable: bool
     busy: bool
-    owner: Any
     posted: list[Any]
     answered: list[tuple[Any, Any]]
     pushes: list[list[Any]]

@@ -150,7 +150,7 @@ cdef class Connection:
             self.busy = False
 
     def post(self, words, mark):
-        """Send a request whose reply nobody waits for: it comes before the next call's.
+        """Send a request and do not wait for its reply, which comes before the next call's.
 
         Parameters
         ----------
@@ -285,8 +285,8 @@ cdef class Connection:
     cdef int send_all(self, bint by_turns) except -1:
         """Send what has been encoded.
 
-        By turns with receiving, where there is more than one request: a server whose replies nobody
-        reads may stop reading.
+        By turns with receiving, where there is more than one request: a server whose replies the
+        client does not read may stop reading.
         """
         cdef size_t sent = 0, size = self.requests.size
         cdef ssize_t n
@@ -438,7 +438,7 @@ cdef class Connection:
 
     @property
     def pushes(self):
-        """The pushes that have arrived and that nobody has taken."""
+        """The pushes that have arrived; the owner takes them out."""
         return self.parser.pushes
 
     def fileno(self):

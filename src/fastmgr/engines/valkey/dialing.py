@@ -1,4 +1,4 @@
-"""Connecting to a server: sockets, TLS, who we are, and whether the server will do."""
+"""Connecting to a server: sockets, TLS, the login, and whether the server can keep objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
 
 
 def dial(address: Address, host: tuple[str, int] | None = None) -> Connection:
-    """Return a new connection, whose server knows who we are.
+    """Return a new connection, over which the client has logged in.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def _unreachable(error: OSError, address: Address) -> OSError:
 
 
 def _introduce(connection: Connection, address: Address, deadline: float) -> None:
-    """Choose the protocol, say who we are, and choose the database."""
+    """Choose the protocol, log in, and choose the database."""
     user, password = address.credentials()
     words: list[bytes | str | int] = ["HELLO", 3]
     if password is not None:

@@ -1,8 +1,8 @@
 """A private server: it has a socket in a private directory, and ends with its owner.
 
 A process of its own, the watcher, starts the server.  The watcher sees how the owner ends, by
-`os._exit` or by SIGKILL too, and then ends the server and removes the directory.  Should somebody
-kill the watcher, the kernel ends the server (on Linux).
+`os._exit` or by SIGKILL too, and then ends the server and removes the directory.  If the
+watcher is killed, the kernel ends the server (on Linux).
 """
 
 from __future__ import annotations

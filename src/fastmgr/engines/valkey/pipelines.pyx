@@ -1,5 +1,5 @@
 # cython: auto_pickle=False
-"""Many calls in one go, and calls that nobody waits for.
+"""Many calls in one go, and calls whose replies the caller does not wait for.
 
 The requests of a pipeline are sent and their replies received by turns.  Consecutive calls of a
 method that joins, of one object, are one request.  Between two of its requests a pipeline makes the
@@ -330,11 +330,11 @@ def run_pipeline(ValkeySession session, list calls):
     return results, [i for i in range(count) if type(results[i]) is Outcome]
 
 
-# -- calls that nobody waits for --------------------------------------------------
+# -- posted calls -------------------------------------------------------------------
 
 
 def post_call(ValkeySession session, Target target, name, args, kwds):
-    """Make a call whose result nobody waits for."""
+    """Make a call and do not wait for its reply."""
     cdef Connection connection
     note_oneway_calls()
     entry = entry_of(session, target, name, args, kwds)

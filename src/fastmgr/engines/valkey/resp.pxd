@@ -22,7 +22,7 @@ cdef class Parser:
     cdef Py_ssize_t[MOST_DEPTH] left
     cdef char[MOST_DEPTH] kinds
     cdef list containers            # of the aggregates under way
-    cdef public list pushes         # that have arrived and nobody has taken
+    cdef public list pushes         # pushes that have arrived; the owner takes them out
 
     cdef char *room(self, size_t least, size_t *size) except NULL
     cdef object next(self)

@@ -42,7 +42,7 @@ def main(owner: int, folder: str, data: str, words: list[str]) -> str:
 
 
 def lock(path: str) -> bool:
-    """Whether nobody else has locked a file; the lock lasts as long as the server does."""
+    """Lock a file for as long as the server runs; False if another server has locked it."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     os.set_inheritable(file, True)
     try:
