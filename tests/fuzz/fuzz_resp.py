@@ -16,7 +16,8 @@ with instrumented():
     from fastmgr.engines.valkey.errors import ProtocolError
     from fastmgr.engines.valkey.resp import INCOMPLETE, Parser
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# Not the package, which needs pytest; and last, for other modules there are named as Python's are.
+sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 
 def replies(pieces: list[bytes]) -> tuple[str, str, bool]:
@@ -42,7 +43,7 @@ def one_input(data: bytes) -> None:
 
 
 def seeds() -> Iterator[bytes]:
-    from support.resp import SAMPLES
+    from resp import SAMPLES
 
     for number, value in enumerate(SAMPLES.values()):
         yield bytes([number]) + value.spelled

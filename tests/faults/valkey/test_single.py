@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,26 @@ def test_reply_cut_of_a_call_that_nobody_waits_for(cutter: Cutter, behind: Any) 
     assert isinstance(caught.value.__cause__, ConnectionLost)
     assert caught.value.failed == 3
     assert behind.get("n") == "5"
+
+
+def test_connection_lost_between_two_calls_that_nobody_waits_for(
+    cutter: Cutter, behind: Any
+) -> None:
+    """The second is made over another connection; the next call tells of the first."""
+    posted = oneway(behind)
+    cutter.cut_after(0)
+    posted.add("n", 1)
+    session = behind._session_of()
+    poll(lambda: has_something_to_read(session.connection()), "the connection is cut")
+    posted.add("n", 1)
+    with pytest.raises(OnewayError, match="may have been applied") as caught:
+        behind.add("n", 1)
+    assert (caught.value.failed, caught.value.result) == (1, 3)
+
+
+def has_something_to_read(connection: Any) -> bool:
+    """Whether something has come, if only the end."""
+    return bool(select.select([connection.fileno()], [], [], 0)[0])
 
 
 def test_pipeline_cut(cutter: Cutter, behind: Any, manager: SyncManager) -> None:

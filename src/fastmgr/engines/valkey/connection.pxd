@@ -21,7 +21,7 @@ cdef class Connection:
     cpdef object call(self, words, timeout=*)
     cdef object exchange(self)
     cdef int begin(self, object timeout) except -1
-    cdef int send_all(self, bint by_turns) except -1
+    cdef int send_all(self, bint by_turns, bint many) except -1
     cdef object receive(self)
     cdef int receive_posted(self) except -1
     cdef int receive_some(self) except -1

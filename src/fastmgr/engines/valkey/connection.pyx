@@ -110,7 +110,7 @@ cdef class Connection:
         """Send the one request that has been encoded, and receive its reply."""
         cdef object reply
         try:
-            self.send_all(False)
+            self.send_all(False, False)
             if self.posted:
                 self.receive_posted()
             reply = self.receive()
@@ -142,7 +142,7 @@ cdef class Connection:
         try:
             self.requests.add(words)
             try:
-                self.send_all(False)
+                self.send_all(False, False)
             except BaseException:
                 self.drop()
                 raise
@@ -163,13 +163,15 @@ cdef class Connection:
             self.requests.add(words)
             try:
                 self.posted.append(mark)
-                self.send_all(True)
+                self.send_all(True, False)
                 if len(self.posted) >= MOST_POSTED:
                     self.receive_posted()
                 elif len(self.posted) % POSTED_AT_ONCE == 0:
                     while self.receive_now():
                         self.take_posted()
             except BaseException:
+                if self.posted and self.posted[len(self.posted) - 1] is mark:
+                    self.posted.pop()   # what is raised tells of this one
                 self.drop()
                 raise
         finally:
@@ -274,7 +276,7 @@ cdef class Connection:
 
     def send_and_receive(self, list replies, Py_ssize_t count):
         """Send what has been encoded, and receive `count` replies."""
-        self.send_all(True)
+        self.send_all(True, True)
         if self.posted:
             self.receive_posted()
         while len(replies) < count:
@@ -282,11 +284,11 @@ cdef class Connection:
 
     # -- bytes ----------------------------------------------------------------
 
-    cdef int send_all(self, bint by_turns) except -1:
-        """Send what has been encoded.
+    cdef int send_all(self, bint by_turns, bint many) except -1:
+        """Send what has been encoded: one request, or `many`.
 
-        By turns with receiving, where there is more than one request: a server whose replies the
-        client does not read may stop reading.
+        `by_turns` with receiving where replies come meanwhile: a server whose replies the client
+        does not read may stop reading.
         """
         cdef size_t sent = 0, size = self.requests.size
         cdef ssize_t n
@@ -303,7 +305,7 @@ cdef class Connection:
                 PyErr_CheckSignals()
             else:
                 # A server runs a request once it has all of it.
-                raise self.lost(os.strerror(-n), None if by_turns else False)
+                raise self.lost(os.strerror(-n), None if many else False)
             if by_turns and sent < size:
                 self.receive_now()
         return 0

@@ -123,7 +123,7 @@ if hasattr(queue, "ShutDown"):  # Python 3.13
 
 #: By the code of an error reply: what the user needs to know besides.
 HINTS = {
-    "BUSY": "a script runs for long on the server; the call was not made. SCRIPT KILL ends the script",
+    "BUSY": "a script runs on and on; the call was not made. SCRIPT KILL ends the script",
     "LOADING": "the server reads its data; the call was not made",
     "MISCONF": "the server cannot write its data to the disk; the call was not made",
     "OOM": "the server's memory is full, as its maxmemory says; nothing was changed",

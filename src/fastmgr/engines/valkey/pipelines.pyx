@@ -347,12 +347,11 @@ def post_call(ValkeySession session, Target target, name, args, kwds):
     try:
         connection.post((<Entry>entry).words, entry)
     except BaseException as error:
-        if isinstance(error, ConnectionLost) and error.applied is False and not connection.posted:
-            connection = session.connection()
-            connection.post((<Entry>entry).words, entry)
-        else:
-            fail_posts(session, connection)
+        fail_posts(session, connection)
+        if not isinstance(error, ConnectionLost) or error.applied is not False:
             raise
+        connection = session.connection()
+        connection.post((<Entry>entry).words, entry)
     if session.posting is None:
         session.posting = {}
         util.Finalize(session, await_posts, args=(session.posting,), exitpriority=20)
