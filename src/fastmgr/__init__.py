@@ -31,9 +31,11 @@ from fastmgr.managers import (
     HAS_SHMEM,
     Array,
     BaseManager,
+    LockLost,
     Namespace,
     NotHosted,
     RemoteError,
+    StaleFence,
     State,
     SyncManager,
     Token,
@@ -64,10 +66,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Array", "BaseManager", "Manager", "Namespace", "NotHosted", "OnewayError", "Pipeline",
-    "RemoteError", "Server", "State", "SyncManager", "Token", "Value", "all_methods",
-    "convert_to_error", "dispatch", "install", "installed", "listener_client", "oneway",
-    "public_methods", "uninstall",
+    "Array", "BaseManager", "LockLost", "Manager", "Namespace", "NotHosted", "OnewayError",
+    "Pipeline", "RemoteError", "Server", "StaleFence", "State", "SyncManager", "Token", "Value",
+    "all_methods", "convert_to_error", "dispatch", "install", "installed", "listener_client",
+    "oneway", "public_methods", "uninstall",
 ]  # fmt: skip
 __all__ += proxies.__all__
 if HAS_SHMEM:

@@ -48,8 +48,10 @@ from fastmgr.kinds.rows import Row
 from fastmgr.proxies import *  # noqa: F403
 from fastmgr.proxies import _BaseDictProxy as _BaseDictProxy, _BaseSetProxy as _BaseSetProxy
 from fastmgr.stock.dialect import (
+    LockLost as LockLost,
     NotHosted as NotHosted,
     RemoteError as RemoteError,
+    StaleFence as StaleFence,
     Token as Token,
     convert_to_error as convert_to_error,
     dispatch as dispatch,
@@ -104,7 +106,10 @@ def __dir__() -> list[str]:
 
 
 # What users see has a name that they can import, in whichever room it lives.
-for _seen in (Array, Namespace, NotHosted, RemoteError, Token, convert_to_error, dispatch):
+for _seen in (
+    Array, LockLost, Namespace, NotHosted, RemoteError, StaleFence, Token, convert_to_error,
+    dispatch,
+):  # fmt: skip
     _seen.__module__ = __name__
 del _seen
 

@@ -29,6 +29,7 @@ from fastmgr.kinds.primitives import BARRIER, CONDITION, EVENT, LOCK
 from fastmgr.kinds.rows import Row
 from fastmgr.kinds.standard import POOL
 from fastmgr.link.sockets import is_ours
+from fastmgr.stock.dialect import NotHosted
 
 if TYPE_CHECKING:
     from threading import Barrier as _Barrier, Condition as _Condition
@@ -134,6 +135,32 @@ class AcquirerProxy(LockCore, BaseProxy):
     """A proxy of a lock or semaphore."""
 
     _exposed_ = LOCK.exposed
+
+    @property
+    def fence(self) -> int:
+        """The number of the grant by which this process holds the lock: it grows with each grant.
+
+        Only a lock on an engine has one: a server of ours hands a lock on when the holder is dead,
+        and not before.
+        """
+        return self._on_engine().fence(self)
+
+    def fenced(self) -> Any:
+        """Return a block in which what this thread changes is refused once it is too late.
+
+        That is when a later holder of this lock has changed the same object in such a block; then
+        `StaleFence` is raised.  It is for a holder that may have lost its lock without knowing.
+
+            with lock, lock.fenced():
+                d["k"] = v
+        """
+        return self._on_engine().fenced(self)
+
+    def _on_engine(self) -> Any:
+        session = self._session_of()
+        if not hasattr(session, "fenced"):
+            raise NotHosted("a lock of a fastmgr server has no fence: only one on an engine has\n")
+        return session
 
 
 class ConditionProxy(AcquirerProxy, _Condition):

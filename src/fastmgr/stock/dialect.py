@@ -22,7 +22,8 @@ from fastmgr.link.stream import Stream
 from fastmgr.wire.opaque import check_nesting
 
 __all__ = [
-    "SERIALIZERS", "Idle", "NotHosted", "RemoteError", "StockConnection", "Token",
+    "SERIALIZERS", "Idle", "LockLost", "NotHosted", "RemoteError", "StaleFence",
+    "StockConnection", "Token",
     "convert_to_error", "dispatch", "listener_and_client", "listener_client", "receive",
     "stock_client", "uses_raw_sockets",
 ]  # fmt: skip
@@ -81,6 +82,18 @@ class RemoteError(Exception):
     def __str__(self) -> str:
         rule = "-" * 75
         return f"\n{rule}\n{self.args[0]}{rule}"
+
+
+class LockLost(RuntimeError):
+    """The lock was the thread's, and others may have taken it since.
+
+    The connection was lost that shows an engine's server that this process lives, and the server
+    has gone on without this process.
+    """
+
+
+class StaleFence(RuntimeError):
+    """Nothing was changed, for a later holder of the lock has changed the object."""
 
 
 class NotHosted(RemoteError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from typing import Any
 
-from fastmgr.stock.dialect import RemoteError
+from fastmgr.stock.dialect import LockLost as LockLost, RemoteError, StaleFence
 
 __all__ = [
     "CODES", "ConnectionLost", "LockLost", "PipelineError", "ProtocolError", "ReplyError",
@@ -51,14 +51,6 @@ class PipelineError(ConnectionLost):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.results, self.unknown)
-
-
-class LockLost(RuntimeError):
-    """The lock was the thread's, and others may have taken it since.
-
-    The connection was lost that shows the server that this process lives, and the server has gone
-    on without this process.
-    """
 
 
 class ProtocolError(ConnectionError):
@@ -114,6 +106,7 @@ CODES: dict[str, type[Exception]] = {
     "KEY": KeyError,
     "OVERFLOW": OverflowError,
     "RUNTIME": RuntimeError,
+    "STALE": StaleFence,
     "TYPE": TypeError,
     "VALUE": ValueError,
 }

@@ -230,18 +230,21 @@ class Life:
             return None
         return holders.get(self.thread(), next(iter(holders.values())))[1]
 
-    def check(self, key: bytes) -> None:
-        """Raise `LockLost`, once, where the calling thread held this and has lost it."""
+    def check(self, key: bytes, gives: bool = False) -> None:
+        """Raise `LockLost`, once, where the calling thread held this and has lost it.
+
+        A thread that `gives` back may do so for any thread that held a lock or a permit.
+        """
         if not self._lost:
             return
         threads = self._lost.get(key)
         if threads is None:
             return
         thread = self.thread()
-        if b":RLock-" in key or b":Condition-" in key:
-            if thread not in threads:
+        if thread not in threads:
+            is_owned = b":RLock-" in key or b":Condition-" in key
+            if not gives or is_owned or thread in self._held.get(key, ()):
                 return
-        elif thread not in threads:
             thread = next(iter(threads))
         self.forget_lost(key, thread)
         raise LockLost(

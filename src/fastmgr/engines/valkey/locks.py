@@ -6,6 +6,7 @@ import operator
 import threading
 from typing import Any
 
+from fastmgr.engines.valkey.fences import lock_key
 from fastmgr.engines.valkey.waiting import (
     LOOK_AFTER,
     LOOK_SELDOM,
@@ -21,11 +22,6 @@ from fastmgr.engines.valkey.waiting import (
 __all__: list[str] = []
 
 # -- locks --------------------------------------------------------------------------
-
-
-def lock_key(key: bytes) -> bytes:
-    """Return the key of the lock behind a lock's or condition's key."""
-    return key[: key.index(b"}") + 1]
 
 
 def kind_of(key: bytes) -> bytes:
@@ -71,7 +67,7 @@ def acquire(session: Any, key: bytes, blocking: Any = True, timeout: Any = -1) -
 
 def release(session: Any, key: bytes) -> None:
     key = lock_key(key)
-    session.life.check(key)
+    session.life.check(key, gives=True)
     wait = Wait(session, key, b"lock")
     wait.ask(b"lock_release", kind_of(key))
     session.life.gave(key)
@@ -212,7 +208,7 @@ def release_permits(session: Any, key: bytes, n: Any = 1) -> None:
         if b":Bounded" in key:
             raise ValueError("Semaphore released too many times")
         raise OverflowError("the semaphore's counter cannot be so high")
-    session.life.check(key)
+    session.life.check(key, gives=True)
     Wait(session, key, b"semaphore").ask(b"semaphore_release", n)
     session.life.gave(key, n)
 

@@ -18,6 +18,7 @@ cdef class ValkeySession(Session):
     cdef public dict posting        # connections with posted calls that are not answered, or None
     cdef readonly object references     # `References`
     cdef object pending             # what is to be returned
+    cdef readonly dict fences       # by the thread that is in a block with one: the lock, the number
     cdef readonly object opened     # weak: every thread's connections
 
     cpdef bytes key_of(self, ident)

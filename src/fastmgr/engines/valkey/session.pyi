@@ -6,6 +6,7 @@ from fastmgr.engines.valkey.address import Address
 from fastmgr.engines.valkey.commands import Command, Procedure
 from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.errors import ReplyError
+from fastmgr.engines.valkey.fences import Fenced
 from fastmgr.engines.valkey.life import Life
 from fastmgr.engines.valkey.references import References
 
@@ -18,6 +19,7 @@ class ValkeySession(Session):
     id: bytes
     life: Life
     references: References
+    fences: dict[int, tuple[bytes, int]]
     opened: Any
     timeout: float | None
     posting: dict[int, Connection] | None
@@ -47,6 +49,8 @@ class ValkeySession(Session):
     def after_error(
         self, words: _Words, reply: ReplyError, timeout: float | None = None
     ) -> Any: ...
+    def fence(self, target: Any) -> int: ...
+    def fenced(self, target: Any) -> Fenced: ...
     def methods_of(self, typeid: str) -> dict[str, Command | Procedure]: ...
 
 TYPES: dict[bytes, str]

@@ -20,6 +20,7 @@ from fastmgr.client.session import raised
 from fastmgr.engines.valkey.commands import METHODS
 from fastmgr.engines.valkey.dialing import dial, require_fit
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
+from fastmgr.engines.valkey.fences import Fenced, fence_of, fence_words, lock_key
 from fastmgr.engines.valkey.life import Life
 from fastmgr.engines.valkey.references import References, control, create
 from fastmgr.stock.dialect import NotHosted, RemoteError
@@ -77,6 +78,7 @@ cdef class ValkeySession(Session):
         """Begin anew, with no connection: at first, and in the child of a fork."""
         self.id = os.urandom(8).hex().encode()
         self.local = threading.local()
+        self.fences = {}
         self.opened = weakref.WeakSet()
         self.posting = None
 
@@ -179,6 +181,8 @@ cdef class ValkeySession(Session):
         cdef object reply
         if self.pending:
             self.references.flush()
+        if self.fences and not reads:
+            words = fence_words(self, words)
         cdef Connection connection = self.connection()
         if timeout is None:
             timeout = self.timeout
@@ -259,9 +263,13 @@ cdef class ValkeySession(Session):
         return pipelines().call_after(self, target, name, args, kwds, takes)
 
     def pipeline(self, list calls):
+        if self.fences:
+            return Session.pipeline(self, calls)
         return pipelines().run_pipeline(self, calls)
 
     def post(self, Target target, name, args, kwds):
+        if self.fences:
+            return Session.post(self, target, name, args, kwds)
         pipelines().post_call(self, target, name, args, kwds)
 
     cdef object run_command(self, Command command, bytes key, object args, object kwds):
@@ -270,6 +278,14 @@ cdef class ValkeySession(Session):
         if type(reply) is ReplyError:
             raise command.failure(reply, key, args, kwds, self)
         return command.result(reply, key, args, kwds, self)
+
+    def fence(self, Target target):
+        """Return the number of the grant by which this process holds a lock."""
+        return fence_of(self, lock_key(self.key_of(target._id)))
+
+    def fenced(self, Target target):
+        """Return a block in which what the thread changes carries the lock's fence."""
+        return Fenced(self, lock_key(self.key_of(target._id)))
 
     def methods_of(self, typeid):
         """Return the methods of a type, by name.

@@ -19,8 +19,12 @@ local function gone(k)
   return fail('GONE', 'the object ' .. k .. ' is gone')
 end
 
+-- By name, for `fenced`.
+local FUNCTIONS = {}
+
 -- Register a function without looking at the object.  It gets the keys and the arguments.
 local function define_bare(name, callback, ...)
+  FUNCTIONS['fm1_' .. name] = callback
   redis.register_function{function_name = 'fm1_' .. name, callback = callback, flags = {...}}
 end
 
@@ -154,3 +158,19 @@ define('bury', function(k, A)
   end
   return removed
 end, 'allow-oom')
+
+-- Change an object unless a later holder of a lock has: `lock fence function arguments ...`, or
+-- '' and a command in place of a function.
+define('fenced', function(k, A, K)
+  local m, field, fence = k .. ':m', 'f:' .. A[1], tonumber(A[2])
+  local seen = tonumber(call('HGET', m, field) or 0)
+  if fence < seen then
+    return fail('STALE', string.format('the lock was taken %.0f times since it was taken by this '
+      .. 'process, and a later holder has changed %s', seen - fence, k))
+  end
+  if fence > seen then call('HSET', m, field, A[2]) end
+  local rest = {}
+  for i = 4, #A do rest[i - 3] = A[i] end
+  if A[3] == '' then return redis.pcall(unpack(rest)) end
+  return FUNCTIONS[A[3]](K, rest)
+end)
