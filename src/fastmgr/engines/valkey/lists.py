@@ -186,7 +186,7 @@ class ListAppend(_Storing):
 @method("insert", "list", least=2, most=2, model=list)
 class ListInsert(_Storing):
     def words(self, session: Any, key: bytes, index: Any, item: Any) -> list[Any]:
-        [].insert(index, None)  # raises what that would raise
+        [item].insert(index, item)  # raises what that would raise
         at = operator.index(index)
         return function("list_insert", key, near(at), store(session, key, item))
 
