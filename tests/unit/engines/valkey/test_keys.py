@@ -118,11 +118,8 @@ def test_nan_is_one_key():
 
 @pytest.mark.parametrize("key", [[], {}, (1, []), bytearray()])
 def test_what_is_not_hashable_is_refused_as_by_a_dict(key):
-    with pytest.raises(TypeError) as expected:
-        {}[key]
-    with pytest.raises(TypeError) as raised:
+    with pytest.raises(TypeError, match="unhashable type"):
         encode_key(key)
-    assert str(raised.value).split("'")[0] == str(expected.value).split("'")[0]
 
 
 @pytest.mark.parametrize(
