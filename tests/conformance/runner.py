@@ -483,7 +483,9 @@ def _not_refused(listed: dict[str, str], outcome: Outcome) -> list[str]:
         # An error in setUpClass stands for the tests of the class.
         text = texts.get(test) or texts.get(f"setUpClass ({test.rpartition('.')[0]})", "")
         if said not in text:
-            problems.append(f"not_hosted.py lists it, but it says no {said!r}: {test}\n{text}")
+            problems.append(
+                f"not_hosted.py lists it, but it does not fail with {said!r}: {test}\n{text}"
+            )
     return problems
 
 

@@ -136,3 +136,17 @@ def test_silent_use_of_the_stock_module_is_found(
     unhooked.stock = False
     outcome = runner.check(unhooked, environments[1], "elsewhere", "")
     assert any("instead of fastmgr.managers" in problem for problem in outcome.problems)
+
+
+def test_tests_that_an_engine_refuses_are_listed(
+    environments: tuple[runner.Environment, runner.Environment],
+    check: Check,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environments[0], "address", "valkey+embedded://")
+    monkeypatch.setattr(runner, "NOT_HOSTED", {"Sample.raises": ("why", "an error")})
+    outcome = check("Sample.fine", "Sample.raises")
+    assert (outcome.problems, outcome.refused) == ([], ["harness_samples.Sample.raises"])
+    monkeypatch.setattr(runner, "NOT_HOSTED", {"Sample.fine": ("why", "an error")})
+    (problem,) = check("Sample.fine").problems
+    assert problem.startswith("not_hosted.py lists it, but it does not fail with 'an error'")

@@ -156,12 +156,19 @@ class Life:
             util.debug("the server cannot be told that the session ends: %s", error)
         finally:
             connection.close()
+            thread = self._thread
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(ANSWER_IN)
 
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(ANSWER_IN)
+    def holds_something(self) -> bool:
+        """Whether the session has references or locks, once it has returned what is due."""
+        session = self._session()
+        if session is None:
+            return False
+        session.references.flush()
+        with contextlib.suppress(OSError, RemoteError):
+            session.references.collect()
+        return bool(session.references.held or self._held)
 
     def abandon(self) -> None:
         """Leave the connection to the parent: this is the child of a fork."""

@@ -112,12 +112,6 @@ cdef class ValkeySession(Session):
             connection.close()
             raise
 
-    def retire(self):
-        """The manager has been shut down: end in order, which a server that goes on is to know."""
-        Session.retire(self)
-        self.life.end()
-        self.life.join()
-
     def forget_connection(self):
         del self.local.connections
 
@@ -131,11 +125,14 @@ cdef class ValkeySession(Session):
     def retire(self):
         """A manager has been shut down: with its server, if that was a private one.
 
-        Any other server goes on, and another manager of this process may use the session.
+        Any other server goes on, and another manager of this process may use the session: that
+        ends here only if it holds nothing there.
         """
         if self.where.kind == "embedded":
             self.retired = True
             self.close()
+        elif not self.life.holds_something():
+            self.life.end()
 
     def after_fork_in_child(self):
         """Use the inherited connections no more: they are the parent's."""

@@ -287,15 +287,20 @@ def test_cycle_stays_while_another_object_holds_it(manager: Any) -> None:
     assert count(manager) == 1
 
 
-def test_shutdown_returns_what_the_manager_held_and_ends_its_thread(manager: Any) -> None:
+def test_shutdown_ends_a_session_that_holds_nothing(manager: Any) -> None:
     before = set(threading.enumerate())
     with SyncManager(address=f"{manager.address}2") as other:  # another namespace
-        held = other.dict(a=other.list())
         own = other.list()
         own.append(own)
         del own
-        assert manager._session.run([b"KEYS", b"{refs2:*-*"])
+        assert manager._session.run([b"KEYS", b"{refs2:*"])
     assert not set(threading.enumerate()) - before
-    assert manager._session.run([b"KEYS", b"{refs2:*-*"]) == []
-    assert held is not None
+    assert manager._session.run([b"KEYS", b"{refs2:*"]) == []
     manager._session.run([b"DEL", b"{refs2}:sessions", b"{refs2}:swept"])
+
+
+def test_shutdown_of_one_manager_leaves_to_another_what_it_has(manager: Any) -> None:
+    mine = manager.dict(a=1)
+    with SyncManager(address=manager.address) as other:
+        assert other.list([mine])[0].copy() == {"a": 1}
+    assert mine.copy() == {"a": 1}
