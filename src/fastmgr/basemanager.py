@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import os
 import threading
 import types
@@ -33,6 +34,7 @@ from fastmgr.stock.dialect import Token, listener_and_client, stock_client
 if TYPE_CHECKING:
     from multiprocessing.managers import BaseManager as _StockManager
 
+    from fastmgr.onengine import Beside
     from fastmgr.server.server import Server
 else:
     # To a type checker our managers are the stdlib's, too: annotations name those.
@@ -95,15 +97,6 @@ class _Creating(threading.local):
 _creating = _Creating()
 
 
-def _stop_engine(stop: Callable[[], object], address: str, state: State) -> None:
-    """Stop what an engine has started."""
-    try:
-        stop()
-    finally:
-        state.value = State.SHUTDOWN
-        retire_sessions(address)
-
-
 def _address_of_environment() -> str | None:
     """Return the address of ``FASTMGR_ADDRESS``, which a program need not know of."""
     address = os.environ.get("FASTMGR_ADDRESS") or None
@@ -146,6 +139,9 @@ class BaseManager(_StockManager):
     else:  # no annotation, which `typing.get_type_hints` would look up
         _Server = LoadedLater("Server")
 
+    #: The types that a fastmgr server beside an engine hosts, and that server.
+    _local_types: ClassVar[frozenset[str]] = frozenset()
+    _beside: Beside | None = None
     #: Whether a manager without an address takes the engine's that ``FASTMGR_ADDRESS`` names.
     _uses_environment = False
     #: A `util.Finalize`, there once `start` has been called.
@@ -269,6 +265,10 @@ class BaseManager(_StockManager):
         session.connect()
         self._state.value = State.STARTED
         self._session_ = session
+        if self._local_types and scheme_of(self._address) is not None:
+            from fastmgr import onengine
+
+            onengine.end_with(self)
 
     @property
     def _session(self) -> Any:
@@ -302,7 +302,9 @@ class BaseManager(_StockManager):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if (engine := engine_of(self._address)) is not None:
-            return self._start_engine(engine, initializer)
+            from fastmgr import onengine
+
+            return onengine.start(self, engine, initializer, initargs)
         reader, writer = connection.Pipe(duplex=False)
         # Without a copy of its own the child notices where a handler's exception ended our wait.
         util.register_after_fork(reader, connection.Connection.close)
@@ -329,20 +331,6 @@ class BaseManager(_StockManager):
             raise
         finally:
             reader.close()
-
-    def _start_engine(self, engine: sessions.Engine, initializer: object) -> None:
-        """Have an engine start what serves at the manager's address, and connect to it."""
-        if initializer is not None:
-            raise ValueError(f"{self._address!r} is an engine's: no initializer can run there")
-        self._address, stop = engine.start(self._address, self._registry, self._authkey)
-        try:
-            self.connect()
-            self.shutdown = util.Finalize(
-                self, _stop_engine, args=(stop, self._address, self._state), exitpriority=0
-            )
-        except BaseException:
-            stop()
-            raise
 
     def _await_server(self, reader: Any) -> None:
         """Wait until the process that was started serves, or says why it cannot."""
@@ -395,6 +383,12 @@ class BaseManager(_StockManager):
             if self._state.value == State.SHUTDOWN:
                 raise AssertionError(f"the manager at {self._address!r} has been shut down")
             raise AssertionError("server not yet started: call start() or connect() first")
+        if isinstance(self._address, str) and "://" in self._address:  # an engine's, perhaps
+            from fastmgr import onengine
+
+            host = onengine.host_of(self, typeid)
+            if host is not self:
+                return host._create(typeid, *args, **kwds)
         ident, exposed, reference = self._session.create(typeid, args, kwds, not _creating.depth)
         if reference is not None:
             _creating.reference = reference
@@ -407,17 +401,24 @@ class BaseManager(_StockManager):
             if not self._process.is_alive():
                 self._process = None
 
+    def _ask(self, join: Callable[[Any, Any], Any], name: str, *args: Any) -> Any:
+        """Call one of a server's own functions; join what a server beside an engine replies."""
+        found = self._session.control(name, args)
+        if self._beside is not None and self._beside.opened is not None:
+            found = join(found, self._beside.opened._session.control(name, args))
+        return found
+
     def _debug_info(self) -> str:
         """Return a line or two on each shared object."""
-        return self._session.control("debug_info")
+        return self._ask("{}\n{}".format, "debug_info")
 
     def _number_of_objects(self) -> int:
         """Return how many objects are shared."""
-        return self._session.control("number_of_objects")
+        return self._ask(operator.add, "number_of_objects")
 
     def names(self) -> list[str]:
         """Return the names under which the server keeps objects, those of an arena's file too."""
-        return self._session.control("kept_names")
+        return self._ask(operator.add, "kept_names")
 
     def forget(self, name: str) -> bool:
         """Drop a name, and what is kept under it; return whether there was such a name.
@@ -425,7 +426,7 @@ class BaseManager(_StockManager):
         Clients that hold the object keep it, as one that has no name.  The name can then be given
         to another object.
         """
-        return self._session.control("forget_name", (name,))
+        return self._ask(operator.or_, "forget_name", name)
 
     def pipeline(self, errors: Literal["raise", "return"] = "raise") -> Pipeline:
         """Return a pipeline: calls of this manager's proxies that are made together.
@@ -478,6 +479,8 @@ class BaseManager(_StockManager):
         exposed: Any = None,
         method_to_typeid: Mapping[str, str] | None = None,
         create_method: bool = True,
+        *,
+        engine: Literal["local"] | None = None,
     ) -> None:
         """Register a type with this class of managers.
 
@@ -498,9 +501,19 @@ class BaseManager(_StockManager):
             type it is shared as.
         create_method : bool
             Whether to give the class a method called `typeid`.
+        engine : {None, 'local'}
+            Where the objects are if the manager has an engine's address.  None: the engine hosts
+            them, or creating one raises `NotHosted`.  'local': a fastmgr server beside the engine
+            hosts them, a process on this host that belongs to the manager.  A type that the class
+            has already needs no more: ``register("Pool", engine="local")``.
         """
+        if engine not in (None, "local"):
+            raise ValueError(f"engine={engine!r}: 'local' or None is needed")
         if "_registry" not in cls.__dict__:
             cls._registry = cls._registry.copy()
+        given = callable, exposed, method_to_typeid, proxytype
+        if engine is not None and all(one is None for one in given):
+            callable, exposed, method_to_typeid, proxytype = cls._registry.get(typeid, given)
         if proxytype is None:
             proxytype = AutoProxy
         exposed = exposed or getattr(proxytype, "_exposed_", None)
@@ -511,13 +524,9 @@ class BaseManager(_StockManager):
                     # The type is the stdlib's, where this is an assert.
                     raise AssertionError(f"{name!r} is not a string")
         cls._registry[typeid] = (callable, exposed, method_to_typeid, proxytype)
+        cls._local_types = cls._local_types - {typeid} | ({typeid} if engine else set())
         if create_method:
-            method: Any = _create_method(typeid, proxytype)
-            method.__annotations__ = {}
-            if isinstance(callable, (type, types.FunctionType)):
-                method.__doc__ = callable.__doc__
-                method.__wrapped__ = _Parameters(callable)
-            setattr(cls, typeid, method)
+            setattr(cls, typeid, _create_method(typeid, callable, proxytype))
 
 
 class _Parameters:
@@ -540,7 +549,7 @@ class _Parameters:
             return signature(lambda self, /, *args, **kwds: None)
 
 
-def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., Any]:
+def _create_method(typeid: str, maker: Any, proxytype: Callable[..., Any]) -> Any:
     def create(self: BaseManager, /, *args: Any, **kwds: Any) -> Any:
         util.debug("requesting creation of a shared %r object", typeid)
         outer = _creating.depth, _creating.reference
@@ -555,8 +564,12 @@ def _create_method(typeid: str, proxytype: Callable[..., Any]) -> Callable[..., 
             # The proxy took it, unless it is a user's own that takes none.
             _creating.depth, _creating.reference = outer
 
-    create.__name__ = typeid
-    return create
+    method: Any = create
+    method.__name__, method.__annotations__ = typeid, {}
+    if isinstance(maker, (type, types.FunctionType)):
+        method.__doc__ = maker.__doc__
+        method.__wrapped__ = _Parameters(maker)
+    return method
 
 
 BaseManager.__module__ = State.__module__ = "fastmgr.managers"

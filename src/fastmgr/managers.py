@@ -41,7 +41,7 @@ from fastmgr.basemanager import (
     server_names,
 )
 from fastmgr.baseproxy import AutoProxy, BaseProxy as BaseProxy, find_by_name
-from fastmgr.client.sessions import retire_sessions as retire_sessions
+from fastmgr.client.sessions import retire_sessions as retire_sessions, scheme_of
 from fastmgr.kinds import standard
 from fastmgr.kinds.containers import Array as Array, Namespace as Namespace
 from fastmgr.kinds.rows import Row
@@ -196,7 +196,7 @@ if HAS_SHMEM:
             ValueError
                 `size` is not positive.
             """
-            self._session.control("dummy")  # nothing is made for a server that is not there
+            self._require_server("SharedMemory")
             segment = shared_memory.SharedMemory(None, create=True, size=size)
             self._track(segment)
             return segment
@@ -205,10 +205,20 @@ if HAS_SHMEM:
             self, sequence: Iterable[_SLT] | None
         ) -> shared_memory.ShareableList[_SLT]:
             """Return a new list in shared memory with the items of `sequence`."""
-            self._session.control("dummy")
+            self._require_server("ShareableList")
             made: shared_memory.ShareableList[_SLT] = shared_memory.ShareableList(sequence)
             self._track(made.shm)
             return made
+
+        def _require_server(self, what: str) -> None:
+            """Make sure that the server is there, before anything is made for it."""
+            if scheme_of(self._address) is not None:
+                from fastmgr.onengine import not_hosted
+
+                raise not_hosted(
+                    self._address, what, "use a manager with no address, or a fastmgr server's"
+                )
+            self._session.control("dummy")
 
         def _track(self, segment: shared_memory.SharedMemory) -> None:
             try:

@@ -49,7 +49,9 @@ class Manager(SyncManager):
 
 
 Manager.register("Journal", Journal)
-Manager.register("Own", Journal, JournalProxy)
+Manager.register("Own", Journal, JournalProxy, engine="local")
+Manager.register("Pool", engine="local")
+Manager.register("Own", Journal, engine="remote")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 class Ages(DictProxy[str, int]):

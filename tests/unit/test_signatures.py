@@ -32,6 +32,8 @@ DIFFERENT_SIGNATURES = {
     # A file, or none, for what is shared by memory.
     "BaseManager.__init__",
     "BaseManager._run_server",
+    # Beside an engine's address some types can be in a server of their own.
+    "BaseManager.register",
     # Of a semaphore several permits are given back at once, as with `threading`.
     "AcquirerProxy.release",
     # Special methods of compiled classes do not show their parameters' names.

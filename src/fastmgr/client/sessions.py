@@ -32,6 +32,17 @@ class Engine:
         """Return the address that managers and proxies carry, without what is secret in it."""
         return address
 
+    def hosts(self, typeid: str, make: Callable[..., Any] | None) -> bool:
+        """Return whether objects of a type can be there; by default those of any type can.
+
+        Parameters
+        ----------
+        typeid : str
+        make : callable or None
+            What is registered to make an object, if anything is.
+        """
+        return True
+
     def open_session(self, address: str, serializer: str, authkey: bytes) -> Session:
         """Return a new session of this process with what serves at an address."""
         raise NotImplementedError

@@ -10,8 +10,10 @@ from typing import Any
 from fastmgr.client.session import Session
 from fastmgr.client.sessions import Engine
 from fastmgr.engines.valkey.address import carried, parse
+from fastmgr.engines.valkey.commands import METHODS
 from fastmgr.engines.valkey.embedded import start_server
 from fastmgr.engines.valkey.session import ValkeySession
+from fastmgr.kinds.rows import BY_TYPEID
 
 __all__ = ["ENGINE", "ValkeyEngine"]
 
@@ -32,6 +34,14 @@ class ValkeyEngine(Engine):
 
     def carried(self, address: str) -> str:
         return carried(address)
+
+    def hosts(self, typeid: str, make: Callable[..., Any] | None) -> bool:
+        if "#create" not in METHODS.get(typeid, {}):
+            return False
+        row = BY_TYPEID[typeid]
+        named = f"{getattr(make, '__module__', '')}:{getattr(make, '__qualname__', '')}"
+        # A user's own class may have the id of a built-in type.
+        return make is None or make in (row.make, *row.also_make) or named in row.also_make
 
     def open_session(self, address: Any, serializer: str, authkey: bytes) -> Session:
         where = parse(address)
