@@ -14,6 +14,7 @@ from typing import Any
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.keys import decode_key, encode_both, encode_key
 from fastmgr.engines.valkey.methods import (
+    JOINED,
     TRIES,
     Method,
     Steps,
@@ -155,13 +156,14 @@ class _Storing(Method):
 
 @method("__setitem__", "dict", least=2, most=2, model=dict)
 class DictSetItem(_Storing):
+    joins = JOINED
+
     def words(self, session: Any, key: bytes, name: Any, value: Any) -> list[Any]:
         field, original = encode_both(name, session.address)
         return function("dict_set", key, field, store(session, key, value), original)
 
     def finish(self, session: Any, key: bytes, reply: Any, name: Any, value: Any) -> None:
-        if reply is not None:
-            release(session, key, (reply,))
+        release(session, key, reply)
 
 
 @method("__delitem__", "dict", least=1, most=1, model=dict)

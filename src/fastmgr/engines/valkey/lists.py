@@ -12,6 +12,7 @@ from typing import Any
 
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.methods import (
+    JOINED,
     TRIES,
     Method,
     Steps,
@@ -179,6 +180,8 @@ class _Storing(Method):
 
 @method("append", "list", least=1, most=1, model=list)
 class ListAppend(_Storing):
+    joins = JOINED
+
     def words(self, session: Any, key: bytes, item: Any) -> list[Any]:
         return function("list_append", key, store(session, key, item))
 

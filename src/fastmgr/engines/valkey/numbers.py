@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastmgr.engines.valkey.errors import ReplyError
-from fastmgr.engines.valkey.methods import TRIES, Method, function, method, near, too_contended
+from fastmgr.engines.valkey.methods import (
+    JOINED,
+    TRIES,
+    Method,
+    function,
+    method,
+    near,
+    too_contended,
+)
 from fastmgr.engines.valkey.references import (
     Maker,
     fetch,
@@ -169,7 +177,7 @@ class CounterRepr(CounterGet):
 
 @method("incr", "Counter", model=counters.Counter, bind=lambda amount=1: (amount,))
 class CounterIncr(Method):
-    sign = "+"
+    sign, joins = "+", JOINED
 
     def words(self, session: Any, key: bytes, amount: Any) -> list[Any]:
         step = self.step(amount)

@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from fastmgr.client.session cimport Session
 from fastmgr.engines.valkey.commands cimport Command
 from fastmgr.engines.valkey.keys cimport encode_key
-from fastmgr.engines.valkey.values cimport decode, encode_int, encode_str
+from fastmgr.engines.valkey.values cimport decode, encode, encode_int, encode_str
 
 from fastmgr.engines.valkey.commands import METHODS
 
@@ -41,6 +41,7 @@ cdef class Quick(Command):
     def __init__(self, Command slow not None):
         self.slow = slow
         self.reads = slow.reads
+        self.joins = slow.joins
 
     cpdef object request(self, bytes key, object args, object kwds, object session):
         return self.slow.request(key, args, kwds, session)
@@ -63,6 +64,27 @@ cdef class DictGetItem(Quick):
     cpdef object result(self, object reply, bytes key, object args, object kwds, object session):
         if is_usual(reply):
             return decode(reply, (<Session?>session).address)
+        return self.slow.result(reply, key, args, kwds, session)
+
+
+cdef class DictSetItem(Quick):
+    """``d[key] = value``"""
+
+    cpdef object request(self, bytes key, object args, object kwds, object session):
+        cdef bytes field = None
+        cdef bytes value
+        if not kwds and len(args) == 2:
+            field = field_of(args[0])
+        if field is None:
+            return self.slow.request(key, args, kwds, session)
+        value = encode(args[1], (<Session?>session).address)
+        if value.startswith(b"R"):      # it refers to objects, which the dict is to hold
+            return self.slow.request(key, args, kwds, session)
+        return [b"FCALL", b"fm1_dict_set", b"1", key, field, value, b""]
+
+    cpdef object result(self, object reply, bytes key, object args, object kwds, object session):
+        if type(reply) is list and (<list>reply)[0] is None:
+            return None
         return self.slow.result(reply, key, args, kwds, session)
 
 
@@ -181,7 +203,8 @@ cdef class CounterIncr(Quick):
 
 # The engine loads `containers` and `numbers` before this module.
 for _typeid, _name, _kind in (
-    ("dict", "__getitem__", DictGetItem), ("dict", "incr", DictIncr), ("Value", "get", ValueGet),
-    ("Counter", "get", ValueGet), ("Counter", "incr", CounterIncr),
+    ("dict", "__getitem__", DictGetItem), ("dict", "__setitem__", DictSetItem),
+    ("dict", "incr", DictIncr), ("Value", "get", ValueGet), ("Counter", "get", ValueGet),
+    ("Counter", "incr", CounterIncr),
 ):
     METHODS[_typeid][_name] = _kind(METHODS[_typeid][_name])

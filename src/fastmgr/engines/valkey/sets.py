@@ -8,7 +8,7 @@ from typing import Any
 from fastmgr.engines.valkey.containers import read_keys
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.keys import decode_key, encode_both, encode_key
-from fastmgr.engines.valkey.methods import Method, Steps, function, method
+from fastmgr.engines.valkey.methods import JOINED, Method, Steps, function, method
 from fastmgr.engines.valkey.references import Maker, make_ident, operand, require
 
 __all__: list[str] = []
@@ -59,6 +59,8 @@ class SetLen(Method):
 
 @method("add", "set", least=1, most=1, model=set)
 class SetAdd(Method):
+    joins = JOINED
+
     def words(self, session: Any, key: bytes, member: Any) -> list[Any]:
         return function("set_add", key, *encode_both(member, session.address))
 

@@ -57,10 +57,14 @@ define_bare('dict_make', function(K, A)
   return 1
 end)
 
--- `field value original`
+-- `(field value original) ...`: returns of each call what was replaced and contains proxies.
 define('dict_set', function(k, A)
-  local old = put(k, A[1], A[2], A[3])
-  return old and refers(old) and old
+  local replaced = {}
+  for i = 1, #A, 3 do
+    local old = put(k, A[i], A[i + 1], A[i + 2])
+    replaced[(i + 2) / 3] = old and refers(old) and old
+  end
+  return replaced
 end)
 
 -- `(field value original) ...`: returns what was replaced and contains proxies.

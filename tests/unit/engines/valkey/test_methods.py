@@ -1,0 +1,72 @@
+"""Methods in pipelines: many calls of one become one request, and each has its own result."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from fastmgr import RemoteError
+
+MUCH = 600  # more than one request
+
+
+def test_calls_that_store(engines_manager: Any) -> None:
+    """What each replaces is let go, and what each stores is held."""
+    shared, items, members = engines_manager.dict(), engines_manager.list(), engines_manager.set()
+    inner = engines_manager.list([1])
+    with engines_manager.pipeline() as pipe:
+        for i in range(MUCH):
+            pipe(shared)[i % 100] = inner if i < 100 else i
+        for i in range(MUCH):
+            pipe(items).append(inner if i % 2 else i)
+        for i in range(MUCH):
+            pipe(members).add((i, float(i)))
+    assert pipe.results == [None] * (3 * MUCH)
+    assert shared.copy() == {i % 100: i for i in range(MUCH)}
+    assert items[:4:2] == [0, 2] and items[1][:] == [1] and len(items) == MUCH
+    assert sorted(members)[1] == (1, 1.0) and type(sorted(members)[1][1]) is float
+    items.clear()
+    del inner
+    gc.collect()
+    assert engines_manager._number_of_objects() == 3
+
+
+def test_calls_that_count(engines_manager: Any) -> None:
+    """One that overflows changes nothing, and the others are made."""
+    counter, most = engines_manager.Counter(), 2**63 - 1
+    with engines_manager.pipeline(errors="return") as pipe:
+        for i in range(MUCH):
+            pipe(counter).incr(most if i == 300 else 1)
+        for _ in range(3):
+            pipe(counter).decr(2**53)
+    assert pipe.results[:300] == list(range(1, 301))
+    assert type(pipe.results[300]) is OverflowError
+    assert pipe.results[301:MUCH] == list(range(301, MUCH))
+    assert pipe.results[MUCH:] == [MUCH - 1 - 2**53 * i for i in (1, 2, 3)]
+
+
+def test_calls_that_differ(engines_manager: Any) -> None:
+    shared = engines_manager.dict(n=1, text="a")
+    with engines_manager.pipeline(errors="return") as pipe:
+        pipe(shared).incr("n")
+        pipe(shared).incr("n", 2**70)
+        pipe(shared).incr("text")
+        pipe(shared).incr("text", "b")
+        pipe(shared).incr("new", 1, default=5)
+        pipe(shared)["k"] = 1
+        pipe(shared)[[]] = 1
+        pipe(shared)["k"] = 2
+    results = [type(one) if isinstance(one, Exception) else one for one in pipe.results]
+    assert results == [2, 2 + 2**70, TypeError, "ab", 6, None, TypeError, None]
+    assert shared["k"] == 2
+
+
+def test_calls_of_an_object_that_is_gone(engines_manager: Any) -> None:
+    shared = engines_manager.dict()
+    shared._close()
+    gc.collect()  # the errors of other tests
+    assert engines_manager._number_of_objects() == 0
+    with engines_manager.pipeline(errors="return") as pipe:
+        for i in range(3):
+            pipe(shared)[i] = i
+    assert [type(one) for one in pipe.results] == [RemoteError] * 3
