@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastmgr.client.session import Target
+from fastmgr.engines.valkey.commands import METHODS
 from fastmgr.engines.valkey.fences import lock_key
+from fastmgr.engines.valkey.references import Maker, make_ident, store
 from fastmgr.engines.valkey.waiting import (
     LOOK_AFTER,
     LOOK_SELDOM,
@@ -18,6 +22,7 @@ from fastmgr.engines.valkey.waiting import (
     shown_at,
     timeout_of,
 )  # fmt: skip
+from fastmgr.stock.dialect import NotHosted
 
 __all__: list[str] = []
 
@@ -170,8 +175,34 @@ def notify_all(session: Any, key: bytes) -> None:
     notify(session, key, 2**53)
 
 
-def make_condition(session: Any, key: bytes, lock: Any = None) -> None:
-    make(session, key, "Condition")
+class ConditionMaker(Maker):
+    """Makes a condition with a lock of its own, or over a lock that is shared.
+
+    A condition over a lock has the lock's hash tag, so that one function may change both; its hash
+    has the lock's proxy, which it holds as a container does.
+    """
+
+    def make(self, session: Any, typeid: str, args: Sequence[Any], kwds: Mapping[str, Any]) -> str:
+        lock = self.lock_of(*args, **kwds)
+        ident = make_ident(typeid)
+        if lock is None:
+            make(session, session.key_of(ident), typeid)
+            return ident
+        if not isinstance(lock, Target) or lock._token.address != session.address:
+            raise TypeError(f"{lock!r} is no proxy of a lock on this server")
+        if lock._token.typeid not in ("Lock", "RLock", "Condition") or "@" in lock._id:
+            raise NotHosted(
+                f"a Valkey server cannot host a Condition over a {lock._token.typeid}, but over a "
+                "Lock or an RLock\n"
+            )
+        ident = f"{ident}@{lock._id}"
+        key = session.key_of(ident)
+        make(session, key, typeid)
+        session.function(b"condition_over", key, store(session, key, lock))
+        return ident
+
+    def lock_of(self, lock: Any = None) -> Any:
+        return lock
 
 
 def show_condition(session: Any, key: bytes) -> str:
@@ -260,10 +291,11 @@ declare(
     owner_died=owner_died, consistent=consistent, show=show_lock,
 )  # fmt: skip
 declare(
-    "Condition", create=make_condition, acquire=acquire, release=release, locked=locked,
+    "Condition",  acquire=acquire, release=release, locked=locked,
     owner_died=owner_died, consistent=consistent, wait=wait, notify=notify,
     notify_all=notify_all, show=show_condition,
 )  # fmt: skip
+METHODS["Condition"]["#create"] = ConditionMaker()
 for _typeid, _create in (
     ("Semaphore", make_semaphore),
     ("BoundedSemaphore", make_bounded_semaphore),

@@ -29,7 +29,7 @@ from fastmgr.kinds.rows import BY_TYPEID
 from fastmgr.stock.dialect import RemoteError
 
 __all__ = [
-    "Maker", "Reference", "References", "create", "fetch", "gone", "make_ident", "operand",
+    "Maker", "Reference", "References", "create", "fetch", "gone", "hold", "make_ident", "operand",
     "release", "require", "store", "take_out",
 ]  # fmt: skip
 
@@ -192,8 +192,14 @@ class References:
 # -- values in containers ---------------------------------------------------------
 
 
+def ident_at(session: Any, key: bytes) -> bytes:
+    """Return the id of the object whose main key this is."""
+    inner, _, own = key[len(session.ns) + 2 :].partition(b"}")
+    return own[1:] + b"@" + inner if own else inner
+
+
 def _holder(session: Any, key: bytes) -> bytes:
-    return b"c:" + key[len(session.ns) + 2 : -1]
+    return b"c:" + ident_at(session, key)
 
 
 def store(session: Any, key: bytes, value: object) -> bytes:
@@ -416,7 +422,7 @@ def settle(session: Any, key: bytes, dead: Sequence[bytes]) -> None:
                 words += (field, 0)
         elif field == b"name" and not any(other[:2] == b"s:" for other in fields):
             at = _name_key(session, fields[field].decode())
-            if session.run([b"GET", at], True) != key[len(session.ns) + 2 : -1]:
+            if session.run([b"GET", at], True) != ident_at(session, key):
                 words += (field, 0)  # who was about to give it the name has died
     session.references.dropped(key, session.function(b"drop", key, *words))
 
@@ -426,13 +432,13 @@ def number_of_objects(session: Any) -> int:
     sweep(session)
     session.references.flush()
     session.references.collect()
-    return len(scan(session, b"*}:m"))
+    return len(scan(session, b"*:m"))
 
 
 def debug_info(session: Any) -> str:
     session.references.flush()
     lines = []
-    for meta in scan(session, b"*}:m"):
+    for meta in scan(session, b"*:m"):
         key = meta[:-2]
         fields = _pairs(session.run([b"HGETALL", meta], True))
         count = sum(int(n) for field, n in fields.items() if field[:2] in (b"s:", b"c:"))
@@ -442,7 +448,7 @@ def debug_info(session: Any) -> str:
             text = str(session.perform(shown, key, (), None)) if shown is not None else typeid
         except Exception as error:
             text = f"<{typeid}: {error}>"
-        ident = key[len(session.ns) + 2 : -1].decode()
+        ident = ident_at(session, key).decode()
         lines.append(f"  {ident}:       refcount={count}\n    {text[:75]}")
     return "\n".join(lines)
 

@@ -250,6 +250,13 @@ define('condition_withdraw', function(c, A, K)
   return look_at_sleeper(c, k, w)
 end, 'allow-oom')
 
+-- `proxy`: the condition holds the lock that it is over, as a container does what is in it.
+define('condition_over', function(c, A)
+  call('HSET', c, 'lock', A[1])
+  return 1
+end)
+contains('Condition', function(c) return {call('HGET', c, 'lock')} end)
+
 define('condition_sleepers', function(c) return call('LLEN', c .. ':c') end)
 
 local function bury(k) holder(k) end
