@@ -16,6 +16,7 @@ cdef class Connection:
     cdef public list answered       # the same and the reply, of those answered since
     cdef int64_t limit              # nanoseconds in which something must come; 0: any time
     cdef int64_t deadline           # by the monotonic clock; 0: none
+    cdef Py_ssize_t awaited         # replies to the requests of a pipeline
     cdef int64_t last               # when the last reply came
 
     cpdef object call(self, words, timeout=*)
@@ -31,4 +32,5 @@ cdef class Connection:
     cdef void renew(self) noexcept
     cdef int wait(self, short events) except -1
     cdef int drop(self) except -1
+    cdef int cut(self, error, list replies) except -1
     cdef object lost(self, object reason, object applied)

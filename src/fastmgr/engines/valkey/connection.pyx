@@ -248,39 +248,59 @@ cdef class Connection:
         PipelineError
             The connection was lost; ``results`` are the replies that have come.
         """
-        cdef list replies = []
-        cdef Py_ssize_t count = 0
+        self.start_pipeline(requests, timeout)
+        return self.finish_pipeline()
+
+    def start_pipeline(self, requests, timeout=None):
+        """Send requests; `finish_pipeline` must follow, also where other connections come between.
+
+        Raises
+        ------
+        PipelineError
+        """
         self.begin(timeout)
+        self.awaited = 0
         try:
             for words in requests:
                 self.requests.add(words)
-                count += 1
+                self.awaited += 1
         except BaseException:
             self.busy = False
             raise
-        if not count:
-            self.busy = False
-            return replies
         try:
-            self.send_and_receive(replies, count)
-        except (ConnectionLost, TimeoutError) as error:
-            self.drop()
-            raise PipelineError(
-                f"{error}; {len(replies)} of {count} calls of the pipeline were answered, the "
-                "others may have been applied", replies, range(len(replies), count)) from None
-        except BaseException:
-            self.drop()
+            self.send_all(True, True)
+        except BaseException as error:
+            self.cut(error, [])
+            raise
+
+    def finish_pipeline(self):
+        """Receive the replies to the requests of `start_pipeline`.
+
+        Raises
+        ------
+        PipelineError
+        """
+        cdef list replies = []
+        try:
+            if self.posted and self.awaited:
+                self.receive_posted()
+            while len(replies) < self.awaited:
+                replies.append(self.receive())
+        except BaseException as error:
+            self.cut(error, replies)
             raise
         self.busy = False
         return replies
 
-    def send_and_receive(self, list replies, Py_ssize_t count):
-        """Send what has been encoded, and receive `count` replies."""
-        self.send_all(True, True)
-        if self.posted:
-            self.receive_posted()
-        while len(replies) < count:
-            replies.append(self.receive())
+    cdef int cut(self, error, list replies) except -1:
+        """Close the connection after what has gone wrong within a pipeline."""
+        self.drop()
+        if isinstance(error, (ConnectionLost, TimeoutError)):
+            raise PipelineError(
+                f"{error}; {len(replies)} of {self.awaited} calls of the pipeline were answered, "
+                "the others may have been applied", replies, range(len(replies), self.awaited)
+            ) from None
+        return 0
 
     # -- bytes ----------------------------------------------------------------
 

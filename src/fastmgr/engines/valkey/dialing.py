@@ -24,7 +24,9 @@ LOWEST = (7, 0)
 _contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
 
 
-def dial(address: Address, host: tuple[str, int] | None = None) -> Connection:
+def dial(
+    address: Address, host: tuple[str, int] | None = None, timeout: float = TIMEOUT
+) -> Connection:
     """Return a new connection, over which the client has logged in.
 
     Parameters
@@ -32,6 +34,8 @@ def dial(address: Address, host: tuple[str, int] | None = None) -> Connection:
     address : Address
     host : (str, int), optional
         Which node of a cluster; the first of `address` by default.
+    timeout : float, optional
+        Seconds in which the connection must have been made.
 
     Raises
     ------
@@ -40,10 +44,10 @@ def dial(address: Address, host: tuple[str, int] | None = None) -> Connection:
     OSError
         Nothing serves there, or not in time.
     """
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + timeout
     name = f"the server at {address.url!r}"
     try:
-        sock = _connect(address, host, TIMEOUT)
+        sock = _connect(address, host, timeout)
     except OSError as error:
         raise _unreachable(error, address) from None
     connection = Connection(sock, name)

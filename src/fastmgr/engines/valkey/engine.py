@@ -47,6 +47,10 @@ class ValkeyEngine(Engine):
         where = parse(address)
         if where.kind == "embedded" and not where.path:
             raise ValueError(f"{address!r}: nothing is there before start() has started a server")
+        if where.kind == "cluster":
+            from fastmgr.engines.valkey.nodes import ClusterSession
+
+            return ClusterSession(where.url, serializer, authkey, where)
         return ValkeySession(where.url, serializer, authkey, where)
 
     def start(

@@ -9,10 +9,12 @@ held: the session goes on under another id, and who held a lock gets `LockLost`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from itertools import count
 from multiprocessing import current_process, util
 from typing import Any
@@ -24,7 +26,7 @@ from fastmgr.engines.valkey.dialing import dial
 from fastmgr.engines.valkey.errors import LockLost, ReplyError, exception_of
 from fastmgr.stock.dialect import RemoteError
 
-__all__ = ["Life"]
+__all__ = ["AGAIN_AFTER", "GRACE", "SWEEP_EVERY", "Life", "subscribe", "sweep"]
 
 #: Seconds after a server's start or a failover in which nobody is taken for dead.
 GRACE = 3.0
@@ -89,17 +91,21 @@ class Life:
             session = self._session()
             assert session is not None
             self._subscribe(session)
-            if self._thread is None or not self._thread.is_alive():
-                self._over = threading.Event()
-                self._thread = threading.Thread(
-                    target=_watch, args=(self,), daemon=True, name="fastmgr life"
-                )
-                self._thread.start()
-            if self._finalizer is None:
-                # Before a manager's own finalizer (0), after users' (> 10).
-                self._finalizer = util.Finalize(
-                    session, _end, args=(weakref.ref(self),), exitpriority=10
-                )
+            self._start(session, _watch)
+
+    def _start(self, session: Any, watch: Callable[[Any], None]) -> None:
+        """Start the thread, unless it runs; see to it that the session ends in order."""
+        if self._thread is None or not self._thread.is_alive():
+            self._over = threading.Event()
+            self._thread = threading.Thread(
+                target=watch, args=(self,), daemon=True, name="fastmgr life"
+            )
+            self._thread.start()
+        if self._finalizer is None:
+            # Before a manager's own finalizer (0), after users' (> 10).
+            self._finalizer = util.Finalize(
+                session, _end, args=(weakref.ref(self),), exitpriority=10
+            )
 
     _finalizer: Any = None
 
@@ -111,13 +117,7 @@ class Life:
             is_another = self.instance is not None and instance == self.instance
             if is_another:
                 self._begin_another(session)
-            name = quote(current_process().name, safe="")
-            connection.call([b"CLIENT", b"SETNAME", b"fastmgr:%b:%b" % (session.id, name.encode())])
-            channel = b"fm:s:" + session.id
-            connection.send([b"SUBSCRIBE", channel])
-            while (push := connection.push(10)) is None or push[0] != b"subscribe":
-                if push is None:
-                    raise TimeoutError("the server does not answer")
+            subscribe(connection, session.id)
             self.instance = _ask(connection, b"hello", 0, session.id, str(GRACE))
             connection.call([b"SADD", b"{%b}:sessions" % session.ns, session.id])
         except BaseException:
@@ -144,14 +144,10 @@ class Life:
         if connection is None:
             return
         if session is not None:
-            _holding.discard(session)
+            self.hold_no_more(session)
         try:
             if connection.usable and session is not None:
-                for key in self._held:
-                    kind = b"semaphore" if b"emaphore-" in key else b"lock"
-                    session.ask([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
-                session.references.end()
-                session.ask([b"SREM", b"{%b}:sessions" % session.ns, session.id])
+                self._part(session)
         except OSError as error:
             util.debug("the server cannot be told that the session ends: %s", error)
         finally:
@@ -169,6 +165,14 @@ class Life:
         with contextlib.suppress(OSError, RemoteError):
             session.references.collect()
         return bool(session.references.held or self._held)
+
+    def _part(self, session: Any) -> None:
+        """Tell the server that the session ends."""
+        for key in self._held:
+            kind = b"semaphore" if b"emaphore-" in key else b"lock"
+            session.ask([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
+        session.references.end()
+        session.ask([b"SREM", b"{%b}:sessions" % session.ns, session.id])
 
     def abandon(self) -> None:
         """Leave the connection to the parent: this is the child of a fork."""
@@ -223,6 +227,10 @@ class Life:
                 self._held.pop(key, None)
                 if not self._held:
                     _holding.discard(self._session())
+
+    def hold_no_more(self, session: Any) -> None:
+        """Let the session go though it may hold something."""
+        _holding.discard(session)
 
     def renewed(self, key: bytes, fence: int) -> None:
         """The calling thread has its lock again, after it has slept at a condition."""
@@ -299,6 +307,16 @@ class Life:
             self._settle(request)
 
 
+def subscribe(connection: Connection, id_: bytes) -> None:
+    """Have a server see over a connection that the session of an id lives."""
+    name = quote(current_process().name, safe="")
+    connection.call([b"CLIENT", b"SETNAME", b"fastmgr:%b:%b" % (id_, name.encode())])
+    connection.send([b"SUBSCRIBE", b"fm:s:" + id_])
+    while (push := connection.push(10)) is None or push[0] != b"subscribe":
+        if push is None:
+            raise TimeoutError(errno.ETIMEDOUT, "the server does not answer")
+
+
 def _ask(connection: Connection, function: bytes, keys: int, *args: Any) -> Any:
     """Call a function over a connection; give the server the library where it has none."""
     words = [b"FCALL", b"fm1_" + function, keys, *args]
@@ -360,12 +378,22 @@ def sweep(session: Any, always: bool = True) -> int:
     if session.run(mark) is None and not always:
         return 0
     ids = session.run([b"SMEMBERS", known])
-    dead = session.run([b"FCALL", b"fm1_dead", 0, *ids])
+    dead = set(ids)
+    for server in session.servers():
+        dead.intersection_update(_sweep_server(session, server, ids, always))
+    if dead:
+        session.run([b"SREM", known, *dead])
+    return len(dead)
+
+
+def _sweep_server(session: Any, server: Any, ids: list[bytes], always: bool) -> list[bytes]:
+    """Put right what dead sessions left on one server; return which these are."""
+    dead: list[bytes] = server.run([b"FCALL", b"fm1_dead", 0, *ids])
     if not dead and not always:
-        return 0
+        return dead
     cursor = b"0"
     while True:
-        cursor, keys = session.run(
+        cursor, keys = server.run(
             [b"SCAN", cursor, b"MATCH", _pattern(session.prefix), b"COUNT", 1000]
         )
         for key in keys:
@@ -376,9 +404,7 @@ def sweep(session: Any, always: bool = True) -> int:
                 session.run([b"UNLINK", key])
         if cursor == b"0":
             break
-    if dead:
-        session.run([b"SREM", known, *dead])
-    return len(dead)
+    return dead
 
 
 def _pattern(prefix: bytes) -> bytes:

@@ -16,7 +16,7 @@ from fastmgr.client.session cimport (
 )
 from fastmgr.engines.valkey.commands cimport Command
 from fastmgr.engines.valkey.connection cimport Connection
-from fastmgr.engines.valkey.session cimport ValkeySession
+from fastmgr.engines.valkey.session cimport ThreadConnections, ValkeySession
 from fastmgr.link.stream cimport OP_REFUSED
 
 from multiprocessing import util
@@ -220,6 +220,8 @@ cdef class Batch:
         cdef Connection connection
         if not self.requests:
             return 0
+        if self.session.clustered:
+            return self.run_by_node()
         connection = self.session.connection()
         try:
             replies = connection.pipeline(self.requests, self.session.timeout)
@@ -238,10 +240,23 @@ cdef class Batch:
         self.clear()
         return 0
 
+    cdef int run_by_node(self) except -1:
+        """Make the requests to several nodes of a cluster; otherwise as `run`."""
+        from fastmgr.engines.valkey import nodes
+
+        replies, lost = nodes.run_by_node(self.session, self.requests)
+        self.settle(replies)
+        if lost is not None:
+            raise self.cut_by_node(replies, lost)
+        self.clear()
+        return 0
+
     cdef int settle(self, list replies) except -1:
         """Put what calls came to among the results; some replies may not have come."""
         cdef Py_ssize_t i
         for i in range(len(replies)):
+            if replies[i] is UNANSWERED:
+                continue
             unit = self.units[i]
             if type(unit) is Group:
                 self.settle_group(<Group>unit, replies[i])
@@ -305,6 +320,31 @@ cdef class Batch:
             f"{str(error).partition(';')[0]}; {first} of {count} calls of the pipeline were "
             "answered, the others may have been applied", done, range(first, count))
 
+    cdef object cut_by_node(self, list replies, error):
+        """The error of a pipeline that a node did not answer in full, in terms of calls."""
+        cdef Py_ssize_t i, count = len(self.results)
+        cdef set known = set(range(<Py_ssize_t>self.places[0]))
+        for i in range(len(replies)):
+            if replies[i] is not UNANSWERED:
+                known.update(self.calls_of(i))
+        known.update(i for i in range(count) if self.results[i] is not None)
+        unknown = sorted(set(range(count)) - known)
+        done = [error_of(one) if type(one) is Outcome else one for one in self.results]
+        return PipelineError(
+            f"{str(error).partition(';')[0]}; {len(known)} of {count} calls of the pipeline were "
+            "answered, the others may have been applied", done, unknown)
+
+    cdef object calls_of(self, Py_ssize_t i):
+        """Which calls of the pipeline a unit is."""
+        unit = self.units[i]
+        if type(unit) is Group:
+            return range((<Group>unit).first, (<Group>unit).first + len((<Group>unit).calls) // 2)
+        return (<Joint>unit).places if type(unit) is Joint else (self.places[i],)
+
+
+# What stands for a reply that has not come, as the connection with a node was lost.
+UNANSWERED = object()
+
 
 def run_pipeline(ValkeySession session, list calls):
     """Make many calls together, as `Session.pipeline` says."""
@@ -343,14 +383,14 @@ def post_call(ValkeySession session, Target target, name, args, kwds):
         outcome = session.call(target, name, args, kwds) if entry is None else entry
         session.keep_failure(target, name, outcome)
         return
-    connection = session.connection()
+    connection = session.connection_of((<Entry>entry).words)
     try:
         connection.post((<Entry>entry).words, entry)
     except BaseException as error:
         fail_posts(session, connection)
         if not isinstance(error, ConnectionLost) or error.applied is not False:
             raise
-        connection = session.connection()
+        connection = session.connection_of((<Entry>entry).words)
         connection.post((<Entry>entry).words, entry)
     if session.posting is None:
         session.posting = {}
@@ -410,20 +450,24 @@ def call_after(
     return failed_before(failure[0], failure[1], outcome)
 
 
-cdef int await_own_posts(ValkeySession session) except -1:
+cpdef int await_own_posts(ValkeySession session) except -1:
     """Wait for the replies to the calling thread's posted calls."""
-    cdef Connection connection = session.connection()
-    if not connection.posted:
+    cdef ThreadConnections mine = getattr(session.local, "connections", None)
+    cdef Connection connection
+    if mine is None:
         return 0
-    try:
-        connection.await_posted(session.timeout)
-    except ConnectionLost as error:
-        fail_posts(session, connection)
-        return 0
-    except BaseException as error:
-        fail_posts(session, connection)
-        raise
-    settle_posts(session, connection)
+    for connection in mine.connections[:]:
+        if not connection.posted or connection.busy:
+            continue
+        try:
+            connection.await_posted(session.timeout)
+        except ConnectionLost:
+            fail_posts(session, connection)
+            continue
+        except BaseException:
+            fail_posts(session, connection)
+            raise
+        settle_posts(session, connection)
     return 0
 
 

@@ -392,15 +392,14 @@ def forget_name(session: Any, name: str) -> bool:
 def scan(session: Any, pattern: bytes) -> list[bytes]:
     """Return all keys of the session's namespace that match a pattern behind it."""
     found: set[bytes] = set()
-    cursor: Any = b"0"
     escaped = b"".join(b"\\%c" % c if c in b"*?[]\\^-" else b"%c" % c for c in session.ns)
-    while True:
-        cursor, keys = session.run(
-            [b"SCAN", cursor, b"MATCH", b"{" + escaped + b":" + pattern, b"COUNT", SCANNED], True
-        )
-        found.update(keys)
-        if cursor in (b"0", 0):
-            return sorted(found)
+    wanted = b"MATCH", b"{" + escaped + b":" + pattern, b"COUNT", SCANNED
+    for server in session.servers():
+        cursor: Any = None
+        while cursor != b"0":
+            cursor, keys = server.run([b"SCAN", cursor or b"0", *wanted], True)
+            found.update(keys)
+    return sorted(found)
 
 
 def _pairs(flat: Any) -> dict[bytes, bytes]:

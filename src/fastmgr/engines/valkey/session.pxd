@@ -19,11 +19,15 @@ cdef class ValkeySession(Session):
     cdef readonly object references     # `References`
     cdef object pending             # what is to be returned
     cdef readonly dict fences       # by the thread that is in a block with one: the lock, the number
+    cdef readonly bint clustered    # it is a cluster: a `ClusterSession`
     cdef readonly object opened     # weak: every thread's connections
 
     cpdef bytes key_of(self, ident)
     cpdef Connection connection(self)
+    cpdef Connection connection_of(self, words)
     cpdef object perform(self, object method, bytes key, object args, object kwds)
     cdef object run_command(self, Command command, bytes key, object args, object kwds)
     cpdef object run(self, words, bint reads=*, timeout=*)
     cpdef object ask(self, words, bint reads=*, timeout=*)
+
+cdef object wrong_type(object reply, object words, Connection connection)

@@ -70,7 +70,7 @@ cdef class ValkeySession(Session):
         self.references = References(self)
         self.pending = self.references.pending
         self.reset()
-        self.life = Life(self)
+        self.life = self.make_life()
         sessions.add(self)
         util.register_after_fork(self, _introduce_child)
 
@@ -81,6 +81,9 @@ cdef class ValkeySession(Session):
         self.fences = {}
         self.opened = weakref.WeakSet()
         self.posting = None
+
+    def make_life(self):
+        return Life(self)
 
     # -- connections ----------------------------------------------------------
 
@@ -99,6 +102,14 @@ cdef class ValkeySession(Session):
         mine.connections = [one for one in mine.connections if (<Connection>one).usable]
         mine.connections.append(connection)
         return connection
+
+    cpdef Connection connection_of(self, words):
+        """Return a connection of the calling thread with the server that serves a request."""
+        return self.connection()
+
+    def servers(self):
+        """Return all servers that have objects: each has `ask` and `run`."""
+        return [self]
 
     def connect(self):
         """Make sure that the server is there and will do, over a fresh connection."""

@@ -11,7 +11,18 @@ local function fail(code, text)
   return redis.error_reply('FM ' .. code .. (text and ' ' .. text or ''))
 end
 
+-- Whether the server is a node of a cluster, once that is known.
+local clustered = nil
+
+-- Whether an object is there.  A function asks this before anything else: while its slot is moved
+-- key by key to another node, only some of its keys may be here.  The server then refuses a command
+-- with a key that is not there: the function fails at the key `:-`, before it has changed anything.
 local function exists(k)
+  if clustered == nil then
+    local info = redis.pcall('INFO', 'cluster')
+    clustered = type(info) ~= 'string' or string.find(info, 'cluster_enabled:1', 1, true) ~= nil
+  end
+  if clustered then return call('EXISTS', k .. ':m', k .. ':-') == 1 end
   return call('EXISTS', k .. ':m') == 1
 end
 
@@ -32,7 +43,7 @@ end
 -- Flags: 'no-writes' for one that only reads; 'allow-oom' for one that gives something back.
 local function define(name, callback, ...)
   define_bare(name, function(K, A)
-    if call('EXISTS', K[1] .. ':m') == 0 then return gone(K[1]) end
+    if not exists(K[1]) then return gone(K[1]) end
     return callback(K[1], A, K)
   end, ...)
 end
@@ -85,8 +96,9 @@ local function thread_of(w) return string.match(w, '^[^/]*/[^/]*') end
 -- judged before the grace is over, for sessions have to come here and subscribe again.
 local born, identity = nil, nil
 local grace = 3000000
--- Sessions that have subscribed here: the death of these is seen at once.
-local seen = memory()
+-- Sessions that have subscribed here: the death of these is seen at once.  And when the others were
+-- first looked for: these may still be about to subscribe here.
+local seen, missed = memory(), memory()
 
 local function now()
   local time = call('TIME')
@@ -97,14 +109,18 @@ end
 local function look_around()
   local time, info = now(), redis.pcall('INFO', 'replication')
   local found = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or '-'
-  if identity ~= found or time < born then identity, born, seen = found, time, memory() end
+  if identity ~= found or time < born then
+    identity, born, seen, missed = found, time, memory(), memory()
+  end
   return time
 end
 
 local function is_dead(session)
   if session == KEPT or call('PUBSUB', 'NUMSUB', 'fm:s:' .. session)[2] > 0 then return false end
   local time = look_around()
-  return recall(seen, session) or time - born > grace
+  if recall(seen, session) then return true end
+  if not recall(missed, session) then remember(missed, session, time) end
+  return time - recall(missed, session) > grace
 end
 
 -- A session has subscribed: `session [grace in seconds]`.  Returns which server this is: the text

@@ -24,6 +24,7 @@ local function contains(typeid, list) CONTENTS[typeid] = list end
 -- Make the main hash of an object, unless it is there.
 local function open(k, typeid, session)
   local m = k .. ':m'
+  exists(k)  -- fails while the slot is moved
   if call('HSETNX', m, 't', typeid) == 1 and session ~= '' then call('HSET', m, 's:' .. session, 1) end
 end
 
@@ -64,7 +65,7 @@ end)
 -- the values that went with the object, if this was its end, and that contain proxies.
 define_bare('drop', function(K, A)
   local k, m = K[1], K[1] .. ':m'
-  if call('EXISTS', m) == 0 then return {} end
+  if not exists(k) then return {} end
   for i = 1, #A, 2 do
     if A[i + 1] == '0' or call('HEXISTS', m, A[i]) == 1 and
         call('HINCRBY', m, A[i], -A[i + 1]) <= 0 then

@@ -1,0 +1,194 @@
+"""A cluster of Valkey or Redis servers for tests: three primaries, one of which has a replica."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastmgr.engines.valkey.connection import Connection
+from fastmgr.engines.valkey.dialing import connect_to_path
+from fastmgr.engines.valkey.errors import ReplyError
+from fastmgr.engines.valkey.nodes import slot_of
+from fastmgr.engines.valkey.topology import SLOTS as COUNT
+from support.valkeys import Server, free_port, program
+from support.waiting import poll
+
+#: Milliseconds after which a node that is silent has failed.
+NODE_TIMEOUT = 1000
+PRIMARIES = 3
+
+
+class Node(Server):
+    """One server of a cluster."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.local = threading.local()
+        super().__init__(kind, folder, {
+            "port": str(free_port()), "cluster-enabled": "yes", "cluster-port": str(free_port()),
+            "cluster-node-timeout": str(NODE_TIMEOUT), "repl-diskless-sync-delay": "0",
+            "cluster-replica-validity-factor": "0", "appendonly": "yes", "appendfsync": "no",
+        })  # fmt: skip
+
+    def call(self, *words: Any) -> Any:
+        """Make a request; an error reply is an exception."""
+        connection = getattr(self.local, "connection", None)
+        if connection is None or not connection.usable:
+            connection = self.local.connection = Connection(connect_to_path(self.path, 30))
+            connection.call(["HELLO", 3])
+        reply = connection.call([str(w) if isinstance(w, int) else w for w in words], 30)
+        if isinstance(reply, ReplyError):
+            raise RuntimeError(str(reply))
+        return reply
+
+    @property
+    def id(self) -> str:
+        return str(self.call("CLUSTER", "MYID").decode())
+
+    @property
+    def is_primary(self) -> bool:
+        return bool(self.call("ROLE")[0] == b"master")
+
+    def info(self, section: str) -> dict[str, str]:
+        text = self.call("INFO", section).decode()
+        return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+    def is_ready(self) -> bool:
+        """Whether the node serves, and has the data of its primary if it is a replica."""
+        state = self.call("CLUSTER", "INFO").decode()
+        link = self.info("replication").get("master_link_status", "up")
+        return "cluster_state:ok" in state and link == "up"
+
+
+class Cluster:
+    """A cluster that a test has started."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind = kind
+        self.folder = folder
+        self.nodes: list[Node] = []
+
+    def start(self) -> None:
+        for _ in range(PRIMARIES + 1):
+            self.add()
+        first = self.nodes[0]
+        for number, node in enumerate(self.nodes[:PRIMARIES]):
+            start, end = (COUNT * (number + i) // PRIMARIES for i in (0, 1))
+            node.call("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            node.call("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
+        for node in self.nodes[1:]:
+            self.meet(node)
+        poll(lambda: self.knows(self.nodes[-1], first), "the replica knows its primary")
+        self.nodes[-1].call("CLUSTER", "REPLICATE", first.id)
+        self.settle()
+
+    def add(self) -> Node:
+        """Start another server, which belongs to no cluster yet."""
+        folder = self.folder / str(len(self.nodes))
+        folder.mkdir()
+        self.nodes.append(Node(self.kind, folder))
+        return self.nodes[-1]
+
+    def meet(self, node: Node) -> None:
+        """Have a server join the cluster."""
+        other = self.nodes[0]
+        node.call("CLUSTER", "MEET", "127.0.0.1", other.port, other.options["cluster-port"])
+
+    def knows(self, node: Node, other: Node) -> bool:
+        return other.id in node.call("CLUSTER", "NODES").decode()
+
+    def settle(self) -> None:
+        """Wait until all nodes agree that the cluster is there."""
+
+        def is_settled() -> bool:
+            if not all(node.is_ready() for node in self.nodes):
+                return False
+            views = {str(node.call("CLUSTER", "SLOTS")) for node in self.nodes}
+            return len(views) == 1
+
+        poll(is_settled, "the cluster")
+
+    def heal(self) -> None:
+        """Start the servers that were killed."""
+        for node in self.nodes:
+            if node.process is None:
+                node.start()
+        self.settle()
+
+    def url(self, **options: str) -> str:
+        """The address of the cluster."""
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:PRIMARIES])
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"valkey+cluster://{hosts}/" + (f"?{query}" if query else "")
+
+    @property
+    def primaries(self) -> list[Node]:
+        return [node for node in self.nodes if node.process is not None and node.is_primary]
+
+    def guarded(self) -> tuple[Node, Node]:
+        """Return the primary that has a replica, and the replica."""
+        replica = next(node for node in self.nodes if not node.is_primary)
+        port = int(replica.info("replication")["master_port"])
+        return next(node for node in self.nodes if node.port == port), replica
+
+    def owner(self, key: bytes) -> Node:
+        """Return the primary that owns a key."""
+        slot = slot_of(key)
+        for start, end, primary, *_ in self.primaries[0].call("CLUSTER", "SLOTS"):
+            if start <= slot <= end:
+                return next(node for node in self.nodes if node.port == primary[1])
+        raise LookupError(f"nobody owns the slot {slot}")
+
+    # -- moving slots ---------------------------------------------------------------
+
+    def begin_move(self, slot: int, source: Node, target: Node) -> None:
+        """Begin the classic migration of a slot."""
+        target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+
+    def move_keys(self, slot: int, source: Node, target: Node, most: int = 10) -> int:
+        """Move some keys of a slot, and return how many."""
+        keys = source.call("CLUSTER", "GETKEYSINSLOT", slot, most)
+        if keys:
+            source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 30000, "KEYS", *keys)
+        return len(keys)
+
+    def end_move(self, slot: int, source: Node, target: Node) -> None:
+        while self.move_keys(slot, source, target):
+            pass
+        for node in (target, source, *self.primaries):
+            node.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+
+    def move(self, slot: int, source: Node, target: Node) -> None:
+        """Move a slot key by key."""
+        self.begin_move(slot, source, target)
+        self.end_move(slot, source, target)
+
+    def move_at_once(self, slot: int, source: Node, target: Node) -> None:
+        """Move a slot as Valkey 9 does by itself."""
+        source.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id)
+
+        def is_moved() -> bool:
+            slots = target.call("CLUSTER", "SLOTS")
+            return any(a <= slot <= b and p[1] == target.port for a, b, p, *_ in slots)
+
+        poll(is_moved, "the slot's move")
+
+
+@contextlib.contextmanager
+def cluster(kind: str = "valkey") -> Iterator[Cluster]:
+    """Start a cluster."""
+    program(kind)
+    folder = Path(tempfile.mkdtemp(prefix="fastmgr-test-"))
+    one = Cluster(kind, folder)
+    try:
+        one.start()
+        yield one
+    finally:
+        for node in one.nodes:
+            node.kill()
+        shutil.rmtree(folder, ignore_errors=True)
