@@ -24,15 +24,20 @@ PRIMARIES = 3
 
 
 class Node(Server):
-    """One server of a cluster."""
+    """One server of a cluster, which ends when the test's thread that has started it ends."""
+
+    leash = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
     def __init__(self, kind: str, folder: Path) -> None:
-        self.local = threading.local()
         super().__init__(kind, folder, {
             "port": str(free_port()), "cluster-enabled": "yes", "cluster-port": str(free_port()),
             "cluster-node-timeout": str(NODE_TIMEOUT), "repl-diskless-sync-delay": "0",
             "cluster-replica-validity-factor": "0", "appendonly": "yes", "appendfsync": "no",
         })  # fmt: skip
+
+    def start(self) -> None:
+        self.local = threading.local()
+        super().start()
 
     def call(self, *words: Any) -> Any:
         """Make a request; an error reply is an exception."""

@@ -52,6 +52,9 @@ class Server:
         Of TCP; 0 unless asked for.
     """
 
+    #: What the server is started by.
+    leash: tuple[str, ...] = ()
+
     def __init__(self, kind: str, folder: Path, options: dict[str, str]) -> None:
         self.kind = kind
         self.folder = folder
@@ -79,7 +82,7 @@ class Server:
         words = [word for name, value in self.options.items() for word in (f"--{name}", value)]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [program(self.kind), *words], stdin=subprocess.DEVNULL, stdout=log,
+                [*self.leash, program(self.kind), *words], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, start_new_session=True,
             )  # fmt: skip
         poll(self.answers, f"the {self.kind} server")

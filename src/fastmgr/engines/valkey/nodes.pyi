@@ -23,7 +23,14 @@ class ClusterSession(ValkeySession):
         timeout: float | None,
     ) -> Any: ...
     def look_again(self) -> None: ...
-    def give_up(self, failure: ReplyError | BaseException) -> ReplyError: ...
+    def after_error_at(
+        self,
+        connection: Connection | None,
+        words: _Words,
+        reply: ReplyError,
+        reads: bool,
+        timeout: float | None,
+    ) -> Any: ...
 
 class Server:
     session: ClusterSession

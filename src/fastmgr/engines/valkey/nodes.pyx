@@ -6,6 +6,8 @@ another node is to be asked, or that the cluster is not ready, has not been run:
 for some time.  A request that may have been run is made again only if it changes nothing.
 """
 
+cimport cython
+
 from fastmgr.engines.valkey.connection cimport Connection
 from fastmgr.engines.valkey.session cimport ThreadConnections, ValkeySession, wrong_type
 
@@ -63,10 +65,6 @@ cdef int slot_of_request(object words) except -2:
     else:
         key = words[1]
     return slot_of(key if type(key) is bytes else str(key).encode())
-
-
-cdef bint calls_function(object words) except -1:
-    return words[0] in FUNCTION_CALLS
 
 
 cdef frozenset FUNCTION_CALLS = frozenset((b"FCALL", b"FCALL_RO"))
@@ -196,11 +194,18 @@ cdef class ClusterSession(ValkeySession):
         if connection.answered:
             pipelines.settle_posts(self, connection)
         if type(reply) is ReplyError:
-            return self.persist(words, reply, connection, reads, timeout)
+            return self.after_error_at(connection, words, reply, reads, timeout)
         return reply
 
     def after_error(self, words, reply, timeout=None):
-        return self.persist(words, reply, None, False, timeout)
+        return self.after_error_at(None, words, reply, False, timeout)
+
+    def after_error_at(self, Connection connection, words, reply, bint reads, timeout):
+        """Do what `after_error` does, with the connection over which the reply came, if known."""
+        reply = self.persist(words, reply, connection, reads, timeout)
+        if type(reply) is ReplyError and reply.code == "WRONGTYPE":
+            return wrong_type(reply, words, self.connection_of(words))
+        return reply
 
     def persist(self, words, failure, Connection connection, bint reads, timeout):
         """Make a request again until a server has run it, or too long.
@@ -220,65 +225,7 @@ cdef class ClusterSession(ValkeySession):
         object
             The reply; an error reply that more attempts do not help is a `ReplyError`.
         """
-        cdef double end = monotonic() + (PATIENCE if timeout is None else timeout)
-        cdef double pause = FIRST_PAUSE
-        cdef int hops = 0, loads = 0
-        cdef int slot = slot_of_request(words)
-        cdef bint asking, waits
-        while True:
-            node = None
-            asking = False
-            waits = True
-            if type(failure) is not ReplyError:
-                self.look_again()
-            elif failure.is_missing_function and loads < 2:
-                loads += 1
-                waits = False
-                node = connection.owner if connection is not None else self.owner(slot)
-                library.load(Server(self, node))
-            elif failure.code in ("MOVED", "ASK"):
-                hops += 1
-                waits = hops > MOST_HOPS
-                beside = connection.owner if connection is not None else self.owner(slot)
-                if failure.code == "MOVED":
-                    self.topology.learn(failure.text, beside)
-                    if waits:
-                        self.look_again()
-                elif calls_function(words):
-                    waits = True    # not all keys of the object are there yet
-                else:
-                    asking = True
-                    node = self.topology.read_redirection(failure.text, beside)[1]
-            elif failure.code == "WRONGTYPE":
-                return wrong_type(failure, words, connection or self.at(self.owner(slot)))
-            elif failure.code in UNREADY:
-                if failure.code not in ("BUSY", "TRYAGAIN"):
-                    self.look_again()
-            elif MOVING not in failure.text:
-                return failure
-            if waits:
-                if monotonic() > end:
-                    return self.give_up(failure)
-                sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-            connection = None
-            try:
-                connection = self.at(self.owner(slot) if node is None else node)
-                if asking:
-                    failure = connection.pipeline([[b"ASKING"], words], timeout)[1]
-                else:
-                    failure = connection.call(words, timeout)
-            except BaseException as error:
-                if connection is not None and (connection.posted or connection.answered):
-                    pipelines.fail_posts(self, connection)
-                if not may_be_made_again(error, connection, reads):
-                    raise
-                failure = error
-                continue
-            if connection.answered:
-                pipelines.settle_posts(self, connection)
-            if type(failure) is not ReplyError:
-                return failure
+        return Attempts(self, words, reads, timeout).run(failure, connection)
 
     def look_again(self):
         """Ask which node owns what, of any node that answers."""
@@ -287,7 +234,103 @@ cdef class ClusterSession(ValkeySession):
         except OSError:
             pass    # the request itself will tell
 
-    def give_up(self, failure):
+
+@cython.final
+cdef class Attempts:
+    """A request that is made more than once, as no server has run it yet."""
+
+    cdef ClusterSession session
+    cdef object words, timeout
+    cdef bint reads
+    cdef int slot
+    cdef double end, pause
+    cdef int hops, loads
+    # What is to be done next:
+    cdef object node                # where to ask, unless that is the slot's owner
+    cdef bint asking                # by ``ASKING``
+    cdef bint waits                 # a while before
+    cdef bint is_over
+
+    def __init__(self, ClusterSession session, words, bint reads, timeout):
+        self.session = session
+        self.words = words
+        self.reads = reads
+        self.timeout = timeout
+        self.slot = slot_of_request(words)
+        self.end = monotonic() + (PATIENCE if timeout is None else timeout)
+        self.pause = FIRST_PAUSE
+
+    cdef object run(self, object failure, Connection connection):
+        """Make the request until it is done; `failure` came of the first attempt."""
+        cdef object reply
+        while True:
+            self.consider(failure, connection)
+            if self.is_over:
+                return failure
+            if self.waits:
+                if monotonic() > self.end:
+                    return self.give_up(failure)
+                sleep(self.pause)
+                self.pause = min(2 * self.pause, LONGEST_PAUSE)
+            connection = None
+            try:
+                connection = self.session.at(self.node or self.session.owner(self.slot))
+                if self.asking:
+                    reply = connection.pipeline([[b"ASKING"], self.words], self.timeout)[1]
+                else:
+                    reply = connection.call(self.words, self.timeout)
+            except BaseException as error:
+                if connection is not None and (connection.posted or connection.answered):
+                    pipelines.fail_posts(self.session, connection)
+                if not may_be_made_again(error, connection, self.reads):
+                    raise
+                failure = error
+                continue
+            if connection.answered:
+                pipelines.settle_posts(self.session, connection)
+            if type(reply) is not ReplyError:
+                return reply
+            failure = reply
+
+    cdef int consider(self, object failure, Connection connection) except -1:
+        """Decide what is to be done after a failure; learn what it says of the cluster."""
+        cdef ClusterSession session = self.session
+        self.node = None
+        self.asking = False
+        self.waits = True
+        if type(failure) is not ReplyError:
+            session.look_again()
+        elif failure.code == "MOVED" or failure.code == "ASK":
+            self.follow(failure, session.owner(self.slot) if connection is None else connection.owner)
+        elif failure.is_missing_function and self.loads < 2:
+            self.loads += 1
+            self.waits = False
+            self.node = session.owner(self.slot) if connection is None else connection.owner
+            library.load(Server(session, self.node))
+        elif failure.code in UNREADY:
+            if failure.code not in ("BUSY", "TRYAGAIN"):
+                session.look_again()
+        elif MOVING not in failure.text:
+            self.is_over = True
+        return 0
+
+    cdef int follow(self, object failure, object beside) except -1:
+        """Go where a redirection leads; `beside` is the node that has said so."""
+        cdef object topology = self.session.topology
+        self.hops += 1
+        self.waits = self.hops > MOST_HOPS
+        if failure.code == "MOVED":
+            topology.learn(failure.text, beside)
+            if self.waits:
+                self.session.look_again()
+        elif self.words[0] in FUNCTION_CALLS:
+            self.waits = True       # not all keys of the object are there yet
+        else:
+            self.asking = True
+            self.node = topology.read_redirection(failure.text, beside)[1]
+        return 0
+
+    cdef object give_up(self, object failure):
         """Return an error reply, or raise what says that the request was not made."""
         if type(failure) is not ReplyError:
             raise failure
@@ -295,7 +338,8 @@ cdef class ClusterSession(ValkeySession):
             return failure
         why = "its slot is being moved" if MOVING in failure.text else str(failure)
         raise ConnectionLost(
-            f"the cluster at {self.address!r} is not ready: {why}; the call was not made", False)
+            f"the cluster at {self.session.address!r} is not ready: {why}; the call was not made",
+            False)
 
 
 cdef bint may_be_made_again(object error, Connection connection, bint reads) except -1:
