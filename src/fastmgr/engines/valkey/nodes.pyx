@@ -301,7 +301,8 @@ cdef class Attempts:
         if type(failure) is not ReplyError:
             session.look_again()
         elif failure.code == "MOVED" or failure.code == "ASK":
-            self.follow(failure, session.owner(self.slot) if connection is None else connection.owner)
+            self.follow(
+                failure, session.owner(self.slot) if connection is None else connection.owner)
         elif failure.is_missing_function and self.loads < 2:
             self.loads += 1
             self.waits = False
