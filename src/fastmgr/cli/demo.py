@@ -7,6 +7,10 @@ hundreds of thousands of small calls, and its time shows what a call costs. On f
 once more with `Counters`, which the workers add to in memory that they share with the manager: no
 lock, and no call. Their names, the words, must be known beforehand; here they are, for all totals
 must equal those of a count that one process makes first, without a manager.
+
+With ``--address`` a server of another kind keeps the shared state, as that of ``valkey://host`` or
+``valkey+embedded://``. A call is a round trip over a socket there, so the job is done once more by
+pipelines. The stock manager, which has no such addresses, is left out.
 """
 
 import argparse
@@ -21,15 +25,24 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from multiprocessing import connection, get_context, managers as stock, process, resource_tracker
+from multiprocessing import (
+    AuthenticationError,
+    connection,
+    get_context,
+    managers as stock,
+    process,
+    resource_tracker,
+)
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any, cast
 
 from fastmgr import managers as fast
+from fastmgr.client.sessions import carried_address
 
 HELP = "count the words of the standard library in shared state"
 #: How many words a worker adds before it lets another worker have the lock.
@@ -37,6 +50,8 @@ WORDS_PER_LOCK = 50
 SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal
 #: What says that a file is no Python: the library's tests keep some such files as data.
 NOT_PYTHON = (SyntaxError, tokenize.TokenError, UnicodeDecodeError)
+#: What says that nothing can keep the shared state at an address.
+CANNOT_START = (OSError, ValueError, ImportError, AuthenticationError)
 
 
 class WorkerError(Exception):
@@ -105,6 +120,20 @@ class SharedCounters(Shared):
         return words.as_dict(), skipped.as_dict()
 
 
+class SharedPipelines(Shared):
+    """The shared state in dicts, whose verb adds in one step; many steps go in one pipeline."""
+
+    def __init__(self, manager: Any, expected: Result) -> None:
+        super().__init__(manager, expected)
+        self.manager = manager
+
+    def add(self, counts: Counts, totals: Any) -> None:
+        with self.manager.pipeline() as pipe:
+            recorded = pipe(totals)
+            for key, count in counts:
+                recorded.incr(key, count)
+
+
 @dataclass(frozen=True)
 class Contender:
     """One way to do the job."""
@@ -117,6 +146,7 @@ class Contender:
 STOCK = Contender("multiprocessing", stock.SyncManager, Shared)
 FAST = Contender("fastmgr", fast.SyncManager, Shared)
 COUNTERS = Contender("fastmgr, Counters", fast.SyncManager, SharedCounters)
+PIPELINES = Contender("fastmgr, pipelines", fast.SyncManager, SharedPipelines)
 
 
 @contextmanager
@@ -305,10 +335,22 @@ def run(options: argparse.Namespace) -> int:
     files = python_files(root)[: options.files]
     context = get_context(options.start_method)
     contenders = [COUNTERS, FAST] if options.no_stock else [COUNTERS, FAST, STOCK]
+    if options.address is not None:
+        manager = partial(fast.SyncManager, options.address)
+        contenders = [replace(way, manager=manager) for way in (COUNTERS, PIPELINES, FAST)]
+        try:
+            with manager():
+                pass
+        except CANNOT_START as error:
+            print(error, file=sys.stderr)
+            return 1
 
     title = "one process, no manager"
     expected = count_alone(files, title)
     report(root, files, expected)
+    if options.address is not None:
+        print(f"The shared state is kept at {carried_address(options.address)}.")
+        print("The stock manager has no such addresses: it is left out.\n")
     print(f"{'':<30}{'seconds':>9}{'words/s':>12}")
     show_time(title, expected)
     seconds: dict[str, float] = {}
@@ -327,7 +369,7 @@ def run(options: argparse.Namespace) -> int:
             return 1
         seconds[contender.name] = result.seconds
     print("\nAll totals are exact.")
-    if not options.no_stock:
+    if STOCK.name in seconds:
         faster, fastest = (seconds[STOCK.name] / seconds[way.name] for way in (FAST, COUNTERS))
         print(f"fastmgr is {faster:.1f} times as fast, with Counters {fastest:.1f} times.")
     return 0
@@ -347,6 +389,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-stock", action="store_true", help="do not run the job on the stock manager"
     )
+    parser.add_argument(
+        "--address",
+        type=engine_address,
+        metavar="URL",
+        help="where the shared state is kept, such as valkey+embedded://",
+    )
+
+
+def engine_address(text: str) -> str:
+    """Read an address that has a scheme: the others are for servers that start here anyway."""
+    if "://" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not scheme://...")
+    return text
 
 
 def positive(text: str) -> int:

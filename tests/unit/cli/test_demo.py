@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import await_end_of_group
+from support.valkeys import program
 
 from fastmgr.__main__ import main
 from fastmgr.cli import demo
@@ -155,3 +156,32 @@ def test_interrupt_ends_everything(method: str) -> None:
     assert errors.endswith("interrupted\n")
     assert "Traceback" not in errors
     await_end_of_group(demo_process.pid)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_command_counts_on_a_server_of_another_kind(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program("valkey")
+    options = ["--files", "5", "--workers", "2", "--start-method", method]
+    assert main(["demo", "--address", "valkey+embedded://", *options]) == 0
+    report = capsys.readouterr().out
+    assert "All totals are exact." in report
+    assert "fastmgr, pipelines, 2 workers" in report
+    assert "The stock manager has no such addresses: it is left out." in report
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [
+        ("nothing://", "no engine has the scheme nothing://"),
+        ("valkey://of:secret@localhost:1", "nothing serves at 'valkey://of@localhost:1'"),
+    ],
+)
+def test_command_says_what_is_wrong_with_an_address(
+    address: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--address", address]) == 1
+    said = capsys.readouterr()
+    assert error in said.err
+    assert said.out == ""
