@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support import DEADLINE, poll, valkeys
 
-from fastmgr import NotHosted, RemoteError, SyncManager
+from fastmgr import AutoProxy, DictProxy, NotHosted, RemoteError, SyncManager
 
 
 @pytest.fixture(scope="module", params=valkeys.KINDS)
@@ -170,7 +170,7 @@ def test_an_object_that_is_gone(manager: SyncManager) -> None:
 
 
 def test_what_cannot_be_hosted(manager: SyncManager) -> None:
-    with pytest.raises(NotHosted, match=r"cannot host a Pool: use a fastmgr server"):
+    with pytest.raises(NotHosted, match="cannot host a Pool: "):
         manager.Pool(1)
 
 
@@ -304,3 +304,45 @@ def test_shutdown_of_one_manager_leaves_to_another_what_it_has(manager: Any) -> 
     with SyncManager(address=manager.address) as other:
         assert other.list([mine])[0].copy() == {"a": 1}
     assert mine.copy() == {"a": 1}
+
+
+def test_what_a_manager_tells(manager: Any) -> None:
+    shared, row = manager.dict(a=1), manager.Counters(["x"])
+    row.incr("x")
+    copies = [shared, manager.list([shared])]
+    lines = manager._debug_info().split("\n")
+    assert f"  {shared._id}:       refcount=2" in lines and "    {'a': 1}" in lines
+    assert f"  {row._id}:       refcount=1" in lines and "    Counters({'x': 1})" in lines
+    proxy = AutoProxy(shared._token, "pickle", authkey=manager._authkey)
+    assert type(proxy).__name__ == "AutoProxy[dict]" and proxy.copy() == {"a": 1}
+    assert set(type(proxy)._exposed_) == set(type(shared)._exposed_)
+    del copies
+
+
+def test_references_that_a_program_counts(manager: Any) -> None:
+    token, exposed = manager._create("dict", {"a": 1})
+    assert "setdefault" in exposed and count(manager) == 1
+    proxy = DictProxy(token, "pickle", manager=manager)
+    assert proxy["a"] == 1
+    del proxy
+    assert count(manager) == 1
+    manager._session.control("incref", (token.id,))
+    for left in (1, 0):
+        manager._session.control("decref", (token.id,))
+        assert count(manager) == left
+
+
+def test_creating_tells_errors_as_our_server_does(manager: Any) -> None:
+    for make in (
+        lambda: manager.dict(5),
+        lambda: manager.list(5),
+        lambda: manager.set([[]]),
+        lambda: manager.Array("i"),
+        lambda: manager.dict({object(): 1}),
+    ):
+        with pytest.raises(RemoteError, match="TypeError"):
+            make()
+    with pytest.raises(TypeError):
+        manager.Counter("x")
+    with pytest.raises(ValueError, match="occurs twice"):
+        manager.Counters(["a", "a"])
