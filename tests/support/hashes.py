@@ -91,6 +91,18 @@ class Doubled(Command):
         return 2 * int(reply)
 
 
+class Refused(Command):
+    """Adds 1 to a field; the server refuses that three times, as it does while a script runs."""
+
+    SCRIPT = """
+if redis.call('INCR', KEYS[1] .. ':tries') < 4 then return redis.error_reply('BUSY a script') end
+return redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+"""
+
+    def request(self, key: bytes, args: Any, kwds: Any, session: Any) -> list[Any]:
+        return [b"EVAL", self.SCRIPT, 1, key, *args]
+
+
 def text(reply: bytes | None) -> str | None:
     if reply is None:
         raise KeyError("no such field")
@@ -107,6 +119,7 @@ HASH: dict[str, Command | Procedure] = {
     "plain": Plain(),
     "twice": Twice(),
     "doubled": Doubled(),
+    "refused": Refused(),
     "pop": Words("HDEL"),
 }
 

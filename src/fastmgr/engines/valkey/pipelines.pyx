@@ -38,12 +38,13 @@ cdef class Entry:
     cdef Command command
     cdef bytes key
 
-    cdef object outcome(self, ValkeySession session, object reply):
-        """What the call came to, by its reply."""
+    cdef object outcome(self, ValkeySession session, object reply, bint is_last):
+        """What the call came to, by its reply; `is_last`: no call after it has been made yet."""
         try:
             if type(reply) is not ReplyError:
                 return self.command.result(reply, self.key, self.args, self.kwds, session)
-            reply = session.after_error(self.words, reply, session.timeout)
+            if is_last or not is_refused(reply):
+                reply = session.after_error(self.words, reply, session.timeout)
             if type(reply) is not ReplyError:
                 return self.command.result(reply, self.key, self.args, self.kwds, session)
             return raised(
@@ -52,6 +53,15 @@ cdef class Entry:
             raise
         except Exception as error:
             return raised(error)
+
+
+cdef inline bint is_refused(object reply):
+    """Whether the server has refused a call for a while: to make it later would change the order.
+
+    (For a function that the server lacks there is no such care: a server has the functions from the
+    first call of a session on.)
+    """
+    return type(reply) is ReplyError and reply.code in ("BUSY", "LOADING")
 
 
 cdef object entry_of(ValkeySession session, Target target, name, args, kwds):
@@ -154,7 +164,10 @@ cdef class Batch:
         return 0
 
     cdef Py_ssize_t add_group(self, Command command, Py_ssize_t first) except -1:
-        """Add the calls that can be one request with the one at `first`; return how many."""
+        """Add the call at `first`, and those after it that may be one request with it.
+
+        Returns how many calls these are.
+        """
         cdef Py_ssize_t i = first, count = len(self.results)
         cdef Target target = self.calls[4 * first]
         cdef object name = self.calls[4 * first + 1]
@@ -167,14 +180,17 @@ cdef class Batch:
             given.append(calls[4 * i + 2])
             given.append(calls[4 * i + 3])
             i += 1
-        if i - first < 2:
-            return 0
         group = Group.__new__(Group)
         group.command = command
         group.key = self.session.key_of(target._id)
-        joined = command.join_calls(group.key, given, self.session)
+        joined = None
+        if i - first > 1:
+            joined = command.join_calls(group.key, given, self.session)
         if joined is None:
-            return 0
+            count = i
+            for i in range(first, count):
+                self.add(i)
+            return count - first
         group.words, group.state = joined
         group.calls = given
         group.first = first
@@ -253,21 +269,23 @@ cdef class Batch:
 
     cdef int settle(self, list replies) except -1:
         """Put what calls came to among the results; some replies may not have come."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, tail = len(replies)
+        while tail and is_refused(replies[tail - 1]):
+            tail -= 1           # from here on all are made now, in order
         for i in range(len(replies)):
             if replies[i] is UNANSWERED:
                 continue
             unit = self.units[i]
             if type(unit) is Group:
-                self.settle_group(<Group>unit, replies[i])
+                self.settle_group(<Group>unit, replies[i], i >= tail)
             elif type(unit) is Joint:
-                self.settle_joint(<Joint>unit, replies[i])
+                self.settle_joint(<Joint>unit, replies[i], i >= tail)
             else:
                 self.results[<Py_ssize_t>self.places[i]] = (<Entry>unit).outcome(
-                    self.session, replies[i])
+                    self.session, replies[i], i >= tail)
         return 0
 
-    cdef int settle_joint(self, Joint joint, object reply) except -1:
+    cdef int settle_joint(self, Joint joint, object reply, bint is_last) except -1:
         cdef Py_ssize_t i
         for i in range(len(joint.entries)):
             one = reply
@@ -276,14 +294,14 @@ cdef class Batch:
                 if type(one) is not ReplyError:
                     one = [one]     # as if the call had been alone
             self.results[<Py_ssize_t>joint.places[i]] = (<Entry>joint.entries[i]).outcome(
-                self.session, one)
+                self.session, one, is_last)
         return 0
 
-    cdef int settle_group(self, Group group, object reply) except -1:
+    cdef int settle_group(self, Group group, object reply, bint is_last) except -1:
         cdef Py_ssize_t i, count = len(group.calls) // 2
         cdef list parts
         cdef ValkeySession session = self.session
-        if type(reply) is ReplyError:
+        if type(reply) is ReplyError and (is_last or not is_refused(reply)):
             reply = session.after_error(group.words, reply, session.timeout)
         if type(reply) is ReplyError:
             for i in range(count):
@@ -348,7 +366,7 @@ UNANSWERED = object()
 
 def run_pipeline(ValkeySession session, list calls):
     """Make many calls together, as `Session.pipeline` says."""
-    cdef Py_ssize_t i = 0, joined, count = len(calls) // 4
+    cdef Py_ssize_t i = 0, count = len(calls) // 4
     cdef list results = [None] * count
     cdef Batch batch = Batch(session, calls, results)
     if session.pending:
@@ -356,12 +374,10 @@ def run_pipeline(ValkeySession session, list calls):
     while i < count:
         method = session.methods_of((<Target>calls[4 * i])._token.typeid).get(calls[4 * i + 1])
         if isinstance(method, Command) and (<Command>method).joins > 1:
-            joined = batch.add_group(<Command>method, i)
-            if joined:
-                i += joined
-                continue
-        batch.add(i)
-        i += 1
+            i += batch.add_group(<Command>method, i)
+        else:
+            batch.add(i)
+            i += 1
     batch.run()
     failure = getattr(session.local, "failure", None)
     if failure is not None and count:
@@ -409,7 +425,7 @@ def settle_posts(ValkeySession session, Connection connection):
     if not connection.posted and session.posting is not None:
         session.posting.pop(id(connection), None)
     for entry, reply in answered:
-        session.keep_failure(entry.target, entry.name, entry.outcome(session, reply))
+        session.keep_failure(entry.target, entry.name, entry.outcome(session, reply, False))
 
 
 def fail_posts(ValkeySession session, Connection connection):

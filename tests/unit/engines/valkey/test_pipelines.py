@@ -123,6 +123,23 @@ def test_a_call_that_writes_what_it_has_computed_keeps_its_place(manager: SyncMa
     assert pipe.results == [3, 6, 7]
 
 
+def test_calls_that_are_refused_for_a_while_are_made_in_order(manager: SyncManager) -> None:
+    """The last calls of a pipeline are made again; those before calls that were made fail."""
+    with manager.pipeline() as pipe:
+        one = pipe(hash_of(manager))
+        one.add("n", 1)
+        one.refused("n")
+        one.refused("n")
+    assert pipe.results == [1, 2, 3]
+    with manager.pipeline("return") as pipe:
+        one = pipe(hash_of(manager, "2"))
+        one.refused("n")
+        one.add("n", 1)
+        one.refused("n")
+    assert "BUSY" in str(pipe.results[0]) and "was not made" in str(pipe.results[0])
+    assert pipe.results[1:] == [1, 2]
+
+
 def test_an_error_of_a_joined_request_is_each_calls(manager: SyncManager) -> None:
     manager._session.run(["SET", b"{fm:Hash-1}", "a string"])
     with manager.pipeline("return") as pipe:
