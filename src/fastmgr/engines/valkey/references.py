@@ -22,7 +22,6 @@ from urllib.parse import quote, unquote
 
 from fastmgr.client.session import Target
 from fastmgr.engines.valkey.commands import METHODS, Procedure
-from fastmgr.engines.valkey.errors import ConnectionLost
 from fastmgr.engines.valkey.life import sweep
 from fastmgr.engines.valkey.values import decode, encode, references
 from fastmgr.kinds.rows import BY_TYPEID
@@ -101,7 +100,7 @@ class References:
                     drop = self.pending.popleft()
                     counts[drop] = counts.get(drop, 0) + 1
                 self._drop(counts)
-        except OSError:
+        except (OSError, RemoteError):
             pass  # the next call will tell
         finally:
             self.flushing = False
@@ -122,9 +121,9 @@ class References:
             try:
                 key = self.session.key_of(ident)
                 values = self.session.function(b"drop", key, holder, count)
-            except ConnectionLost as error:
-                if error.applied is False:
-                    self.pending.extend([(ident, holder)] * count)
+            except BaseException as error:
+                if isinstance(error, RemoteError) or getattr(error, "applied", None) is False:
+                    counts[ident, holder] = count  # else the server may have done it
                 for drop, count in counts.items():
                     self.pending.extend([drop] * count)
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -14,6 +15,8 @@ import pytest
 from support import DEADLINE, poll, valkeys
 
 from fastmgr import AutoProxy, DictProxy, NotHosted, RemoteError, SyncManager
+from fastmgr.engines.valkey import references
+from fastmgr.engines.valkey.errors import ConnectionLost
 
 
 @pytest.fixture(scope="module", params=valkeys.KINDS)
@@ -346,3 +349,36 @@ def test_creating_tells_errors_as_our_server_does(manager: Any) -> None:
         manager.Counter("x")
     with pytest.raises(ValueError, match="occurs twice"):
         manager.Counters(["a", "a"])
+
+
+class Refusing:
+    """A session of which no request gets through."""
+
+    ns, id = b"ns", b"0" * 16
+    error: BaseException
+
+    def key_of(self, ident: str) -> bytes:
+        return ident.encode()
+
+    def function(self, *words: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "left"),
+    [
+        (ConnectionLost("refused", False), 4),
+        (RemoteError("READONLY"), 4),
+        (ConnectionLost("cut"), 3),  # the server may have served the one
+        (KeyboardInterrupt(), 3),
+    ],
+)
+def test_what_cannot_be_returned_is_returned_later(error: BaseException, left: int) -> None:
+    session = Refusing()
+    session.error = error
+    mine = references.References(session)
+    mine.pending.extend((f"dict-{i}", b"s:1") for i in range(4))
+    interrupts = isinstance(error, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt) if interrupts else contextlib.nullcontext():
+        mine.flush()
+    assert len(set(mine.pending)) == len(mine.pending) == left and not mine.flushing
