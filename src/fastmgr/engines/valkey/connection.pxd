@@ -32,5 +32,6 @@ cdef class Connection:
     cdef void renew(self) noexcept
     cdef int wait(self, short events) except -1
     cdef int drop(self) except -1
+    cdef object last_words(self)
     cdef int cut(self, error, list replies) except -1
     cdef object lost(self, object reason, object applied)

@@ -18,7 +18,9 @@ import errno
 import os
 import ssl
 
-from fastmgr.engines.valkey.errors import ConnectionLost, PipelineError
+from fastmgr.engines.valkey.errors import (
+    ConnectionLost, PipelineError, ProtocolError, ReplyError,
+)
 
 cdef enum:
     READ_AT_ONCE = 65536
@@ -325,7 +327,8 @@ cdef class Connection:
                 PyErr_CheckSignals()
             else:
                 # A server runs a request once it has all of it.
-                raise self.lost(os.strerror(-n), None if many else False)
+                raise self.lost(
+                    self.last_words() or os.strerror(-n), None if many else False)
             if by_turns and sent < size:
                 self.receive_now()
         return 0
@@ -442,6 +445,20 @@ cdef class Connection:
                 raise self.lost(os.strerror(-n), None)
 
     # -- its end ----------------------------------------------------------------
+
+    cdef object last_words(self):
+        """The error that the server has sent before it closed the connection, or None."""
+        cdef object reply
+        try:
+            while self.receive_now():
+                pass
+        except ConnectionLost:
+            pass
+        try:
+            reply = None if self.posted else self.parser.next()
+        except ProtocolError:
+            return None
+        return reply if type(reply) is ReplyError else None
 
     cdef object lost(self, object reason, object applied):
         """The error that says that the connection was lost."""

@@ -127,9 +127,9 @@ def _introduce(connection: Connection, address: Address, deadline: float) -> Non
                 f"{connection.name} does not accept the user and the password ({reply.code}): they "
                 "belong into the address, or into FASTMGR_VALKEY_USERNAME and _PASSWORD"
             )
-        if reply.code in ("ERR", "NOPROTO"):
+        if reply.code == "NOPROTO" or "unknown command" in reply.text:
             raise ConnectionError(f"{connection.name} is too old: version 7.0 is needed ({reply})")
-        raise exception_of(reply)
+        raise ConnectionError(f"{connection.name} refuses the connection: {reply}")
     if address.db:
         reply = connection.call(["SELECT", address.db], deadline - time.monotonic())
         if isinstance(reply, ReplyError):

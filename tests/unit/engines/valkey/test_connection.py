@@ -154,6 +154,14 @@ def test_a_request_that_cannot_be_sent(pair: Pair) -> None:
     assert caught.value.applied is False
 
 
+def test_the_last_words_of_a_server_are_told(pair: Pair) -> None:
+    connection, peer = pair
+    peer.sendall(b"-ERR too many clients\r\n")
+    peer.shutdown(socket.SHUT_RD)
+    with pytest.raises(ConnectionLost, match=r"ERR too many clients.*the call was not made"):
+        connection.call(["HELLO", 3])
+
+
 @pytest.mark.parametrize("reply", [b"", b":1", b"$5\r\nabc", b"*2\r\n:1\r\n"])
 def test_a_connection_that_is_cut_before_the_reply(reply: bytes, pair: Pair) -> None:
     connection, peer = pair

@@ -224,6 +224,15 @@ def test_nothing_serves(tmp_path: Path) -> None:
             SyncManager.from_address(address)
 
 
+def test_a_server_that_has_too_many_clients(running: Server, session: ValkeySession) -> None:
+    session.run(["CONFIG", "SET", "maxclients", 1])
+    try:
+        with pytest.raises(ConnectionError, match=r"ERR max number of clients"):
+            SyncManager.from_address(running.url(ns="more"))
+    finally:
+        session.run(["CONFIG", "SET", "maxclients", 1000])
+
+
 def test_a_server_that_evicts_is_refused(running: Server, session: ValkeySession) -> None:
     for policy in ("allkeys-lru", "allkeys-random"):
         session.run(["CONFIG", "SET", "maxmemory-policy", policy])
