@@ -9,6 +9,7 @@ cdef class Connection:
     cdef object tls                 # an ssl.SSLSocket, or None
     cdef readonly object name       # of the server, for messages
     cdef readonly bint usable       # for another request
+    cdef public object node         # which node of a cluster, or which primary, the server is
     cdef readonly bint busy         # a request is under way
     cdef Parser parser
     cdef Encoder requests

@@ -6,6 +6,7 @@ class Connection:
     name: str
     usable: bool
     busy: bool
+    node: Any
     posted: list[Any]
     answered: list[tuple[Any, Any]]
     pushes: list[list[Any]]

@@ -33,7 +33,7 @@ def dial(
     ----------
     address : Address
     host : (str, int), optional
-        Which node of a cluster; the first of `address` by default.
+        Which node of a cluster, or the primary of `address`; the first of `address` by default.
     timeout : float, optional
         Seconds in which the connection must have been made.
 
@@ -72,7 +72,7 @@ def connect_to_path(path: str, timeout: float) -> socket.socket:
 
 
 def _connect(address: Address, host: tuple[str, int] | None, timeout: float) -> socket.socket:
-    if address.path:
+    if address.path and host is None:
         return connect_to_path(address.path, timeout)
     host = host or address.hosts[0]
     sock = socket.create_connection(host, timeout)

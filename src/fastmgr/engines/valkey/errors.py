@@ -39,12 +39,13 @@ class PipelineError(ConnectionLost):
     Attributes
     ----------
     results : list
-        What the first calls came to.
-    unknown : range
-        The calls that the server may have run, or may not have run.
+        What the calls came to that were answered: of a single server the first ones.  The nodes of
+        a cluster answer by themselves: None stands in the place of each call that is unknown.
+    unknown : sequence of int
+        Which calls the server may have run, or may not have run.
     """
 
-    def __init__(self, message: str, results: list[Any], unknown: range) -> None:
+    def __init__(self, message: str, results: list[Any], unknown: Sequence[int]) -> None:
         super().__init__(message)
         self.results = results
         self.unknown = unknown
@@ -120,7 +121,7 @@ HINTS = {
     "LOADING": "the server reads its data; the call was not made",
     "MISCONF": "the server cannot write its data to the disk; the call was not made",
     "OOM": "the server's memory is full, as its maxmemory says; nothing was changed",
-    "READONLY": "the server is a replica: give the address of its primary; nothing was changed",
+    "READONLY": "the server is a replica, and its primary cannot be reached; nothing was changed",
 }
 
 

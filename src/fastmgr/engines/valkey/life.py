@@ -22,7 +22,6 @@ from urllib.parse import quote
 
 from fastmgr.engines.valkey import library
 from fastmgr.engines.valkey.connection import Connection
-from fastmgr.engines.valkey.dialing import dial
 from fastmgr.engines.valkey.errors import LockLost, ReplyError, exception_of
 from fastmgr.stock.dialect import RemoteError
 
@@ -111,7 +110,7 @@ class Life:
 
     def _subscribe(self, session: Any) -> None:
         """Open the connection, and be seen over it; the caller has the lock."""
-        connection = dial(session.where)
+        connection = session.dial()
         try:
             instance = _ask(connection, b"instance", 0)
             is_another = self.instance is not None and instance == self.instance
@@ -173,6 +172,11 @@ class Life:
             session.ask([b"FCALL", b"fm1_" + kind + b"_keep", 1, key, session.id])
         session.references.end()
         session.ask([b"SREM", b"{%b}:sessions" % session.ns, session.id])
+
+    def move(self) -> None:
+        """Be seen by another server from now on."""
+        if self._connection is not None:
+            self._connection.close()
 
     def abandon(self) -> None:
         """Leave the connection to the parent: this is the child of a fork."""

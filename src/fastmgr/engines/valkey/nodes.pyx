@@ -17,6 +17,7 @@ from time import monotonic, sleep
 from fastmgr.engines.valkey import library, pipelines
 from fastmgr.engines.valkey.dialing import dial, require_fit
 from fastmgr.engines.valkey.errors import ConnectionLost, PipelineError, ReplyError, exception_of
+from fastmgr.engines.valkey.fences import fence_words
 from fastmgr.engines.valkey.sightings import ClusterLife
 from fastmgr.engines.valkey.topology import SLOTS, Topology
 
@@ -125,7 +126,7 @@ cdef class ClusterSession(ValkeySession):
                 if connection.usable and not connection.busy:
                     return connection
         connection = dial(self.where, node.host)
-        connection.owner = node
+        connection.node = node
         mine.at[node] = [one for one in there or () if (<Connection>one).usable]
         mine.at[node].append(connection)
         mine.connections = [one for there in mine.at.values() for one in there]
@@ -164,7 +165,7 @@ cdef class ClusterSession(ValkeySession):
         mine.connections = [one for one in mine.connections if (<Connection>one).busy]
         mine.at = {}
         for connection in mine.connections:
-            mine.at.setdefault(connection.owner, []).append(connection)
+            mine.at.setdefault(connection.node, []).append(connection)
 
     def server(self, node):
         """Return what makes requests of one node."""
@@ -180,6 +181,8 @@ cdef class ClusterSession(ValkeySession):
         cdef object reply
         if self.pending:
             self.references.flush()
+        if self.fences and not reads:
+            words = fence_words(self, words)
         if timeout is None:
             timeout = self.timeout
         try:
@@ -302,11 +305,11 @@ cdef class Attempts:
             session.look_again()
         elif failure.code == "MOVED" or failure.code == "ASK":
             self.follow(
-                failure, session.owner(self.slot) if connection is None else connection.owner)
+                failure, session.owner(self.slot) if connection is None else connection.node)
         elif failure.is_missing_function and self.loads < 2:
             self.loads += 1
             self.waits = False
-            self.node = session.owner(self.slot) if connection is None else connection.owner
+            self.node = session.owner(self.slot) if connection is None else connection.node
             library.load(Server(session, self.node))
         elif failure.code in UNREADY:
             if failure.code not in ("BUSY", "TRYAGAIN"):

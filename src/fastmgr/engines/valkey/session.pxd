@@ -19,6 +19,8 @@ cdef class ValkeySession(Session):
     cdef readonly object references     # `References`
     cdef object pending             # what is to be returned
     cdef readonly dict fences       # by the thread that is in a block with one: the lock, the number
+    cdef readonly object host       # of the primary, where the address is that of a replica
+    cdef readonly double patience   # seconds for which a wait goes on without the server
     cdef readonly bint clustered    # it is a cluster: a `ClusterSession`
     cdef readonly object opened     # weak: every thread's connections
 

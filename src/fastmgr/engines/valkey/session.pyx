@@ -65,6 +65,7 @@ cdef class ValkeySession(Session):
         super().__init__(address, serializer, authkey)
         self.where = where
         self.timeout = where.timeout
+        self.patience = PATIENCE if where.kind == "cluster" else AWAY
         self.ns = where.ns.encode()
         self.prefix = b"{" + self.ns + b":"
         self.references = References(self)
@@ -98,10 +99,32 @@ cdef class ValkeySession(Session):
         for connection in mine.connections:
             if connection.usable and not connection.busy:
                 return connection
-        connection = dial(self.where)
+        connection = self.dial()
+        connection.node = self.host
         mine.connections = [one for one in mine.connections if (<Connection>one).usable]
         mine.connections.append(connection)
         return connection
+
+    def dial(self):
+        """Return a new connection: with the server of the address, or with its primary."""
+        if self.host is not None:
+            try:
+                return dial(self.where, self.host)
+            except OSError:
+                self.host = None    # the server of the address may be the primary again
+        return dial(self.where)
+
+    def move_to(self, host):
+        """Use another server than that of the address, which is its replica now."""
+        cdef ThreadConnections one
+        cdef bint is_new = host != self.host
+        self.host = host
+        for one in list(self.opened):
+            one.connections = [
+                each for each in one.connections if (<Connection>each).node == host
+                or (<Connection>each).busy or (<Connection>each).posted]
+        if is_new:
+            self.life.move()
 
     cpdef Connection connection_of(self, words):
         """Return a connection of the calling thread with the server that serves a request."""
@@ -225,7 +248,14 @@ cdef class ValkeySession(Session):
                 return self.connection().call(words, timeout)
             if reply.code == "WRONGTYPE":
                 return wrong_type(reply, words, self.connection())
-            if reply.code not in ("BUSY", "LOADING") or monotonic() > end:
+            if reply.code == "READONLY":
+                from fastmgr.engines.valkey.primaries import follow
+
+                if not follow(self):
+                    break
+            elif reply.code not in ("BUSY", "LOADING"):
+                break
+            if monotonic() > end:
                 break
             sleep(pause)
             pause = min(2 * pause, 0.1)
@@ -348,6 +378,8 @@ cdef object wrong_type(object reply, object words, Connection connection):
 TYPES = {b"H": "hash", b"L": "list", b"R": "list", b"S": "set", b"Z": "zset", b"B": "list"}
 # Seconds for which a server may be busy, where the address says nothing of a time.
 cdef double PATIENCE = 30.0
+# Seconds for a server that was lost to be there again, before a wait is given up.
+cdef double AWAY = 10.0
 
 
 def _introduce_child(session):

@@ -26,8 +26,6 @@ LOOK_AFTER = 0.1
 LOOK_SELDOM = 2.0
 #: Seconds for a server to answer beyond those that the request is to wait there.
 SLACK = 3.0
-#: Seconds for a server that was lost to be there again, before a wait is given up.
-PATIENCE = 10.0
 
 _numbers = count(1)
 
@@ -60,7 +58,7 @@ class Wait:
         self.deadline: float | None = None
         self.end_at: float | None = None
         #: Seconds for a server that is away to be there again.
-        self.patience = PATIENCE
+        self.patience = session.patience
         #: The server has said how the call ends, or cannot be reached: nothing is to be undone.
         self.answered = False
 
