@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support import call_in_subprocess
+from support.valkeys import program
 
 import fastmgr
 
@@ -110,6 +111,38 @@ def forked_child() -> Any:
 
 def test_forked_child_inherits_it() -> None:
     assert call_in_subprocess(forked_child) == "fastmgr.managers 5"
+
+
+def stock_program() -> list[Any]:
+    """What a program does that knows the stdlib alone."""
+    fastmgr.install()
+    from multiprocessing import Manager
+
+    with Manager() as manager:
+        counts, done = manager.dict(), manager.Queue()
+        context = multiprocessing.get_context("fork")
+        children = [context.Process(target=stock_worker, args=(counts, done)) for _ in range(2)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        return [manager.address, dict(counts), sorted([done.get(), done.get()])]
+
+
+def stock_worker(counts: Any, done: Any) -> None:
+    name = multiprocessing.current_process().name
+    counts[name] = 1
+    done.put(name)
+
+
+def test_the_address_of_the_environment_is_for_stock_programs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program("valkey")
+    monkeypatch.setenv("FASTMGR_ADDRESS", "valkey+embedded://")
+    address, counts, done = call_in_subprocess(stock_program)
+    assert address.startswith("valkey+embedded:///")
+    assert counts == dict.fromkeys(done, 1) and len(done) == 2
 
 
 def only_imported() -> list[Any]:
