@@ -6,6 +6,7 @@ import os
 import queue
 import random
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from support.signals import signals_when
 from support.valkeys import ValkeyCensus
 from support.waiters import Start, call, sleep_at
 
+import fastmgr
 from fastmgr.engines.valkey import life
 from fastmgr.engines.valkey.life import sweep
 
@@ -77,6 +79,111 @@ def test_a_long_wait_without_a_timeout(manager: Any) -> None:
     lock.release()
     q.put("item")
     assert [waiter.result() for waiter in waiters] == [True, "item"]
+
+
+def test_a_wait_is_longer_than_the_time_that_an_answer_may_take(server: Any, manager: Any) -> None:
+    """redis-py 4125, 4098: the time limit of the socket ended a wait that had none."""
+    hurried = fastmgr.SyncManager.from_address(server.url(ns="lives", timeout="1"))
+    q, lock = hurried.Queue(), hurried.Lock()
+    lock.acquire()
+    waiters = [Client(call, q, "get"), Client(call, lock, "acquire", True, DEADLINE)]
+    time.sleep(4)
+    assert [waiter.outcome for waiter in waiters] == [None, None]
+    q.put("item")
+    lock.release()
+    assert [waiter.result() for waiter in waiters] == ["item", True]
+
+
+def hold_and_compute(lock: Any, ready: Any, seconds: float) -> None:
+    """Hold a lock, and let no other thread of this process run meanwhile."""
+    lock.acquire()
+    ready.set()
+    sys.setswitchinterval(1000)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    sys.setswitchinterval(0.005)
+    lock.release()  # it raises where the lock was lost
+
+
+def test_a_holder_whose_threads_do_not_run_keeps_its_lock(manager: Any, start: Start) -> None:
+    """python-redis-lock 85, 91: no thread had the time to renew the lease."""
+    lock, ready = manager.Lock(), manager.Event()
+    busy = 2 * life.GRACE
+    holder = start("holder", hold_and_compute, lock, ready, busy, parks=False)
+    assert ready.wait(DEADLINE)
+    begun = time.monotonic()
+    sweep(manager._session)
+    assert lock.acquire(True, busy / 2) is False
+    assert lock.acquire(True, DEADLINE) is True
+    assert time.monotonic() - begun > busy * 0.8
+    assert holder.said() is None and not lock.owner_died
+
+
+def test_who_does_nothing_for_long_goes_on_where_it_was(server: Any, manager: Any) -> None:
+    """rq 1933, 1968: the server had closed the connection of an idle worker, which ended."""
+    lock, d, q = manager.Lock(), manager.dict(n=0), manager.Queue()
+    lock.acquire()
+    waiter = Client(call, q, "get")
+    server.ask("CONFIG", "SET", "timeout", "1")
+
+    def connections() -> int:
+        return int(server.ask("INFO", "clients").partition(b"connected_clients:")[2].split()[0])
+
+    before = connections()
+    poll(lambda: connections() < before, "the server has closed what was idle")
+    assert d.incr("n") == 1
+    assert in_thread(lock.acquire, False) is False
+    lock.release()
+    q.put("item")
+    assert waiter.result() == "item"
+
+
+def once(manager: Any) -> list[tuple[Any, str, Any]]:
+    """Objects, and calls that change them or find out what is to be changed."""
+    d, items, numbers = manager.dict(a=1, b=2), manager.list([3, 1, 2]), manager.set([1, 2])
+    value, counter, ns = manager.Value("O", 1), manager.Counter(), manager.Namespace(n=1)
+    counters, array, q = manager.Counters(["a"]), manager.Array("q", [1, 2]), manager.Queue()
+    lock, rlock, semaphore = manager.Lock(), manager.RLock(), manager.Semaphore(2)
+    event = manager.Event()
+    return [
+        (d, "__getitem__", ["a"]), (d, "__setitem__", ["c", 3]), (d, "__setitem__", ["c", 4]),
+        (d, "get", ["x", 0]), (d, "setdefault", ["x", []]), (d, "incr", ["a", 2]),
+        (d, "exchange", ["a", 5]), (d, "compare_exchange", ["a", 5, 6]), (d, "pop", ["x"]),
+        (d, "popitem", []), (d, "update", [{"y": 1, "z": 2}]), (d, "__delitem__", ["y"]),
+        (d, "__contains__", ["z"]), (d, "items", []), (d, "clear", []),
+        (items, "append", [4]), (items, "insert", [1, 9]), (items, "__getitem__", [0]),
+        (items, "__setitem__", [0, 7]), (items, "pop", [0]),
+        (items, "extend", [[5, 6]]), (items, "incr", [0, 1]), (items, "reverse", []),
+        (numbers, "add", [3]), (numbers, "discard", [3]), (numbers, "pop", []),
+        (value, "set", [2]), (value, "incr", [1]), (value, "compare_exchange", [3, 4]),
+        (value, "exchange", [5]), (counter, "incr", []), (counter, "exchange", [3]),
+        (counters, "incr", ["a"]), (ns, "__setattr__", ["n", 2]), (ns, "incr", ["n"]),
+        (array, "__setitem__", [0, 3]), (array, "incr", [0]), (q, "put", [1]), (q, "get", []),
+        (lock, "acquire", []), (lock, "release", []), (rlock, "acquire", []),
+        (rlock, "acquire", []), (rlock, "release", []), (semaphore, "acquire", []),
+        (semaphore, "release", []), (event, "set", []), (event, "wait", []), (event, "clear", []),
+    ]  # fmt: skip
+
+
+def test_a_verb_is_one_request(manager: Any, server: Any) -> None:
+    """walrus PR 183: what the first command had found was gone before the second.
+
+    (Those that compare or sort what only a client can are made again if somebody was faster.)
+    """
+    calls = once(manager)
+    for obj, name, args in calls:
+        obj._callmethod(name, args)  # which loads the functions, and lets every session begin
+    del obj
+    again, several = once(manager), {}
+    with server.monitor() as requests:
+        for obj, name, args in again:
+            key = manager._session.key_of(obj._id)
+            obj._callmethod(name, args)
+            made = [words for words in requests() if key in words]
+            if len(made) != 1:
+                several[obj._token.typeid, name] = made
+    assert several == {}
 
 
 def test_no_item_goes_with_a_getter_that_dies_in_the_moment_of_a_put(

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -55,9 +55,12 @@ class Server:
     #: What the server is started by.
     leash: tuple[str, ...] = ()
 
-    def __init__(self, kind: str, folder: Path, options: dict[str, str]) -> None:
+    def __init__(
+        self, kind: str, folder: Path, options: dict[str, str], env: dict[str, str] | None = None
+    ) -> None:
         self.kind = kind
         self.folder = folder
+        self.env = {**os.environ, **env} if env else None
         self.path = str(folder / "socket")
         self.port = int(options.get("port", "0"))
         self.options = {
@@ -83,7 +86,7 @@ class Server:
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
                 [*self.leash, program(self.kind), *words], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True,
+                stderr=log, start_new_session=True, env=self.env,
             )  # fmt: skip
         poll(self.answers, f"the {self.kind} server")
 
@@ -105,6 +108,28 @@ class Server:
             sock.sendall(request + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
             return sock.recv(65536)
 
+    @contextlib.contextmanager
+    def monitor(self) -> Iterator[Callable[[], list[list[bytes]]]]:
+        """Give what returns the requests that clients have made since; scripts' are left out."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(30)
+            sock.connect(self.path)
+            lines = sock.makefile("rb")
+            sock.sendall(b"MONITOR\r\n")
+            assert lines.readline() == b"+OK\r\n"
+
+            def requests() -> list[list[bytes]]:
+                mark = os.urandom(8).hex()
+                self.ask("ECHO", mark)
+                found = []
+                while mark.encode() not in (line := lines.readline()):
+                    assert line
+                    if b" lua] " not in line:
+                        found.append(re.findall(rb'"((?:[^"\\]|\\.)*)"', line))
+                return found
+
+            yield requests
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End the server by a signal."""
         if self.process is not None:
@@ -123,19 +148,48 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(kind: str = "valkey", **options: Any) -> Iterator[Server]:
+def server(
+    kind: str = "valkey", *, env: dict[str, str] | None = None, **options: Any
+) -> Iterator[Server]:
     """Start a server; options are those of its configuration, ``_`` standing for ``-``."""
     program(kind)
     folder = Path(tempfile.mkdtemp(prefix="fastmgr-test-"))
     given = {name.replace("_", "-"): str(value) for name, value in options.items()}
     one = None
     try:
-        one = Server(kind, folder, given)
+        one = Server(kind, folder, given, env)
         yield one
     finally:
         if one is not None:
             one.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Clock:
+    """The wall clock of a server, which a test can move; the monotonic clock goes on.
+
+    Parameters
+    ----------
+    folder : Path
+        For a file that says how far the clock is moved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+        if not found:
+            pytest.skip("libfaketime is not installed (Debian: the package faketime)")
+        self.file = folder / "clock"
+        self.move(0)
+        self.env = {
+            "LD_PRELOAD": str(found[0]), "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }  # fmt: skip
+
+    def move(self, seconds: int) -> None:
+        """Move the clock to so many seconds after what it is."""
+        new = self.file.with_suffix(".new")
+        new.write_text(f"{seconds:+}\n")
+        new.replace(self.file)
 
 
 class Cutter:
