@@ -5,6 +5,7 @@ id, the private directory, the directory whose data are kept (or nothing), the s
 the server's arguments.  A line on standard input tells the watcher to end.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -119,7 +120,8 @@ def last_lines(log: str) -> str:
 def run() -> int:
     """Do what the command line says; return the status of the program."""
     problem = main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])
-    os.write(TELL, problem.encode(errors="replace"))
+    with contextlib.suppress(BrokenPipeError):  # the owner has ended
+        os.write(TELL, problem.encode(errors="replace"))
     return 1 if problem else 0
 
 
