@@ -35,6 +35,7 @@ cdef class Loop(Driver):
     cdef int shut_mailbox(self, Conn conn) except -1
     cdef int stop_reading(self, Conn conn, int interest) except -1
     cdef int hand_to_worker(self, Conn conn) except -1
+    cdef int give_to_worker(self, Conn conn) except -1
     cdef int return_to_loop(self, Conn conn) except -1
     cdef int drop_broken(self, Conn conn) except -1
     cdef int take_from_worker(self, Conn conn) except -1

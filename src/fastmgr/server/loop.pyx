@@ -210,8 +210,11 @@ cdef class Loop(Driver):
     cdef int take_from_worker(self, Conn conn) except -1:
         """Own a connection again that a worker has returned."""
         conn.to_loop()
-        if conn.closing or conn.is_gone():
+        if conn.closing:
             return self.drop(conn)
+        if conn.is_gone():
+            # The loop heard of the end first: a worker serves what the client had sent before.
+            return self.give_to_worker(conn) if conn.waiter is None else self.drop(conn)
         if conn.waiter is None:
             if conn.end == HUNG_UP:     # `handle_event` had the poller forget it
                 fm_poller_set(&self.poller, conn.stream.fd, FM_READ, True)
@@ -395,6 +398,9 @@ cdef class Loop(Driver):
         if conn.undelivered is None:
             conn.stream.untake()
         self.stop_reading(conn, FM_HANGUP)
+        return self.give_to_worker(conn)
+
+    cdef int give_to_worker(self, Conn conn) except -1:
         conn.to_worker()
         try:
             return self.handler.hand_off(conn)

@@ -182,7 +182,7 @@ cdef class Service(Handler):
                 conn.stream.drop_buffers()
                 if (
                     conn.streak > STREAK and not load.may_spin and not conn.pinned
-                    and not conn.is_gone()      # the loop would serve no more of its requests
+                    and not conn.is_gone()      # the loop would give it to a worker again
                 ):
                     # Where many are busy one loop serves them better than as many threads.
                     by.send_replies(conn)

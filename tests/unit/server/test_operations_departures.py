@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 import pytest
 from support import KEY, FastPeer, ProbeManager, poll, settle, stopped
 from support.frames import ANONYMOUS, HEADER, OP_CALL, OP_GOODBYE, OP_RETURN, request
-from support.servers import RawManager
+from support.servers import RawManager, await_place, conn_of, conns_of
+from support.waiting import DEADLINE
 
 from fastmgr.client.sessions import ClientSession
 from fastmgr.link.introduction import SESSION_ID_SIZE
+from fastmgr.server.connection import Place
 from fastmgr.server.process import Workers
+from fastmgr.wire.writer import dumps
 
 
 def start_no_thread_for_disposals() -> None:
@@ -88,3 +92,41 @@ def test_what_is_released_before_a_goodbye_is_free(typeid: str) -> None:
                         peer.sock.sendall(HEADER.pack(0, 0, call, 0, OP_GOODBYE, 0))
                         peer.sock.close()
                 poll(lambda: not other.method(lock, "locked").payload, "it is free")  # noqa: B023
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_what_was_sent_while_the_connection_changed_hands_is_served(
+    serving: Any, monkeypatch: pytest.MonkeyPatch, goodbye: bool
+) -> None:
+    """The loop hears of the end before it takes the connection from the worker that idles."""
+    loop, session = serving._engine.loop, os.urandom(SESSION_ID_SIZE)
+    held, done = threading.Event(), threading.Event()
+    served: list[Any] = []
+    monkeypatch.setattr(serving, "dummy", served.append)
+
+    def hold() -> None:
+        loop.tick = None
+        held.set()
+        assert done.wait(DEADLINE)
+
+    poll(lambda: not conns_of(serving), "no other peer is there")
+    with FastPeer(serving.address, session) as peer:
+        conn = conn_of(serving)
+        with FastPeer(serving.address, session) as other:
+            lock, kept = peer.create("Lock"), other.create("list")
+            assert peer.method(lock, "acquire").payload is True
+            assert peer.control("dummy").op == OP_RETURN  # a worker serves it now
+            loop.tick = hold
+            assert other.method(lock, "locked").payload is True
+            assert held.wait(DEADLINE)
+            await_place(conn, Place.WORKER)  # which no call makes it: the worker has returned it
+            peer.send(OP_CALL, request("append", dumps(1)), kept)
+            call = peer.send(OP_CALL, request("release"), lock)
+            if goodbye:
+                peer.sock.sendall(HEADER.pack(0, 0, call, 0, OP_GOODBYE, 0))
+            peer.sock.close()
+            done.set()
+            poll(lambda: other.method(kept, "__len__").payload == 1, "it is appended")
+            await_place(conn, Place.CLOSED)
+            assert other.method(lock, "locked").payload is not goodbye
+            assert len(served) == 1
