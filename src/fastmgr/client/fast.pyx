@@ -88,11 +88,11 @@ cdef class ClientSession(Connections):
                 if not uses_raw_sockets(self.serializer):
                     raise OtherDialect
                 self.channel()
-                self.is_fast = True
+                self.is_fast = self.fallback is None    # else another thread was told otherwise
             except OtherDialect:
                 fallback = StockSession(
                     self.address, self.serializer, self.authkey, self.timeout)
-                if self.fallback is None:   # another thread may have found out meanwhile
+                if self.fallback is None and not self.is_fast:
                     self.fallback = fallback
         return self.fallback
 

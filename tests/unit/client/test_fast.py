@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.managers as stock
 import pickle
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support import KEY, ProbeManager
 
-from fastmgr import oneway
-from fastmgr.client.sessions import ClientSession
+from fastmgr import SyncManager, oneway
+from fastmgr.client import fast
+from fastmgr.client.fast import ClientSession
+from fastmgr.client.stock import StockSession
 
 
 def test_an_empty_pipeline_and_looks_at_a_session_make_no_connection() -> None:
@@ -60,3 +65,28 @@ def test_a_process_holds_an_object_once(manager: ProbeManager) -> None:
     assert session.held().count(shared._id) == 1
     del shared
     assert other._id in session.held()
+
+
+def test_threads_that_are_told_otherwise_at_once_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stock server has answered one, and the fast one in its place another."""
+    address = str(tmp_path / "server")
+    stock_manager, manager = stock.SyncManager(address, KEY), SyncManager(address, KEY)
+    stock_manager.start()
+    session: Any = ClientSession(address, "pickle", KEY)
+    made: list[Any] = []
+
+    def open_late(*args: Any) -> StockSession:
+        stock_manager.shutdown()
+        manager.start()
+        thread = threading.Thread(target=lambda: made.append(session.create("list", (), {})))
+        thread.start()
+        thread.join()
+        return StockSession(*args)
+
+    monkeypatch.setattr(fast, "StockSession", open_late)
+    with contextlib.closing(session):
+        made.append(session.create("list", (), {}))
+        assert len(session.held()) == 2
+    manager.shutdown()
