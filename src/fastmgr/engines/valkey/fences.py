@@ -7,6 +7,7 @@ the greatest number that it has seen of that lock, and refuses a smaller one.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from threading import get_ident
 from typing import Any
 
@@ -22,6 +23,7 @@ _BOOKS = frozenset(
 _AFTER = b"_make", b"_look", b"_expire", b"_settle", b"_withdraw"
 
 
+@lru_cache(maxsize=1024)
 def lock_key(key: bytes) -> bytes:
     """Return the key of the lock behind a lock's or condition's key."""
     return key[: key.index(b"}") + 1]

@@ -36,6 +36,7 @@ ANSWER_IN = 3.0
 #: Seconds between two attempts to reach a server that is away.
 AGAIN_AFTER = 0.05, 1.0
 
+_numbers = count(1)
 #: The sessions that hold a lock: they live on though nothing else refers to them.
 _holding: set[Any] = set()
 
@@ -206,6 +207,10 @@ class Life:
         if number is None:
             number = self._local.number = next(self._threads)
         return number
+
+    def name(self) -> bytes:
+        """Return what a call of this thread is called as an owner or waiter."""
+        return b"%b/%d/%d" % (self._session().id, self.thread(), next(_numbers))  # type: ignore[union-attr]
 
     def took(self, key: bytes, fence: int) -> None:
         """The calling thread has taken a lock or a permit."""

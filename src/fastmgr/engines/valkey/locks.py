@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from fastmgr.client.session import Target
@@ -29,6 +30,7 @@ __all__: list[str] = []
 # -- locks --------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def kind_of(key: bytes) -> bytes:
     """Return L or R, for a lock that its owner may take again."""
     return b"L" if key.partition(b":")[2].startswith(b"Lock") else b"R"
@@ -44,6 +46,8 @@ class LockWait(Wait):
 
 def lock_timeout(blocking: Any, timeout: Any) -> float | None:
     """Check what `threading.Lock.acquire` takes; None to wait for ever, 0 not to wait."""
+    if blocking is True and timeout == -1 and type(timeout) is int:
+        return None
     if type(blocking) is not bool or type(timeout) is not int or timeout != -1:
         # So that wrong arguments get this interpreter's own message.
         threading.Lock().acquire(blocking, timeout)
@@ -73,8 +77,8 @@ def acquire(session: Any, key: bytes, blocking: Any = True, timeout: Any = -1) -
 def release(session: Any, key: bytes) -> None:
     key = lock_key(key)
     session.life.check(key, gives=True)
-    wait = Wait(session, key, b"lock")
-    wait.ask(b"lock_release", kind_of(key))
+    name = session.life.name()
+    session.function(b"lock_release", key, name, kind_of(key))
     session.life.gave(key)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from typing import Any
 
 from fastmgr.engines.valkey.commands import METHODS, Procedure
@@ -26,8 +25,6 @@ LOOK_AFTER = 0.1
 LOOK_SELDOM = 2.0
 #: Seconds for a server to answer beyond those that the request is to wait there.
 SLACK = 3.0
-
-_numbers = count(1)
 
 #: The largest number of permits or items, as with the other engine.
 MOST = 2**63 - 1
@@ -53,8 +50,7 @@ class Wait:
         self.kind = kind
         self.keys = (key, *keys)
         self.id = session.id
-        self.name = b"%b/%d/%d" % (session.id, session.life.thread(), next(_numbers))
-        self.tokens = b"%b:w:%b" % (self.keys[-1], self.name)
+        self.name = session.life.name()
         self.deadline: float | None = None
         self.end_at: float | None = None
         #: Seconds for a server that is away to be there again.
@@ -131,7 +127,8 @@ class Wait:
     def block(self, seconds: float) -> bytes | None:
         """Wait for the token; None where there is none yet, or the connection was lost."""
         seconds = max(seconds, 0.001)
-        words = [b"BLPOP", self.tokens, b"%.3f" % seconds]
+        tokens = b"%b:w:%b" % (self.keys[-1], self.name)
+        words = [b"BLPOP", tokens, b"%.3f" % seconds]
         try:
             reply = self.session.ask(words, timeout=seconds + SLACK)
         except OSError as error:
