@@ -18,7 +18,7 @@ cdef class ValkeySession(Session):
     cdef public dict posting        # connections with posted calls that are not answered, or None
     cdef readonly object references     # `References`
     cdef object pending             # what is to be returned
-    cdef readonly dict fences       # by the thread that is in a block with one: the lock, the number
+    cdef readonly dict fences       # by the thread in a block with a fence: the lock, the number
     cdef readonly object host       # of the primary, where the address is that of a replica
     cdef readonly double patience   # seconds for which a wait goes on without the server
     cdef readonly bint clustered    # it is a cluster: a `ClusterSession`
