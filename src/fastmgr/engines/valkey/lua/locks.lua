@@ -60,10 +60,13 @@ local function pass_on_notification(k, w)
   end
 end
 
--- Return the holder; if it is dead, that of the lock that has been handed on.
-local function holder(k)
+-- Return the holder; if it is dead, that of the lock that has been handed on.  The session of the
+-- waiter who asks, if one does, is not dead.
+local function holder(k, w)
   local o = call('HGET', k, 'o')
-  if not o or not is_dead(session_of(o)) then return o end
+  if not o then return o end
+  local session = session_of(o)
+  if w and session == session_of(w) or not is_dead(session) then return o end
   pass_on_notification(k, o)
   call('HINCRBY', k, 'r', 1)
   call('HSET', k, 'died', 1)
@@ -73,7 +76,7 @@ end
 
 -- `waiter block kind`: kind is L, or R for a lock that its owner may take again.
 define('lock_acquire', function(k, A)
-  local w, o = A[1], holder(k)
+  local w, o = A[1], holder(k, A[1])
   if recall(withdrawn, w) then return {0} end
   if not o then return {1, own(k, w, 1)} end
   if A[3] == 'R' and thread_of(o) == thread_of(w) then
@@ -128,7 +131,7 @@ define('lock_withdraw', function(k, A)
 end, 'allow-oom')
 
 define('lock_release', function(k, A)
-  local w, o = A[1], holder(k)
+  local w, o = A[1], holder(k, A[1])
   if A[2] == 'R' then
     if not o or thread_of(o) ~= thread_of(w) then
       return fail('RUNTIME', 'cannot release un-acquired lock')
@@ -179,7 +182,7 @@ end, 'allow-oom')
 -- All tokens of a sleeper are the lock's.
 
 local function is_owner(k, w, kind)
-  local o = holder(k)
+  local o = holder(k, w)
   return o and (kind == 'L' or thread_of(o) == thread_of(w))
 end
 
