@@ -1,6 +1,6 @@
 """One call that waits, and what the methods of all that can be waited for share.
 
-A waiter is a record on the server (see ``lua/waits.lua``); the client blocks at the list to which
+A waiter is a record on the server (see ``lua/waiters.lua``); the client blocks at the list to which
 the waiter's token is pushed.  Now and then the client *looks*: the function behind that hands on
 what a dead client held, and tells a waiter whose token was lost what it has been granted.
 """
