@@ -16,6 +16,9 @@ from support import DEADLINE, poll, valkeys
 
 from fastmgr import RemoteError, SyncManager
 
+#: Of a process that has a thread, as that which shows a server that the process lives.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 KILLS = 12
 
 

@@ -12,6 +12,9 @@ from support import DEADLINE, valkeys
 
 from fastmgr import SyncManager
 
+#: Of a process that has a thread, as that which shows a server that the process lives.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 PROCESSES, ROUNDS = 4, 150
 
 

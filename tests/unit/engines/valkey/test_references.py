@@ -18,6 +18,9 @@ from fastmgr import AutoProxy, DictProxy, NotHosted, RemoteError, SyncManager
 from fastmgr.engines.valkey import references
 from fastmgr.engines.valkey.errors import ConnectionLost
 
+#: Of a process that has a thread, as that which shows a server that the process lives.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 
 @pytest.fixture(scope="module", params=valkeys.KINDS)
 def shared_manager(request: pytest.FixtureRequest) -> Iterator[SyncManager]:
