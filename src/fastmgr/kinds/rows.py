@@ -200,9 +200,10 @@ def declare(row: Row) -> Row:
 def fill_tables() -> None:
     """Check and enter the rows declared so far into the server's tables; later ones at once."""
     global _waiting
-    waiting, _waiting = _waiting or [], None
-    for row in waiting:
-        _enter(_found(row))
+    while _waiting:
+        _enter(_found(_waiting[0]))  # if that raises, the next import of a server will, too
+        del _waiting[0]
+    _waiting = None
 
 
 def _find(named: Any) -> Any:

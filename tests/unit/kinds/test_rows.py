@@ -235,16 +235,18 @@ def test_a_proxy_is_what_its_row_says(row: Row) -> None:
 
 def declare_a_bad_row() -> list[str]:
     rows.declare(Row(types=("fastmgr.kinds.verbs:DictVerbs",), exposed=("incr", "find")))
-    try:
-        import fastmgr.server  # noqa: F401
-    except ValueError as error:
-        return [str(error)]
-    return []
+    said = []
+    for _ in range(2):
+        try:
+            import fastmgr.server  # noqa: F401
+        except ValueError as error:
+            said.append(str(error))
+    return said
 
 
 def test_what_a_client_declares_is_checked_where_it_is_served() -> None:
     said = call_in_subprocess(declare_a_bad_row)
-    assert said == ["the row of DictVerbs: DictVerbs has no method find"]
+    assert said == ["the row of DictVerbs: DictVerbs has no method find"] * 2
 
 
 def test_every_row_with_an_id_is_a_managers() -> None:
