@@ -110,11 +110,14 @@ def test_objects_beside_the_engine_use_those_on_it() -> None:
         assert journal.last().keys() == []  # who has noted it holds it
 
 
-def test_names_are_the_engines_and_the_servers() -> None:
-    class Named(Both):
-        pass
+class Named(Both):
+    """With counters beside the engine."""
 
-    Named.register("Counter", engine="local")
+
+Named.register("Counter", engine="local")
+
+
+def test_names_are_the_engines_and_the_servers() -> None:
     with Named(ADDRESS) as manager:
         value, counter = manager.Value("i", 7, name="value"), manager.Counter(3, name="counter")
         assert (value.value, int(counter)) == (7, 3)
