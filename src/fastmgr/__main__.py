@@ -1,4 +1,4 @@
-"""The command line: ``python -m fastmgr demo`` and ``python -m fastmgr bench``."""
+"""The command line: ``python -m fastmgr demo``, ``bench`` and ``run``."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from multiprocessing import get_all_start_methods
 from typing import TextIO
 
 from fastmgr import __version__
-from fastmgr.cli import bench, demo
+from fastmgr.cli import bench, demo, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"fastmgr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, bench):
+    for command in (demo, bench, run):
         subparser = commands.add_parser(
             command.__name__.rpartition(".")[2],
             help=command.HELP,

@@ -171,6 +171,7 @@ def test_command_is_right(command: str, tmp_path: Path) -> None:
         return
     assert program.endswith("python"), "neither make nor Python: this test has to learn of it"
     if words[:2] == ["-m", "fastmgr"]:
+        (tmp_path / "program.py").touch()
         run(sys.executable, *words, *SMALL.get(words[2], []), cwd=tmp_path)
         return
     # The rest takes long or changes the checkout: its files are there, and it knows its options.

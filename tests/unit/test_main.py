@@ -12,7 +12,7 @@ import fastmgr
 from fastmgr.__main__ import main
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("bench",)])
+@pytest.mark.parametrize("command", [(), ("demo",), ("bench",), ("run",)])
 def test_help_is_plain_text(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*command, "--help"])
