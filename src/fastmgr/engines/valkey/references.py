@@ -34,6 +34,8 @@ __all__ = [
 
 #: Keys that a server is asked for in one step of a scan.
 SCANNED = b"1000"
+#: Seconds that a server may take besides those for which it is told to wait.
+SLACK = 3.0
 #: What a server returns for an object that may be part of a cycle.
 CONTAINED = [b"C"]
 #: More objects that may hold each other are not looked at.
@@ -467,7 +469,14 @@ def count_one_less(session: Any, ident: str) -> None:
     session.references.flush()
 
 
+def wait_for_replicas(session: Any, number: int, seconds: float) -> int:
+    """Return how many replicas have what the thread has changed; in a cluster the least of all."""
+    words = [b"WAIT", number, max(1, round(1000 * seconds))]
+    return min(server.run(words, timeout=seconds + SLACK) for server in session.servers())
+
+
 CONTROLS: dict[str, Any] = {
+    "wait_for_replicas": wait_for_replicas,
     "number_of_objects": number_of_objects,
     "debug_info": debug_info,
     "get_methods": get_methods,

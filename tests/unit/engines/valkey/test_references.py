@@ -385,3 +385,19 @@ def test_what_cannot_be_returned_is_returned_later(error: BaseException, left: i
     with pytest.raises(KeyboardInterrupt) if interrupts else contextlib.nullcontext():
         mine.flush()
     assert len(set(mine.pending)) == len(mine.pending) == left and not mine.flushing
+
+
+def test_waiting_for_replicas(manager: Any) -> None:
+    manager.dict(a=1)
+    assert manager.wait_for_replicas(timeout=0.01) == 0  # there is none
+    with valkeys.server("redis") as other:
+        port = valkeys.free_port()
+        with valkeys.server("redis", port=port, repl_diskless_sync_delay=0) as primary:
+            other.ask("REPLICAOF", "127.0.0.1", port)
+            poll(lambda: b"state=online" in primary.ask("INFO", "replication"), "it follows")
+            with SyncManager(address=primary.url()) as one:
+                held = one.dict(a=1)
+                assert one.wait_for_replicas(timeout=DEADLINE) == 1
+                assert held.copy() == {"a": 1}
+    with pytest.raises(NotHosted, match="has no replicas"):
+        SyncManager().wait_for_replicas()
