@@ -29,7 +29,7 @@ from fastmgr.client.sessions import (
 )
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.pipeline import Pipeline
-from fastmgr.stock.dialect import NotHosted, Token, listener_and_client, stock_client
+from fastmgr.stock.dialect import Token, listener_and_client, stock_client
 
 if TYPE_CHECKING:
     from multiprocessing.managers import BaseManager as _StockManager
@@ -427,32 +427,6 @@ class BaseManager(_StockManager):
         to another object.
         """
         return self._ask(operator.or_, "forget_name", name)
-
-    def wait_for_replicas(self, number: int = 1, timeout: float = 10.0) -> int:
-        """Wait until replicas of the server have all that this thread has changed.
-
-        A replica that has it may still lose it: it need not have written it to its disk.
-
-        Parameters
-        ----------
-        number : int
-            Of replicas, of each primary of a cluster.
-        timeout : float
-            Seconds to wait at most.
-
-        Returns
-        -------
-        int
-            How many replicas have it: fewer than `number` where the time was over.
-
-        Raises
-        ------
-        NotHosted
-            It is a fastmgr server, which has no replicas.
-        """
-        if scheme_of(self._address) is None:
-            raise NotHosted(f"{self._address!r} has no replicas: a fastmgr server has none\n")
-        return self._session.control("wait_for_replicas", (number, timeout))
 
     def pipeline(self, errors: Literal["raise", "return"] = "raise") -> Pipeline:
         """Return a pipeline: calls of this manager's proxies that are made together.

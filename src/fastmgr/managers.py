@@ -144,6 +144,32 @@ class SyncManager(BaseManager, CreateMethods):
 
     _uses_environment = True
 
+    def wait_for_replicas(self, number: int = 1, timeout: float = 10.0) -> int:
+        """Wait until replicas of the server have all that this thread has changed.
+
+        A replica that has it may still lose it: it need not have written it to its disk.
+
+        Parameters
+        ----------
+        number : int
+            Of replicas, of each primary of a cluster.
+        timeout : float
+            Seconds to wait at most.
+
+        Returns
+        -------
+        int
+            How many replicas have it: fewer than `number` where the time was over.
+
+        Raises
+        ------
+        NotHosted
+            It is a fastmgr server, which has no replicas.
+        """
+        if scheme_of(self._address) is None:
+            raise NotHosted(f"{self._address!r} has no replicas: a fastmgr server has none\n")
+        return self._session.control("wait_for_replicas", (number, timeout))
+
 
 def register_rows(manager: type[BaseManager], rows: Iterable[Row]) -> None:
     """Register the types of rows with a class of managers, each under all of its ids."""

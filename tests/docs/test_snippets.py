@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support import valkeys
 
 import fastmgr
 
@@ -46,6 +48,17 @@ class Ledger: ...
 class LedgerProxy(BaseProxy): ...
 manager = fastmgr.Manager()
 counts = manager.dict()
+""",
+    "docs/valkey.md": """
+import re
+import fastmgr
+place = fastmgr.SyncManager(address="valkey+embedded://")
+place.start()
+class SyncManager(fastmgr.SyncManager):
+    def __init__(self, address):  # a private server stands for that of the page
+        if "cache.example:" in address:
+            address = place.address.replace("valkey+embedded", "valkey+unix") + "?ns=shop"
+        super().__init__(address)
 """,
     "fastmgr.Pipeline": """
 import fastmgr
@@ -154,6 +167,8 @@ def sources() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("program", [pytest.param(text, id=key) for key, text in sources()])
 def test_program_runs(program: str, tmp_path: Path) -> None:
+    if "valkey+embedded://" in program:
+        valkeys.program("valkey")
     run(sys.executable, "-c", program, cwd=tmp_path)  # spawned children do not import that
 
 
@@ -169,9 +184,21 @@ def test_command_is_right(command: str, tmp_path: Path) -> None:
             wanted = rf"\$\({variable}\)" if is_variable else rf"^{word}:"
             assert re.search(wanted, MAKEFILE, re.MULTILINE), f"the Makefile has no {word}"
         return
+    if program == "valkey-cli":
+        cli = shutil.which("valkey-cli") or shutil.which("redis-cli")
+        if cli is None:
+            pytest.skip("neither valkey-cli nor redis-cli is installed")
+        with valkeys.manager(ns="shop") as manager:
+            held = manager.dict(a=1)
+            told = run(cli, "-s", valkeys.path_of(manager.address), *words, cwd=tmp_path)
+            assert told.strip() not in ("", "(empty array)") or "0123456789abcdef" in command
+            assert "ERR" not in told and held is not None
+        return
     assert program.endswith("python"), "neither make nor Python: this test has to learn of it"
     if words[:2] == ["-m", "fastmgr"]:
         (tmp_path / "program.py").touch()
+        if any(word.startswith("valkey") for word in words):
+            valkeys.program("valkey")
         run(sys.executable, *words, *SMALL.get(words[2], []), cwd=tmp_path)
         return
     # The rest takes long or changes the checkout: its files are there, and it knows its options.
@@ -181,7 +208,9 @@ def test_command_is_right(command: str, tmp_path: Path) -> None:
         assert re.search(rf"^{words[4]} = \[", PYPROJECT, re.MULTILINE), f"no group {words[4]}"
         return
     if words[:3] == ["-m", "pip", "install"]:
-        assert words[3:] in (["."], [fastmgr.__name__]), "this use of pip the test has to learn"
+        assert words[3:] in (["."], ["fastmgr"], ["fastmgr[valkey]"]), (
+            "this use of pip the test has to learn"
+        )
         return
     start = 2 if words[0] == "-m" else 1
     options = [word for word in words[start:] if word.startswith("-")]

@@ -140,6 +140,11 @@ class Server:
             self.process = None
 
 
+def path_of(address: str) -> str:
+    """Return the path of the socket in an address."""
+    return address.partition("://")[2].partition("?")[0]
+
+
 def free_port() -> int:
     """Return a port of TCP that is free."""
     with socket.create_server(("127.0.0.1", 0)) as sock:

@@ -1,0 +1,79 @@
+"""The examples in docs/deploy do what docs/valkey.md says, as far as this machine lets them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import DEADLINE, poll, valkeys
+
+import fastmgr
+
+DEPLOY = Path(__file__).resolve().parents[2] / "docs" / "deploy"
+
+
+@pytest.fixture(params=valkeys.KINDS)
+def environment(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Where the processes of the compose file are: its server runs with its options."""
+    text = (DEPLOY / "valkey-compose.yml").read_text()
+    options = re.search(r"command: valkey-server (.*)", text)
+    query = re.search(r"FASTMGR_ADDRESS: valkey://valkey:6379/0(\?.*)", text)
+    assert options is not None and query is not None
+    pairs = re.findall(r"--(\S+) (\S+)", options[1])
+    named = {name.replace("-", "_"): value for name, value in pairs}
+    with valkeys.server(request.param, port=valkeys.free_port(), **named) as server:
+        yield {**os.environ, "FASTMGR_ADDRESS": server.tcp() + "/0" + query[1]}
+
+
+def run(environment: dict[str, str], *texts: str) -> dict[str, int]:
+    command = [sys.executable, str(DEPLOY / "worker.py"), *texts]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counts: dict[str, int] = eval(done.stdout)
+    return counts
+
+
+def test_workers_share_what_the_server_keeps(environment: dict[str, str]) -> None:
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, str(DEPLOY / "worker.py")], env=environment)
+
+    def number_waiting(manager: Any) -> int:
+        return len(valkeys.ValkeyCensus(manager._session).waiting())
+
+    workers = [start(), start()]
+    try:
+        assert run(environment, "spam eggs", "spam") == {"spam": 2, "eggs": 1}
+        with fastmgr.SyncManager(address=environment["FASTMGR_ADDRESS"]) as manager:
+            poll(lambda: number_waiting(manager) == 2, "both workers wait")
+        workers[0].kill()
+        workers[0].wait(DEADLINE)
+        assert run(environment, "spam") == {"spam": 3, "eggs": 1}
+        workers[1].terminate()
+        assert workers[1].wait(DEADLINE) == 0
+        workers.append(start())
+        assert run(environment, "ham") == {"spam": 3, "eggs": 1, "ham": 1}
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait(DEADLINE)
+
+
+def test_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    (unit,) = DEPLOY.glob("*.service")
+    text = unit.read_text().replace("/opt/fastmgr/bin/python", sys.executable)
+    copy = tmp_path / unit.name
+    copy.write_text(text)
+    done = subprocess.run([analyze, "verify", str(copy)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
