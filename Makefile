@@ -56,8 +56,9 @@ soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) 
 	FASTMGR_MEMORY_SECONDS=$(if $(filter file,$(origin SECONDS)),600,$(SECONDS)) \
 	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_memory.py
 
-test-all: build  ## CPython's own manager tests, with every interpreter found
+test-all: build  ## CPython's own manager tests, with every interpreter found, and on a Valkey server
 	$(PY) tests/conformance/runner.py --all
+	$(PY) tests/conformance/runner.py --address valkey+embedded://
 
 graph: $(VENV)/.stamp-venv  ## draw docs/rooms.svg: the rooms of src/fastmgr and who imports from whom
 	$(PY) docs/rooms.py
@@ -93,6 +94,7 @@ workflows: $(VENV)/.stamp-lint
 	$(VENV)/bin/zizmor --offline --no-progress --quiet --persona=pedantic .github
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docs/deploy/valkey-compose.yml
 
 # Our own C is held to more than what Cython generates.
 warnings: $(VENV)/.stamp-test  ## build with every warning an error

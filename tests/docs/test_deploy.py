@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing import AuthenticationError
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,28 @@ def test_workers_share_what_the_server_keeps(environment: dict[str, str]) -> Non
         for worker in workers:
             worker.kill()
             worker.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("kind", valkeys.KINDS)
+def test_user_of_the_page_can_do_all_in_its_namespace_and_nothing_else(kind: str) -> None:
+    (line,) = re.findall(r"^valkey-cli (ACL .*)$", (DEPLOY.parent / "valkey.md").read_text(), re.M)
+    with valkeys.server(kind, port=valkeys.free_port()) as server:
+        assert server.ask(*shlex.split(line)) == b"+OK\r\n"
+        address = server.tcp().replace("//", "//app:secret@") + "?ns="
+        with fastmgr.SyncManager(address=address + "shop") as manager:
+            d, q, lock = manager.dict(a=1), manager.Queue(), manager.Lock()
+            with lock, lock.fenced(), manager.pipeline() as pipe:
+                pipe(d).incr("a")
+                pipe(q).put(manager.list())
+            assert q.get(timeout=DEADLINE)[:] == []
+            assert not manager.Event().wait(0.01)
+            assert manager._number_of_objects() == 3
+            assert manager._debug_info()
+        with (
+            pytest.raises(AuthenticationError),
+            fastmgr.SyncManager(address=address + "x") as other,
+        ):
+            other.dict()
 
 
 def test_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:

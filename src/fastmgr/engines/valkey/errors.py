@@ -133,7 +133,12 @@ def exception_of(reply: ReplyError, args: Sequence[Any] = ()) -> Exception:
         if kind is KeyError:
             return KeyError(args[0] if args else text)
         return kind(text) if text else kind()
-    if reply.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
+    if reply.code == "NOPERM":
+        return AuthenticationError(
+            f"the server's ACL does not let the user do that: {reply} (docs/valkey.md says what "
+            "a user needs)"
+        )
+    if reply.code in ("NOAUTH", "WRONGPASS"):
         return AuthenticationError(str(reply))
     hint = HINTS.get(reply.code)
     return RemoteError(f"the server replied: {reply}" + (f" ({hint})\n" if hint else "\n"))

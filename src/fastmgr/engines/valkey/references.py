@@ -17,6 +17,7 @@ import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import AuthenticationError
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -308,7 +309,7 @@ def create(
         else:
             ident = make_ident(typeid)
             session.perform(make, session.key_of(ident), args, kwds)
-    except (RemoteError, OSError):
+    except (RemoteError, OSError, AuthenticationError):
         raise
     except Exception as error:
         shown = row.creation_errors if row is not None else "hidden"
