@@ -2,7 +2,7 @@
 
 The clients use one server, which a manager has started, over its Unix socket: fastmgr, redis-py
 with hiredis, lithops.multiprocessing, and a program in C that does nothing but send and receive.
-They are measured in turns.
+They are measured in turns, and so is a fastmgr server, which needs no Valkey server.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from time import perf_counter
 from typing import Any
 
 import fastmgr
+from fastmgr.cli import chart
 from fastmgr.managers import SyncManager
 
 SOURCE = Path(__file__).with_name("valkey_loop.c")
 ADDRESS = "valkey+embedded://"
 BATCH = 1000
+LOCAL = "fastmgr server"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,14 @@ WORKLOADS = [
     ),
     Workload("lock", "`lock`, taken and released", "lock", {"redis-py": 2.0, "lithops": 1.0}),
 ]
-CLIENTS = ("fastmgr", "redis-py", "lithops", "C")
+#: The clients, and how the chart marks each.
+CLIENTS = {
+    "fastmgr": "circle",
+    "redis-py": "square",
+    "lithops": "diamond",
+    "C": "bar",
+    LOCAL: "pale bar",
+}
 
 #: A client: the seconds of one operation of a workload, in `count` calls or batches.
 Client = Callable[[Workload, int], float]
@@ -234,8 +243,8 @@ class Result:
 def measure(workloads: Sequence[Workload], alternations: int, seconds: float) -> list[Result]:
     """Measure all clients in turns."""
     results: list[Result] = []
-    with SyncManager(ADDRESS) as manager:
-        shared = manager.dict(k0=0)
+    with SyncManager(ADDRESS) as manager, local_manager() as local:
+        shared, elsewhere = manager.dict(k0=0), local.dict(k0=0)
         path = manager.address.removeprefix(ADDRESS)
         session: Any = manager._session
         key = session.key_of(shared._id)
@@ -245,28 +254,37 @@ def measure(workloads: Sequence[Workload], alternations: int, seconds: float) ->
                 "redis-py": redis_client(path, key),
                 "lithops": lithops,
                 "C": in_c,
+                LOCAL: fastmgr_client(local, elsewhere),
             }
             for workload in workloads:
                 clients = {
                     name: client
                     for name, client in everybody.items()
-                    if client is not None and (name == "fastmgr" or name in workload.goals)
+                    if client is not None and name in ("fastmgr", LOCAL, *workload.goals)
                 }
-                shared.update({f"k{i}": 0 for i in range(workload.fields)})
+                for one in (shared, elsewhere):
+                    one.update({f"k{i}": 0 for i in range(workload.fields)})
                 counts = {
                     name: enough(client, workload, seconds) for name, client in clients.items()
                 }
-                before = sum(shared.values())
+                before = sum(shared.values()) + sum(elsewhere.values())
                 turns = [
                     [client(workload, counts[name]) for name, client in clients.items()]
                     for _ in range(alternations)
                 ]
                 if workload.kind == "pipeline":
                     added = alternations * BATCH * sum(counts.values())
-                    require(sum(shared.values()) - before, added, "sum of what was added")
+                    now = sum(shared.values()) + sum(elsewhere.values())
+                    require(now - before, added, "sum of what was added")
                 figures = dict(zip(clients, zip(*turns, strict=True), strict=True))
                 results.append(Result(workload, figures))
     return results
+
+
+def local_manager() -> SyncManager:
+    """Return a manager of a fastmgr server, whatever the environment says of an address."""
+    os.environ.pop("FASTMGR_ADDRESS", None)
+    return SyncManager()
 
 
 def enough(client: Client, workload: Workload, seconds: float) -> int:
@@ -277,22 +295,46 @@ def enough(client: Client, workload: Workload, seconds: float) -> int:
     return count
 
 
+def ratios(result: Result) -> dict[str, str]:
+    """Return the ratios to the peers that a goal is set for, by what they are called."""
+    return {
+        ("of C's time" if peer == "C" else f"x {peer}"): f"{result.ratio(peer):.2f}"
+        for peer in result.workload.goals
+        if peer in result.seconds
+    }
+
+
 def markdown(results: Sequence[Result]) -> str:
     """Return a table: medians in microseconds, and the ratios."""
-    lines = [
-        "| one operation, us: median (best) | fastmgr | redis-py | lithops | C | x redis-py "
-        "| x lithops | of C's time |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    headings = list(dict.fromkeys(name for result in results for name in ratios(result)))
+    heads = ["one operation, us: median (best)", *CLIENTS, *headings]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for result in results:
         cells = [result.workload.label]
         for name in CLIENTS:
             found = result.seconds.get(name)
             cells.append(f"{median(found) * 1e6:.2f} ({min(found) * 1e6:.2f})" if found else "")
-        for name in CLIENTS[1:]:
-            cells.append(f"**{result.ratio(name):.2f}**" if name in result.seconds else "")
+        found_ratios = ratios(result)
+        cells += [f"**{found_ratios[name]}**" if name in found_ratios else "" for name in headings]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def plot(results: Sequence[Result], path: Path, caption: str) -> None:
+    """Draw the medians, with the ratios beside them."""
+    rows = {
+        result.workload.label.replace("`", ""): {
+            name: median(found) for name, found in result.seconds.items()
+        }
+        for result in results
+    }
+    found = [ratios(result) for result in results]
+    headings = dict.fromkeys(name for one in found for name in one)
+    columns = {name: [one.get(name, "") for one in found] for name in headings}
+    looks = {name: look for name, look in reversed(CLIENTS.items()) if name != "fastmgr"}
+    looks["fastmgr"] = CLIENTS["fastmgr"]  # on top
+    title = "One Valkey server, its Unix socket: time of an operation"
+    chart.draw(title, [chart.Panel("", rows, columns)], looks, path, caption)
 
 
 def versions() -> str:
@@ -319,15 +361,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.05, metavar="S", help="of one figure")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--check", action="store_true", help="fail where a goal is not reached")
+    parser.add_argument(
+        "--plot", type=chart.file, metavar="FILE", help="draw it too: an .svg, .png or .pdf"
+    )
     options = parser.parse_args()
     if unknown := set(options.workloads) - set(names):
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
     chosen = [one for one in WORKLOADS if not options.workloads or one.name in options.workloads]
     results = measure(chosen, options.alternations, options.seconds)
+    caption = f"{versions()}; alternations: {options.alternations}"
+    if options.plot:
+        plot(results, options.plot, caption)
     if options.json:
         print(json.dumps({one.workload.name: one.seconds for one in results}, indent=2))
     else:
-        print(f"{markdown(results)}\n\n{versions()}; alternations: {options.alternations}")
+        print(f"{markdown(results)}\n\n{caption}")
     missed = [f"{one.workload.name} ({peer})" for one in results for peer in one.missed]
     if options.check and missed:
         print(f"not reached: {', '.join(missed)}", file=sys.stderr)
