@@ -410,7 +410,7 @@ class BaseManager(_StockManager):
 
     def _debug_info(self) -> str:
         """Return a line or two on each shared object."""
-        return self._ask("{}\n{}".format, "debug_info")
+        return self._ask(lambda *both: "\n".join(filter(None, both)), "debug_info")
 
     def _number_of_objects(self) -> int:
         """Return how many objects are shared."""

@@ -42,6 +42,22 @@ def _beside_address(path: str, engine: str) -> BesideAddress:
     return address
 
 
+def _begin(
+    engine: str,
+    authkey: bytes,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
+    """Begin a server's process.
+
+    It has the keys of the engine's address from now on, for proxies of objects that are there: the
+    password came with the address, where the process was spawned.
+    """
+    authkeys.setdefault(engine, authkey)
+    if initializer is not None:
+        initializer(*initargs)
+
+
 class Beside:
     """The server beside an engine, as a manager and its copies see it.
 
@@ -85,7 +101,8 @@ class Beside:
                 if self.opened is None:
                     made = self._manager_like(owner)
                     if self.address is None:
-                        BaseManager.start(made, initializer, initargs)
+                        told = owner.address, owner._authkey, initializer, tuple(initargs)
+                        BaseManager.start(made, _begin, told)
                     else:
                         BaseManager.connect(made)
                     return self._keep_first(made, owner)

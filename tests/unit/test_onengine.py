@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import KEY, Script, in_thread, poll, settle
 from support.processes import kill, process_gone, say
-from support.valkeys import program
+from support.valkeys import program, server
 from support.waiting import DEADLINE
 
 import fastmgr
@@ -115,6 +115,19 @@ class Named(Both):
 
 
 Named.register("Counter", engine="local")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_server_beside_the_engine_knows_the_password(method: str) -> None:
+    with server() as one:
+        one.ask("ACL", "SETUSER", "default", ">se:cret")
+        address = one.url().replace("://", "://:se%3Acret@")
+        context = multiprocessing.get_context(method)
+        with Both(address, authkey=KEY, ctx=context) as manager:
+            journal, counts = manager.Journal(), manager.dict()
+            journal.count_in(counts, "n")
+            journal.note(counts)
+            assert journal.last()["n"] == 1
 
 
 def test_names_are_the_engines_and_the_servers() -> None:
