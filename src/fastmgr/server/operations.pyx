@@ -401,8 +401,11 @@ cdef inline bint still_holds(Conn conn) noexcept:
     An exception may have ended the client's call, and not its process.  Then it has said goodbye,
     has taken the replies to all calls before this one, and means what it has asked for.
     """
-    return conn.end == IN_ORDER and not conn.session.broken and (
-        conn.untaken == 0 or <int32_t>(conn.stream.header.call - conn.untaken) <= 0
+    cdef Session session = conn.session
+    return (
+        conn.end == IN_ORDER
+        and not (session.ended and session.broken and not session.clean)    # see `end_session`
+        and (conn.untaken == 0 or <int32_t>(conn.stream.header.call - conn.untaken) <= 0)
     )
 
 

@@ -113,6 +113,8 @@ def test_what_was_sent_while_the_connection_changed_hands_is_served(
     with FastPeer(serving.address, session) as peer:
         conn = conn_of(serving)
         with FastPeer(serving.address, session) as other:
+            with FastPeer(serving.address, session):
+                pass  # one of its connections is lost, and the process lives
             lock, kept = peer.create("Lock"), other.create("list")
             assert peer.method(lock, "acquire").payload is True
             assert peer.control("dummy").op == OP_RETURN  # a worker serves it now
