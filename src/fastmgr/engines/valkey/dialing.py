@@ -11,7 +11,7 @@ from multiprocessing import AuthenticationError
 
 from fastmgr.engines.valkey.address import Address
 from fastmgr.engines.valkey.connection import Connection
-from fastmgr.engines.valkey.errors import ReplyError, exception_of
+from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
 from fastmgr.link.sockets import tune
 
 __all__ = ["connect_to_path", "dial", "require_fit"]
@@ -46,6 +46,8 @@ def dial(
     """
     deadline = time.monotonic() + timeout
     name = f"the server at {address.url!r}"
+    if address.tls:
+        _context(address)  # before anything is said of the server
     try:
         sock = _connect(address, host, timeout)
     except OSError as error:
@@ -53,6 +55,14 @@ def dial(
     connection = Connection(sock, name)
     try:
         _introduce(connection, address, deadline)
+    except ConnectionLost as error:
+        connection.close()
+        if error.applied is False:
+            raise
+        hint = "" if address.tls or address.path else " (does it want TLS: valkeys://?)"
+        raise ConnectionLost(
+            f"{name} has closed the new connection at once{hint}; no call was made", False
+        ) from None
     except BaseException:
         connection.close()
         raise
@@ -88,14 +98,26 @@ def _context(address: Address) -> ssl.SSLContext:
     get = address.options.get
     wanted = get("ca"), get("cert"), get("key"), get("verify")
     if wanted not in _contexts:
-        context = ssl.create_default_context(cafile=wanted[0])
-        if wanted[3] == "no":
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if wanted[1] is not None:
-            context.load_cert_chain(wanted[1], wanted[2])
-        _contexts[wanted] = context
+        _contexts[wanted] = _new_context(address, *wanted)
     return _contexts[wanted]
+
+
+def _new_context(
+    address: Address, ca: str | None, cert: str | None, key: str | None, verify: str | None
+) -> ssl.SSLContext:
+    option = "ca"
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        option = "cert and key"
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+    except OSError as error:  # also of `ssl`
+        why = f"{error.strerror or error}: the file of {option} in {address.url!r}"
+        raise type(error)(error.errno, why) from None
+    if verify == "no":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _unreachable(error: OSError, address: Address) -> OSError:

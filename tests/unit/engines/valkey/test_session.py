@@ -370,6 +370,23 @@ def test_tls_with_another_certificate(encrypted: tuple[Server, Path]) -> None:
     session.close()
 
 
+def test_no_tls_where_the_server_wants_it(encrypted: tuple[Server, Path]) -> None:
+    one, _folder = encrypted
+    with pytest.raises(ConnectionLost, match=r"does it want TLS.*no call was made") as caught:
+        SyncManager.from_address(f"valkey://localhost:{one.port}")
+    assert caught.value.applied is False
+
+
+def test_file_of_tls_that_is_none(encrypted: tuple[Server, Path]) -> None:
+    one, folder = encrypted
+    with pytest.raises(FileNotFoundError, match="the file of ca in 'valkeys://"):
+        SyncManager.from_address(f"valkeys://localhost:{one.port}/?ca=/no/file")
+    with pytest.raises(OSError, match="the file of cert and key in 'valkeys://"):
+        SyncManager.from_address(
+            f"valkeys://localhost:{one.port}/?ca={folder}/cert.pem&cert={folder}/cert.pem"
+        )
+
+
 def test_no_tls_where_tls_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialing, "TIMEOUT", 0.3)
     with (
