@@ -135,6 +135,7 @@ class Beside:
         state.value = State.SHUTDOWN
         opened, self.opened = self.opened, None
         if opened is not None and "shutdown" in vars(opened):
+            self.address = None  # a manager that connects again has another server
             opened.shutdown()
 
 

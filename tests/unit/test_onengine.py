@@ -278,6 +278,18 @@ def test_a_connected_manager_has_a_server_of_its_own(end: Callable[[Any], None])
         assert first.Journal().note("still there") == 1
 
 
+def test_a_manager_that_connects_again_has_another_server() -> None:
+    with Both(ADDRESS) as first:
+        manager = Both(first.address)
+        pids = []
+        for _ in range(2):
+            manager.connect()
+            with manager:
+                pids.append(manager.Journal().pid())
+            assert process_gone(pids[-1])
+        assert pids[0] != pids[1] and first.dict(a=1)["a"] == 1
+
+
 def test_threads_start_one_server() -> None:
     with Both(ADDRESS) as first:
         manager = Both.from_address(first.address)
