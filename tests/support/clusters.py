@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ class Node(Server):
         super().__init__(kind, folder, {
             "port": str(free_port()), "cluster-enabled": "yes", "cluster-port": str(free_port()),
             "cluster-node-timeout": str(NODE_TIMEOUT), "repl-diskless-sync-delay": "0",
-            "cluster-replica-validity-factor": "0", "appendonly": "yes", "appendfsync": "no",
+            "cluster-replica-validity-factor": "0",
+            "cluster-allow-replica-migration": "no", "appendonly": "yes", "appendfsync": "no",
         })  # fmt: skip
 
     def start(self) -> None:
@@ -91,11 +93,16 @@ class Cluster:
         self.nodes[-1].call("CLUSTER", "REPLICATE", first.id)
         self.settle()
 
+    def end(self, owner: int) -> None:
+        """End all servers; not in the child of a fork of the owner."""
+        if os.getpid() == owner:
+            for node in self.nodes:
+                node.kill()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def add(self) -> Node:
         """Start another server, which belongs to no cluster yet."""
-        folder = self.folder / str(len(self.nodes))
-        folder.mkdir()
-        self.nodes.append(Node(self.kind, folder))
+        self.nodes.append(Node(self.kind, Path(tempfile.mkdtemp(dir=self.folder))))
         return self.nodes[-1]
 
     def meet(self, node: Node) -> None:
@@ -129,6 +136,16 @@ class Cluster:
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:PRIMARIES])
         query = "&".join(f"{name}={value}" for name, value in options.items())
         return f"valkey+cluster://{hosts}/" + (f"?{query}" if query else "")
+
+    def remove(self, node: Node) -> None:
+        """Have the others forget a server that owns nothing, and end it."""
+        gone = node.id
+        self.nodes.remove(node)
+        for other in self.nodes:
+            with contextlib.suppress(RuntimeError):  # a replica of it may not forget it yet
+                other.call("CLUSTER", "FORGET", gone)
+        node.kill()
+        self.settle()
 
     @property
     def primaries(self) -> list[Node]:
@@ -184,16 +201,16 @@ class Cluster:
         poll(is_moved, "the slot's move")
 
 
-@contextlib.contextmanager
-def cluster(kind: str = "valkey") -> Iterator[Cluster]:
-    """Start a cluster."""
+_running: dict[str, Cluster] = {}
+
+
+def cluster(kind: str = "valkey") -> Cluster:
+    """Return the cluster of this run of the tests, whole; it is started if need be."""
     program(kind)
-    folder = Path(tempfile.mkdtemp(prefix="fastmgr-test-"))
-    one = Cluster(kind, folder)
-    try:
+    if kind not in _running:
+        one = Cluster(kind, Path(tempfile.mkdtemp(prefix="fastmgr-test-")))
+        atexit.register(one.end, os.getpid())
         one.start()
-        yield one
-    finally:
-        for node in one.nodes:
-            node.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+        _running[kind] = one
+    _running[kind].heal()
+    return _running[kind]

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from fastmgr.engines.valkey import library
 from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.errors import LockLost, ReplyError, exception_of
+from fastmgr.engines.valkey.primaries import follow, is_replica
 from fastmgr.stock.dialect import RemoteError
 
 __all__ = ["AGAIN_AFTER", "GRACE", "SWEEP_EVERY", "Life", "subscribe", "sweep"]
@@ -112,6 +113,10 @@ class Life:
     def _subscribe(self, session: Any) -> None:
         """Open the connection, and be seen over it; the caller has the lock."""
         connection = session.dial()
+        if is_replica(connection):
+            connection.close()
+            follow(session)
+            connection = session.dial()
         try:
             instance = _ask(connection, b"instance", 0)
             is_another = self.instance is not None and instance == self.instance
@@ -360,6 +365,8 @@ def _watch(life: Life) -> None:
             if session is None or session.retired:
                 life.end()
                 return
+            if is_replica(connection) and follow(session):
+                continue
             life._pay(session)
             if time.monotonic() - swept > SWEEP_EVERY:
                 swept = time.monotonic()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.dialing import dial
 from fastmgr.engines.valkey.errors import ReplyError
 
-__all__ = ["follow"]
+__all__ = ["follow", "is_replica"]
 
 #: Replicas of replicas that are passed on the way to the primary.
 MOST_HOPS = 5
@@ -38,3 +39,9 @@ def follow(session: Any) -> bool:
             return True
         host = role[1].decode(), int(role[2])
     return False
+
+
+def is_replica(connection: Connection) -> bool:
+    """Whether a server is a replica; False where it does not say."""
+    role = connection.call([b"ROLE"], ANSWER_IN)
+    return isinstance(role, list) and role[0] == b"slave"

@@ -22,6 +22,7 @@ from fastmgr.engines.valkey.dialing import dial, require_fit
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
 from fastmgr.engines.valkey.fences import Fenced, fence_of, fence_words, lock_key
 from fastmgr.engines.valkey.life import Life
+from fastmgr.engines.valkey.primaries import follow
 from fastmgr.engines.valkey.references import References, control, create
 from fastmgr.stock.dialect import NotHosted, RemoteError
 
@@ -249,8 +250,6 @@ cdef class ValkeySession(Session):
             if reply.code == "WRONGTYPE":
                 return wrong_type(reply, words, self.connection())
             if reply.code == "READONLY":
-                from fastmgr.engines.valkey.primaries import follow
-
                 if not follow(self):
                     break
             elif reply.code not in ("BUSY", "LOADING"):

@@ -1,0 +1,86 @@
+"""A single server that becomes a replica of another: its clients go to the primary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import poll
+from support.places import Client
+from support.valkeys import KINDS, Server, free_port, server
+
+import fastmgr
+from fastmgr import RemoteError
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(params=KINDS)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
+    """A primary, which the address names, and its replica."""
+    options = {"repl_diskless_sync_delay": 0}
+    with (
+        server(request.param, port=free_port(), **options) as first,
+        server(request.param, port=free_port(), **options) as second,
+    ):
+        follow(second, first)
+        yield first, second
+
+
+def follow(replica: Server, primary: Server) -> None:
+    replica.ask("REPLICAOF", "127.0.0.1", primary.port)
+    poll(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"), "the replica")
+
+
+def switch(primary: Server, replica: Server) -> None:
+    """Have the two change their places, as an operator does it: no write is lost."""
+    primary.ask("CLIENT", "PAUSE", 60000, "WRITE")
+    assert primary.ask("WAIT", 1, 30000) == b":1\r\n"
+    replica.ask("REPLICAOF", "NO", "ONE")
+    primary.ask("REPLICAOF", "127.0.0.1", replica.port)
+    primary.ask("CLIENT", "UNPAUSE")
+
+
+def manager_at(one: Server) -> Any:
+    manager = fastmgr.SyncManager(address=one.url(ns="pair"))
+    manager.connect()
+    return manager
+
+
+def test_a_primary_that_was_demoted(pair: tuple[Server, Server]) -> None:
+    """Calls, waiting, locks and one-way calls go on at the primary; nothing is made twice."""
+    first, second = pair
+    manager = manager_at(first)
+    numbers, queue, lock = manager.dict(n=0), manager.Queue(), manager.Lock()
+    lock.acquire()
+    getter = Client(queue.get)
+    poll(lambda: b":1\r\n" == first.ask("LLEN", f"{{pair:{queue._id}}}:g"), "the getter waits")
+    before = manager._session.id
+    counters = [Client(lambda: [numbers.incr("n") for _ in range(500)]) for _ in range(3)]
+    for target in (second, first):
+        switch(*pair) if target is second else switch(second, first)
+        fastmgr.oneway(numbers).incr("n")
+        poll(lambda target=target: b":1" in target.ask(  # type: ignore[misc]
+            "PUBSUB", "NUMSUB", f"fm:s:{before}"), "the session is seen there")  # fmt: skip
+        follow(first if target is second else second, target)
+    for counter in counters:
+        counter.result()
+    assert numbers["n"] == 1502
+    queue.put("item")
+    assert getter.result() == "item"
+    lock.release()
+    assert manager._session.id == before
+
+
+def test_the_address_of_a_replica(pair: tuple[Server, Server]) -> None:
+    """Its primary is used, and if that cannot be reached the error says so."""
+    first, second = pair
+    manager = manager_at(second)
+    numbers = manager.dict(n=0)
+    assert numbers.incr("n") == 1
+    assert manager_at(first)._number_of_objects() == 1
+    manager._session.close()
+    first.kill()
+    with pytest.raises(RemoteError, match="is a replica, and its primary cannot be reached"):
+        manager_at(second).dict()
