@@ -55,14 +55,14 @@ def test_a_primary_that_was_demoted(pair: tuple[Server, Server]) -> None:
     numbers, queue, lock = manager.dict(n=0), manager.Queue(), manager.Lock()
     lock.acquire()
     getter = Client(queue.get)
-    poll(lambda: b":1\r\n" == first.ask("LLEN", f"{{pair:{queue._id}}}:g"), "the getter waits")
+    poll(lambda: first.ask("LLEN", f"{{pair:{queue._id}}}:g") == b":1\r\n", "the getter waits")
     before = manager._session.id
     counters = [Client(lambda: [numbers.incr("n") for _ in range(500)]) for _ in range(3)]
     for target in (second, first):
         switch(*pair) if target is second else switch(second, first)
         fastmgr.oneway(numbers).incr("n")
-        poll(lambda target=target: b":1" in target.ask(  # type: ignore[misc]
-            "PUBSUB", "NUMSUB", f"fm:s:{before}"), "the session is seen there")  # fmt: skip
+        seen = "PUBSUB", "NUMSUB", f"fm:s:{before.decode()}"
+        poll(lambda at=target, seen=seen: b":1" in at.ask(*seen), "it is seen")  # type: ignore[misc]
         follow(first if target is second else second, target)
     for counter in counters:
         counter.result()

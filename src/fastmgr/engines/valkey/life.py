@@ -365,7 +365,9 @@ def _watch(life: Life) -> None:
             if session is None or session.retired:
                 life.end()
                 return
-            if is_replica(connection) and follow(session):
+            if is_replica(connection):
+                follow(session)
+                del session
                 continue
             life._pay(session)
             if time.monotonic() - swept > SWEEP_EVERY:

@@ -1,4 +1,8 @@
-"""Finding the primary of a single server that has become a replica."""
+"""Finding the primary of a single server that has become a replica.
+
+A client notices by an error reply to what changes something, or within a second by itself.  What
+only reads may be answered by the replica until then.
+"""
 
 from __future__ import annotations
 

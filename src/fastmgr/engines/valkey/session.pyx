@@ -230,6 +230,10 @@ cdef class ValkeySession(Session):
             reply = self.connection().call(words, timeout)
         if connection.answered:
             pipelines().settle_posts(self, connection)
+            if connection.node != self.host:
+                connection.close()      # its server is a replica now
+                if reads:
+                    reply = self.connection().call(words, timeout)
         if type(reply) is ReplyError:
             return self.after_error(words, reply, timeout)
         return reply
