@@ -189,7 +189,7 @@ cdef class Stream(Cutter):
 
     cdef bint ends_cut_off(self, Header *last) noexcept:
         """Whether what the peer has sent ends inside a frame (see `Cutter.is_cut_off`)."""
-        cdef size_t unread = <size_t>self.transport.peek(NULL, 0)
+        cdef size_t unread = <size_t>max(self.transport.peek(NULL, 0), <ssize_t>0)
         cdef char *data = <char *>malloc(unread + 1)
         cdef bint outcome = False
         last.op = 0     # where the bytes cannot be seen there is no goodbye
