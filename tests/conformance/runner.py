@@ -248,6 +248,7 @@ def run_group(
             "without": without,
             "match": match,
             "stock": environment.stock,
+            "hosted": bool(environment.address),
         }
         _run_worker(environment, directory, job, outcome, timeout)
         if left := os.listdir(directory / "t") + os.listdir(directory / "cwd"):

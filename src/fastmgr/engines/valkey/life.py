@@ -157,19 +157,25 @@ class Life:
             util.debug("the server cannot be told that the session ends: %s", error)
         finally:
             connection.close()
-            thread = self._thread
-            if thread is not None and thread is not threading.current_thread():
-                thread.join(ANSWER_IN)
+            self._await_thread()
+
+    def _await_thread(self) -> None:
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(ANSWER_IN)
 
     def holds_something(self) -> bool:
-        """Whether the session has references or locks, once it has returned what is due."""
+        """Whether the session has references, once it has returned what is due.
+
+        A lock that it holds and has no reference to stays held when it ends.
+        """
         session = self._session()
         if session is None:
             return False
         session.references.flush()
         with contextlib.suppress(OSError, RemoteError):
             session.references.collect()
-        return bool(session.references.held or self._held)
+        return bool(session.references.held)
 
     def _part(self, session: Any) -> None:
         """Tell the server that the session ends."""
