@@ -22,14 +22,14 @@ class DictVerbs:
     @staticmethod
     def exchange(dict obj not None, key, value):
         """Replace a key's value and return what it was (KeyError if there is no such key)."""
-        old = obj[key]
+        old = (<object>obj)[key]    # of a dict Cython would raise KeyError() for None
         obj[key] = value
         return old
 
     @staticmethod
     def compare_exchange(dict obj not None, key, expected, desired):
         """Replace a key's value if it equals `expected`; return whether it did."""
-        if obj[key] != expected:
+        if (<object>obj)[key] != expected:
             return False
         obj[key] = desired
         return True

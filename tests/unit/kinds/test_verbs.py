@@ -59,6 +59,18 @@ def test_dict_compare_exchange(manager: SyncManager) -> None:
     assert d.copy() == {"a": 3}
 
 
+def test_a_missing_key_is_in_the_error(manager: SyncManager) -> None:
+    shared = manager.dict()
+    for call in (
+        lambda key: shared.exchange(key, 1),
+        lambda key: shared.compare_exchange(key, 1, 2),
+    ):
+        for key in (None, "a", (1, 2)):
+            with pytest.raises(KeyError) as caught:
+                call(key)
+            assert caught.value.args == (key,)
+
+
 def test_list_incr(manager: SyncManager) -> None:
     items = manager.list([1, 2.5])
     assert [items.incr(0), items.incr(-1, 2)] == [2, 4.5]
