@@ -191,8 +191,8 @@ class RowCompareExchange(_OfOne):
         expected, desired = operator.index(expected), fitting(desired)
         if has_names(key):
             return function("dict_replace", key, encode_key(name), expected, desired)
-        # No counter has a number of more bits; nor has it eight bytes and none.
-        old = expected.to_bytes(SIZE, "little", signed=True) if fits(expected) else b"\0" * 9
+        # No counter has a number of more bits; its bytes are more than none.
+        old = expected.to_bytes(SIZE, "little", signed=True) if fits(expected) else b""
         new = desired.to_bytes(SIZE, "little", signed=True)
         return function("array_replace", key, near(operator.index(name)), SIZE, old, new)
 

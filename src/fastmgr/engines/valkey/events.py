@@ -14,6 +14,7 @@ from fastmgr.engines.valkey.waiting import (
     counted,
     declare,
     make,
+    seconds_of,
     shown_at,
     timeout_of,
 )  # fmt: skip
@@ -24,7 +25,7 @@ __all__: list[str] = []
 
 
 def event_wait(session: Any, key: bytes, timeout: Any = None) -> bool:
-    seconds = None if timeout is None else float(timeout)
+    seconds = None if timeout is None else seconds_of(timeout)
     block = b"0" if seconds is not None and not seconds > 0 else b"1"
     while True:
         wait = SeldomWait(session, key, b"event")
@@ -135,7 +136,7 @@ def make_barrier(
     if action is not None:
         fields += [b"action", encode(action, session.address)]
     if timeout is not None:
-        fields += [b"timeout", repr(float(timeout))]
+        fields += [b"timeout", repr(seconds_of(timeout))]
     make(session, key, "Barrier", *fields)
 
 

@@ -325,7 +325,7 @@ def create(
 
 
 def _name_key(session: Any, name: str) -> bytes:
-    return session.key_of("n:" + quote(name, safe=""))
+    return session.key_of("n:" + quote(name, safe="", errors="surrogatepass"))
 
 
 def find_or_make(
@@ -362,7 +362,7 @@ def find_or_make(
             return str(ident)
         ident = make()
         key = session.key_of(ident)
-        session.function(b"call", key, name)
+        session.function(b"call", key, name.encode("utf-8", "surrogatepass"))
         if session.function(b"name", at, b"", ident) == ident.encode():
             return ident
         session.function(b"call", key, b"")  # another client was first
@@ -371,7 +371,9 @@ def find_or_make(
 
 def kept_names(session: Any) -> list[str]:
     keys = scan(session, b"n:*}")
-    return sorted(unquote(key[len(session.ns) + 4 : -1].decode()) for key in keys)
+    return sorted(
+        unquote(key[len(session.ns) + 4 : -1].decode(), errors="surrogatepass") for key in keys
+    )
 
 
 def forget_name(session: Any, name: str) -> bool:
@@ -422,7 +424,7 @@ def settle(session: Any, key: bytes, dead: Sequence[bytes]) -> None:
             if not session.run([b"EXISTS", container + b":m"], True):
                 words += (field, 0)
         elif field == b"name" and not any(other[:2] == b"s:" for other in fields):
-            at = _name_key(session, fields[field].decode())
+            at = _name_key(session, fields[field].decode("utf-8", "surrogatepass"))
             if session.run([b"GET", at], True) != ident_at(session, key):
                 words += (field, 0)  # who was about to give it the name has died
     session.references.dropped(key, session.function(b"drop", key, *words))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import pytest
+
 from fastmgr import RemoteError
 
 MUCH = 600  # more than one request
@@ -70,3 +72,32 @@ def test_calls_of_an_object_that_is_gone(engines_manager: Any) -> None:
         for i in range(3):
             pipe(shared)[i] = i
     assert [type(one) for one in pipe.results] == [RemoteError] * 3
+
+
+def test_a_counter_equals_no_number_of_more_bits(engines_manager: Any) -> None:
+    """Neither by the bytes that follow it in the server."""
+    row = engines_manager.Counters(4)
+    assert [row.compare_exchange(i, 2**64, 3) for i in range(4)] == [False] * 4
+    assert [row[i] for i in range(4)] == [0] * 4
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda manager: manager.Queue().get(True, "0"),
+        lambda manager: manager.Event().wait("0"),
+        lambda manager: manager.Semaphore(0).acquire(True, "0"),
+    ],
+    ids=["Queue", "Event", "Semaphore"],
+)
+def test_a_timeout_that_is_text(engines_manager: Any, wait: Any) -> None:
+    with pytest.raises(TypeError):
+        wait(engines_manager)
+
+
+def test_a_name_that_is_no_text_of_unicode(engines_manager: Any) -> None:
+    name = "\ud800"
+    engines_manager.Counter(name=name).incr()
+    assert engines_manager.Counter(name=name).value == 1
+    assert name in engines_manager.names()
+    engines_manager.forget(name)

@@ -100,11 +100,11 @@ define('array_set', function(k, A)
   return old
 end)
 
--- `index size expected desired`
+-- `index size expected desired`: what is expected may be of another size than an item.
 define('array_replace', function(k, A)
   local at, failed = place(k, A[1], tonumber(A[2]))
   if not at then return failed end
-  if call('GETRANGE', k, at, at + #A[3] - 1) ~= A[3] then return 0 end
+  if call('GETRANGE', k, at, at + A[2] - 1) ~= A[3] then return 0 end
   call('SETRANGE', k, at, A[4])
   return 1
 end)
