@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import DEADLINE, in_thread, poll
 from support.places import Client
-from support.valkeys import Server, ValkeyCensus
+from support.valkeys import Cutter, Server, ValkeyCensus
 from support.waiters import Start, call, sleep_at, take_and_give
 
 import fastmgr
@@ -114,6 +114,35 @@ def test_four_wait_while_the_server_restarts(server: Server, manager: Any) -> No
     assert clients[0].outcome is None
     lock.release()
     assert clients[0].result() is True
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "Condition"])
+def test_a_release_waits_for_a_server_that_is_away(server: Server, manager: Any, kind: str) -> None:
+    """Else the block of a `with` could end, and its lock would be held as long as the process."""
+    lock = getattr(manager, kind)()
+    with lock:
+        server.kill()
+        starter = threading.Timer(0.2, server.start)
+        starter.start()
+    starter.join(DEADLINE)
+    assert Client(call, lock, "acquire", False).result() is True
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_release_of_which_the_reply_is_lost_is_one_release(server: Server, kind: str) -> None:
+    cutter = Cutter(server, server.path + "-cut")
+    try:
+        manager = fastmgr.SyncManager(address=f"valkey+unix://{cutter.path}?ns=lives")
+        manager.connect()
+        lock = getattr(manager, kind)()
+        for _ in range(3):
+            assert lock.acquire(False)
+            cutter.cut_after(0)
+            lock.release()
+        with pytest.raises(RuntimeError):
+            lock.release()
+    finally:
+        cutter.close()
 
 
 def test_a_restarted_server_judges_nobody_at_once(

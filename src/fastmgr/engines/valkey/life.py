@@ -34,6 +34,8 @@ GRACE = 3.0
 SWEEP_EVERY = 3.0
 #: Seconds in which a server must answer what it is asked while the caller is interrupted.
 ANSWER_IN = 3.0
+#: Seconds in which a server must have read its data.
+LOADED_IN = 30.0
 #: Seconds between two attempts to reach a server that is away.
 AGAIN_AFTER = 0.05, 1.0
 
@@ -227,7 +229,8 @@ class Life:
         """The calling thread has taken a lock or a permit."""
         holders = self._held.setdefault(key, {})
         mine = holders.setdefault(self.thread(), [0, fence])
-        mine[0] += 1
+        # Of an earlier grant the client may not know that it has ended.
+        mine[0] = 1 if fence and mine[1] != fence else mine[0] + 1
         mine[1] = fence
         if len(self._held) == 1:
             _holding.add(self._session())
@@ -264,6 +267,11 @@ class Life:
         if not holders:
             return None
         return holders.get(self.thread(), next(iter(holders.values())))[1]
+
+    def grant(self, key: bytes) -> list[int]:
+        """Return the fence and the depth of what the calling thread holds; [] if not known."""
+        depth, fence = self._held.get(key, {}).get(self.thread(), (0, 0))
+        return [fence, depth] if fence else []
 
     def check(self, key: bytes, gives: bool = False) -> None:
         """Raise `LockLost`, once, where the calling thread held this and has lost it.
@@ -340,7 +348,11 @@ def subscribe(connection: Connection, id_: bytes) -> None:
 def _ask(connection: Connection, function: bytes, keys: int, *args: Any) -> Any:
     """Call a function over a connection; give the server the library where it has none."""
     words = [b"FCALL", b"fm1_" + function, keys, *args]
+    end = time.monotonic() + LOADED_IN
     reply = connection.call(words)
+    while isinstance(reply, ReplyError) and reply.code == "LOADING" and time.monotonic() < end:
+        time.sleep(AGAIN_AFTER[0])
+        reply = connection.call(words)
     if isinstance(reply, ReplyError) and "unction not found" in reply.text:
         library.load(connection)
         reply = connection.call(words)

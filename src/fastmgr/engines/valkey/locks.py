@@ -19,7 +19,9 @@ from fastmgr.engines.valkey.waiting import (
     Wait,
     counted,
     declare,
+    give_back,
     make,
+    seconds_of,
     shown_at,
     timeout_of,
 )  # fmt: skip
@@ -77,9 +79,8 @@ def acquire(session: Any, key: bytes, blocking: Any = True, timeout: Any = -1) -
 def release(session: Any, key: bytes) -> None:
     key = lock_key(key)
     session.life.check(key, gives=True)
-    name = session.life.name()
-    session.function(b"lock_release", key, name, kind_of(key))
-    session.life.gave(key)
+    request = [b"FCALL", b"fm1_lock_release", 1, key, session.life.name(), kind_of(key)]
+    give_back(session, key, request, grant=session.life.grant(key))
 
 
 def locked(session: Any, key: bytes) -> bool:
@@ -220,7 +221,7 @@ def show_condition(session: Any, key: bytes) -> str:
 def acquire_permit(session: Any, key: bytes, blocking: Any = True, timeout: Any = None) -> bool:
     if not blocking and timeout is not None:
         raise ValueError("can't specify timeout for non-blocking acquire")
-    seconds = None if timeout is None else float(timeout)
+    seconds = None if timeout is None else seconds_of(timeout)
     block = b"0" if not blocking or (seconds is not None and not seconds > 0) else b"1"
     session.life.check(key)
     while True:
@@ -244,8 +245,8 @@ def release_permits(session: Any, key: bytes, n: Any = 1) -> None:
             raise ValueError("Semaphore released too many times")
         raise OverflowError("the semaphore's counter cannot be so high")
     session.life.check(key, gives=True)
-    Wait(session, key, b"semaphore").ask(b"semaphore_release", n)
-    session.life.gave(key, n)
+    request = [b"FCALL", b"fm1_semaphore_release", 1, key, session.life.name(), n]
+    give_back(session, key, request, n)
 
 
 def permits_locked(session: Any, key: bytes) -> bool:

@@ -7,6 +7,7 @@ what a dead client held, and tells a waiter whose token was lost what it has bee
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,8 +16,8 @@ from fastmgr.engines.valkey.commands import METHODS, Procedure
 from fastmgr.engines.valkey.errors import ReplyError, exception_of
 
 __all__ = [
-    "LOOK_AFTER", "LOOK_SELDOM", "MOST", "SeldomWait", "Wait", "counted", "declare", "make",
-    "shown_at", "timeout_of",
+    "LOOK_AFTER", "LOOK_SELDOM", "MOST", "SeldomWait", "Wait", "counted", "declare", "give_back",
+    "make", "seconds_of", "shown_at", "timeout_of",
 ]  # fmt: skip
 
 #: Seconds after which the first in a queue looks whether the holder lives.
@@ -175,11 +176,16 @@ class Wait:
         self.session.life.withdraw(self.request(self.kind + b"_withdraw"))
 
 
+def seconds_of(timeout: Any) -> float:
+    """Return a timeout as a float; TypeError for a str, which `float` would take."""
+    return math.copysign(timeout, timeout)
+
+
 def timeout_of(timeout: Any) -> float | None:
-    """Return a timeout as seconds; ValueError for one that is no number."""
+    """Return a timeout as seconds; TypeError or ValueError for one that is no number."""
     if timeout is None:
         return None
-    seconds = float(timeout)
+    seconds = seconds_of(timeout)
     if seconds != seconds:
         raise ValueError(f"timeout={timeout}: no number of seconds")
     return seconds
@@ -190,6 +196,54 @@ def _is_away(error: OSError) -> bool:
     if isinstance(error, TimeoutError):
         return error.errno is not None
     return isinstance(error, (ConnectionError, FileNotFoundError))
+
+
+def _was_not_made(error: OSError) -> bool:
+    """Whether a request has certainly not reached the server."""
+    return isinstance(error, (ConnectionRefusedError, FileNotFoundError)) or (
+        getattr(error, "applied", None) is False
+    )
+
+
+def give_back(
+    session: Any, key: bytes, request: list[Any], number: int = 1, grant: Sequence[int] = ()
+) -> None:
+    """Give back a lock or permits, also where the server is away for a while.
+
+    Parameters
+    ----------
+    session : ValkeySession
+    key : bytes
+    request : list
+        What gives back.
+    number : int
+        How many permits.
+    grant : sequence of int
+        Behind the request these make one that may be made again though the server may have served
+        the first. If the server stays away it is made when the server is there again.
+    """
+    again = [*request, *grant]
+    end = time.monotonic() + session.patience
+    pause = 0.01
+    while True:
+        try:
+            session.run(request)
+            break
+        except OSError as error:
+            if session.retired or not _is_away(error):
+                raise
+            if not _was_not_made(error):
+                if not grant:
+                    raise
+                request = again
+            if time.monotonic() > end:
+                if grant:
+                    session.life.owe(again)
+                    session.life.gave(key)
+                raise
+        time.sleep(pause)
+        pause = min(pause * 2, 0.2)
+    session.life.gave(key, number)
 
 
 class SeldomWait(Wait):

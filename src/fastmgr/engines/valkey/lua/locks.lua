@@ -130,9 +130,14 @@ define('lock_withdraw', function(k, A)
   return {0}
 end, 'allow-oom')
 
+-- `waiter kind [fence depth]`: with these, release only what was held by that grant at that depth,
+-- for the client does not know whether it has been released.
 define('lock_release', function(k, A)
   local w, o = A[1], holder(k, A[1])
+  local is_another = A[3] and
+    (not o or call('HGET', k, 'f') ~= A[3] or call('HGET', k, 'd') ~= A[4])
   if A[2] == 'R' then
+    if is_another then return 1 end
     if not o or thread_of(o) ~= thread_of(w) then
       return fail('RUNTIME', 'cannot release un-acquired lock')
     end
@@ -144,6 +149,7 @@ define('lock_release', function(k, A)
         return 1
       end
     end
+    if is_another then return 1 end
     if not o then return fail('RUNTIME', 'release unlocked lock') end
   end
   hand_on(k)
