@@ -17,6 +17,7 @@ from support.waiters import Start, call, sleep_at, take_and_give
 import fastmgr
 from fastmgr.engines.valkey import life
 from fastmgr.engines.valkey.errors import LockLost
+from fastmgr.engines.valkey.waiting import Wait
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -128,7 +129,7 @@ def test_a_release_waits_for_a_server_that_is_away(server: Server, manager: Any,
     assert Client(call, lock, "acquire", False).result() is True
 
 
-@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "BoundedSemaphore"])
 def test_a_release_of_which_the_reply_is_lost_is_one_release(server: Server, kind: str) -> None:
     cutter = Cutter(server, server.path + "-cut")
     try:
@@ -139,10 +140,24 @@ def test_a_release_of_which_the_reply_is_lost_is_one_release(server: Server, kin
             assert lock.acquire(False)
             cutter.cut_after(0)
             lock.release()
-        with pytest.raises(RuntimeError):
+        with pytest.raises((RuntimeError, ValueError)):
             lock.release()
     finally:
         cutter.close()
+
+
+def test_a_permit_of_which_the_grant_is_lost_with_the_server_is_given_back(
+    server: Server, manager: Any
+) -> None:
+    """What the server has noted it knows when it is there again."""
+    semaphore = manager.Semaphore(1)
+    session, key = manager._session, manager._session.key_of(semaphore._id)
+    wait = Wait(session, key, b"semaphore")
+    assert wait.ask(b"semaphore_acquire", b"1") == [1]
+    server.kill()
+    server.start()
+    wait.withdraw()
+    assert semaphore.acquire(True, DEADLINE)
 
 
 def test_a_restarted_server_judges_nobody_at_once(

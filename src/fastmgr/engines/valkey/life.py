@@ -74,6 +74,8 @@ class Life:
         #: Of each lock or semaphore: by thread how often it was taken, and the fence.
         self._held: dict[bytes, dict[int, list[int]]] = {}
         self._lost: dict[bytes, dict[int, list[int]]] = {}
+        #: Of each semaphore: by thread the name of the wait by which it got its last permit.
+        self._permits: dict[bytes, dict[int, bytes]] = {}
         self._owed: list[list[Any]] = []
 
     # -- the connection -----------------------------------------------------------
@@ -138,6 +140,7 @@ class Life:
         """The server has gone on without us: be another session, which holds nothing."""
         session.id = os.urandom(8).hex().encode()
         held, self._held = self._held, {}
+        self._permits.clear()
         for key, threads in held.items():
             self._lost.setdefault(key, {}).update(threads)
         _holding.discard(session)
@@ -272,6 +275,21 @@ class Life:
         """Return the fence and the depth of what the calling thread holds; [] if not known."""
         depth, fence = self._held.get(key, {}).get(self.thread(), (0, 0))
         return [fence, depth] if fence else []
+
+    def note_permit(self, key: bytes, name: bytes) -> None:
+        """The calling thread has got a permit by the wait of that name."""
+        self._permits.setdefault(key, {})[self.thread()] = name
+
+    def permit(self, key: bytes) -> bytes | None:
+        """Forget and return the wait by which the calling thread, or else another, got a permit."""
+        permits = self._permits.get(key)
+        if not permits:
+            return None
+        thread = self.thread()
+        name = permits.pop(thread if thread in permits else next(iter(permits)))
+        if not permits:
+            self._permits.pop(key, None)
+        return name
 
     def check(self, key: bytes, gives: bool = False) -> None:
         """Raise `LockLost`, once, where the calling thread held this and has lost it.

@@ -234,6 +234,7 @@ def acquire_permit(session: Any, key: bytes, blocking: Any = True, timeout: Any 
         timeout_of(timeout)
         return False
     session.life.took(key, 0)
+    session.life.note_permit(key, wait.name)
     return True
 
 
@@ -246,7 +247,10 @@ def release_permits(session: Any, key: bytes, n: Any = 1) -> None:
         raise OverflowError("the semaphore's counter cannot be so high")
     session.life.check(key, gives=True)
     request = [b"FCALL", b"fm1_semaphore_release", 1, key, session.life.name(), n]
-    give_back(session, key, request, n)
+    permit = session.life.permit(key)
+    if permit is not None:
+        request.append(permit)
+    give_back(session, key, request, n, [1] if permit is not None and n == 1 else [])
 
 
 def permits_locked(session: Any, key: bytes) -> bool:

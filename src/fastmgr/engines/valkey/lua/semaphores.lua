@@ -1,9 +1,10 @@
 -- Semaphores.
 --
 -- HASH k: v free permits, b the bound, died, r releases that are not to count, u permits that were
--- released for a session that is not known.  HASH h: the permits of each session.
+-- released for a session that is not known.  HASH h: the permits of each session.  HASH g: of each
+-- thread the wait by which it got its last permit, until that is given back.
 
-uses('q', 'h')
+uses('q', 'h', 'g')
 
 local function book(k, w) call('HINCRBY', k .. ':h', session_of(w), 1) end
 
@@ -13,11 +14,21 @@ local function unbook(k, session)
   return left >= 0
 end
 
+local function note_grant(k, w) call('HSET', k .. ':g', thread_of(w), w) end
+local function has_grant(k, w) return call('HGET', k .. ':g', thread_of(w)) == w end
+local function forget_grant(k, w) call('HDEL', k .. ':g', thread_of(w)) end
+
+local function forget_grants(k, session)
+  for _, thread in ipairs(call('HKEYS', k .. ':g')) do
+    if session_of(thread) == session then call('HDEL', k .. ':g', thread) end
+  end
+end
+
 local function give_permit(k)
   local w = next_waiter(k, 'q')
   if not w then return call('HINCRBY', k, 'v', 1) end
   book(k, w)
-  granted(w)
+  note_grant(k, w)
   wake(k, w, 'G')
 end
 
@@ -28,6 +39,7 @@ local function reap_permits(k)
       local held, unsure = number(k .. ':h', session), number(k, 'u')
       local kept = math.min(held, unsure)
       call('HDEL', k .. ':h', session)
+      forget_grants(k, session)
       if kept > 0 then
         call('HINCRBY', k .. ':h', KEPT, kept)
         call('HINCRBY', k, 'u', -kept)
@@ -74,7 +86,7 @@ define('semaphore_acquire', function(k, A)
       return queue_up(k, 'q', w)
     end
   end
-  granted(w)
+  note_grant(k, w)
   return {1}
 end)
 
@@ -84,21 +96,21 @@ define('semaphore_look', function(k, A)
     reap_permits(k)
     found = waiting(k, 'q', A[1])
   end
-  if found[1] == 3 and (unwake(k, A[1]) or was_granted(A[1])) then return {1} end
+  if found[1] == 3 and (unwake(k, A[1]) or has_grant(k, A[1])) then return {1} end
   return found
 end, 'allow-oom')
 
 define('semaphore_expire', function(k, A)
   if call('LREM', k .. ':q', 1, A[1]) == 1 then return {0} end
-  if unwake(k, A[1]) or was_granted(A[1]) then return {1} end
+  if unwake(k, A[1]) or has_grant(k, A[1]) then return {1} end
   return {3}
 end, 'allow-oom')
 
 define('semaphore_withdraw', function(k, A)
   local w = A[1]
   if call('LREM', k .. ':q', 1, w) == 1 then return {0} end
-  if unwake(k, w) or was_granted(w) then
-    ungrant(w)
+  if unwake(k, w) or has_grant(k, w) then
+    forget_grant(k, w)
     give_back(k, session_of(w))
   else
     remember(withdrawn, w, true)
@@ -106,9 +118,12 @@ define('semaphore_withdraw', function(k, A)
   return {0}
 end, 'allow-oom')
 
--- `waiter n`
+-- `waiter n [grant ['1']]`: `grant` is the wait by which the permit was got.  With the 1, release it
+-- only if it has not been released, which the client does not know.
 define('semaphore_release', function(k, A)
   local session, n, h = session_of(A[1]), tonumber(A[2]), k .. ':h'
+  local is_noted = A[3] and has_grant(k, A[3])
+  if A[4] and not is_noted then return 1 end
   if number(h, session) < n then reap_permits(k) end
   local returned = number(k, 'r')
   local spared = math.min(math.max(n - number(h, session), 0), returned)
@@ -125,6 +140,7 @@ define('semaphore_release', function(k, A)
     end
     call('HINCRBY', k, 'v', '-' .. A[2])
   end
+  if is_noted then forget_grant(k, A[3]) end
   if spared > 0 then call('HINCRBY', k, 'r', -spared) end
   local done = 0
   while done < left and (call('EXISTS', k .. ':q') == 1 or call('EXISTS', h) == 1) do
@@ -157,7 +173,12 @@ define('semaphore_keep', function(k, A)
     call('HDEL', k .. ':h', A[1])
     call('HINCRBY', k .. ':h', KEPT, held)
   end
+  forget_grants(k, A[1])
   return 1
 end, 'allow-oom')
 
-BURY.Semaphore, BURY.BoundedSemaphore = reap_permits, reap_permits
+local function bury(k, session)
+  reap_permits(k)
+  forget_grants(k, session)
+end
+BURY.Semaphore, BURY.BoundedSemaphore = bury, bury
