@@ -57,7 +57,7 @@ UNHOSTED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=valkeys.KINDS)
+@pytest.fixture(scope="module", params=valkeys.PLACES)
 def engines_manager(request: pytest.FixtureRequest) -> Iterator[Any]:
     with valkeys.manager(request.param) as manager:
         yield manager

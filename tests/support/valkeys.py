@@ -19,10 +19,13 @@ from urllib.parse import unquote
 import pytest
 
 import fastmgr
+from support.managers import KEY
 from support.waiting import poll
 
 #: The kinds of servers.
 KINDS = ("valkey", "redis")
+#: What `manager` connects to.
+PLACES = (*KINDS, "cluster")
 
 
 def program(kind: str) -> str:
@@ -270,11 +273,19 @@ class Cutter:
 
 @contextlib.contextmanager
 def manager(kind: str = "valkey", ns: str = "test") -> Iterator[fastmgr.SyncManager]:
-    """Start a server; return a manager that is connected to it."""
-    with server(kind) as one:
-        made = fastmgr.SyncManager(address=one.url(ns=ns), authkey=b"of tests")
+    """Start a server; return a manager that is connected to it, or to the cluster of the tests."""
+    with contextlib.ExitStack() as stack:
+        if kind == "cluster":
+            from support.clusters import cluster
+
+            url = cluster().url(ns=ns)
+        else:
+            url = stack.enter_context(server(kind)).url(ns=ns)
+        made = fastmgr.SyncManager(address=url, authkey=KEY)
         made.connect()
         yield made
+        if kind == "cluster":
+            made._session.close()
 
 
 class ValkeyCensus:
@@ -294,16 +305,21 @@ class ValkeyCensus:
         return found
 
     def all_keys(self, *more: bytes) -> set[bytes]:
-        cursor, found = b"0", set()
-        while True:
-            cursor, keys = self.session.run([b"SCAN", cursor, b"COUNT", 1000, *more])
-            found.update(keys)
-            if cursor == b"0":
-                return found
+        found: set[bytes] = set()
+        for server in self.session.servers():
+            cursor = None
+            while cursor != b"0":
+                cursor, keys = server.run([b"SCAN", cursor or b"0", b"COUNT", 1000, *more])
+                found.update(keys)
+        return found
 
     def processes(self) -> dict[bytes, str]:
         """The names of the processes whose sessions live, by the session."""
-        lines = self.session.run([b"CLIENT", b"LIST"]).splitlines()
+        lines = [
+            line
+            for server in self.session.servers()
+            for line in server.run([b"CLIENT", b"LIST"]).splitlines()
+        ]
         names = [re.search(rb" name=fastmgr:(\w+):(\S*)", line) for line in lines]
         return {name[1]: unquote(name[2].decode()) for name in names if name is not None}
 

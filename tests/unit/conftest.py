@@ -29,7 +29,13 @@ def redis_manager() -> Iterator[Any]:
         yield manager
 
 
-@pytest.fixture(params=["memory", "server", "object", *valkeys.KINDS])
+@pytest.fixture(scope="module")
+def cluster_manager() -> Iterator[Any]:
+    with valkeys.manager("cluster") as manager:
+        yield manager
+
+
+@pytest.fixture(params=["memory", "server", "object", *valkeys.PLACES])
 def make(request: pytest.FixtureRequest) -> Make:
     """Makes counters and so on: proxies that work by themselves, or do not, or the objects."""
     if request.param == "object":

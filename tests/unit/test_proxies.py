@@ -29,7 +29,7 @@ from fastmgr.managers import (
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "manager" in metafunc.fixturenames:
         own = "own_server" in metafunc.fixturenames
-        engines = ["ours"] if own else ["ours", *valkeys.KINDS]
+        engines = ["ours"] if own else ["ours", *valkeys.PLACES]
         metafunc.parametrize("shared_manager", engines, indirect=True, scope="module")
 
 

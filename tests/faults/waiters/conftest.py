@@ -9,13 +9,11 @@ import pytest
 from support import DEADLINE, KEY, poll, valkeys
 from support.waiters import WaiterManager, Worker, call, pin_and_call, waiting
 
-import fastmgr
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "shared_manager" in metafunc.fixturenames:
         own = ["default", "poll"]
-        engines = own if "own_server" in metafunc.fixturenames else [*own, *valkeys.KINDS]
+        engines = own if "own_server" in metafunc.fixturenames else [*own, *valkeys.PLACES]
         metafunc.parametrize("shared_manager", engines, indirect=True, scope="module")
 
 
@@ -27,10 +25,8 @@ def own_server() -> None:
 @pytest.fixture(scope="module")
 def shared_manager(request: pytest.FixtureRequest) -> Iterator[Any]:
     """One whose server uses the poller of the system, one that makes do with poll(), engines'."""
-    if request.param in valkeys.KINDS:
-        with valkeys.server(request.param) as server:
-            there = fastmgr.SyncManager(address=server.url(ns="waiters"), authkey=KEY)
-            there.connect()
+    if request.param in valkeys.PLACES:
+        with valkeys.manager(request.param, ns="waiters") as there:
             yield there
         return
     with pytest.MonkeyPatch.context() as patch:

@@ -14,9 +14,9 @@ from fastmgr import managers
 from fastmgr.managers import SyncManager
 
 
-@pytest.fixture(scope="module", params=["fast", "stock dialect", *valkeys.KINDS])
+@pytest.fixture(scope="module", params=["fast", "stock dialect", *valkeys.PLACES])
 def manager(request: pytest.FixtureRequest) -> Iterator[managers.SyncManager]:
-    if request.param in valkeys.KINDS:
+    if request.param in valkeys.PLACES:
         with valkeys.manager(request.param) as manager:
             yield manager
         return
