@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastmgr.engines.valkey.errors import ReplyError
@@ -36,3 +36,8 @@ class Procedure:
     def __call__(
         self, session: Any, key: bytes, args: Sequence[Any], kwds: Mapping[str, Any] | None
     ) -> Any: ...
+
+class FunctionMethod(Procedure):
+    @property
+    def function(self) -> Callable[..., Any]: ...
+    def __init__(self, function: Callable[..., Any]) -> None: ...

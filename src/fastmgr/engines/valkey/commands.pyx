@@ -93,3 +93,19 @@ cdef class Procedure:
 
     def __call__(self, session, bytes key, args, kwds):
         raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
+
+
+cdef class FunctionMethod(Procedure):
+    """A method that is a function of the session, the key and the arguments.
+
+    It is compiled so that no signal's handler can raise between the end of the function, which has
+    taken a lock for the caller, and the caller.
+    """
+
+    cdef readonly object function
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, session, bytes key, args, kwds):
+        return self.function(session, key, *args, **(kwds or {}))

@@ -241,8 +241,8 @@ class Life:
     def gave(self, key: bytes, number: int = 1) -> None:
         """Locks or permits were given back; another thread or process may have taken them."""
         holders = self._held.get(key)
-        if holders is None:
-            return
+        if not holders:
+            return  # none at all where a signal's handler has raised in the midst of this
         thread = self.thread()
         if thread not in holders:
             thread = next(iter(holders))

@@ -64,16 +64,30 @@ def acquire(session: Any, key: bytes, blocking: Any = True, timeout: Any = -1) -
     key = lock_key(key)
     session.life.check(key)
     block = b"0" if seconds == 0 else b"1"
-    while True:
-        wait = LockWait(session, key, b"lock")
-        reply = wait.begin(b"lock_acquire", block, kind_of(key), timeout=seconds)
-        if not wait.is_void():
-            break
-        seconds = wait.left()
-    if reply is None:
-        return False
-    session.life.took(key, reply[1] if len(reply) > 1 else 0)
+    wait, is_noted = None, False
+    try:
+        while True:
+            wait = LockWait(session, key, b"lock")
+            reply = wait.begin(b"lock_acquire", block, kind_of(key), timeout=seconds)
+            if not wait.is_void():
+                break
+            seconds = wait.left()
+        if reply is None:
+            return False
+        session.life.took(key, reply[1] if len(reply) > 1 else 0)
+        is_noted = True
+    except BaseException:
+        undo(session, key, wait, is_noted)
+        raise
     return True
+
+
+def undo(session: Any, key: bytes, wait: Wait | None, is_noted: bool) -> None:
+    """Give back what a call has taken that an exception of a signal's handler ends."""
+    if is_noted:
+        session.life.gave(key)
+    if wait is not None:
+        wait.undo()
 
 
 def release(session: Any, key: bytes) -> None:
@@ -224,18 +238,24 @@ def acquire_permit(session: Any, key: bytes, blocking: Any = True, timeout: Any 
     seconds = None if timeout is None else seconds_of(timeout)
     block = b"0" if not blocking or (seconds is not None and not seconds > 0) else b"1"
     session.life.check(key)
-    while True:
-        wait = Wait(session, key, b"semaphore")
-        reply = wait.begin(b"semaphore_acquire", block, timeout=seconds)
-        if not wait.is_void():
-            break
-        seconds = wait.left()
+    wait, is_noted = None, False
+    try:
+        while True:
+            wait = Wait(session, key, b"semaphore")
+            reply = wait.begin(b"semaphore_acquire", block, timeout=seconds)
+            if not wait.is_void():
+                break
+            seconds = wait.left()
+        if reply is not None:
+            session.life.took(key, 0)
+            is_noted = True
+            session.life.note_permit(key, wait.name)
+    except BaseException:
+        undo(session, key, wait, is_noted)
+        raise
     if reply is None:
         timeout_of(timeout)
-        return False
-    session.life.took(key, 0)
-    session.life.note_permit(key, wait.name)
-    return True
+    return reply is not None
 
 
 def release_permits(session: Any, key: bytes, n: Any = 1) -> None:

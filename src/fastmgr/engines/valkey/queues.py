@@ -87,7 +87,11 @@ def get(session: Any, key: bytes, block: Any = True, timeout: Any = None) -> Any
     how = _blocking(block, seconds)
     while True:
         getter = GetterWait(session, key, b"queue")
-        reply = getter.begin(b"queue_get", how, timeout=seconds)
+        try:
+            reply = getter.begin(b"queue_get", how, timeout=seconds)
+        except BaseException:
+            getter.undo()
+            raise
         if reply is not None:
             return take_out(session, key, reply[1])
         session.life.is_seen(getter.id)

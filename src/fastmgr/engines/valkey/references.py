@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import AuthenticationError
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -291,8 +291,20 @@ class Maker(Procedure):
         raise NotImplementedError
 
 
+class _Making(threading.local):
+    ident: str | None = None  # of what this thread has begun to make
+
+    def begin(self) -> str | None:
+        outer, self.ident = self.ident, None
+        return outer
+
+
+_making = _Making()
+
+
 def make_ident(typeid: str) -> str:
-    return f"{typeid}-{os.urandom(8).hex()}"
+    _making.ident = ident = f"{typeid}-{os.urandom(8).hex()}"
+    return ident
 
 
 def create(
@@ -303,22 +315,39 @@ def create(
     row = BY_TYPEID.get(typeid)
     session.life.begin()
     make = methods["#create"]
+    outer = _making.begin()
     try:
         if isinstance(make, Maker):
             ident = make.make(session, typeid, args, kwds or {})
         else:
             ident = make_ident(typeid)
             session.perform(make, session.key_of(ident), args, kwds)
-    except (RemoteError, OSError, AuthenticationError):
-        raise
-    except Exception as error:
-        shown = row.creation_errors if row is not None else "hidden"
-        if shown == "shown" or (shown == "named" and (kwds or {}).get("name") is not None):
+        reference = None if anonymous else session.references.adopt(ident)
+    except BaseException as error:
+        if _making.ident is not None:  # it may be there
+            session.references.pending.append((_making.ident, b"s:" + session.id))
+        shown = _creation_error(error, row, kwds)
+        if shown is error:
             raise
-        raise RemoteError("".join(traceback.format_exception(error))) from None
+        raise shown from None
+    finally:
+        _making.ident = outer
     exposed = row.exposed if row is not None else ()
-    reference = None if anonymous else session.references.adopt(ident)
     return ident, exposed or tuple(name for name in methods if name[0] != "#"), reference
+
+
+def _creation_error(
+    error: BaseException, row: Any, kwds: Mapping[str, Any] | None
+) -> BaseException:
+    """Return what a client gets for an exception of a constructor, or of a signal's handler."""
+    if not isinstance(error, Exception) or isinstance(error, (OSError, RemoteError)):
+        return error
+    shown = row.creation_errors if row is not None else "hidden"
+    if shown == "shown" or (shown == "named" and (kwds or {}).get("name") is not None):
+        return error
+    if type(error).__module__ != "builtins":
+        return error  # of a handler, a reducer, or of logging in: none of a constructor
+    return RemoteError("".join(traceback.format_exception(error)))
 
 
 # -- names ------------------------------------------------------------------------------

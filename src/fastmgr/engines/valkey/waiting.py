@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastmgr.engines.valkey.commands import METHODS, Procedure
+from fastmgr.engines.valkey.commands import METHODS, FunctionMethod
 from fastmgr.engines.valkey.errors import ReplyError, exception_of
 
 __all__ = [
@@ -58,6 +58,7 @@ class Wait:
         self.patience = session.patience
         #: The server has said how the call ends, or cannot be reached: nothing is to be undone.
         self.answered = False
+        self.is_undone = False
 
     def request(self, function: bytes, *args: Any) -> list[Any]:
         """Return the request that calls a function for this waiter."""
@@ -90,9 +91,14 @@ class Wait:
             reply = self.ask(function, *args, timeout=answer_in)
             return reply if reply[0] == 1 else self.wait(reply)
         except BaseException:
-            if not self.answered:
-                self.withdraw()
+            self.undo()
             raise
+
+    def undo(self) -> None:
+        """An exception ends the call: take the wait back, once, unless it is known how it ended."""
+        if not (self.answered or self.is_undone):
+            self.is_undone = True
+            self.withdraw()
 
     def wait(self, reply: list[Any]) -> list[Any] | None:
         """Wait until a reply says no longer that this waiter has its place in a queue."""
@@ -225,12 +231,19 @@ def give_back(
     again = [*request, *grant]
     end = time.monotonic() + session.patience
     pause = 0.01
+    reply: Any = None
     while True:
         try:
-            session.run(request)
+            reply = session.ask(request)
             break
-        except OSError as error:
-            if session.retired or not _is_away(error):
+        except BaseException as error:
+            if session.retired:
+                raise
+            if not isinstance(error, OSError) or not _is_away(error):
+                # Of a signal's handler, which does not know that the lock is held on.
+                if grant:
+                    session.life.withdraw(again)
+                    session.life.gave(key)
                 raise
             if not _was_not_made(error):
                 if not grant:
@@ -243,6 +256,8 @@ def give_back(
                 raise
         time.sleep(pause)
         pause = min(pause * 2, 0.2)
+    if type(reply) is ReplyError:
+        raise exception_of(reply)
     session.life.gave(key, number)
 
 
@@ -273,22 +288,10 @@ def shown_at(key: bytes) -> str:
     return f"0x{key.rstrip(b'}').rpartition(b'-')[2].decode()}"
 
 
-class Method(Procedure):
-    """A method that is a function of the session, the key and the arguments."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(
-        self, session: Any, key: bytes, args: Sequence[Any], kwds: Mapping[str, Any] | None
-    ) -> Any:
-        return self.function(session, key, *args, **(kwds or {}))
-
-
 def declare(typeid: str, **functions: Callable[..., Any]) -> None:
     names = {"create": "#create", "attribute": "__getattribute__", "show": "__str__"}
     table = METHODS.setdefault(typeid, {})
     for name, function in functions.items():
-        table[names.get(name, name)] = Method(function)
+        table[names.get(name, name)] = FunctionMethod(function)
     if "show" in functions:
         table["__repr__"] = table["__str__"]

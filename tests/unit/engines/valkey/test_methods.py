@@ -6,6 +6,7 @@ import gc
 from typing import Any
 
 import pytest
+from support import in_thread
 
 from fastmgr import RemoteError
 
@@ -101,3 +102,54 @@ def test_a_name_that_is_no_text_of_unicode(engines_manager: Any) -> None:
     assert engines_manager.Counter(name=name).value == 1
     assert name in engines_manager.names()
     engines_manager.forget(name)
+
+
+class Interrupt(Exception):
+    """What a signal's handler raises."""
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
+def test_what_was_taken_goes_back_when_a_handler_raises(
+    engines_manager: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, life = getattr(engines_manager, kind)(), engines_manager._session.life
+    took, late = life.took, False
+
+    def interrupted(*args: Any) -> None:
+        if late:
+            took(*args)
+        raise Interrupt
+
+    for late in (False, True):  # noqa: B007 (`interrupted` reads it)
+        with monkeypatch.context() as patch:
+            patch.setattr(life, "took", interrupted)
+            with pytest.raises(Interrupt):
+                lock.acquire()
+        assert in_thread(lock.acquire, False)  # others can have it
+        if kind == "RLock":
+            lock = engines_manager.RLock()
+        else:
+            lock.release()
+
+
+def test_a_release_where_a_handler_has_raised_before(engines_manager: Any) -> None:
+    lock, session = engines_manager.Lock(), engines_manager._session
+    lock.acquire()
+    session.life._held[session.key_of(lock._id)] = {}
+    lock.release()
+    assert not lock.locked()
+
+
+def test_what_was_made_is_gone_when_a_handler_raises(
+    engines_manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(ident: str) -> None:
+        raise Interrupt
+
+    before = engines_manager._number_of_objects()
+    for kind in ("dict", "Lock", "Counter"):
+        with monkeypatch.context() as patch:
+            patch.setattr(engines_manager._session.references, "adopt", interrupted)
+            with pytest.raises(Interrupt):
+                getattr(engines_manager, kind)()
+    assert engines_manager._number_of_objects() == before
