@@ -12,13 +12,17 @@ from typing import Any, ClassVar
 
 import pytest
 import runner
-from support import valkeys
+from support import clusters, valkeys
 
 Run = tuple[str, str]
 RUNS = runner.plan(list(runner.GROUPS), runner.START_METHODS)
 #: The runs that are made once more with the objects on a server of another kind, by its kind.
 #: `runner.py --address` makes them all.
-HOSTED = {"valkey": ("manager", "fork"), "redis": ("misc", "fork")}
+HOSTED = {
+    "valkey": ("manager", "fork"),
+    "redis": ("misc", "fork"),
+    "cluster": ("manager", "fork"),
+}
 
 Outcomes = dict[Run, concurrent.futures.Future[runner.Outcome]]
 
@@ -92,12 +96,14 @@ def test_cpython_on_another_server(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """But for what not_hosted.py lists."""
-    valkeys.program(kind)
+    valkeys.program("redis" if kind == "redis" else "valkey")
     others = runner.directories_of_engine(python)
     with contextlib.ExitStack() as stack:
         address = "valkey+embedded://"
         if kind == "redis":
             server = stack.enter_context(valkeys.server(kind))
             address = server.url()
+        elif kind == "cluster":
+            address = clusters.cluster().url()
         fast = environment(python, tmp_path, address=address, others=others)
         judge(runner.check(fast, stock, *HOSTED[kind]), capsys)

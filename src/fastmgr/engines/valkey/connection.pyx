@@ -490,10 +490,9 @@ cdef class Connection:
         if fd < 0:
             return
         self.usable = False
-        if self.busy:
-            fm_shutdown(fd)     # its thread closes it
-            return
-        self.abandon()
+        fm_shutdown(fd)     # a thread that waits at it wakes up
+        if not self.busy:   # else its thread closes it
+            self.abandon()
 
     def abandon(self):
         """Close this process's copy of the connection, and nothing else: it is another's."""

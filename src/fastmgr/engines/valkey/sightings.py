@@ -179,6 +179,7 @@ class ClusterLife(Life):
         finally:
             for sighting in sightings.values():
                 sighting.end()
+            self._await_thread()
 
     def abandon(self) -> None:
         for sighting in self._sightings.values():
@@ -242,6 +243,8 @@ def _watch(life: ClusterLife) -> None:
     while not life._over.is_set():
         try:
             life.await_loss(pause)
+            if life._over.is_set():
+                return
             session = life._session()
             if session is None or session.retired:
                 life.end()
