@@ -8,7 +8,10 @@ another with all nodes.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
+import socket
 import time
 from multiprocessing import util
 from typing import Any
@@ -55,6 +58,13 @@ class Sighting:
 
     def end(self) -> None:
         if self.connection is not None:
+            if self.connection.usable:
+                # Wake the thread, which waits for all connections at once.
+                with (
+                    contextlib.suppress(OSError),
+                    socket.socket(fileno=os.dup(self.connection.fileno())) as copy,
+                ):
+                    copy.shutdown(socket.SHUT_RDWR)
             self.connection.close()
         self.connection = None
         self.greeted = False
