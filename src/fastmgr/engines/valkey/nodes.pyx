@@ -117,7 +117,7 @@ cdef class ClusterSession(ValkeySession):
         cdef NodeConnections mine = self.own()
         cdef Connection connection
         cdef list there = mine.at.get(node)
-        if mine.epoch is not self.topology.epoch:
+        if mine.epoch is not self.topology.epoch and not mine.settling:
             mine.epoch = self.topology.epoch
             if self.posting:    # of calls of one object the earlier one comes first
                 pipelines.await_own_posts(self)

@@ -421,11 +421,21 @@ def settle_posts(ValkeySession session, Connection connection):
     """Take the replies to posted calls; what they raised is kept for the thread's next call."""
     cdef Entry entry
     cdef list answered = connection.answered
+    cdef ThreadConnections mine = getattr(session.local, "connections", None) or unused
+    cdef bint before = mine.settling
     connection.answered = []
     if not connection.posted and session.posting is not None:
         session.posting.pop(id(connection), None)
-    for entry, reply in answered:
-        session.keep_failure(entry.target, entry.name, entry.outcome(session, reply, False))
+    mine.settling = True    # a call that is made again comes before those that are not answered
+    try:
+        for entry, reply in answered:
+            session.keep_failure(entry.target, entry.name, entry.outcome(session, reply, False))
+    finally:
+        mine.settling = before
+
+
+# Of a thread that has none.
+cdef ThreadConnections unused = ThreadConnections()
 
 
 def fail_posts(ValkeySession session, Connection connection):

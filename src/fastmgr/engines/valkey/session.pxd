@@ -6,6 +6,7 @@ from fastmgr.engines.valkey.connection cimport Connection
 
 cdef class ThreadConnections:
     cdef list connections           # the thread's, and the spare ones for calls within its calls
+    cdef bint settling              # replies to posted calls are being taken
     cdef object __weakref__
 
 cdef class ValkeySession(Session):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.fakenodes import CUT, SLOTS, FakeNode, share
 from support.hashes import hash_of, hosted
+from support.waiting import poll
 
 from fastmgr import SyncManager, oneway
 from fastmgr.engines.valkey.engine import ENGINE
@@ -15,6 +16,8 @@ from fastmgr.engines.valkey.errors import ConnectionLost, PipelineError
 from fastmgr.engines.valkey.nodes import ClusterSession, slot_of
 
 HOST = "127.0.0.1"
+#: After so many one-way calls a connection looks for replies.
+POSTED_AT_ONCE = 64
 #: A key of the first half of the slots, and one of the second.
 LOW, HIGH = b"bar", b"foo"
 
@@ -245,3 +248,22 @@ def test_calls_that_nobody_waits_for_keep_their_order(nodes: Nodes, hashes: list
     posted.set("a", "second")
     assert hashes[0].push("x") == b"OK"
     assert [words[-1] for words in nodes.high.served] == [b"first", b"second", b"x"]
+
+
+def test_redirected_calls_come_before_those_that_are_not_answered(
+    nodes: Nodes, hashes: list[Any]
+) -> None:
+    """Also where the first redirection shows the thread that slots have other owners."""
+    key = hashes[0]._session_of().key_of(hashes[0]._id)
+    moved = f"-MOVED {slot_of(key)} {HOST}:{nodes.high.port}\r\n".encode()
+    posted = oneway(hashes[0])
+    count = 3 * POSTED_AT_ONCE // 2
+    nodes.low.say("HSET", *[moved] * count)
+    for number in range(POSTED_AT_ONCE - 1):
+        posted.set("a", number)
+    poll(lambda: len(nodes.low.served) == POSTED_AT_ONCE - 1, "the calls are answered")
+    for number in range(POSTED_AT_ONCE - 1, count):
+        posted.set("a", number)
+    assert hashes[0].push("x") == b"OK"
+    served = [words[-1] for words in nodes.high.served]
+    assert served == [str(number).encode() for number in range(count)] + [b"x"]
