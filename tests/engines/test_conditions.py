@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import threading
 from typing import Any
 
 import pytest
 from support import DEADLINE, in_thread, poll
 from support.places import Client
-from support.valkeys import ValkeyCensus
+from support.valkeys import Server, ValkeyCensus
 from support.waiters import Start, sleep_at
 
 import fastmgr
@@ -48,6 +51,25 @@ def test_the_notification_of_a_dead_sleeper_goes_to_the_next(
     assert last.said() is True
     assert condition.acquire(True, DEADLINE)
     condition.release()
+
+
+def test_a_notification_that_went_to_a_dead_connection_goes_to_the_next(
+    server: Server, manager: Any, start: Start
+) -> None:
+    """The server hands the lock on before it sees that the sleeper's process has ended."""
+    condition = manager.Condition(manager.Lock())
+    doomed = start("doomed", sleep_at, condition, parks=True)
+    last = start("last", sleep_at, condition, parks=True)
+    condition.acquire()
+    condition.notify()
+    assert server.process is not None
+    os.kill(server.process.pid, signal.SIGSTOP)
+    doomed.kill()
+    go_on = threading.Timer(0.3, os.kill, (server.process.pid, signal.SIGCONT))
+    go_on.start()  # when the release below is waiting in the server's socket, most likely
+    condition.release()
+    go_on.join()
+    assert last.said() is True
 
 
 def test_the_lock_goes_with_the_condition(manager: Any) -> None:

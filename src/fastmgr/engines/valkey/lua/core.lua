@@ -4,7 +4,11 @@
 -- is there as long as the object.  KEYS[1] of every function is the object's main key.
 -- This text runs when the library is loaded: there `redis.call` and `pairs` do not exist.
 
-local function call(...) return redis.call(...) end
+local call
+call = function(...)
+  call = redis.call
+  return call(...)
+end
 
 -- An error reply that the client turns into an exception; the codes are in `errors.py`.
 local function fail(code, text)
@@ -45,6 +49,19 @@ local function define(name, callback, ...)
   define_bare(name, function(K, A)
     if not exists(K[1]) then return gone(K[1]) end
     return callback(K[1], A, K)
+  end, ...)
+end
+
+-- Register a function as `define` does, of an object whose hash has the first of some fields as long
+-- as the object is there.  The callback gets the fields' values in place of the keys.  One command
+-- reads them and sees that the object is there, but for a cluster (see `exists`).
+local function define_by_hash(name, fields, callback, ...)
+  define_bare(name, function(K, A)
+    local k = K[1]
+    if clustered ~= false and not exists(k) then return gone(k) end
+    local found = call('HMGET', k, unpack(fields))
+    if not found[1] and not exists(k) then return gone(k) end
+    return callback(k, A, found)
   end, ...)
 end
 

@@ -1,14 +1,18 @@
 -- Locks and conditions.
 --
 -- HASH k: o the holder's name, d the depth, f the fence, died, r releases that are not to count;
+-- n, where the holder has waited, how that ended (as r:<waiter>): a token may have gone to a
+-- connection of the dead;
 -- of a waiter that has slept at a condition d:<waiter> the depth, r:<waiter> how its sleep ended:
 -- 'T' by its timeout, or 'N' and the condition's key.
 
 uses('q', 'c')
 
-local function own(k, w, depth)
-  call('HSET', k, 'o', w, 'd', depth)
-  return call('HINCRBY', k, 'f', 1)
+-- Give the lock to a waiter; `fence` is that of the grant before.
+local function own(k, w, depth, fence, ...)
+  fence = (fence or call('HGET', k, 'f') or 0) + 1
+  call('HSET', k, 'o', w, 'd', depth, 'f', string.format('%.0f', fence), ...)
+  return fence
 end
 
 local function notify(c, k, n)
@@ -35,35 +39,37 @@ end
 -- The holder has let go: give the lock to the first in the queue, or free it.
 local function hand_on(k)
   local w = next_waiter(k, 'q', leave)
-  if not w then call('HDEL', k, 'o', 'd') return end
-  local found = call('HMGET', k, 'd:' .. w, 'r:' .. w)
+  if not w then call('HDEL', k, 'o', 'd', 'n') return end
+  local found = call('HMGET', k, 'd:' .. w, 'r:' .. w, 'f')
   if found[1] then call('HDEL', k, 'd:' .. w, 'r:' .. w) end
-  wake(k, w, (found[2] or 'G') .. ' ' .. own(k, w, found[1] or 1))
+  local how = found[2] or 'G'
+  wake(k, w, string.format('%s %.0f', how, own(k, w, found[1] or 1, found[3], 'n', how)))
 end
 
 local function serve_if_free(k)
   if call('HEXISTS', k, 'o') == 0 and call('EXISTS', k .. ':q') == 1 then hand_on(k) end
 end
 
--- The token of a waiter that has not read it: the result and, if a notification, the condition.
+-- The token of a waiter that has not read it: how the wait ended, and the fence.
 local function read_token(token)
   local how, fence = string.match(token, '^(.*) (%d+)$')
-  return string.sub(how, 1, 1), tonumber(fence), string.sub(how, 2)
+  return string.sub(how, 1, 1), tonumber(fence)
 end
 
--- A waiter gives up what it was granted: a notification that it has not seen goes to another.
+-- The holder gives up what it was granted, or has died before it let go: its notification, which
+-- it may not have seen, goes to another.
 local function pass_on_notification(k, w)
-  local token = unwake(k, w)
-  if token then
-    local how, _, c = read_token(token)
-    if how == 'N' then notify(c, k, 1) end
-  end
+  unwake(k, w)
+  local how = call('HGET', k, 'n')
+  if not how then return end
+  call('HDEL', k, 'n')
+  if string.sub(how, 1, 1) == 'N' then notify(string.sub(how, 2), k, 1) end
 end
 
 -- Return the holder; if it is dead, that of the lock that has been handed on.  The session of the
--- waiter who asks, if one does, is not dead.
-local function holder(k, w)
-  local o = call('HGET', k, 'o')
+-- waiter who asks, if one does, is not dead.  `o` is the holder, where that has been read.
+local function holder(k, w, o)
+  if o == nil then o = call('HGET', k, 'o') end
   if not o then return o end
   local session = session_of(o)
   if w and session == session_of(w) or not is_dead(session) then return o end
@@ -75,10 +81,11 @@ local function holder(k, w)
 end
 
 -- `waiter block kind`: kind is L, or R for a lock that its owner may take again.
-define('lock_acquire', function(k, A)
-  local w, o = A[1], holder(k, A[1])
+define_by_hash('lock_acquire', {'f', 'o'}, function(k, A, found)
+  local w = A[1]
+  local o = holder(k, w, found[2])
   if recall(withdrawn, w) then return {0} end
-  if not o then return {1, own(k, w, 1)} end
+  if not o then return {1, own(k, w, 1, not found[2] and found[1])} end
   if A[3] == 'R' and thread_of(o) == thread_of(w) then
     call('HINCRBY', k, 'd', 1)
     granted(w)
@@ -132,8 +139,9 @@ end, 'allow-oom')
 
 -- `waiter kind [fence depth]`: with these, release only what was held by that grant at that depth,
 -- for the client does not know whether it has been released.
-define('lock_release', function(k, A)
-  local w, o = A[1], holder(k, A[1])
+define_by_hash('lock_release', {'o', 'd'}, function(k, A, found)
+  local w = A[1]
+  local o = holder(k, w, found[1])
   local is_another = A[3] and
     (not o or call('HGET', k, 'f') ~= A[3] or call('HGET', k, 'd') ~= A[4])
   if A[2] == 'R' then
@@ -141,7 +149,7 @@ define('lock_release', function(k, A)
     if not o or thread_of(o) ~= thread_of(w) then
       return fail('RUNTIME', 'cannot release un-acquired lock')
     end
-    if call('HINCRBY', k, 'd', -1) > 0 then return 1 end
+    if (o ~= found[1] or found[2] ~= '1') and call('HINCRBY', k, 'd', -1) > 0 then return 1 end
   else
     if not o or session_of(o) ~= session_of(w) then
       if tonumber(call('HGET', k, 'r') or 0) > 0 then
@@ -214,7 +222,8 @@ end, 'allow-oom')
 local function look_at_sleeper(c, k, w)
   local o = holder(k)
   if o == w then
-    return {1, tonumber(call('HGET', k, 'f')), (read_token(unwake(k, w) or 'N 0'))}
+    unwake(k, w)
+    return {1, tonumber(call('HGET', k, 'f')), string.sub(call('HGET', k, 'n') or 'N', 1, 1)}
   end
   local found = waiting(k, 'q', w)
   if found[1] == 3 then found = waiting(c, 'c', w) end

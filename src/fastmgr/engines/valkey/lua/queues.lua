@@ -31,6 +31,7 @@ local BURIED = '!'
 local function bury_put(k, w) call('HSET', k .. ':v', w, BURIED) end
 
 local function admit(k)
+  if call('EXISTS', k .. ':p') == 0 then return end
   local size = number(k, 'max')
   while call('EXISTS', k .. ':p') == 1 and call('LLEN', k .. ':i') < size do
     local w = next_waiter(k, 'p', bury_put)
@@ -63,9 +64,9 @@ local function took(k, w, item)
 end
 
 -- `waiter block item`; block is 0, 1, or - for a timeout that is negative.
-define('queue_put', function(k, A)
-  local w, size = A[1], number(k, 'max')
-  if call('HEXISTS', k, 'down') == 1 then return fail('SHUTDOWN') end
+define_by_hash('queue_put', {'max', 'down'}, function(k, A, found)
+  local w, size = A[1], tonumber(found[1])
+  if found[2] then return fail('SHUTDOWN') end
   if A[2] == '-' and size > 0 then
     return fail('VALUE', "'timeout' must be a non-negative number")
   end
@@ -82,11 +83,10 @@ define('queue_put', function(k, A)
 end)
 
 -- `waiter block`
-define('queue_get', function(k, A)
-  local w = A[1]
+define_by_hash('queue_get', {'max', 'down'}, function(k, A, found)
+  local w, down = A[1], found[2]
   if recall(withdrawn, w) then return {0} end
   restore(k)
-  local down = call('HEXISTS', k, 'down') == 1
   if A[2] == '-' and not (down and call('EXISTS', k .. ':i') == 0) then
     return fail('VALUE', "'timeout' must be a non-negative number")
   end
