@@ -481,6 +481,7 @@ class BaseManager(_StockManager):
         create_method: bool = True,
         *,
         engine: Literal["local"] | None = None,
+        readers: Iterable[str] = (),
     ) -> None:
         """Register a type with this class of managers.
 
@@ -506,6 +507,11 @@ class BaseManager(_StockManager):
             them, or creating one raises `NotHosted`.  'local': a fastmgr server beside the engine
             hosts them, a process on this host that belongs to the manager.  A type that the class
             has already needs no more: ``register("Pool", engine="local")``.
+        readers : iterable of str, optional
+            Names of methods that change nothing and whose results depend on nothing but the
+            object.  A client on the host may return what such a call has returned again, without
+            a call, until a client calls another method.  Name none if the object changes in
+            any other way: in a thread of its own, say.
         """
         if engine not in (None, "local"):
             raise ValueError(f"engine={engine!r}: 'local' or None is needed")
@@ -523,10 +529,24 @@ class BaseManager(_StockManager):
                 if type(name) is not str:
                     # The type is the stdlib's, where this is an assert.
                     raise AssertionError(f"{name!r} is not a string")
-        cls._registry[typeid] = (callable, exposed, method_to_typeid, proxytype)
+        registered = callable, exposed, method_to_typeid, proxytype
+        cls._registry[typeid] = _Read(registered, readers) if readers else registered
         cls._local_types = cls._local_types - {typeid} | ({typeid} if engine else set())
         if create_method:
             setattr(cls, typeid, _create_method(typeid, callable, proxytype))
+
+
+class _Read(tuple[Any, Any, Any, Any]):
+    """What a registry has of a type some of whose methods only read."""
+
+    readers: frozenset[str]
+
+    def __new__(cls, registered: tuple[Any, Any, Any, Any], readers: Iterable[str] = ()) -> _Read:
+        made = super().__new__(cls, registered)
+        if isinstance(readers, str):
+            raise TypeError(f"readers={readers!r}: names in a list or tuple are needed")
+        made.readers = frozenset(readers)
+        return made
 
 
 class _Parameters:

@@ -22,7 +22,14 @@ from fastmgr.baseproxy import (
 from fastmgr.client.asnumber import AsNumber, as_ndarray
 from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
-from fastmgr.client.proxy import CellCore
+from fastmgr.client.proxy import (
+    CellCore,
+    ContainerCore,
+    DictCore,
+    ItemsCore,
+    NamespaceCore,
+    ProxyCore,
+)
 from fastmgr.kinds.containers import DICT, ITERATOR, LIST, NAMESPACE, SET
 from fastmgr.kinds.makers import ARRAY, COUNTER, COUNTERS, VALUE
 from fastmgr.kinds.primitives import BARRIER, CONDITION, EVENT, LOCK
@@ -68,14 +75,21 @@ _V = TypeVar("_V")
 _BROKEN = (OSError, EOFError)
 
 
-def _make_base(name: str, row: Row, abstract: Any = None) -> Any:
+def _make_base(name: str, row: Row, abstract: Any = None, core: Any = None) -> Any:
     """Make what a proxy type inherits: a row's methods, with the texts that `help` shows.
 
-    A container's is a subclass of an abstract base, and takes parameters.
+    A container's is a subclass of an abstract base, and takes parameters.  Methods that its `core`
+    has are compiled.
     """
     made = MakeProxyType(name, row.exposed)
+    if core is not None:
+        compiled = {"__dict__", "__weakref__"}.union(
+            *map(vars, core.__mro__[: -len(ProxyCore.__mro__)])
+        )
+        own = {key: value for key, value in vars(made).items() if key not in compiled}
+        made = type(name, (core, *made.__bases__), own)
     made._method_to_typeid_ = row.method_to_typeid
-    for method in row.exposed:
+    for method in vars(made).keys() & set(row.exposed):
         if method in row.verbs:  # whose text begins with the signature that the server calls
             text = (row.verbs[method].__doc__ or "").partition("\n\n")[2]
         else:
@@ -88,9 +102,14 @@ def _make_base(name: str, row: Row, abstract: Any = None) -> Any:
 
 
 if not TYPE_CHECKING:
-    BaseListProxy = _make_base("BaseListProxy", LIST, collections.abc.MutableSequence)
-    _BaseDictProxy = _make_base("_BaseDictProxy", DICT, collections.abc.MutableMapping)
-    _BaseSetProxy = _make_base("_BaseSetProxy", SET, collections.abc.MutableSet)
+    _sequence, _mapping, _set = (
+        collections.abc.MutableSequence,
+        collections.abc.MutableMapping,
+        collections.abc.MutableSet,
+    )
+    BaseListProxy = _make_base("BaseListProxy", LIST, _sequence, ItemsCore)
+    _BaseDictProxy = _make_base("_BaseDictProxy", DICT, _mapping, DictCore)
+    _BaseSetProxy = _make_base("_BaseSetProxy", SET, _set, ContainerCore)
     BasePoolProxy = _make_base("PoolProxy", POOL)
 
 
@@ -257,7 +276,7 @@ class BarrierProxy(BaseProxy, _Barrier):
         parties, n_waiting, broken = map(_attribute, ("parties", "n_waiting", "broken"))
 
 
-class NamespaceProxy(BaseProxy, _Namespace):
+class NamespaceProxy(NamespaceCore, BaseProxy, _Namespace):
     """A proxy of a namespace; names that begin with ``_`` are the proxy's own."""
 
     if TYPE_CHECKING:
@@ -276,11 +295,6 @@ class NamespaceProxy(BaseProxy, _Namespace):
             What a missing attribute counts as; 0 by default, as with a dict.
         """
         return self._callmethod("incr", (name, amount), default)
-
-    def __getattr__(self, key: str) -> Any:
-        if key.startswith("_"):
-            return object.__getattribute__(self, key)
-        return self._callmethod("__getattribute__", (key,))
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key.startswith("_"):

@@ -18,8 +18,9 @@ from fastmgr.client.session cimport (
 from fastmgr.client.stock cimport dial
 from fastmgr.link.message cimport begin_message
 from fastmgr.link.stream cimport (
-    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, MAILBOX, OP_CALL, OP_CONTROL,
-    OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED, OP_RETURN, Stream,
+    FLAG_ANONYMOUS, FLAG_FOLLOWS, FLAG_GAINS, FLAG_ONEWAY, FLAG_VERSION, MAILBOX, OP_CALL,
+    OP_CONTROL, OP_CREATE, OP_ERROR, OP_FAILED, OP_INCREF, OP_LOCATE, OP_PROXY, OP_REFUSED,
+    OP_RETURN, Stream,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.atomics cimport THREAD_BITS
@@ -102,6 +103,11 @@ cdef class ClientSession(Connections):
         if not self.is_fast and self.other() is not None:
             return self.fallback.call(target, name, args, kwds)
         return self.receive_from(self.perform(OP_CALL, 0, target, name, args, kwds))
+
+    cdef object call_keeping(self, Target target, object name, object args):
+        if not self.is_fast and self.other() is not None:
+            return self.fallback.call(target, name, args, None)
+        return self.receive_from(self.perform(OP_CALL, FLAG_VERSION, target, name, args, None))
 
     cdef object call_after_posts(
         self, Target target, object name, object args, object kwds, bint takes

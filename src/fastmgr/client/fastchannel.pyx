@@ -8,15 +8,16 @@ from posix.unistd cimport getpid
 from fastmgr.client cimport session as _session
 from fastmgr.client.connections cimport Channel
 from fastmgr.client.references cimport Holding
-from fastmgr.client.session cimport Outcome, Target, failed_before, outcome_of
+from fastmgr.client.session cimport Kept, Outcome, Target, failed_before, kept_at, outcome_of
 from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.stream cimport (
-    FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FRAME_EOF, FRAME_PARTIAL, FRAME_READY, FRAME_TIMEOUT,
-    HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED, OP_GOODBYE, OP_INCREF,
-    OP_LOCATE, OP_RELEASE, OP_RETURN, Header, Stream,
+    FLAG_CARRIED, FLAG_ONEWAY, FLAG_PICKLED, FLAG_VERSION, FRAME_EOF, FRAME_PARTIAL,
+    FRAME_READY, FRAME_TIMEOUT, HEADER_SIZE, OP_ATTACH, OP_CALL, OP_CONTROL, OP_ERROR, OP_FAILED,
+    OP_GOODBYE, OP_INCREF, OP_LOCATE, OP_RELEASE, OP_RETURN, Header, Stream,
 )
 from fastmgr.link.system cimport uint8_t, uint16_t, uint32_t, uint64_t
 from fastmgr.memory.segments cimport Segment
+from fastmgr.memory.versions cimport VERSIONS
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer, is_scalar
 
@@ -252,6 +253,8 @@ cdef class FastChannel(Channel):
         cdef uint32_t expected = self.calls
         cdef uint8_t op
         cdef uint64_t handle
+        cdef bytes data = None
+        cdef bint versioned = False
         if not self.hold_now():     # in line: a call seldom has to wait for it
             self.hold()
         try:
@@ -276,6 +279,10 @@ cdef class FastChannel(Channel):
                 raise
             op = stream.header.op
             handle = stream.header.handle
+            if handle != 0 and stream.header.flags & FLAG_VERSION:
+                versioned = True
+                if not stream.buffers:
+                    data = stream.body[:stream.size]
             payload = self.payload()
             stream.drop_buffers()
         except BaseException as error:
@@ -290,6 +297,8 @@ cdef class FastChannel(Channel):
             payload = (<PickledReply>payload).load()
         if op == OP_RETURN and handle == 0:
             return payload
+        if versioned:
+            return payload if data is None else kept_at(handle, payload, data)
         return outcome_of(op, payload, handle)
 
     cdef object payload(self):
@@ -342,6 +351,8 @@ cdef class FastChannel(Channel):
         """The outcome of a call that came to `reply`, where one-way calls before it failed."""
         failure, self.failure = self.failure, None
         failed, self.failed = self.failed, 0
+        if type(reply) is Kept:
+            reply = (<Kept>reply).value
         return failed_before(failed, (<PickledReply>failure).load_failure(), reply)
 
     cdef int post(self, Writer writer) except -1:
@@ -484,7 +495,8 @@ cdef class FastChannel(Channel):
             self.let_go()
             if where is None and passed >= 0:
                 os.close(passed)
-        return None if where is None or passed < 0 else map_segment(number, passed, *where)
+        return None if where is None or passed < 0 else map_segment(
+            number, passed, *where, number == VERSIONS)
 
     cdef bint is_free(self) noexcept:
         """Take the lock for something that gets no reply, if no call is under way."""

@@ -5,7 +5,8 @@ cimport cython
 from cpython.buffer cimport PyObject_GetBuffer
 
 from fastmgr.client.proxy cimport CellCore
-from fastmgr.client.session cimport Session
+from fastmgr.client.reads cimport is_plain
+from fastmgr.client.session cimport Kept, Session, kept_at
 from fastmgr.kinds.words cimport (
     ITEM_SIZES, SINGLES, add_to_item, check_integers, counter_add, counter_exchange, counter_get,
     counter_replace, index_in, is_asked, items_at, part_with, plain_item, plain_key, value_of,
@@ -272,7 +273,11 @@ cdef class ValueCore(CellCore):
 
     __class_getitem__ = classmethod(types.GenericAlias)
 
+    # An object that no word can hold and nobody can change, with the mark that stood for it.
+    cdef Kept kept
+
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        self.kept = None
         return kind == KIND_VALUE
 
     cdef object spelled(self):
@@ -282,11 +287,23 @@ cdef class ValueCore(CellCore):
     def get(self):
         """Return the value."""
         cdef uint64_t word
-        if self.at_hand():
-            word = fm_load(<uint64_t *>self.cell)
-            if not is_asked(word):
-                return value_of(word)
-        return self._callmethod("get")
+        if not self.at_hand():
+            return self._callmethod("get")
+        word = fm_load(<uint64_t *>self.cell)
+        if not is_asked(word):
+            return value_of(word)
+        kept = self.kept
+        if kept is not None and (<Kept>kept).version == word:
+            return (<Kept>kept).value
+        value = self._callmethod("get")
+        # No two objects have the same mark: the server had this one before the call, and after it.
+        if is_plain(value) and self.at_hand() and fm_load(<uint64_t *>self.cell) == word:
+            self.kept = kept_at(word, value, None)
+        return value
+
+    def _close(self):
+        self.kept = None
+        CellCore._close(self)
 
     cdef bint swap(self, value, uint64_t *before) except -1:
         """Replace what is there, if neither it nor `value` needs the server."""

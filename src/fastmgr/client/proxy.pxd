@@ -2,6 +2,7 @@
 
 cimport cython
 
+from fastmgr.client.reads cimport Reads
 from fastmgr.client.session cimport Session, Target, posting_channels
 from fastmgr.memory.atomics cimport uint32_t
 from fastmgr.memory.arena cimport View
@@ -15,9 +16,14 @@ cdef class ProxyCore(Target):
     cdef public bint _awaits_reference  # it came with a process that was being spawned
     cdef public object _referent      # in the server: the entry that this proxy holds
     cdef Session _session_
+    cdef Reads reads                  # None: nothing is kept
+    cdef int calls                    # until replies are kept; negative: so many more before that
+    cdef int rest                     # calls for which none were kept, the last time
     cdef object __weakref__
     cdef dict __dict__
     cdef Session _session(self)
+    cdef object read(self, Session session, object name, object args, object kwds)
+    cdef Reads begin_reads(self, Session session, object name)
 
 cdef class CellCore(ProxyCore):
     cdef View view              # what the cell is mapped in; None before it was looked for

@@ -17,6 +17,7 @@ class OnewayError(Exception):
 
 class ProxyCore(Target, stock.BaseProxy):
     _gains: frozenset[str]
+    _keeps: bool
     _awaits_reference: bool
     _token: Token
     _id: str
@@ -39,6 +40,19 @@ class ProxyCore(Target, stock.BaseProxy):
 class CellCore(ProxyCore):
     _has_cell: bool
     def _seen(self) -> str | None: ...
+
+class ContainerCore(ProxyCore):
+    def __contains__(self, key: object, /) -> bool: ...
+    def __len__(self) -> int: ...
+
+class ItemsCore(ContainerCore):
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+class DictCore(ItemsCore):
+    def get(self, *args: Any, **kwds: Any) -> Any: ...
+
+class NamespaceCore(ProxyCore):
+    def __getattr__(self, key: str, /) -> Any: ...
 
 @final
 class Recording:

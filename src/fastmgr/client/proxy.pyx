@@ -15,17 +15,31 @@ that could run users' code, and allocates nothing that the garbage collector tra
 
 cimport cython
 
+from fastmgr.client.reads cimport Reads, is_key, key_of_call
 from fastmgr.client.session cimport (
-    Outcome, Session, Target, error_of, handle_of, makes_oneway_calls, outcome_of, posting_channels,
+    Kept, Outcome, Session, Target, error_of, handle_of, makes_oneway_calls, outcome_of,
+    posting_channels,
 )
 from fastmgr.link.stream cimport OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
-from fastmgr.memory.arena cimport View
+from fastmgr.memory.arena cimport KIND_VERSION, View
 from fastmgr.memory.segments cimport Segment
 
 from traceback import format_exception_only
 
-from fastmgr.kinds.rows import GAINS
+cdef extern from "Python.h":
+    object PyObject_GenericGetAttr(object obj, object name)
+
+from fastmgr.kinds.rows import BY_TYPEID, GAINS
 from fastmgr.stock.dialect import RemoteError
+
+
+cdef enum:
+    KEEP_AFTER = 16             # calls of a proxy, after which it keeps what it reads
+    ROUND_OF_REST = 64          # calls without keeping, where it has not paid; twice as many, ...
+    MOST_REST = 1 << 14
+    NEVER = 1 << 30
+
+cdef object MISSING = object()
 
 
 class OnewayError(Exception):
@@ -85,6 +99,8 @@ cdef class ProxyCore(Target):
     # Calls that take something, which is lost where they raise: they are not made where they
     # would have to tell that one-way calls have failed.
     _gains = GAINS
+    # A proxy, or its type, that sets this to False makes every call.
+    _keeps = True
 
     def _callmethod(self, methodname, args=(), kwds={}):  # no-cython-lint: the stdlib's signature
         """Call a method of the referent and return a copy of the result.
@@ -104,6 +120,11 @@ cdef class ProxyCore(Target):
             Whatever the method raised.
         """
         cdef Session session = self._session()
+        self.calls += 1
+        if self.calls > KEEP_AFTER:
+            result = self.read(session, methodname, args, kwds)
+            if result is not MISSING:
+                return self._settle(result) if type(result) is Outcome else result
         if makes_oneway_calls:
             result = session.call_after_posts(
                 self, methodname, args, kwds, methodname in self._gains)
@@ -112,6 +133,66 @@ cdef class ProxyCore(Target):
         if type(result) is Outcome:
             return self._settle(result)
         return result
+
+    cdef object read(self, Session session, object name, object args, object kwds):
+        """Return what was kept of a call, or make it and keep what it returns.
+
+        MISSING says that it is a call like any other.
+        """
+        cdef Reads reads = self.reads
+        cdef dict table
+        cdef Kept kept
+        if reads is None or not reads.view.usable:      # a fork, say, has ended the view
+            reads = self.begin_reads(session, name)
+            if reads is None:
+                return MISSING
+        table = reads.tables.get(name)
+        if table is None:
+            return MISSING
+        key = key_of_call(args, kwds)
+        if key is False:
+            return MISSING
+        kept = reads.find(table, key)
+        if kept is not None:
+            return kept.fresh()
+        if not reads.may_look():
+            return MISSING
+        if not reads.pays():
+            self.rest = min(2 * self.rest + ROUND_OF_REST, MOST_REST)
+            self.calls = -self.rest
+            self.reads = None
+            return MISSING
+        result = session.call_keeping(self, name, args)
+        if type(result) is not Kept:
+            return result
+        value = (<Kept>result).value
+        reads.keep(table, key, <Kept>result)
+        return value
+
+    cdef Reads begin_reads(self, Session session, object name):
+        """Ask the server where the object's version is; None where nothing is to be kept."""
+        self.reads = None
+        self.calls = -NEVER
+        row = BY_TYPEID.get(self._token.typeid)
+        if not self._keeps or type(self)._callmethod is not ProxyCore._callmethod or (
+            row is not None and row.readers is None
+        ):
+            return None     # a user's proxy type wants every call, or no reply can be kept
+        if posting_channels and session.has_posted():
+            self.calls = KEEP_AFTER
+            return None
+        if row is not None and name not in row.readers:
+            self.calls = 0
+            return None
+        found = session.locate(self)
+        if found is None:
+            return None
+        kind, segment, offset, _size, readers = found
+        if kind != KIND_VERSION:
+            return None
+        self.reads = Reads(session, session.view, segment, offset, readers)
+        self.calls = KEEP_AFTER
+        return self.reads
 
     def _getvalue(self):
         """Return a copy of the referent."""
@@ -234,6 +315,79 @@ cdef class CellCore(ProxyCore):
         self.segment = None
         self._awaits_reference = False
         ProxyCore._close(self)
+
+
+cdef class ContainerCore(ProxyCore):
+    """What containers have that hold items."""
+
+    def __contains__(self, key):
+        cdef Reads reads = self.reads
+        cdef Kept kept
+        if reads is not None and is_key(key):
+            kept = reads.find(reads.members, key)
+            if kept is not None:
+                return kept.value
+        return self._callmethod("__contains__", (key,))
+
+    def __len__(self):
+        cdef Reads reads = self.reads
+        cdef Kept kept
+        if reads is not None:
+            kept = reads.find(reads.lengths, None)
+            if kept is not None:
+                return kept.value
+        return self._callmethod("__len__")
+
+
+cdef class ItemsCore(ContainerCore):
+    """What dicts and lists have."""
+
+    def __getitem__(self, key):
+        cdef Reads reads = self.reads
+        cdef Kept kept
+        if reads is not None and is_key(key):
+            kept = reads.find(reads.items, key)
+            if kept is not None:
+                return kept.value if kept.data is None else kept.fresh()
+        return self._callmethod("__getitem__", (key,))
+
+
+cdef class DictCore(ItemsCore):
+    """The compiled part of `DictProxy`."""
+
+    def get(self, /, *args, **kwds):
+        """Return the value for key if key is in the dictionary, else default."""
+        cdef Reads reads = self.reads
+        cdef Kept kept
+        if reads is not None and not kwds and len(args) == 1 and is_key(args[0]):
+            kept = reads.find(reads.gets, args[0])
+            if kept is not None:
+                return kept.value if kept.data is None else kept.fresh()
+        return self._callmethod("get", args, kwds)
+
+
+cdef class NamespaceCore(ProxyCore):
+    """The compiled part of `NamespaceProxy`."""
+
+    def __getattribute__(self, key):
+        # To find out that the proxy has no attribute of that name takes longer than the rest.
+        cdef Reads reads = self.reads
+        cdef Kept kept
+        if reads is not None and type(key) is str:
+            kept = reads.find(reads.attributes, key)
+            if kept is not None:
+                return kept.value if kept.data is None else kept.fresh()
+        return PyObject_GenericGetAttr(self, key)
+
+    def __getattr__(self, key):
+        cdef Reads reads
+        if (<str?>key).startswith("_"):
+            return PyObject_GenericGetAttr(self, key)
+        value = self._callmethod("__getattribute__", (key,))
+        reads = self.reads
+        if reads is not None and type(key) is str:
+            reads.note_attribute(key)
+        return value
 
 
 @cython.final

@@ -25,6 +25,12 @@ cdef class Outcome:
     cdef object reference           # to that object
     cdef object result              # of OP_FAILED: what the call itself came to
 
+cdef class Kept:
+    cdef uint64_t version           # of the object, when the server read it
+    cdef object value               # what the reply carries; None once the caller has it alone
+    cdef bytes data                 # it as it came; None where every caller may have the same
+    cdef object fresh(self)
+
 cdef class Session:
     cdef readonly object address
     cdef readonly object serializer
@@ -39,6 +45,7 @@ cdef class Session:
     cdef object call_after_posts(
         self, Target target, object name, object args, object kwds, bint takes
     )
+    cdef object call_keeping(self, Target target, object name, object args)
     cpdef object locate(self, Target target)
     cpdef bint is_lost(self, error) except -1
     cdef int keep_failure(self, Target target, object name, object outcome) except -1
@@ -52,4 +59,5 @@ cdef uint64_t handle_of(object ident) noexcept
 cdef int note_oneway_calls() except -1
 cdef Outcome outcome_of(uint8_t op, object payload, uint64_t handle)
 cdef object error_of(Outcome outcome)
+cdef Kept kept_at(uint64_t version, object value, bytes data)
 cdef Outcome failed_before(Py_ssize_t failed, tuple failure, object result)

@@ -12,6 +12,7 @@ from fastmgr.link.stream cimport OP_ERROR, OP_FAILED, OP_PROXY, OP_REFUSED, OP_R
 from fastmgr.link.system cimport uint8_t, uint64_t
 from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.arena cimport View
+from fastmgr.wire.reader cimport Reader
 
 import threading
 
@@ -50,6 +51,28 @@ cdef class Target:
 @cython.final
 cdef class Outcome:
     """What a call has come to, where that is no plain result; made by `raised` and `introduced`."""
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(8)
+cdef class Kept:
+    """What a call has returned, with the object's version: it may be returned again."""
+
+    cdef object fresh(self):
+        """The value for another caller."""
+        cdef Reader reader
+        if self.data is None:
+            return self.value
+        reader = Reader()
+        reader.feed(self.data, <size_t>len(self.data), None, False)
+        return reader.get()
+
+
+cdef Kept kept_at(uint64_t version, object value, bytes data):
+    cdef Kept kept = Kept()
+    kept.version, kept.value, kept.data = version, value, data
+    return kept
 
 
 def raised(error):
@@ -180,6 +203,10 @@ cdef class Session:
             The call could not be made, or nobody knows whether it was.
         """
         raise undefined(self, "call")
+
+    cdef object call_keeping(self, Target target, object name, object args):
+        """Make a call; if what it returns may be kept the result is a `Kept`."""
+        return self.call(target, name, args, None)
 
     cdef object call_after_posts(
         self, Target target, object name, object args, object kwds, bint takes

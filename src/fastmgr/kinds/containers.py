@@ -32,6 +32,10 @@ DICT = declare(
         ),
         method_to_typeid={"__iter__": "Iterator"},
         gains=GAINS - {"get"},  # `get` takes nothing away
+        readers=names(
+            "__contains__ __getitem__ __iter__ __len__ __or__ __reversed__ __ror__ copy fromkeys "
+            "get items keys values #GETVALUE __repr__ __str__"
+        ),
         verbs={
             "incr": DictVerbs.incr,
             "exchange": DictVerbs.exchange,
@@ -64,6 +68,10 @@ LIST = declare(
             "__mul__", "__reversed__", "__rmul__", "__setitem__", "append", "clear", "copy",
             "count", "extend", "incr", "index", "insert", "pop", "remove", "reverse", "sort",
         ),
+        readers=names(
+            "__add__ __contains__ __getitem__ __len__ __mul__ __reversed__ __rmul__ copy count "
+            "index #GETVALUE __repr__ __str__"
+        ),
         verbs={"incr": ListVerbs.incr},
         is_closed=True,
         unread=Unread(
@@ -94,6 +102,11 @@ SET = declare(
             "intersection", "intersection_update", "isdisjoint", "issubset", "issuperset",
             "pop", "remove", "symmetric_difference", "symmetric_difference_update", "union",
             "update",
+        ),
+        readers=names(
+            "__and__ __contains__ __ge__ __gt__ __iter__ __le__ __len__ __lt__ __or__ __rand__ "
+            "__ror__ __rsub__ __rxor__ __sub__ __xor__ copy difference intersection isdisjoint "
+            "issubset issuperset symmetric_difference union #GETVALUE __repr__ __str__"
         ),
         loop_makes=True,
         loop_runs=True,
@@ -142,6 +155,7 @@ NAMESPACE = declare(
         types=(Namespace,),
         proxy="fastmgr.proxies:NamespaceProxy",
         exposed=("__getattribute__", "__setattr__", "__delattr__", "incr"),
+        readers=names("__getattribute__ #GETVALUE __repr__ __str__"),
         verbs={"incr": NamespaceVerbs.incr},
         unread=Unread(
             keeps={"__setattr__": 1},

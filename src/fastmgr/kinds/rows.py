@@ -40,6 +40,9 @@ class Later:
         return found
 
 
+#: What may be called of each object.
+_OF_ALL = names("#GETVALUE __repr__ __str__")
+
 #: Methods that take something, by the names that they have in most types.
 GAINS = names("acquire __enter__ get get_nowait pop popitem exchange __next__ send")
 
@@ -115,6 +118,9 @@ class Row(NamedTuple):
     #: Methods that a client on the host does by itself where it has mapped the object's cell.  Only
     #: if all of them are exposed does the server tell where the cell is.  Empty: it never does.
     cell_calls: frozenset[str] | None = None
+    #: Methods that change nothing, whatever plain arguments they get, of objects whose replies a
+    #: client on the host may keep until another method is called.  None: it keeps none.
+    readers: frozenset[str] | None = None
     #: Methods that the type itself does not have: ``verb(obj, *args, **kwds)``.  A verb that the
     #: loop runs is one step: nothing in it gives the GIL away.
     verbs: Mapping[str, Callable[..., Any]] = {}
@@ -162,6 +168,8 @@ ANY_THREAD: set[type] = set()
 #: Exceptions that the loop pickles: there is nothing in them but their type.
 ERRORS: set[type[Exception]] = set()
 CELL_CALLS: dict[type, frozenset[str]] = {}
+#: By a type, the row whose `readers` count.
+READ_BY: dict[type, Row] = {}
 #: By a type and a name, what is called where the type has no such method.
 VERBS: dict[tuple[type, str], Callable[..., Any]] = {}
 _COMPILED_METHODS = type(dict.get), type(dict.__setitem__)
@@ -247,6 +255,8 @@ def _enter(row: Row) -> None:
     for kind in row.types:
         if row.cell_calls:
             CELL_CALLS[kind] = row.cell_calls
+        if row.readers:
+            READ_BY[kind] = row
         if row.unread is not None:
             UNREAD[kind] = row.unread
             KEPT_ARGUMENT.update({(kind, name): i for name, i in row.unread.keeps.items()})
@@ -290,6 +300,8 @@ def _problems(row: Row) -> Iterator[str]:
         yield "loop_runs and parks exclude each other"
     if (row.loop_runs or row.parks or row.any_thread) and not row.types:
         yield "it says where its methods run, but not of which types"
+    if row.readers is not None and not (row.loop_makes and row.loop_runs):
+        yield "readers, but the loop does not make the objects and run their methods"
     for kind in row.types:
         if row.parks != issubclass(kind, Primitive):
             yield f"parks={row.parks}, and {kind.__name__} is a primitive, or is none"
@@ -304,6 +316,7 @@ def _problems_of_methods(row: Row) -> Iterator[str]:
     for field, found in (
         ("cell_calls", row.cell_calls or ()),
         ("verbs", row.verbs),
+        ("readers", (row.readers or frozenset()) - _OF_ALL),
         ("method_to_typeid", row.method_to_typeid or ()),
     ):
         if missing := set(found).difference(row.exposed or found):

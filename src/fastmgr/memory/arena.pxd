@@ -5,6 +5,29 @@ cimport cython
 from fastmgr.memory.atomics cimport THREAD_BITS, uint32_t, uint64_t
 from fastmgr.memory.segments cimport Segment, fm_growths, fm_lifeline, fm_serves
 
+cdef class Versions:
+    cdef readonly Segment segment   # None before the first word
+    cdef list vacant                # offsets of words that were given back
+    cdef size_t used                # bytes of the segment
+    cdef uint64_t last              # the version that was given last
+    cdef int pid                    # the server: a forked child must not write to the words
+
+    cdef Version new(self)
+    cdef uint64_t next(self) noexcept
+
+
+cdef class Version:
+    cdef uint64_t *word             # in the segment of `home`
+    cdef readonly size_t offset
+    cdef Versions home
+    cdef Py_ssize_t changing        # calls under way that may change the object
+    cdef Py_ssize_t unread          # changes since a client last asked for the version
+    cdef bint retired               # it is no object's any more
+
+    cdef void begin(self) noexcept
+    cdef void end(self) noexcept
+    cdef void retire(self) noexcept
+
 cdef class Arena:
     cdef readonly object segments    # number -> Segment, weak: those of large cells go with these
     cdef list shared                 # the segments of small cells
@@ -16,12 +39,14 @@ cdef class Arena:
     cdef Segment control
     cdef list vacant                 # places of sessions that have ended, to be used again
     cdef size_t entries              # places so far, with that of the server
+    cdef Versions versions           # of objects that clients read again and again
     cdef fm_lifeline line
     cdef bint tied
 
     cdef Segment add(self, Segment segment)
     cdef size_t enter(self, uint64_t session) except? 0
     cdef int leave(self, size_t entry) except -1
+    cdef Version new_version(self)
     cdef tuple take(self, size_t size)
     cdef int give_back(self, Segment segment, size_t offset, size_t size) except -1
 
@@ -65,6 +90,7 @@ cdef enum Kind:
     KIND_COUNTERS = 6
     KIND_VALUE = 7
     KIND_ARRAY = 8
+    KIND_VERSION = 9    # no state: the word that says whether the object has changed
 
 cdef class Cell:
     cdef char *at                    # in `segment`, or owned

@@ -15,8 +15,10 @@ from posix.unistd cimport getpid
 
 from fastmgr.memory.atomics cimport fm_store
 from fastmgr.memory.segments cimport (
-    SEGMENT_SIZE, fm_clear, fm_lifeline_cut, fm_lifeline_tie, fm_note_growth, new_segment,
+    SEGMENT_SIZE, fm_clear, fm_lifeline_cut, fm_lifeline_tie, fm_note_growth,
+    new_read_only_segment, new_segment,
 )
+from fastmgr.memory.versions cimport VERSIONS, WORD_SIZE, begin_change, end_change
 
 import errno
 import os
@@ -46,6 +48,73 @@ cdef Arena home_here():
 
 
 @cython.final
+cdef class Versions:
+    """The versions of one server's objects, and which words are in use.
+
+    The server alone writes to the words: a client that scribbles cannot reach what others believe.
+    No version is ever used twice, so a word that is another object's by now never says that
+    something old still stands.
+    """
+
+    def __init__(self):
+        self.vacant = []
+        self.pid = getpid()
+
+    cdef uint64_t next(self) noexcept:
+        """A version that no word has had."""
+        self.last += 2
+        return self.last
+
+    cdef Version new(self):
+        """A word for an object; None where there is no room (OSError: no shared memory)."""
+        cdef Version version = Version()
+        cdef size_t offset
+        if self.segment is None:
+            self.segment = new_read_only_segment(VERSIONS, SEGMENT_SIZE)
+        if self.vacant:
+            offset = self.vacant.pop()
+        elif self.used + WORD_SIZE <= self.segment.size:
+            offset = self.used
+            self.used += WORD_SIZE
+        else:
+            return None
+        version.offset = offset
+        version.word = <uint64_t *>(self.segment.at + offset)
+        version.home = self
+        end_change(version.word, self.next())
+        return version
+
+
+@cython.final
+@cython.no_gc
+cdef class Version:
+    """The version of one object."""
+
+    def __dealloc__(self):
+        if self.home is not None and self.home.pid == getpid():
+            self.retire()
+            self.home.vacant.append(self.offset)
+
+    cdef void begin(self) noexcept:
+        """A call begins that may change the object."""
+        if self.changing == 0 and not self.retired:
+            begin_change(self.word)
+        self.changing += 1
+
+    cdef void end(self) noexcept:
+        """Such a call has ended; to be called before it is replied to."""
+        self.changing -= 1
+        self.unread += 1
+        if self.changing == 0 and not self.retired:
+            end_change(self.word, self.home.next())
+
+    cdef void retire(self) noexcept:
+        """Changes are not noted here any more: nothing that clients have kept stands."""
+        self.retired = True
+        end_change(self.word, 0)
+
+
+@cython.final
 cdef class Arena:
     """What the server shares with clients on its host, and what of it is in use."""
 
@@ -56,6 +125,7 @@ cdef class Arena:
         self.spacious = []
         self.unused = {}
         self.vacant = []
+        self.versions = Versions()
         self.entries = 1
         self.made = 1       # the control segment's number is 0, whenever it is made
 
@@ -103,6 +173,16 @@ cdef class Arena:
             fm_store(<uint64_t *>self.control.at + entry, 0)
             self.vacant.append(entry)
         return 0
+
+    cdef Version new_version(self):
+        """A word that says whether an object has changed; None where there is none."""
+        cdef Version version
+        try:
+            version = self.versions.new()
+        except (OSError, MemoryError):
+            return None
+        self.segments[VERSIONS] = self.versions.segment
+        return version
 
     def new(self, size_t size):
         """Make an anonymous segment.

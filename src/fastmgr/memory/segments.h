@@ -23,12 +23,13 @@
 
 /* ---- segments ----------------------------------------------------------- */
 
-/* Make an anonymous segment.  On Linux it is sealed: nobody can change its size.  Returns its
-   descriptor, which programs that are executed do not inherit, or -errno. */
-static inline int fm_segment_new(size_t size) {
+/* Make an anonymous segment.  On Linux it is sealed: nobody can change its size, nor, unless it is
+   `open`, its seals.  Returns its descriptor, which programs that are executed do not inherit, or
+   -errno. */
+static inline int fm_segment_new(size_t size, int open) {
 #ifdef __linux__
     int fd = (int)syscall(SYS_memfd_create, "fastmgr", 3U /* MFD_CLOEXEC | MFD_ALLOW_SEALING */);
-    int command = 1033 /* F_ADD_SEALS */, flags = 1 | 2 | 4 /* SEAL, SHRINK, GROW */;
+    int command = 1033 /* F_ADD_SEALS */, flags = 2 | 4 | (open ? 0 : 1) /* SHRINK, GROW, SEAL */;
 #else
     char name[32];
     snprintf(name, sizeof name, "/fastmgr-%lx-%x", (unsigned long)getpid(), (unsigned)arc4random());
@@ -44,7 +45,19 @@ static inline int fm_segment_new(size_t size) {
         close(fd);
         return -error;
     }
+    (void)open;
     return fd;
+}
+
+/* Let nobody write to a segment by a mapping that is yet to be made, where the system can do that
+   (Linux 5.1). */
+static inline void fm_segment_protect(int fd) {
+#ifdef __linux__
+    if (fcntl(fd, 1033 /* F_ADD_SEALS */, 0x10 | 1 /* FUTURE_WRITE, SEAL */) < 0)
+        (void)fcntl(fd, 1033, 1);
+#else
+    (void)fd;
+#endif
 }
 
 /* How many bytes a file has now; 0 where the system does not say. */
@@ -69,9 +82,10 @@ static inline int fm_segment_fits(int fd, size_t offset, size_t size, int is_fil
     return 1;
 }
 
-/* Map a part of a descriptor for reading and writing; NULL where that fails. */
-static inline char *fm_map(int fd, size_t offset, size_t size) {
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+/* Map a part of a descriptor, for reading and writing or for reading only; NULL where that fails. */
+static inline char *fm_map(int fd, size_t offset, size_t size, int read_only) {
+    int access = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+    void *at = mmap(NULL, size, access, MAP_SHARED, fd, (off_t)offset);
     return at == MAP_FAILED ? NULL : (char *)at;
 }
 

@@ -27,6 +27,7 @@ cdef class Segment:
     cdef readonly size_t offset  # in a file
     cdef readonly bint is_file
     cdef readonly bint is_cut    # somebody has cut the file: nobody may touch this memory
+    cdef bint read_only          # in this process
     cdef size_t used             # by small cells, in the server
     cdef list gaps               # between large cells: [offset, size], in order
     cdef object __weakref__
@@ -36,3 +37,4 @@ cdef class Segment:
     cdef char *place(self, size_t offset, size_t size) except NULL
 
 cdef Segment new_segment(int number, size_t size)
+cdef Segment new_read_only_segment(int number, size_t size)

@@ -13,10 +13,11 @@ import errno
 import os
 
 cdef extern from "memory/segments.h" nogil:
-    int fm_segment_new(size_t size)
+    int fm_segment_new(size_t size, int open)
+    void fm_segment_protect(int fd)
     uint64_t fm_file_size(int fd)
     int fm_segment_fits(int fd, size_t offset, size_t size, int is_file)
-    char *fm_map(int fd, size_t offset, size_t size)
+    char *fm_map(int fd, size_t offset, size_t size, int read_only)
 
 
 @cython.final
@@ -27,12 +28,15 @@ cdef class Segment:
     The descriptor then belongs to the segment.  Where mapping fails it still is the caller's.
     """
 
-    def __cinit__(self, int number, int fd, size_t offset, size_t size, bint is_file):
+    def __cinit__(
+        self, int number, int fd, size_t offset, size_t size, bint is_file, bint read_only=False
+    ):
         self.fd = -1
         self.number, self.offset, self.size, self.is_file = number, offset, size, is_file
         if not fm_segment_fits(fd, offset, size, is_file):
             raise OSError(f"segment {number} of the manager's arena is not what it is said to be")
-        self.at = fm_map(fd, offset, size)
+        self.at = fm_map(fd, offset, size, read_only)
+        self.read_only = read_only
         if self.at is NULL:
             raise MemoryError(f"no room to map {size} bytes of the manager's arena")
         self.fd = fd
@@ -44,7 +48,8 @@ cdef class Segment:
             os_close(self.fd)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, self.at, <Py_ssize_t>self.size, 0, flags)
+        PyBuffer_FillInfo(
+            buffer, self, self.at, <Py_ssize_t>self.size, self.read_only, flags)
 
     def spoil(self):
         """Note that the file was cut: nobody reads or writes this segment any more."""
@@ -78,10 +83,12 @@ cdef class Segment:
         self.fd = -1
 
 
-def map_segment(int number, int fd, size_t offset, size_t size, bint is_file):
+def map_segment(
+    int number, int fd, size_t offset, size_t size, bint is_file, bint read_only=False
+):
     """Map a part of a descriptor, which then belongs to the segment, or is closed."""
     try:
-        return Segment(number, fd, offset, size, is_file)
+        return Segment(number, fd, offset, size, is_file, read_only)
     except BaseException:
         os_close(fd)
         raise
@@ -89,7 +96,17 @@ def map_segment(int number, int fd, size_t offset, size_t size, bint is_file):
 
 cdef Segment new_segment(int number, size_t size):
     """Make an anonymous segment, zero at first (OSError if that fails)."""
-    cdef int fd = fm_segment_new(size)
+    return made(number, fm_segment_new(size, False), size)
+
+
+cdef Segment new_read_only_segment(int number, size_t size):
+    """The same, to which nobody but this process can write."""
+    cdef Segment segment = made(number, fm_segment_new(size, True), size)
+    fm_segment_protect(segment.fd)
+    return segment
+
+
+cdef Segment made(int number, int fd, size_t size):
     if fd < 0:
         raise OSError(-fd, os.strerror(-fd))
     return map_segment(number, fd, 0, size, False)

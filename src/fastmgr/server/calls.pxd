@@ -14,9 +14,15 @@ cdef class Calls:
         self, object c, Conn conn, Entry entry, object ident, object name, object args,
         object kwds, uint8_t *op, uint64_t *handle
     )
+    cdef object perform_versioned(
+        self, object c, Conn conn, Entry entry, object ident, object name, object args,
+        object kwds, uint8_t *op, uint64_t *handle
+    )
     cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result)
 
-cpdef Entry create(object hooks, object typeid, object args, object kwds, bint known=*)
+cpdef Entry create(
+    object hooks, object typeid, object args, object kwds, bint known=*, bint anew=*
+)
 cpdef tuple create_for_stock(object hooks, object typeid, object args, object kwds)
 cpdef tuple failed_creation(object hooks, object typeid, object kwds, object error)
 cdef bint may_make(object function) except -1

@@ -8,7 +8,9 @@ the loop may run its methods.  Of what a client brings pickled the entry may hol
 cimport cython
 from cpython.object cimport PyObject
 
-from fastmgr.link.stream cimport OP_ERROR, OP_PROXY, OP_RETURN, OP_TRACEBACK
+from fastmgr.link.stream cimport FLAG_VERSION, OP_ERROR, OP_PROXY, OP_RETURN, OP_TRACEBACK
+from fastmgr.memory.arena cimport Version
+from fastmgr.memory.versions cimport version_at
 from fastmgr.server.replies cimport is_oneway, told
 from fastmgr.server.table cimport key_of
 from fastmgr.wire.opaque cimport Opaque
@@ -29,6 +31,7 @@ from fastmgr.stock.dialect import Token
 
 cdef enum:
     FEW = 4             # arguments that are passed without a tuple of their own
+    MOST_UNREAD = 1000  # changes without a client that reads, after which there is no version
     MOST_NAMES = 30     # exposed names that an error's text has
 
 cdef object MISSING = object()
@@ -37,6 +40,7 @@ cdef set MADE_ON_LOOP = rows.MADE_ON_LOOP
 cdef dict KEPT_ARGUMENT = rows.KEPT_ARGUMENT
 cdef dict UNREAD = rows.UNREAD
 cdef dict VERBS = rows.VERBS
+cdef dict READ_BY = rows.READ_BY
 # What makes objects whose errors a client gets as they are.
 cdef set SHOWN_IF_MADE_BY = rows.SHOWN_IF_MADE_BY
 cdef set SHOWN_IF_NAMED_BY = rows.SHOWN_IF_NAMED_BY
@@ -145,8 +149,14 @@ cpdef tuple failed_creation(object hooks, object typeid, object kwds, object err
     return <int>OP_TRACEBACK, format_exc()
 
 
-cpdef Entry create(object hooks, object typeid, object args, object kwds, bint known=False):
-    """Make an object of a registered type and share it; return its entry."""
+cpdef Entry create(
+    object hooks, object typeid, object args, object kwds, bint known=False, bint anew=False
+):
+    """Make an object of a registered type and share it; return its entry.
+
+    With `known` no user's code has reached the arguments; with `anew` they are nothing else's.
+    """
+    cdef Entry entry
     if typeid not in hooks.registry:
         raise UnknownType(typeid, hooks)
     function = hooks.registry[typeid][0]
@@ -162,12 +172,23 @@ cpdef Entry create(object hooks, object typeid, object args, object kwds, bint k
         except BaseException as error:      # which must not end the thread that serves the client
             raise RuntimeError(f"{typeid!r}: what makes it raised {error!r}") from error
         known = known and may_make(function)
+    readers = None
+    promised = getattr(hooks.registry[typeid], "readers", None)
+    if promised is not None and function is not None:
+        readers = promised
+    elif known and anew and type(obj) in READ_BY:
+        row = READ_BY[type(obj)]
+        # What a method returns may be shared by itself, and so change unseen.
+        if (hooks.registry[typeid][2] or None) == row.method_to_typeid:
+            readers = row.readers
     handle = 0
     if kwds and type(typeid) is str:
         name = kwds.get("name")
         if type(name) is str and hooks.names.objects.get(name) is obj:
             handle = named_handle(typeid, name)
-    return share(hooks, typeid, obj, known, handle)
+    entry = share(hooks, typeid, obj, known, handle)
+    entry.settle_readers(readers, promised is not None)
+    return entry
 
 
 cdef Entry share(object hooks, object typeid, object obj, bint known, uint64_t handle):
@@ -217,6 +238,11 @@ cdef object call_unbound(object function, object obj, object args, object kwds):
     for i in range(n):
         stack[i + 1] = <PyObject *>(<tuple>args)[i]     # held by `args`
     return PyObject_Vectorcall(function, stack, <size_t>(n + 1), NULL)
+
+
+cdef bint is_ours(function) except -1:
+    """Whether a function is this package's."""
+    return str(getattr(function, "__module__", "")).startswith("fastmgr.")
 
 
 cdef str some_names(names):
@@ -297,6 +323,8 @@ cdef class Calls:
                     f"method {name!r} of {type(obj)!r} object is not in "
                     f"exposed={some_names(entry.names)}"
                 )
+            if entry.readers is not None and not is_ours(fallback):
+                entry.reveal()      # the user's function may keep the object
             return fallback(self.hooks, c, entry.ident, obj, *args, **(kwds or {}))
         except BaseException as error:
             if not isinstance(error, Exception):
@@ -304,6 +332,36 @@ cdef class Calls:
                 util.info("%r raised %r", name, error)
             op[0] = OP_TRACEBACK
             return told(conn)
+
+    cdef object perform_versioned(
+        self, object c, Conn conn, Entry entry, object ident, object name, object args,
+        object kwds, uint8_t *op, uint64_t *handle
+    ):
+        """The same for an object of which clients may keep what they have read."""
+        cdef Version version = entry.version
+        cdef uint64_t at
+        entry.running += 1
+        try:
+            if name in entry.readers:
+                at = version_at(version.word)
+                payload = self.perform(c, conn, entry, ident, name, args, kwds, op, handle)
+                if (
+                    at != 0 and conn is not None and conn.stream.header.flags & FLAG_VERSION
+                    and (entry.known or entry.promised)
+                ):
+                    conn.reading, conn.version = version, at
+                    version.unread = 0
+                return payload
+            version.begin()
+            try:
+                return self.perform(c, conn, entry, ident, name, args, kwds, op, handle)
+            finally:
+                version.end()
+        finally:
+            entry.running -= 1
+            if version.unread > MOST_UNREAD or not (entry.known or entry.promised):
+                if entry.version is version:
+                    entry.drop_version()
 
     cdef tuple make_proxy(self, object c, Conn conn, Entry parent, object typeid, object result):
         """Share what a method returned; return the reply's payload and the new object's handle."""
@@ -333,5 +391,15 @@ cdef class Calls:
             here.owner = conn       # None: the thread itself owns what it takes
             if conn is not None and entry.pins and not conn.pinned:
                 conn.pin()
+        if entry is not None and entry.version is not None:
+            payload = self.perform_versioned(
+                c, conn, entry, ident, name, args, kwds, &op, &handle)
+            if conn is not None:
+                conn.reading = None     # the stdlib's dialect has no words for it
+            return KINDS[op], payload
+        if entry is not None:
+            entry.running += 1
         payload = self.perform(c, conn, entry, ident, name, args, kwds, &op, &handle)
+        if entry is not None:
+            entry.running -= 1
         return KINDS[op], payload

@@ -4,6 +4,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from fastmgr.kinds.waits cimport Owner
 from fastmgr.link.stream cimport Header, Stream
 from fastmgr.link.system cimport uint32_t, uint64_t
+from fastmgr.memory.arena cimport Version
 from fastmgr.server.table cimport Session
 
 cdef enum Verdict:
@@ -58,6 +59,9 @@ cdef class Conn(Owner):
     cdef uint64_t noted           # handle of the primitive noted last for its session
     cdef bint answered            # a hook has replied to the current request itself
     cdef tuple undelivered        # operation, handle and payload of what a worker must encode
+    # Which version of an object the client may keep the next reply at; None: it may not.
+    cdef Version reading
+    cdef uint64_t version
     # What the peer is about to read: entries whose proxies are in a reply, and each `Gift`.
     cdef list in_transit
     cdef dict taken               # of a pipeline that releases: handle -> `Gift`s that took from it

@@ -17,8 +17,9 @@ from fastmgr.link.stream cimport (
     OP_INCREF, OP_LOCATE, OP_REFUSED, OP_RELEASE, OP_RETURN, OP_TRACEBACK, Header,
 )
 from fastmgr.link.system cimport uint8_t, uint64_t
-from fastmgr.memory.arena cimport KIND_NONE, Celled
+from fastmgr.memory.arena cimport KIND_NONE, KIND_VERSION, Celled, Version
 from fastmgr.memory.segments cimport Segment, new_segment
+from fastmgr.memory.versions cimport VERSIONS
 from fastmgr.server.calls cimport (
     create as create_object, failed_creation, is_blind, keeps, may_make, note_carried, shows_values,
 )
@@ -161,10 +162,7 @@ cdef class Operations:
                     return verdict
                 if conn.in_transit is not None and (name == "release" or name == "task_done"):
                     returned = args[0] if args else kwds.get("n", 1) if kwds else 1
-        payload = self.calls.perform(
-            conn, conn, entry, "%x" % handle if entry is None else None, name, args, kwds, &op,
-            &handle,
-        )
+        payload = perform(self.calls, conn, entry, name, args, kwds, &op, &handle)
         # The arguments must not outlive the call in this frame.
         entry = args = kwds = None
         if returned is not None and op == OP_RETURN:
@@ -211,7 +209,7 @@ cdef class Operations:
                     return HAND_OFF
             args, kwds = call_arguments(by.reader)
             util.debug("%r requested by %s", typeid, conn.name)
-            entry = create_object(self.hooks, typeid, args, kwds, not pickled)
+            entry = create_object(self.hooks, typeid, args, kwds, not pickled, True)
             note_carried(entry)
         except BaseException as error:
             op, payload = failed_creation(self.hooks, typeid, kwds, error)
@@ -303,6 +301,7 @@ cdef class Operations:
         """Say where an object's cell is: None if it has none, False if no client may map any."""
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         cdef Celled obj
+        cdef Version version
         payload = None
         if self.arena is None or not conn.stream.transport.is_local():
             payload = False
@@ -319,6 +318,12 @@ cdef class Operations:
                     obj.kind, obj.cell.segment.number, obj.cell.offset, obj.cell.size, obj.about())
                 if entry.parks:
                     self.table.note_parked(conn.session, entry)
+        elif entry is not None and entry.readers is not None:
+            version = entry.version_for_clients(self.arena)
+            if version is not None and entry.readers is not None:
+                payload = (
+                    <int>KIND_VERSION, <int>VERSIONS, version.offset, sizeof(uint64_t),
+                    tuple(entry.readers))
         return self.replies.reply(conn, by, OP_RETURN, 0, payload)
 
     cdef int attach(self, Conn conn, Driver by) except -1:
@@ -385,6 +390,21 @@ cdef class Operations:
                 if entry is not None and entry.parks:
                     (<Primitive>entry.obj).hand_on_all_of(session.number)
         return self.disposal.drop(self.table.forsake(session))
+
+
+cdef inline object perform(
+    Calls calls, Conn conn, Entry entry, object name, object args, object kwds, uint8_t *op,
+    uint64_t *handle
+):
+    """Call a method of the object that `handle` is of."""
+    if entry is None:
+        return calls.perform(conn, conn, None, "%x" % handle[0], name, args, kwds, op, handle)
+    if entry.version is not None:
+        return calls.perform_versioned(conn, conn, entry, None, name, args, kwds, op, handle)
+    entry.running += 1
+    payload = calls.perform(conn, conn, entry, None, name, args, kwds, op, handle)
+    entry.running -= 1
+    return payload
 
 
 cdef inline int let_others_run(size_t i) noexcept:

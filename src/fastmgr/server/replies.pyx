@@ -6,9 +6,11 @@ from libc.string cimport memset
 
 from fastmgr.link.message cimport begin_message, seal, undo_message
 from fastmgr.link.stream cimport (
-    FLAG_PICKLED, HEADER_SIZE, OP_ERROR, OP_FAILED, OP_RETURN, OP_UNSERIALIZABLE, Header,
-    is_drained,
+    FLAG_PICKLED, FLAG_VERSION, HEADER_SIZE, OP_ERROR, OP_FAILED, OP_RETURN, OP_UNSERIALIZABLE,
+    Header, is_drained,
 )
+from fastmgr.memory.arena cimport Version
+from fastmgr.memory.versions cimport stands
 from fastmgr.server.connection cimport HAND_OFF, KEEP
 from fastmgr.server.driver cimport Worker
 from fastmgr.server.table cimport Entry
@@ -46,6 +48,16 @@ cdef object told(Conn conn):
     if conn is not None and is_oneway(conn) and (conn.failed or conn.is_gone()):
         return None
     return format_exc()
+
+
+cdef int note_version(Conn conn, Header *header) except -1:
+    """Say at which version the reply was made, if that stood until the reply was encoded."""
+    cdef Version reading = conn.reading
+    conn.reading = None
+    if header.op == OP_RETURN and header.flags == 0 and stands(reading.word, conn.version):
+        header.flags = FLAG_VERSION
+        header.handle = conn.version
+    return 0
 
 
 @cython.final
@@ -98,6 +110,8 @@ cdef class Replies:
         header.method = self.load.may_spin
         header.op = op
         header.flags = FLAG_PICKLED if pickled or writer.pickles else 0
+        if conn.reading is not None:
+            note_version(conn, &header)
         seal(writer, start, &header)
         if is_drained(conn.stream) or writer.size > BATCH_SIZE or writer.buffers:
             by.send_replies(conn)

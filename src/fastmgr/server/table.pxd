@@ -1,6 +1,7 @@
 from cpython.object cimport PyObject
 
 from fastmgr.link.system cimport uint64_t
+from fastmgr.memory.arena cimport Arena, Version
 
 cpdef object key_of(object ident)
 
@@ -22,9 +23,19 @@ cdef class Entry:
     cdef public bint opaque               # it may do so now; falls when all values have been read
     cdef Py_ssize_t carrying              # calls under way that may put one there
     cdef Py_ssize_t looking               # threads that are about to put values in their place
+    # What clients may keep of the object ("Memory in place of calls" in docs/architecture.md).
+    cdef frozenset readers                # methods that change nothing; None: they keep nothing
+    cdef bint promised                    # a user has named the readers: `known` does not matter
+    cdef bint created                     # `readers` was decided when the object was made
+    cdef Version version                  # None: no client has asked for it
+    cdef Py_ssize_t running               # calls under way, whether they change the object or not
     cdef object __weakref__
 
     cdef bint is_legal(self) noexcept
+    cdef int settle_readers(self, frozenset readers, bint promised) except -1
+    cdef Version version_for_clients(self, Arena arena)
+    cdef int drop_version(self) except -1
+    cpdef object reveal(self)
     cdef int take(self, object key) except -1
 
 cdef class Forgetter:

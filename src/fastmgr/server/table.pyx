@@ -55,7 +55,46 @@ cdef class Entry:
             return False
         if (self.opaque or self.carrying) and type(self.obj) not in UNREAD:
             return False
-        return self.carrying >= 0 and self.looking >= 0
+        return self.carrying >= 0 and self.looking >= 0 and (
+            self.version is None or self.readers is not None)
+
+    cdef int settle_readers(self, frozenset readers, bint promised) except -1:
+        """Say which methods only read, when a type's maker has returned the object.
+
+        An object that another type has returned before is one that may change in ways which nobody
+        here sees.
+        """
+        if self.created and (readers != self.readers or promised != self.promised):
+            self.reveal()
+        elif not self.created:
+            self.readers, self.promised = readers, promised
+        self.created = True
+        return 0
+
+    cdef Version version_for_clients(self, Arena arena):
+        """The object's version, made if there is none; None where clients are to keep nothing."""
+        cdef Version version = self.version
+        if version is None and self.readers is not None and (self.known or self.promised):
+            version = arena.new_version()
+            # A call that has begun without a version would change the object unseen.
+            if self.running != 0 or self.readers is None:
+                return None
+            if self.version is None:
+                self.version = version
+        return self.version
+
+    cpdef object reveal(self):
+        """Code in the server may change the object from now on: clients keep nothing of it."""
+        self.readers = None
+        self.created = True
+        self.drop_version()
+
+    cdef int drop_version(self) except -1:
+        """Do without a version until a client asks for one; what clients have kept ends."""
+        if self.version is not None:
+            self.version.retire()
+            self.version = None
+        return 0
 
     cdef int take(self, object key) except -1:
         """Be found at this key; to be called only while nobody knows the entry by another one."""

@@ -23,6 +23,7 @@ class Objects(MutableMapping[str, tuple[Any, Any, Any]]):
     @staticmethod
     def _as_tuple(entry: Entry) -> tuple[Any, Any, Any]:
         look_inside(entry)
+        entry.reveal()  # the caller may change the object unseen
         return entry.obj, entry.exposed, entry.method_to_typeid
 
     def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:
