@@ -36,7 +36,21 @@ DIFFERENT_SIGNATURES = {
     "BaseManager.register",
     # Of a semaphore several permits are given back at once, as with `threading`.
     "AcquirerProxy.release",
+    # Methods that only read may be named.
+    "BaseManager.register",
     # Special methods of compiled classes do not show their parameters' names.
+    "BaseListProxy.__contains__",
+    "BaseListProxy.__getitem__",
+    "BaseListProxy.__len__",
+    "DictProxy.__contains__",
+    "DictProxy.__getitem__",
+    "DictProxy.__len__",
+    "NamespaceProxy.__getattr__",
+    "_BaseDictProxy.__contains__",
+    "_BaseDictProxy.__getitem__",
+    "_BaseDictProxy.__len__",
+    "_BaseSetProxy.__contains__",
+    "_BaseSetProxy.__len__",
     "ArrayProxy.__getitem__",
     "ArrayProxy.__len__",
     "ArrayProxy.__setitem__",

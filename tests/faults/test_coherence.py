@@ -1,0 +1,241 @@
+"""No client ever reads what is older than a write that has returned, whoever wrote it.
+
+``FASTMGR_COHERENCE_SECONDS=3600`` has it look for an hour instead of a few seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import multiprocessing
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import DEADLINE, KEY, Script, say
+
+import fastmgr
+from fastmgr import managers
+
+from .test_mixed import forwarder, tell
+
+SECONDS = float(os.environ.get("FASTMGR_COHERENCE_SECONDS", "4"))
+
+pytestmark = pytest.mark.timeout(120 + 2 * SECONDS)
+
+KINDS = ["local", "other", "off", "tcp"]
+#: Each thread writes under a key of its own, in each object.
+KEYS = 2 * len(KINDS)
+OBJECTS = ("dict", "lists", "namespace", "list", "users")
+
+
+class Board:
+    """A user's object: what was noted under each key."""
+
+    def __init__(self) -> None:
+        self.notes = {f"k{key}": 0 for key in range(KEYS)}
+
+    def note(self, key: str, number: int) -> None:
+        # Half a change, while other threads of the server may read.
+        self.notes[key] = -1
+        time.sleep(0)
+        self.notes[key] = number
+
+    def of(self, key: str) -> int:
+        while (number := self.notes[key]) < 0:
+            time.sleep(0)
+        return number
+
+
+class BoardManager(managers.SyncManager):
+    pass
+
+
+BoardManager.register("Board", Board, readers=["of"])
+PROXIES = {
+    "dict": managers.DictProxy, "lists": managers.DictProxy, "namespace": managers.NamespaceProxy,
+    "list": managers.ListProxy, "users": managers.MakeProxyType("BoardProxy", ("note", "of")),
+}  # fmt: skip
+
+
+class Known:
+    """For each object and key the number that any client has read, or written and been told so."""
+
+    def __init__(self, path: str) -> None:
+        with open(path, "r+b") as file:
+            self.map = mmap.mmap(file.fileno(), 0)
+        self.numbers = memoryview(self.map).cast("q")
+
+    def note(self, name: str, key: int, number: int) -> None:
+        at = OBJECTS.index(name) * KEYS + key
+        if self.numbers[at] < number:  # may be lost to another's older: it only asks for less
+            self.numbers[at] = number
+
+    def at_least(self, name: str, key: int) -> int:
+        return self.numbers[OBJECTS.index(name) * KEYS + key]
+
+
+class Client:
+    def __init__(self, number: int, seed: str, shared: dict[str, Any], known: Known) -> None:
+        self.number = number
+        self.chance = random.Random(f"{seed}/{number}")
+        self.shared = shared
+        self.known = known
+        self.last = dict.fromkeys(OBJECTS, 0)
+        self.reads = self.writes = 0
+        self.faults: list[str] = []
+
+    def write(self) -> None:
+        chance, name = self.chance, self.chance.choice(OBJECTS)
+        proxy, key = self.shared[name], f"k{self.number}"
+        self.last[name] = number = self.last[name] + 1
+        target, how = proxy, chance.random()
+        pipe = None
+        if how < 0.1:
+            target = fastmgr.oneway(proxy)
+        elif how < 0.2:
+            pipe = self.shared["manager"](proxy._session_of())
+            target = pipe(proxy)
+        if name == "dict":
+            if chance.random() < 0.5:
+                target[key] = number
+            else:
+                target.update({key: number})
+        elif name == "lists":
+            target[key] = [number, [number]]
+        elif name == "namespace":
+            setattr(target, key, number)
+        elif name == "list":
+            target[self.number] = number
+        else:
+            target.note(key, number)
+        if pipe is not None:
+            pipe.execute()
+        if how < 0.1 and self.read_of(name, self.number) != number:
+            self.faults.append(f"{name}: a thread did not see its own one-way call")
+        self.known.note(name, self.number, number)
+        self.writes += 1
+
+    def read_of(self, name: str, key: int) -> int:
+        proxy, text, how = self.shared[name], f"k{key}", self.chance.random()
+        if name == "dict":
+            if how < 0.5:
+                return proxy[text]
+            if how < 0.7:
+                return proxy.get(text)
+            return proxy.copy()[text] if how < 0.85 else dict(proxy.items())[text]
+        if name == "lists":
+            found = proxy[text] if how < 0.8 else proxy.copy()[text]
+            number = found[0]
+            if found != [number, [number]]:
+                self.faults.append(f"a list is another's: {found}")
+            found[1].append("spoilt")
+            return number
+        if name == "namespace":
+            return getattr(proxy, text)
+        if name == "list":
+            return proxy[key] if how < 0.8 else proxy.copy()[key]
+        return proxy.of(text)
+
+    def read(self) -> None:
+        name, key = self.chance.choice(OBJECTS), self.chance.randrange(KEYS)
+        for _ in range(self.chance.randrange(1, 12)):
+            least = self.known.at_least(name, key)
+            found = self.read_of(name, key)
+            if found < least:
+                self.faults.append(f"{name}[{key}] was {found} after {least}")
+            self.known.note(name, key, found)
+            self.reads += 1
+
+    def run(self, going_on: Callable[[], bool]) -> None:
+        while going_on() and not self.faults:
+            (self.write if self.chance.random() < 0.15 else self.read)()
+
+
+def be_client(
+    number: int, kind: str, address: Any, idents: dict[str, list[str]], seed: str, path: str
+) -> None:
+    multiprocessing.current_process().authkey = KEY
+    if kind == "off":
+        os.environ["FASTMGR_ARENA"] = "off"
+    place = tuple(address) if isinstance(address, list) else address
+    shared: dict[str, Any] = {
+        name: PROXIES[name](managers.Token(typeid, place, ident), "pickle", authkey=KEY)
+        for name, (typeid, ident) in idents.items()
+    }
+    shared["manager"] = fastmgr.Pipeline
+    known = Known(path)
+    say("ready")
+    sys.stdin.readline()
+    stop = threading.Event()
+    errors: list[str] = []
+    clients = [Client(2 * number + i, seed, shared, known) for i in range(2)]
+
+    def work(client: Client) -> None:
+        try:
+            client.run(lambda: not stop.is_set())
+        except BaseException as error:
+            errors.append(repr(error))
+
+    threads = [threading.Thread(target=work, args=(client,), daemon=True) for client in clients]
+    for thread in threads:
+        thread.start()
+    sys.stdin.readline()
+    stop.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+        if thread.is_alive():
+            errors.append("a thread is stuck")
+    say(
+        {
+            "faults": errors + [fault for client in clients for fault in client.faults],
+            "reads": sum(client.reads for client in clients),
+            "writes": sum(client.writes for client in clients),
+        }
+    )
+    sys.stdin.readline()
+
+
+def test_no_read_is_older_than_what_was_acknowledged(tmp_path: Path) -> None:
+    seed = os.environ.get("FASTMGR_SEED") or str(random.randrange(10**6))
+    print(f"FASTMGR_SEED={seed} FASTMGR_COHERENCE_SECONDS={SECONDS:g}")
+    path = tmp_path / "known"
+    path.write_bytes(bytes(8 * len(OBJECTS) * KEYS))
+    numbers = {f"k{key}": 0 for key in range(KEYS)}
+    manager: Any = BoardManager(authkey=KEY)
+    with manager, contextlib.ExitStack() as stack:
+        shared = {
+            "dict": manager.dict(numbers),
+            "lists": manager.dict({key: [0, [0]] for key in numbers}),
+            "namespace": manager.Namespace(**numbers),
+            "list": manager.list([0] * KEYS),
+            "users": manager.Board(),
+        }
+        idents = {name: [proxy._token.typeid, proxy._token.id] for name, proxy in shared.items()}
+        place = stack.enter_context(forwarder(manager.address))
+        scripts = [
+            stack.enter_context(
+                Script(
+                    be_client, number, kind, place if kind == "tcp" else manager.address, idents,
+                    seed, str(path),
+                )
+            )
+            for number, kind in enumerate(KINDS)
+        ]  # fmt: skip
+        assert [script.line() for script in scripts] == ["ready"] * len(scripts)
+        tell(scripts)
+        time.sleep(SECONDS)
+        tell(scripts)
+        told = [script.line(2 * DEADLINE) for script in scripts]
+        print(told)
+        tell(scripts)
+        for script in scripts:
+            assert script.process.wait(DEADLINE) == 0
+        assert [one["faults"] for one in told] == [[]] * len(KINDS)
+        assert all(one["reads"] and one["writes"] for one in told)
