@@ -70,9 +70,22 @@ def case(
     return add
 
 
+def calling(proxy: Any) -> Any:
+    """Return a proxy that makes every call, where others return what they have read before."""
+    proxy._keeps = False
+    return proxy
+
+
 @case("`d[k]`")
 def dict_get(manager: Any) -> Operation:
     """Read an item of a shared dict."""
+    shared = calling(manager.dict({"key": 1}))
+    return Operation(lambda: shared["key"], 1, (shared,))
+
+
+@case("`d[k]`, unchanged since the last time", reply=None)
+def dict_kept(manager: Any) -> Operation:
+    """Read an item of a shared dict that nobody has changed."""
     shared = manager.dict({"key": 1})
     return Operation(lambda: shared["key"], 1, (shared,))
 
@@ -112,7 +125,7 @@ def value_set(manager: Any) -> Operation:
 @case("`ns.x`")
 def namespace_get(manager: Any) -> Operation:
     """Read an attribute of a shared namespace."""
-    shared = manager.Namespace(x=5)
+    shared = calling(manager.Namespace(x=5))
     return Operation(lambda: shared.x, 5, (shared,))
 
 

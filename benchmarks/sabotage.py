@@ -74,6 +74,22 @@ SABOTAGES = (
         said="instructions, (client|server) dict_get: ",
     ),
     Sabotage(
+        name="a loop before what was kept is returned",
+        file="memory/versions.pxd",
+        anchor=r"cdef inline bint stands\(.*:\n",
+        damage=CYTHON_LOOP.format(100),
+        test="test_instructions.py -k dict_kept",
+        said="instructions, client dict_kept: ",
+    ),
+    Sabotage(
+        name="replies that say no version",
+        file="server/replies.pyx",
+        anchor=r"if header\.op == OP_RETURN and header\.flags == 0",
+        damage=" and False",
+        test="test_instructions.py -k dict_kept",
+        said="instructions, client dict_kept: ",
+    ),
+    Sabotage(
         name="a system call more before sending",
         file="link/system.h",
         anchor=SEND,
