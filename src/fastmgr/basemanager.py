@@ -508,10 +508,8 @@ class BaseManager(_StockManager):
             hosts them, a process on this host that belongs to the manager.  A type that the class
             has already needs no more: ``register("Pool", engine="local")``.
         readers : iterable of str, optional
-            Names of methods that change nothing and whose results depend on nothing but the
-            object.  A client on the host may return what such a call has returned again, without
-            a call, until a client calls another method.  Name none if the object changes in
-            any other way: in a thread of its own, say.
+            Methods that change nothing.  A client on the host may return again what they returned
+            until another is called.  None, if anything else changes the object.
         """
         if engine not in (None, "local"):
             raise ValueError(f"engine={engine!r}: 'local' or None is needed")
@@ -529,8 +527,8 @@ class BaseManager(_StockManager):
                 if type(name) is not str:
                     # The type is the stdlib's, where this is an assert.
                     raise AssertionError(f"{name!r} is not a string")
-        registered = callable, exposed, method_to_typeid, proxytype
-        cls._registry[typeid] = _Read(registered, readers) if readers else registered
+        given = callable, exposed, method_to_typeid, proxytype
+        cls._registry[typeid] = _Read(given, readers) if readers else given
         cls._local_types = cls._local_types - {typeid} | ({typeid} if engine else set())
         if create_method:
             setattr(cls, typeid, _create_method(typeid, callable, proxytype))

