@@ -11,6 +11,7 @@ import os
 import threading
 import types
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from multiprocessing import connection, get_context, process, util
 from multiprocessing.context import ProcessError, get_spawning_popen
 from os import getpid
@@ -522,11 +523,9 @@ class BaseManager(_StockManager):
             proxytype = AutoProxy
         exposed = exposed or getattr(proxytype, "_exposed_", None)
         method_to_typeid = method_to_typeid or getattr(proxytype, "_method_to_typeid_", None)
-        for pair in (method_to_typeid or {}).items():
-            for name in pair:
-                if type(name) is not str:
-                    # The type is the stdlib's, where this is an assert.
-                    raise AssertionError(f"{name!r} is not a string")
+        for name in chain.from_iterable((method_to_typeid or {}).items()):
+            if type(name) is not str:  # the error's type is the stdlib's, where it is an assert
+                raise AssertionError(f"{name!r} is not a string")
         given = callable, exposed, method_to_typeid, proxytype
         cls._registry[typeid] = _Read(given, readers) if readers else given
         cls._local_types = cls._local_types - {typeid} | ({typeid} if engine else set())

@@ -33,12 +33,10 @@ DIFFERENT_SIGNATURES = {
     # A file, or none, for what is shared by memory.
     "BaseManager.__init__",
     "BaseManager._run_server",
-    # Beside an engine's address some types can be in a server of their own.
+    # Beside an engine's address some types can be in a server of their own; readers may be named.
     "BaseManager.register",
     # Of a semaphore several permits are given back at once, as with `threading`.
     "AcquirerProxy.release",
-    # Methods that only read may be named.
-    "BaseManager.register",
     # Special methods of compiled classes do not show their parameters' names.
     "BaseListProxy.__contains__",
     "BaseListProxy.__getitem__",

@@ -53,7 +53,7 @@ cdef enum:
     FLAG_BUFFERS = 16   # large buffers come behind the values (see BufferTable)
     FLAG_ONEWAY = 32    # OP_CALL: no reply
     FLAG_GAINS = 64     # OP_CALL: not to be made if a one-way call before it has failed
-    # OP_CALL: the client would keep the reply. OP_RETURN: it may, at the version that the handle is.
+    # OP_CALL: the client would keep the reply. OP_RETURN: it may, at the version in the handle.
     FLAG_VERSION = 128
 
 # With FLAG_BUFFERS a body is: this, a uint64 for each buffer (its size; in the top bit whether it
