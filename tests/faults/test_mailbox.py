@@ -57,7 +57,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="finds the mailbox in /proc"),
 ]
 
-managers.BaseProxy._keeps = False  # here each read is to be a call
 SECONDS = float(os.environ.get("FASTMGR_MAIL_SECONDS", "2"))
 MOST_GROWTH = 48 << 20
 #: What a call says when the server is gone.

@@ -34,6 +34,9 @@ MAILBOX = 0x7FFFFFFF  # its number as a segment
 #: A size that nobody writes: it is gone when a message has been in the box.
 MARK = 1 << 40
 
+#: In processes that look into mailboxes each read is a call.
+BaseProxy._keeps = False
+
 Call = Callable[[], Any]
 
 
@@ -101,7 +104,6 @@ class Box:
 def fresh_box(proxy: Any) -> Box:
     """The mailbox of a new channel of the calling thread; no other thread may begin one."""
     known = boxes()
-    BaseProxy._keeps = False  # in this process each read is a call from now on
     proxy._connect()
     for _ in range(2 * AFTER):
         proxy._callmethod("__len__")
