@@ -412,6 +412,7 @@ def test_object_that_was_made_for_an_interrupted_call(manager: ProbeManager, wha
 def test_interrupt_as_a_connection_gets_its_mailbox(manager: ProbeManager, calls: int) -> None:
     """It asks for one before its 65th request or so, whatever that is."""
     shared = manager.list([1])
+    shared._keeps = False  # each is a request
     shared._connect()
     for _ in range(calls):
         shared.count(1)
