@@ -13,6 +13,7 @@ from instructions import BUILD, CALL_CASES, CODEC_CASES
 from measure import SMOKE, Comparison, Effort
 from report import BASELINE, Report
 from sabotage import ROOT, SABOTAGES, Sabotage
+from valkey_counts import VALKEY_CASES
 
 from fastmgr.cli.bench import FAST, Row
 
@@ -105,6 +106,16 @@ def test_count(section: str, name: str, strict: Gate) -> None:
         strict.count(section, name, 12345, worse)
     said = str(failure.value)
     assert said == f"{section}, {name}: {worse:.10g} is more than {ceiling:.10g} (stock: 12345)"
+
+
+@pytest.mark.parametrize("section", ["valkey_syscalls", "valkey_instructions"])
+@pytest.mark.parametrize("name", VALKEY_CASES)
+def test_need(section: str, name: str, strict: Gate) -> None:
+    """What a call on a Valkey server needs has a limit, though stock has no such call."""
+    ceiling = LIMITS[section][name]
+    strict.need(section, name, ceiling)
+    with pytest.raises(pytest.fail.Exception, match=f"{section}, {name}: .* is more than"):
+        strict.need(section, name, ceiling + 0.5)
 
 
 def test_other_build(strict: Gate) -> None:
