@@ -47,5 +47,6 @@ def follow(session: Any) -> bool:
 
 def is_replica(connection: Connection) -> bool:
     """Whether a server is a replica; False where it does not say."""
-    role = connection.call([b"ROLE"], ANSWER_IN)
+    # A timeout would close the connection by which the server sees that the session lives.
+    role = connection.call([b"ROLE"])
     return isinstance(role, list) and role[0] == b"slave"
