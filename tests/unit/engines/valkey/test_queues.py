@@ -1,0 +1,67 @@
+"""Clients of queues, without a server: items whose fate an interrupt leaves open."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+import pytest
+from support.scripted import ScriptedSession
+
+from fastmgr.engines.valkey import queues
+from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError
+
+KEY = b"{fm:Queue-1}"
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The items whose references were returned."""
+    found: list[Any] = []
+    monkeypatch.setattr(queues, "release", lambda session, key, values: found.extend(values))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "reply", "is_known"),
+    [
+        (KeyboardInterrupt(), [0], True),  # it was not put
+        (KeyboardInterrupt(), [1], False),  # it was, or nobody knows
+        (KeyboardInterrupt(), ConnectionLost("cut", None), False),
+        (ConnectionLost("cut", None), [0], True),
+    ],
+    ids=repr,
+)
+def test_references_of_an_item_are_returned_if_it_was_not_put(
+    released: list[Any], error: BaseException, reply: Any, is_known: bool
+) -> None:
+    session = ScriptedSession(error, reply)
+    with pytest.raises(type(error)):
+        queues.put(session, KEY, 1)
+    assert session.functions == [b"fm1_queue_put", b"fm1_put_withdraw"]
+    assert released == ([b"1"] if is_known else [])
+
+
+def test_a_queue_that_is_full_takes_no_references(released: list[Any]) -> None:
+    session = ScriptedSession(ReplyError(b"FM FULL"))
+    with pytest.raises(queue.Full):
+        queues.put_nowait(session, KEY, 1)
+    assert released == [b"1"]
+
+
+def test_a_getter_that_is_woken_takes_the_item() -> None:
+    session = ScriptedSession([2, 0], [b"list", b"I"], ConnectionLost("cut", None), [1, b"5"])
+    waiter_patience = 5.0
+    session.patience = waiter_patience
+    assert queues.get(session, KEY) == 5
+    look = b"fm1_queue_look"
+    assert session.functions == [b"fm1_queue_get", b"BLPOP", look, look]
+
+
+def test_a_putter_whose_session_was_taken_for_dead_learns_whether_its_item_was_put() -> None:
+    for settled, found in (([1], [1]), ([3], None)):
+        session = ScriptedSession(settled)
+        putter = queues.PutterWait(session, KEY, b"put")
+        session.id = b"00000000000000bb"
+        assert putter.wait([2, 0]) == found
+        assert session.functions == [b"fm1_put_settle"]
