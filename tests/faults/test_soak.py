@@ -389,6 +389,8 @@ def soak(kills: int, seed: str, there: tuple[str, int] | None) -> list[Any]:
             first.guarded(which)
             first.permitted(which)
         first.map()
+        for _ in range(100):  # the versions of what is read again and again
+            assert len(ground.faults) == 0
         settle(manager, ground.proxies())
         before = [threads(server), descriptors(server), len(mapped(server))]
         started = time.monotonic()
