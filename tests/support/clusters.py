@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -63,6 +64,11 @@ class Node(Server):
     def info(self, section: str) -> dict[str, str]:
         text = self.call("INFO", section).decode()
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+    def epoch(self) -> str:
+        """The latest change of owners that the node has heard of."""
+        (line,) = re.findall(r"cluster_current_epoch:\d+", self.call("CLUSTER", "INFO").decode())
+        return str(line)
 
     def is_ready(self) -> bool:
         """Whether the node serves, and has the data of its primary if it is a replica."""
@@ -184,6 +190,9 @@ class Cluster:
             pass
         for node in (target, source, *self.primaries):
             node.call("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+        # Two targets that take their epochs from the same past would take the same: then the slot
+        # stays in dispute for ever.
+        poll(lambda: len({node.epoch() for node in self.primaries}) == 1, "one epoch")
 
     def move(self, slot: int, source: Node, target: Node) -> None:
         """Move a slot key by key."""
