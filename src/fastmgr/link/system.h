@@ -6,6 +6,10 @@
 #ifndef FASTMGR_OS_H
 #define FASTMGR_OS_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1 /* POLLRDHUP */
+#endif
+
 #include <errno.h>
 #include <fcntl.h>
 #ifdef __GLIBC__
