@@ -12,14 +12,7 @@ define('event_wait', function(k, A)
   return queue_up(k, 'q', A[1])
 end)
 
-define('event_look', function(k, A)
-  local found = waiting(k, 'q', A[1])
-  if found[1] == 3 then
-    unwake(k, A[1])
-    return {1}
-  end
-  return found
-end, 'allow-oom')
+define('event_look', function(k, A) return look(k, 'q', A[1]) end, 'allow-oom')
 
 define('event_expire', function(k, A)
   if call('LREM', k .. ':q', 1, A[1]) == 1 then return {0} end
@@ -27,19 +20,12 @@ define('event_expire', function(k, A)
   return {1}
 end, 'allow-oom')
 
-define('event_withdraw', function(k, A)
-  if call('LREM', k .. ':q', 1, A[1]) == 0 then remember(withdrawn, A[1], true) end
-  unwake(k, A[1])
-  return {0}
-end, 'allow-oom')
+define('event_withdraw', function(k, A) return withdraw(k, 'q', A[1]) end, 'allow-oom')
 
 define('event_set', function(k)
   call('HSET', k, 's', 1)
-  while true do
-    local w = next_waiter(k, 'q')
-    if not w then return 1 end
-    wake(k, w, 'G')
-  end
+  wake_all(k, 'q', 'G')
+  return 1
 end, 'allow-oom')
 
 define('event_is_set', function(k) return call('HGET', k, 's') end, 'no-writes')

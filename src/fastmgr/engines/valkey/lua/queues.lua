@@ -6,25 +6,19 @@
 
 uses('i', 'g', 'p', 'v', 'j', 'x', 't')
 
-local function add(k, item)
+-- Give an item to the first who waits for one; else `push` it to the others.
+local function hand_over(k, item, push)
   local w = next_waiter(k, 'g')
   if w then
     call('HSET', k .. ':x', w, item)
     wake(k, w, 'I')
   else
-    call('RPUSH', k .. ':i', item)
+    call(push, k .. ':i', item)
   end
 end
 
-local function put_back(k, item)
-  local w = next_waiter(k, 'g')
-  if w then
-    call('HSET', k .. ':x', w, item)
-    wake(k, w, 'I')
-  else
-    call('LPUSH', k .. ':i', item)
-  end
-end
+local function add(k, item) hand_over(k, item, 'RPUSH') end
+local function put_back(k, item) hand_over(k, item, 'LPUSH') end
 
 -- A waiter of put is taken for dead: its mark says that its item was not put.
 local BURIED = '!'
@@ -198,28 +192,11 @@ define('queue_join', function(k, A)
   return queue_up(k, 'j', A[1])
 end)
 
-define('join_look', function(k, A)
-  local found = waiting(k, 'j', A[1])
-  if found[1] == 3 then
-    unwake(k, A[1])
-    return {1}
-  end
-  return found
-end, 'allow-oom')
+define('join_look', function(k, A) return look(k, 'j', A[1]) end, 'allow-oom')
 
-define('join_withdraw', function(k, A)
-  if call('LREM', k .. ':j', 1, A[1]) == 0 then remember(withdrawn, A[1], true) end
-  unwake(k, A[1])
-  return {0}
-end, 'allow-oom')
+define('join_withdraw', function(k, A) return withdraw(k, 'j', A[1]) end, 'allow-oom')
 
-local function all_done(k)
-  while true do
-    local w = next_waiter(k, 'j')
-    if not w then return end
-    wake(k, w, 'J')
-  end
-end
+local function all_done(k) wake_all(k, 'j', 'J') end
 
 define('queue_task_done', function(k)
   if number(k, 'u') <= 0 then return fail('VALUE', 'task_done() called too many times') end

@@ -25,6 +25,22 @@ local function queue_up(k, queue, w)
   return {2, call('RPUSH', k .. ':' .. queue, w) - 1}
 end
 
+-- Where each waiter of a list is granted the same: one whose record is gone has been granted it.
+local function look(k, queue, w)
+  local found = waiting(k, queue, w)
+  if found[1] == 3 then
+    unwake(k, w)
+    return {1}
+  end
+  return found
+end
+
+local function withdraw(k, queue, w)
+  if call('LREM', k .. ':' .. queue, 1, w) == 0 then remember(withdrawn, w, true) end
+  unwake(k, w)
+  return {0}
+end
+
 -- Take the first waiter that lives out of a list; `bury` is called with each that does not.
 local function next_waiter(k, queue, bury)
   while true do
