@@ -16,6 +16,7 @@ from fastmgr.engines.valkey.keys import decode_key, encode_both, encode_key
 from fastmgr.engines.valkey.methods import (
     JOINED,
     TRIES,
+    Length,
     Method,
     Steps,
     function,
@@ -135,14 +136,8 @@ class DictContains(Method):
 
 
 @method("__len__", "dict", model=dict, reads=True)
-class DictLen(Method):
-    def words(self, session: Any, key: bytes) -> list[Any]:
-        return [b"HLEN", key]
-
-    def finish(self, session: Any, key: bytes, reply: Any) -> Any:
-        if not reply:
-            require(session, key)
-        return reply
+class DictLen(Length):
+    command = b"HLEN"
 
 
 class _Storing(Method):

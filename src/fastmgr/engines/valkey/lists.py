@@ -14,6 +14,7 @@ from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.methods import (
     JOINED,
     TRIES,
+    Length,
     Method,
     Steps,
     function,
@@ -108,14 +109,8 @@ class ListGetItem(Method):
 
 
 @method("__len__", "list", model=list, reads=True)
-class ListLen(Method):
-    def words(self, session: Any, key: bytes) -> list[Any]:
-        return [b"LLEN", key]
-
-    def finish(self, session: Any, key: bytes, reply: Any) -> Any:
-        if not reply:
-            require(session, key)
-        return reply
+class ListLen(Length):
+    command = b"LLEN"
 
 
 class _ListReading(Method):

@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 from fastmgr.engines.valkey.commands import METHODS, Command, Procedure
 from fastmgr.engines.valkey.errors import ReplyError
+from fastmgr.engines.valkey.references import require
 from fastmgr.stock.dialect import RemoteError
 
 __all__ = [
-    "JOINED", "TRIES", "Method", "Steps", "function", "method", "near", "refuse", "too_contended",
+    "JOINED", "TRIES", "Length", "Method", "Steps", "function", "method", "near", "refuse",
+    "too_contended",
 ]  # fmt: skip
 
 #: How often a client computes anew what others have made out of date.
@@ -166,3 +168,17 @@ def method(name: str, *typeids: str, **attributes: Any) -> Callable[[_M], _M]:
         return kind
 
     return enter
+
+
+class Length(Method):
+    """The length of what a command counts, which is 0 for what is empty and for what is gone."""
+
+    command = b""
+
+    def words(self, session: Any, key: bytes) -> list[Any]:
+        return [self.command, key]
+
+    def finish(self, session: Any, key: bytes, reply: Any) -> int:
+        if not reply:
+            require(session, key)
+        return int(reply)

@@ -11,6 +11,7 @@ from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.methods import (
     JOINED,
     TRIES,
+    Length,
     Method,
     function,
     method,
@@ -422,14 +423,11 @@ class _ArrayMethod(Method):
 
 
 @method("__len__", "Array", model=_empty_array, reads=True)
-class ArrayLen(Method):
-    def words(self, session: Any, key: bytes) -> list[Any]:
-        return [b"STRLEN", key]
+class ArrayLen(Length):
+    command = b"STRLEN"
 
     def finish(self, session: Any, key: bytes, reply: Any) -> int:
-        if not reply:
-            require(session, key)
-        return int(reply) // empty_array(key).itemsize
+        return super().finish(session, key, reply) // empty_array(key).itemsize
 
 
 @method("__getitem__", "Array", least=1, most=1, model=_empty_array, reads=True)

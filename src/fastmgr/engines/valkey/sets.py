@@ -8,7 +8,7 @@ from typing import Any
 from fastmgr.engines.valkey.containers import read_keys
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.keys import decode_key, encode_both, encode_key
-from fastmgr.engines.valkey.methods import JOINED, Method, Steps, function, method
+from fastmgr.engines.valkey.methods import JOINED, Length, Method, Steps, function, method
 from fastmgr.engines.valkey.references import Maker, make_ident, operand, require
 
 __all__: list[str] = []
@@ -47,14 +47,8 @@ def _as_member(member: Any) -> Any:
 
 
 @method("__len__", "set", model=set, reads=True)
-class SetLen(Method):
-    def words(self, session: Any, key: bytes) -> list[Any]:
-        return [b"SCARD", key]
-
-    def finish(self, session: Any, key: bytes, reply: Any) -> Any:
-        if not reply:
-            require(session, key)
-        return reply
+class SetLen(Length):
+    command = b"SCARD"
 
 
 @method("add", "set", least=1, most=1, model=set)
