@@ -18,8 +18,9 @@ from common import instrumented
 from server_inputs import CALL, CREATE, HEADER, RELEASE
 
 with instrumented():
-    from fastmgr.kinds.primitives import Barrier
     from fastmgr.kinds.queues import Queue
+
+    from fastmgr.kinds.primitives import Barrier
     from fastmgr.link.cutter import Op
     from fastmgr.link.introduction import Introducer
     from fastmgr.link.sockets import connect

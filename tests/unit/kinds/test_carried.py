@@ -12,13 +12,13 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from fastmgr.kinds.queues import Queue
 from support import DEADLINE, in_thread, poll
 from support.carried import GHOSTS, CarriedManager, Client
 
 import fastmgr
 from fastmgr.kinds import rows
 from fastmgr.kinds.containers import Namespace
-from fastmgr.kinds.queues import Queue
 from fastmgr.kinds.values import Value
 from fastmgr.managers import RemoteError
 
