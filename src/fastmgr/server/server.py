@@ -432,6 +432,8 @@ class Server(_StockServer):
 
     def accept_connection(self, c: Any, name: str) -> None:
         """Serve the calls of this connection from now on, on this thread."""
+        if not hasattr(c, "recv"):
+            raise TypeError("accept_connection: this client's connection is served already")
         threading.current_thread().name = name
         c.send(("#RETURN", None))
         self.serve_client(c)

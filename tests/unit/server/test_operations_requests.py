@@ -137,6 +137,14 @@ def test_garbage_hurts_nobody(
     assert peer.control("dummy").op == OP_RETURN
 
 
+def test_only_a_stock_peer_asks_to_be_served(peer: FastPeer) -> None:
+    """The reply would come twice, and a worker would read for ever from what cannot be read."""
+    refusal = peer.control("accept_connection", "x")
+    assert refusal.op == OP_TRACEBACK
+    assert "served already" in refusal.payload
+    assert peer.control("dummy").op == OP_RETURN
+
+
 def test_noise_hurts_nobody(peer: FastPeer, raw_manager: RawManager) -> None:
     """Not even frames, at every stage of a connection."""
     rng = random.Random(3)
