@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t
 
 from fastmgr.engines.valkey.resp cimport Encoder, Parser
+from fastmgr.link.system cimport fm_spinner
 
 cdef class Connection:
     cdef int fd                     # owned, unless `tls` has it; -1 once closed
@@ -19,6 +20,7 @@ cdef class Connection:
     cdef int64_t deadline           # by the monotonic clock; 0: none
     cdef Py_ssize_t awaited         # replies to the requests of a pipeline
     cdef int64_t last               # when the last reply came
+    cdef fm_spinner spinner         # of the thread that waits for replies
 
     cpdef object call(self, words, timeout=*)
     cdef object exchange(self)

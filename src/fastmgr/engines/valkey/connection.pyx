@@ -10,8 +10,9 @@ from libc.errno cimport EAGAIN, EINTR
 
 from fastmgr.engines.valkey.resp cimport incomplete, Encoder, Parser
 from fastmgr.link.system cimport (
-    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_hung_up, fm_now_ns, fm_poll_one,
-    fm_receive_timeout, fm_recv, fm_send, fm_shutdown, os_close,
+    FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_hung_up, fm_look, fm_look_again,
+    fm_look_begin, fm_look_end, fm_now_ns, fm_poll_one, fm_receive_timeout, fm_recv, fm_send,
+    fm_shutdown, fm_spinner, os_close,
 )
 
 import errno
@@ -29,6 +30,20 @@ cdef enum:
     POSTED_AT_ONCE = 64         # look for replies after so many requests,
     MOST_POSTED = 4096          # and wait for them after so many
     IDLE_NS = 10 * 1000 * 1000  # after so long the server may have closed the connection
+
+
+cdef ssize_t recv_soon(int fd, void *into, size_t room, fm_spinner *spinner) noexcept nogil:
+    """Receive what comes before it is time to sleep; else return -EAGAIN.
+
+    Nobody says whether a processor is left to spin on, so the thread yields between two looks.
+    """
+    cdef fm_look look
+    cdef ssize_t n = -EAGAIN
+    if fm_look_begin(&look, spinner, False):
+        while n == -EAGAIN and fm_look_again(&look):
+            n = fm_recv(fd, into, room, MSG_DONTWAIT)
+        fm_look_end(&look, n != -EAGAIN)
+    return n
 
 
 cdef class Connection:
@@ -362,10 +377,13 @@ cdef class Connection:
         into = self.parser.room(
             min(max(self.parser.wanted, <size_t>READ_AT_ONCE // 4), <size_t>MOST_AT_ONCE), &room)
         while True:
-            if self.deadline:
-                self.wait(POLLIN)
             with nogil:
-                n = fm_recv(self.fd, into, room, 0)
+                n = recv_soon(self.fd, into, room, &self.spinner)
+            if n == -EAGAIN:
+                if self.deadline:
+                    self.wait(POLLIN)
+                with nogil:
+                    n = fm_recv(self.fd, into, room, 0)
             if n > 0:
                 self.parser.end += n
                 self.renew()
