@@ -34,7 +34,7 @@ from multiprocessing import AuthenticationError, util
 from fastmgr.client.connections import StaleConnection
 from fastmgr.client.stock import StockSession
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer, is_off
-from fastmgr.link.sockets import connect, is_loss, named, settle
+from fastmgr.link.sockets import Missing, connect, is_loss, named, settle
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.stock.dialect import RemoteError, uses_raw_sockets
 
@@ -52,7 +52,9 @@ cdef tuple introduce(ClientSession session, object name):
     stream = connect(
         session.address, session.authkey, introducer.introduce, session.time_to_dial())
     try:
-        return stream, introducer.read_answer(stream.recv_bytes())
+        with Missing("to answer which dialect it speaks"):
+            answer = stream.recv_bytes()
+        return stream, introducer.read_answer(answer)
     except (OSError, EOFError, AuthenticationError) as error:
         if isinstance(error, AuthenticationError) or is_loss(error):
             raise named(error, session.address) from None

@@ -20,7 +20,7 @@ from multiprocessing import AuthenticationError, util
 
 from fastmgr.client.connections import StaleConnection
 from fastmgr.client.session import introduced, raised as raised_outcome
-from fastmgr.link.sockets import HANDSHAKE_TIMEOUT, is_loss, named, settle
+from fastmgr.link.sockets import Missing, connect_timeout, is_loss, named, settle
 from fastmgr.link.cutter import OPS
 from fastmgr.stock.dialect import (
     RemoteError, StockConnection, convert_to_error, dispatch, stock_client,
@@ -97,9 +97,16 @@ cdef class StockChannel(Channel):
 
 cdef object dial(Connections session, object name):
     """A connection for a thread's calls, which the server calls by `name`."""
-    conn = stock_client(session.serializer, session.time_to_dial() or HANDSHAKE_TIMEOUT)(
+    conn = stock_client(session.serializer, session.time_to_dial() or connect_timeout())(
         session.address, authkey=session.authkey)
-    dispatch(conn, None, "accept_connection", (name,))
+    try:
+        with Missing("to accept the thread's calls"):
+            dispatch(conn, None, "accept_connection", (name,))
+    except BaseException as error:
+        conn.close()
+        if session.is_lost(error):
+            raise named(error, session.address) from None
+        raise
     if isinstance(conn, StockConnection):
         conn.timeout = session.timeout
         settle(conn.stream, receives_in_time=session.timeout is not None)
@@ -184,10 +191,13 @@ cdef class StockSession(Connections):
 
     def control(self, name, args=(), kwds=None):
         self.channel()      # the server is there, and the thread's connection as in the stdlib
-        conn = stock_client(self.serializer, self.timeout)(self.address, authkey=self.authkey)
+        # A server counts at once; to make an object may take long.
+        timeout = connect_timeout() if name == "incref" else None
+        conn = stock_client(self.serializer, self.timeout or timeout)(
+            self.address, authkey=self.authkey)
         try:
             return dispatch(conn, None, name, tuple(args), kwds or {})
-        except EOFError as error:
+        except (EOFError, TimeoutError) as error:
             if self.is_lost(error):
                 raise named(error, self.address) from None
             raise

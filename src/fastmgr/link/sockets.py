@@ -19,8 +19,8 @@ from fastmgr.link.handshake import HANDSHAKE_LIMIT, Responder
 from fastmgr.link.stream import SIGNALS_INTERVAL, Stream
 
 __all__ = [
-    "Address", "Listener", "cannot_bind", "connect", "hang_up", "is_loss", "is_ours", "knock",
-    "named", "settle", "take_over", "tune",
+    "Address", "Listener", "Missing", "cannot_bind", "connect", "connect_timeout", "hang_up",
+    "is_loss", "is_ours", "knock", "named", "settle", "take_over", "tune",
 ]  # fmt: skip
 
 Introduce = Callable[[Callable[[str, bytes], bytes]], bytes]
@@ -30,7 +30,7 @@ Address = Any  # (host, port), a path, or an abstract name as bytes or "\0..."
 #: questions, and questions without an answer until the connection is lost.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
-#: Seconds for connecting and the handshake, on a client's side.
+#: Seconds for connecting and the handshake, on a client's side, where the environment says nothing.
 HANDSHAKE_TIMEOUT = 30.0
 
 _NOBODY = "no manager's server is there: it has ended, or has not been started"
@@ -189,6 +189,43 @@ def hang_up(conn: Any) -> None:
         pass  # it is closed already
 
 
+def connect_timeout(default: float = HANDSHAKE_TIMEOUT) -> float:
+    """Return the seconds that connecting and the handshake may take.
+
+    ``FASTMGR_CONNECT_TIMEOUT`` in the environment says otherwise than `default`: it holds for
+    proxies too, which may have come without a manager.
+    """
+    said = os.environ.get("FASTMGR_CONNECT_TIMEOUT")
+    if said is None:
+        return default
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"FASTMGR_CONNECT_TIMEOUT={said!r} in the environment: a number of seconds above 0 is "
+            "needed"
+        )
+    return seconds
+
+
+class Missing:
+    """A block in which a connection's error is given what the peer still had to do."""
+
+    __slots__ = ("step",)
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, (OSError, EOFError)):
+            error.missing = self.step  # type: ignore[union-attr]
+
+
 def connect(
     address: Address,
     authkey: bytes | None,
@@ -199,15 +236,17 @@ def connect(
 
     Given the handshake's `prove`, `introduce` returns the first request, which is sent in one write
     with the handshake's last frame.  The stream's deadline stands until `settle`.  An error names
-    the address: AuthenticationError where the key is not the server's, EOFError or OSError where no
-    server answers.
+    the address, and what the server still had to do: AuthenticationError where the key is not the
+    server's, EOFError or OSError where no server answers.
     """
     if timeout is None:
-        timeout = HANDSHAKE_TIMEOUT
+        timeout = connect_timeout()
     stream = None
     try:
-        stream = _connect(address, monotonic() + timeout)
-        stream.set_deadline(timeout)
+        until = monotonic() + timeout
+        with Missing("to accept the connection"):
+            stream = _connect(address, until)
+        stream.set_deadline(until - monotonic())
         if authkey is not None:
             _prove(stream, authkey, introduce)
     except BaseException as error:
@@ -277,16 +316,22 @@ def _prove(stream: Stream, authkey: bytes, introduce: Introduce | None) -> None:
     stream.set_limit(HANDSHAKE_LIMIT)
     responder = Responder(authkey)
     try:
-        challenge = stream.recv_bytes()
+        with Missing("to ask for the key"):
+            challenge = stream.recv_bytes()
     except OSError as error:
         said = stream.pending()
         if said and not isinstance(error, TimeoutError) and is_loss(error):
             raise OSError(f"bad message length: {_who_says(said)}") from None
         raise
-    stream.send_bytes(*responder.answer(challenge))
-    responder.check_welcome(stream.recv_bytes())
+    answer = responder.answer(challenge)
+    with Missing("to say whether our key is right"):
+        stream.send_bytes(*answer)
+        verdict = stream.recv_bytes()
+    responder.check_welcome(verdict)
     stream.acknowledge()
-    welcome = responder.check_response(stream.recv_bytes())
+    with Missing("to prove that it has the key"):
+        proof = stream.recv_bytes()
+    welcome = responder.check_response(proof)
     stream.send_bytes(welcome, *([] if introduce is None else [introduce(responder.prove)]))
     stream.set_limit(0)
 
@@ -326,11 +371,13 @@ def named(error: Any, address: Address) -> Any:
     if type(error).__module__.partition(".")[0] not in ("builtins", "socket", "multiprocessing"):
         return error  # a user's type, which may take other arguments
     server = f"the manager's server at {address!r}"
+    missing = getattr(error, "missing", None)
     if isinstance(error, TimeoutError):
+        step = f"; it had yet {missing}" if missing else ""
         return TimeoutError(
             errno.ETIMEDOUT,
             f"{server} did not answer in time: it is stopped, is none, or has no descriptors left "
-            "for another client (ulimit -n)",
+            f"for another client (ulimit -n){step}",
         )
     if isinstance(error, OSError) and error.errno is not None:
         hint = _HINTS.get(error.errno)
@@ -341,5 +388,6 @@ def named(error: Any, address: Address) -> Any:
         text = f"{error.strerror}: {address!r}" + (f" ({hint})" if hint else "")
         return type(error)(error.errno, text)
     if isinstance(error, EOFError):
-        return EOFError(f"{server} closed the connection: it has ended, or refused it")
+        step = f"; it had yet {missing}" if missing else ""
+        return EOFError(f"{server} closed the connection: it has ended, or refused it{step}")
     return type(error)(f"{error}; {server}" if str(error) else server)

@@ -18,7 +18,16 @@ from typing import Any
 import pytest
 from support import DEADLINE, KEY, poll
 
-from fastmgr.link.sockets import KEEPALIVE, Listener, connect, named, settle, tune
+from fastmgr.link.sockets import (
+    HANDSHAKE_TIMEOUT,
+    KEEPALIVE,
+    Listener,
+    connect,
+    connect_timeout,
+    named,
+    settle,
+    tune,
+)
 from fastmgr.link.stream import Stream
 
 LOCALHOST = ("127.0.0.1", 0)
@@ -399,6 +408,57 @@ def test_server_that_does_not_go_on(serve: Serve) -> None:
     with serving(serve) as address, pytest.raises(TimeoutError, match="did not answer") as raised:
         connect(address, KEY, timeout=0.1)
     assert repr(address) in str(raised.value)
+
+
+def steps_of_a_handshake(stream: Stream) -> Iterator[str]:
+    """Take the server's part; say before each step what the server has to do next."""
+    conn = connection.Connection(os.dup(stream.fileno()))
+    with conn:
+        yield "to ask for the key"
+        message = b"{sha256}" + os.urandom(40)
+        conn.send_bytes(b"#CHALLENGE#" + message)
+        conn.recv_bytes()
+        yield "to say whether our key is right"
+        conn.send_bytes(b"#WELCOME#")
+        yield "to prove that it has the key"
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("leaves", [False, True], ids=["stops", "leaves"])
+def test_server_that_stops_within_the_handshake(number: int, leaves: bool) -> None:
+    said: list[str] = []
+
+    def serve(stream: Stream) -> None:
+        for step, what in enumerate(steps_of_a_handshake(stream)):
+            said.append(what)
+            if step == number:
+                break
+        if not leaves:
+            with contextlib.suppress(EOFError, ConnectionError):
+                while True:
+                    stream.recv_bytes()
+
+    with serving(serve) as address:
+        kinds = (EOFError, ConnectionError) if leaves else TimeoutError
+        with pytest.raises(kinds) as raised:
+            connect(address, KEY, timeout=DEADLINE if leaves else 0.1)
+    assert repr(address) in str(raised.value)
+    if not isinstance(raised.value, ConnectionError):
+        assert said[-1] in str(raised.value)
+
+
+def test_environment_says_how_long_connecting_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = "FASTMGR_CONNECT_TIMEOUT"
+    monkeypatch.delenv(variable, raising=False)
+    assert connect_timeout() == HANDSHAKE_TIMEOUT
+    monkeypatch.setenv(variable, "0.1")
+    assert connect_timeout() == connect_timeout(10.0) == 0.1
+    with serving(silent) as address, pytest.raises(TimeoutError, match="to ask for the key"):
+        connect(address, KEY)
+    for wrong in ("", "0", "-1", "soon", "nan", "inf"):
+        monkeypatch.setenv(variable, wrong)
+        with pytest.raises(ValueError, match=f"{variable}={wrong!r}"):
+            connect_timeout()
 
 
 def test_backlog_that_is_full(tmp_path: Path) -> None:

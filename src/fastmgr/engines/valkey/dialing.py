@@ -12,7 +12,7 @@ from multiprocessing import AuthenticationError
 from fastmgr.engines.valkey.address import Address
 from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
-from fastmgr.link.sockets import tune
+from fastmgr.link.sockets import connect_timeout, tune
 
 __all__ = ["connect_to_path", "dial", "require_fit"]
 
@@ -25,7 +25,7 @@ _contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
 
 
 def dial(
-    address: Address, host: tuple[str, int] | None = None, timeout: float = TIMEOUT
+    address: Address, host: tuple[str, int] | None = None, timeout: float | None = None
 ) -> Connection:
     """Return a new connection, over which the client has logged in.
 
@@ -35,7 +35,8 @@ def dial(
     host : (str, int), optional
         Which node of a cluster, or the primary of `address`; the first of `address` by default.
     timeout : float, optional
-        Seconds in which the connection must have been made.
+        Seconds in which the connection must have been made; by default `TIMEOUT`, or what the
+        environment says.
 
     Raises
     ------
@@ -44,6 +45,8 @@ def dial(
     OSError
         Nothing serves there, or not in time.
     """
+    if timeout is None:
+        timeout = connect_timeout(TIMEOUT)
     deadline = time.monotonic() + timeout
     name = f"the server at {address.url!r}"
     if address.tls:
