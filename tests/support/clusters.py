@@ -6,8 +6,6 @@ import atexit
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from fastmgr.engines.valkey.dialing import connect_to_path
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.nodes import slot_of
 from fastmgr.engines.valkey.topology import SLOTS as COUNT
-from support.valkeys import Server, free_port, program
+from support.valkeys import Server, free_port, new_folder, program
 from support.waiting import poll
 
 #: Milliseconds after which a node that is silent has failed.
@@ -26,9 +24,7 @@ PRIMARIES = 3
 
 
 class Node(Server):
-    """One server of a cluster, which ends when the test's thread that has started it ends."""
-
-    leash = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+    """One server of a cluster."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         super().__init__(kind, folder, {
@@ -80,9 +76,8 @@ class Node(Server):
 class Cluster:
     """A cluster that a test has started."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.folder = folder
         self.nodes: list[Node] = []
 
     def start(self) -> None:
@@ -104,11 +99,10 @@ class Cluster:
         if os.getpid() == owner:
             for node in self.nodes:
                 node.kill()
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self) -> Node:
         """Start another server, which belongs to no cluster yet."""
-        self.nodes.append(Node(self.kind, Path(tempfile.mkdtemp(dir=self.folder))))
+        self.nodes.append(Node(self.kind, new_folder()))
         return self.nodes[-1]
 
     def meet(self, node: Node) -> None:
@@ -217,7 +211,7 @@ def cluster(kind: str = "valkey") -> Cluster:
     """Return the cluster of this run of the tests, whole; it is started if need be."""
     program(kind)
     if kind not in _running:
-        one = Cluster(kind, Path(tempfile.mkdtemp(prefix="fastmgr-test-")))
+        one = Cluster(kind)
         atexit.register(one.end, os.getpid())
         one.start()
         _running[kind] = one

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from fastmgr import MakeProxyType, SyncManager, Token
 from fastmgr.engines.valkey.commands import METHODS, Command, Procedure
+from support.valkeys import KINDS, Server, server
 
 
 class Words(Command):
@@ -135,6 +138,20 @@ def hosted() -> Iterator[None]:
         yield
     finally:
         del METHODS["Hash"]
+
+
+@pytest.fixture
+def hashes() -> Iterator[None]:
+    """Let Valkey servers host hashes in a test."""
+    with hosted():
+        yield
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def running(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of each kind, for the tests of one module."""
+    with server(request.param) as one:
+        yield one
 
 
 def hash_of(manager: SyncManager, name: str = "1") -> Any:

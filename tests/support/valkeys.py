@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -20,12 +23,16 @@ import pytest
 
 import fastmgr
 from support.managers import KEY
+from support.processes import SANITIZED
 from support.waiting import poll
 
-#: The kinds of servers.
-KINDS = ("valkey", "redis")
+#: The kinds of servers.  For a sanitizer one is enough: it watches the client, which is the same.
+KINDS = ("valkey",) if SANITIZED else ("valkey", "redis")
 #: What `manager` connects to.
-PLACES = (*KINDS, "cluster")
+PLACES = KINDS if SANITIZED else (*KINDS, "cluster")
+#: What servers are started with: a sanitizer would watch their memory, too, and slow them down.
+PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+REAPER = Path(__file__).with_name("reaper.py")
 
 
 def program(kind: str) -> str:
@@ -42,6 +49,31 @@ def program(kind: str) -> str:
     return str(get_binary_path())
 
 
+@functools.cache
+def run_folder() -> str:
+    """Return the folder of this run's servers, which a reaper kills when the run has ended."""
+    folder = tempfile.mkdtemp(prefix="fastmgr-test-")
+    reaper = subprocess.Popen(
+        [sys.executable, "-I", "-S", REAPER, folder], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, start_new_session=True, env=PLAIN,
+    )  # fmt: skip
+    assert reaper.stdout is not None
+    assert reaper.stdout.readline() == b"ready\n"
+    owner = os.getpid()
+
+    def end() -> None:
+        if os.getpid() == owner:  # not the child of a fork
+            reaper.communicate(b"end\n")
+
+    atexit.register(end)
+    return folder
+
+
+def new_folder() -> Path:
+    """Make a folder for a server."""
+    return Path(tempfile.mkdtemp(prefix="s", dir=run_folder()))
+
+
 class Server:
     """A server that a test has started.
 
@@ -55,15 +87,12 @@ class Server:
         Of TCP; 0 unless asked for.
     """
 
-    #: What the server is started by.
-    leash: tuple[str, ...] = ()
-
     def __init__(
         self, kind: str, folder: Path, options: dict[str, str], env: dict[str, str] | None = None
     ) -> None:
         self.kind = kind
         self.folder = folder
-        self.env = {**os.environ, **env} if env else None
+        self.env = {**PLAIN, **(env or {})}
         self.path = str(folder / "socket")
         self.port = int(options.get("port", "0"))
         self.options = {
@@ -88,8 +117,8 @@ class Server:
         words = [word for name, value in self.options.items() for word in (f"--{name}", value)]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [*self.leash, program(self.kind), *words], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True, env=self.env,
+                [program(self.kind), *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.folder, start_new_session=True, env=self.env,
             )  # fmt: skip
         poll(self.answers, f"the {self.kind} server")
 
@@ -161,7 +190,7 @@ def server(
 ) -> Iterator[Server]:
     """Start a server; options are those of its configuration, ``_`` standing for ``-``."""
     program(kind)
-    folder = Path(tempfile.mkdtemp(prefix="fastmgr-test-"))
+    folder = new_folder()
     given = {name.replace("_", "-"): str(value) for name, value in options.items()}
     one = None
     try:

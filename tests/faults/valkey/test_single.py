@@ -9,24 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.hashes import LIBRARY, hash_of, hosted
+from support.hashes import LIBRARY, hash_of
 from support.valkeys import KINDS, Cutter, Server, free_port, server
 from support.waiting import DEADLINE, poll
 
 from fastmgr import OnewayError, RemoteError, SyncManager, oneway
 from fastmgr.engines.valkey.errors import ConnectionLost, PipelineError
 
-
-@pytest.fixture(scope="module", params=KINDS)
-def running(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with server(request.param) as one:
-        yield one
-
-
-@pytest.fixture(autouse=True)
-def hashes() -> Iterator[None]:
-    with hosted():
-        yield
+pytestmark = pytest.mark.usefixtures("hashes")
 
 
 @pytest.fixture

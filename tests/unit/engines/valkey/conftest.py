@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from support import valkeys
+from support.hashes import hashes, running
+
+__all__ = ["engines_manager", "hashes", "running"]
 
 
 @pytest.fixture(scope="module", params=valkeys.KINDS)

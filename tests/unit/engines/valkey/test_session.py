@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.hashes import hash_of, hosted
+from support.hashes import hash_of
 from support.processes import stopped
-from support.valkeys import KINDS, Server, free_port, server
+from support.valkeys import Server, free_port, server
 from support.waiting import DEADLINE, in_thread, poll
 
 from fastmgr import RemoteError, SyncManager
@@ -27,17 +27,7 @@ from fastmgr.engines.valkey.engine import ENGINE
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError
 from fastmgr.engines.valkey.session import ValkeySession
 
-
-@pytest.fixture(scope="module", params=KINDS)
-def running(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with server(request.param) as one:
-        yield one
-
-
-@pytest.fixture(autouse=True)
-def hashes() -> Iterator[None]:
-    with hosted():
-        yield
+pytestmark = pytest.mark.usefixtures("hashes")
 
 
 def open_session(address: str) -> ValkeySession:
