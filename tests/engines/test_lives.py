@@ -15,7 +15,7 @@ from support.valkeys import Cutter, Server, ValkeyCensus
 from support.waiters import Start, call, sleep_at, take_and_give
 
 import fastmgr
-from fastmgr.engines.valkey import life
+from fastmgr.engines.valkey import dialing, life
 from fastmgr.engines.valkey.errors import LockLost
 from fastmgr.engines.valkey.waiting import Wait
 
@@ -205,10 +205,12 @@ def test_a_holder_that_stands_still_keeps_its_lock(manager: Any, start: Start) -
 
 
 def test_a_server_that_stands_still_holds_up_nobody_beyond_the_timeout(
-    server: Server, manager: Any
+    server: Server, manager: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a dropped connection (modelq 16, rq 1933)."""
-    lock, q = manager.Lock(), manager.Queue()
+    monkeypatch.setattr(dialing.dial, "__defaults__", (None, 1.0))
+    hurried = fastmgr.SyncManager.from_address(server.url(ns="lives", timeout="1"))
+    lock, q = hurried.Lock(), hurried.Queue()
     lock.acquire()
     census = ValkeyCensus(manager._session)
     clients = [Client(call, lock, "acquire", True, 1), Client(call, q, "get", True, 1)]

@@ -22,7 +22,7 @@ from support.waiting import DEADLINE, in_thread, poll
 
 from fastmgr import RemoteError, SyncManager
 from fastmgr.engines.valkey import dialing
-from fastmgr.engines.valkey.address import PASSWORD, USERNAME
+from fastmgr.engines.valkey.address import PASSWORD, USERNAME, parse
 from fastmgr.engines.valkey.engine import ENGINE
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError
 from fastmgr.engines.valkey.session import ValkeySession
@@ -377,13 +377,12 @@ def test_file_of_tls_that_is_none(encrypted: tuple[Server, Path]) -> None:
         )
 
 
-def test_no_tls_where_tls_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialing, "TIMEOUT", 0.3)
+def test_no_tls_where_tls_is_wanted() -> None:
     with (
         server("valkey", port=free_port()) as one,
         pytest.raises(OSError, match=r"no TLS|does it speak TLS"),
     ):
-        SyncManager.from_address(f"valkeys://127.0.0.1:{one.port}/")
+        dialing.dial(parse(f"valkeys://127.0.0.1:{one.port}/"), timeout=0.3)
 
 
 def test_an_error_reply_stays_one(session: ValkeySession) -> None:
