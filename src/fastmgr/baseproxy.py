@@ -54,7 +54,8 @@ def authkey_for(address: Any) -> bytes:
         return server.authkey
     if isinstance(address, list):
         address = tuple(address)
-    return authkeys.get(address) or process.current_process().authkey
+    found = authkeys.get(address)
+    return process.current_process().authkey if found is None else found  # one may be empty
 
 
 def as_authkey(key: bytes) -> bytes:

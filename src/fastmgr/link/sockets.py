@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import socket
 import stat
 import struct
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import AuthenticationError, connection, util
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeVar
 
 from fastmgr.link.handshake import HANDSHAKE_LIMIT, Responder
 from fastmgr.link.stream import SIGNALS_INTERVAL, Stream
 
 __all__ = [
-    "Address", "Listener", "Missing", "cannot_bind", "connect", "connect_timeout", "hang_up",
-    "is_loss", "is_ours", "knock", "named", "settle", "take_over", "tune",
+    "Address", "Listener", "Missing", "cannot_bind", "claim", "connect", "connect_timeout",
+    "hang_up", "is_loss", "is_ours", "knock", "named", "settle", "tune",
 ]  # fmt: skip
 
 Introduce = Callable[[Callable[[str, bytes], bytes]], bytes]
@@ -29,6 +31,9 @@ Address = Any  # (host, port), a path, or an abstract name as bytes or "\0..."
 #: Seconds without traffic until the kernel asks a TCP peer whether it lives, seconds between the
 #: questions, and questions without an answer until the connection is lost.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+
+#: Seconds that a server waits for others that bind sockets in its folder.
+CLAIM_TIMEOUT = 5.0
 
 #: Seconds for connecting and the handshake, on a client's side, where the environment says nothing.
 HANDSHAKE_TIMEOUT = 30.0
@@ -75,32 +80,47 @@ class Listener:
     An `OSError` names the address that cannot be bound.
     """
 
+    address: Address
+    last_accepted: Address
+    _unlink: Any  # a finalizer, where there is a file
+
     def __init__(self, address: Address = None, backlog: int = socket.SOMAXCONN) -> None:
-        if address is None:
+        is_fresh = address is None  # in a folder that no other process knows
+        if is_fresh:
             address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]
         family = _family(address)
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        sock = socket.socket(family, socket.SOCK_STREAM)
+
+        def bind() -> None:
+            sock.bind(address)
+            sock.listen(backlog)
+
         try:
             if family == socket.AF_INET:
                 # As the stdlib does: a restarted server takes its port at once.
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                self._socket.bind(address)
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE or not take_over(address):
-                    raise
-                self._socket.bind(address)
-            self._socket.listen(backlog)
-            self._socket.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bind() if is_fresh else claim(address, bind)
         except OSError as error:
-            self._socket.close()
+            sock.close()
             raise cannot_bind(error, address) from None
-        self.address: Address = self._socket.getsockname()
-        self.last_accepted: Address = None
-        self._unlink: Any = None
-        if family == socket.AF_UNIX and not os.fsencode(address).startswith(b"\0"):
+        self._take(sock)
+        if _is_path(address):
             mine = address, _identity(address)
             self._unlink = util.Finalize(self, _unlink, args=mine, exitpriority=0)
+
+    @classmethod
+    def adopt(cls, sock: socket.socket) -> Listener:
+        """Return a listener over a socket that listens already; its path is another's to remove."""
+        self = cls.__new__(cls)
+        self._take(sock)
+        return self
+
+    def _take(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self.address = sock.getsockname()
+        self.last_accepted = None
+        self._unlink = None
 
     def fileno(self) -> int:
         """Return the listening descriptor, -1 once closed."""
@@ -147,20 +167,96 @@ def _unlink(path: str | bytes, identity: tuple[int, int] | None) -> None:
 
 
 def cannot_bind(error: OSError, address: Address) -> OSError:
-    """Return an error of the same kind that names the address."""
+    """Return an error of the same kind that names the address, and who has it."""
     if error.errno is None:  # "AF_UNIX path too long" carries no number
         return OSError(errno.ENAMETOOLONG, f"{error}: {address!r}")
-    return OSError(error.errno, f"{error.strerror}: {address!r}")
+    who = _who_is_at(address) if error.errno == errno.EADDRINUSE else ""
+    return OSError(error.errno, f"{error.strerror}: {address!r}{who}")
 
 
-def take_over(address: Address) -> bool:
+def _who_is_at(address: Address) -> str:
+    """Say who has the address of a Unix socket, where that can be seen."""
+    if not isinstance(address, (str, bytes)):
+        return ""
+    if _is_path(address) and _identity(address) is None:
+        return " (a file is there that is no socket)"
+    pid = 0
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        sock.connect(address)
+        if sys.platform == "linux":
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pid = struct.unpack("3i", credentials)[0]
+        elif sys.platform == "darwin":
+            pid = sock.getsockopt(0, 2)  # SOL_LOCAL, LOCAL_PEERPID
+    return f" (process {pid} listens there)" if pid else ""
+
+
+_Bound = TypeVar("_Bound")
+
+
+def claim(address: Address, bind: Callable[[], _Bound]) -> _Bound:
+    """Return what `bind` does, which binds an address and listens there.
+
+    The socket's file that a killed server has left is taken over. Of servers that start at the same
+    time one gets the address: until it listens, it holds a lock of the folder.
+    """
+    if not _is_path(address):
+        return bind()
+    with _alone_in(os.path.dirname(address) or ".") as alone:
+        try:
+            return bind()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not alone or not _take_over(address):
+                raise
+        return bind()
+
+
+def _is_path(address: Address) -> bool:
+    """Whether an address is a path, which has a file, and no abstract name nor (host, port)."""
+    return isinstance(address, (str, bytes)) and not os.fsencode(address).startswith(b"\0")
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str | bytes) -> Iterator[bool]:
+    """Let no other server claim an address in a folder; yield False where another does so still.
+
+    Where there can be no lock, as in a folder that cannot be read, it yields True.
+    """
+    alone, end = True, monotonic() + CLAIM_TIMEOUT
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield True
+        return
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+                if monotonic() < end:
+                    sleep(0.01)
+                    continue
+            except OSError:  # a file system without locks
+                pass
+            else:
+                alone = True
+            break
+        yield alone
+    finally:
+        # The child of a fork may have a copy of the descriptor, which would keep the lock.
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+
+def _take_over(address: str | bytes) -> bool:
     """Remove the socket's file that a killed server has left; whether the address is free now."""
-    if not isinstance(address, (str, bytes)) or os.fsencode(address).startswith(b"\0"):
-        return False
     identity = _identity(address)
     if identity is None:
         return False
-    for pause in (0.05, 0.0):  # a server that has bound it may be about to listen
+    for pause in (0.05, 0.0):  # a server of the stdlib's that has bound it may be about to listen
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.setblocking(False)
             if sock.connect_ex(address) != errno.ECONNREFUSED:

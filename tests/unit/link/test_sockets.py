@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
 import os
 import socket
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, poll
+from support import DEADLINE, KEY, poll, together
 
+from fastmgr.link import sockets
 from fastmgr.link.sockets import (
     HANDSHAKE_TIMEOUT,
     KEEPALIVE,
@@ -57,6 +59,15 @@ def serving(serve: Serve, address: Any = None) -> Iterator[Any]:
         assert not thread.is_alive()
     if failures:
         raise failures[0]
+
+
+@contextlib.contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def accept(listener: Listener) -> socket.socket:
@@ -197,6 +208,8 @@ def test_address_in_use_is_named(tmp_path: Path) -> None:
                 Listener(address)
             assert caught.value.errno == errno.EADDRINUSE
             assert repr(address) in str(caught.value)
+            who = f"(process {os.getpid()} listens there)"
+            assert (who in str(caught.value)) is (address == path)
         assert os.path.exists(path)
 
 
@@ -225,10 +238,82 @@ def test_file_of_a_dead_server_is_taken_over(tmp_path: Path) -> None:
     assert not os.path.exists(path)
 
 
+def test_one_of_many_takes_the_file_of_a_dead_server_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "socket")
+    take_over = sockets._take_over
+    inside: list[int] = []
+    most = 0
+
+    def counted(address: str) -> bool:
+        nonlocal most
+        inside.append(1)
+        most = max(most, len(inside))
+        try:
+            return take_over(address)
+        finally:
+            inside.pop()
+
+    def listen(_: int) -> Listener | None:
+        with contextlib.suppress(OSError):
+            return Listener(path)
+        return None
+
+    monkeypatch.setattr(sockets, "_take_over", counted)
+    dead = Listener(path)
+    dead.abandon()
+    (listener,) = filter(None, together(6, listen))
+    with listener, socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        accept(listener).close()
+    assert most == 1  # a file's number may be that of the file that was removed a moment ago
+
+
+def test_who_waits_too_long_for_others_takes_nothing_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may read a folder can lock it for ever: that must not keep a server from starting."""
+    monkeypatch.setattr(sockets, "CLAIM_TIMEOUT", 0.05)
+    path = str(tmp_path / "socket")
+    with open_folder(tmp_path) as folder:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        dead = Listener(path)
+        dead.abandon()
+        with pytest.raises(OSError, match="in use"):
+            Listener(path)
+    Listener(path).close()
+
+
+def test_folder_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems."""
+
+    def refuse(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = str(tmp_path / "socket")
+    dead = Listener(path)
+    dead.abandon()
+    Listener(path).close()
+
+
+def test_socket_that_another_has_opened(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    opened = socket.socket(socket.AF_UNIX)
+    opened.bind(path)
+    opened.listen()
+    with Listener.adopt(opened) as listener, socket.socket(socket.AF_UNIX) as sock:
+        assert listener.address == path
+        sock.connect(path)
+        accept(listener).close()
+    assert os.path.exists(path)
+
+
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("precious")
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(OSError, match=r"in use: .* \(a file is there that is no socket\)"):
         Listener(str(path))
     assert path.read_text() == "precious"
 
