@@ -20,10 +20,12 @@ from support.waiting import DEADLINE, poll
 
 
 @contextlib.contextmanager
-def hooked(server_class: type[Server], arena: str | bool = True) -> Iterator[ProbeManager]:
+def hooked(
+    server_class: type[Server], arena: str | bool = True, kind: type[ProbeManager] = ProbeManager
+) -> Iterator[Any]:
     """A manager in a thread of this process, whose `_Server` is of the users."""
 
-    class Manager(ProbeManager):
+    class Manager(kind):  # type: ignore[misc,valid-type]
         _Server = server_class
 
     server = Manager(authkey=KEY, arena=arena).get_server()

@@ -132,6 +132,8 @@ static inline size_t fm_unread(int fd) {
     return ioctl(fd, FIONREAD, &n) < 0 || n < 0 ? 0 : (size_t)n;
 }
 
+static inline void fm_shut_reading(int fd) { (void)shutdown(fd, SHUT_RD); }
+
 static inline void fm_shutdown(int fd) { (void)shutdown(fd, SHUT_RDWR); }
 
 /* Whether the peer has closed, and all that it sent was received. */

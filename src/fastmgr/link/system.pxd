@@ -7,6 +7,7 @@ cdef extern from "link/system.h" nogil:
     short POLLIN, POLLOUT
 
     int os_close "close" (int fd)
+    void fm_shut_reading(int fd)
     void fm_shutdown(int fd)
     ssize_t fm_recv(int fd, void *into, size_t room, int flags)
     ssize_t fm_send(int fd, const void *source, size_t size, int flags)

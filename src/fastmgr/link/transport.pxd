@@ -28,6 +28,8 @@ cdef class Transport:
     cdef ssize_t read_passed(self, void *into, size_t room, int *passed) noexcept nogil
     # Tell the peer at once what was received.
     cdef void acknowledge(self) noexcept nogil
+    # Let this end receive nothing more; it may still send.
+    cdef void shut_reading(self) noexcept nogil
     # Let both peers see the connection's end; the descriptor stays open.
     cdef void shut_down(self) noexcept nogil
     # Close, and let the peer see that before it has received all that was sent.

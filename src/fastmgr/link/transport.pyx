@@ -9,7 +9,7 @@ from libc.errno cimport EPERM
 from fastmgr.link.system cimport (
     MSG_DONTWAIT, MSG_PEEK, fm_acknowledge, fm_await_end, fm_hung_up, fm_is_unix,
     fm_poll_one, fm_receive_timeout, fm_recv, fm_recv_fd, fm_reset_at_close, fm_send, fm_send_fd,
-    fm_send_two, fm_shutdown, fm_unread, os_close,
+    fm_send_two, fm_shut_reading, fm_shutdown, fm_unread, os_close,
 )
 
 cdef class Transport:
@@ -48,6 +48,9 @@ cdef class Transport:
         return -EPERM
 
     cdef void acknowledge(self) noexcept nogil:
+        pass
+
+    cdef void shut_reading(self) noexcept nogil:
         pass
 
     cdef void shut_down(self) noexcept nogil:
@@ -105,6 +108,9 @@ cdef class SocketTransport(Transport):
 
     cdef void acknowledge(self) noexcept nogil:
         fm_acknowledge(self.fd)
+
+    cdef void shut_reading(self) noexcept nogil:
+        fm_shut_reading(self.fd)
 
     cdef void shut_down(self) noexcept nogil:
         fm_shutdown(self.fd)

@@ -32,6 +32,7 @@ from fastmgr.server.driver import has_few_descriptors
 
 cdef enum:
     ACCEPT_BATCH = 64
+    DRAIN_MS = 20           # a worker does not tell when it begins to wait for a request
     FRAMES_A_LOOK = 16      # frames that the loop serves between two looks at the clock
     SHARE_NS = 1000000      # how long the loop serves one connection in one turn
 
@@ -75,6 +76,14 @@ cdef class Loop(Driver):
     def stop(self):
         """Make `run` return at the end of its turn."""
         self.stopping = True
+        self.wake()
+
+    def drain(self):
+        """Listen no more, and make `run` return once no call is under way: each is answered.
+
+        A call that waits for a primitive is not answered: it might wait for ever.
+        """
+        self.draining = True
         self.wake()
 
     cdef int return_to_loop(self, Conn conn) except -1:
@@ -135,9 +144,34 @@ cdef class Loop(Driver):
             try:
                 self.housekeeping()
                 self.handler.turn()
+                if self.draining:
+                    self.stop_if_idle()
             except Exception:
                 self.writer.reset()
                 util.sub_warning("internal error in the loop:\n%s", format_exc())
+        return 0
+
+    cdef int stop_if_idle(self) except -1:
+        """Stop, unless a call is under way; let workers begin no other."""
+        cdef Conn conn
+        cdef bint idle = True
+        if self.acceptor.fileno() >= 0:
+            self.acceptor.resume()      # no pause is to end with a listener that is closed
+            fm_poller_forget(&self.poller, self.acceptor.fileno())
+            self.acceptor.listener.close()
+        for conn in self.conns.values():
+            if conn.place == QUEUED or conn.stream.unsent is not None:
+                idle = False
+            elif not conn.is_with_loop():
+                idle = False
+                conn.close()
+                if conn.place == RECEIVING or conn.stock is not None:
+                    # Its worker finds the end of what it reads. The poller would take that for the
+                    # peer's end, and the call that a stock peer's worker serves would be cut off.
+                    fm_poller_forget(&self.poller, conn.stream.fd)
+                    conn.stream.transport.shut_reading()
+        if idle:
+            self.stopping = True
         return 0
 
     cdef int drop_broken(self, Conn conn) except -1:
@@ -153,6 +187,8 @@ cdef class Loop(Driver):
         cdef double until = min(self.timers.next, self.acceptor.next)
         if self.due or self.inbox or self.backlog:
             return 0
+        if self.draining:
+            return DRAIN_MS
         if until != INFINITY:
             wait = min(wait, until - <double>monotonic())
             if wait <= 0:

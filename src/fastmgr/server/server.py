@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from fastmgr import _core
 from fastmgr.kinds.primitives import is_locked
 from fastmgr.link.introduction import stock_is_refused
-from fastmgr.link.sockets import Listener, cannot_bind, hang_up, knock, take_over
+from fastmgr.link.sockets import Listener, cannot_bind, claim, hang_up, knock
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.memory.arena import Arena
 from fastmgr.server.arenafile import ArenaFile
@@ -61,7 +60,7 @@ class Server(_StockServer):
     ----------
     registry : dict
         What `BaseManager.register` collected.
-    address : address or None
+    address : address, Listener or None
         Where to listen; None for a fresh Unix socket.
     authkey : bytes
     serializer : str
@@ -91,6 +90,9 @@ class Server(_StockServer):
     #: dead, and the same while processes live that were forked by that process.
     grace: float = 5.0
     family_grace: float = 30.0
+    #: Seconds that calls which are under way have to be answered in when the server stops; with 0
+    #: they are cut off.
+    drain_timeout: float = 0.0
     public_methods = staticmethod(public_methods)
 
     def __init__(
@@ -108,7 +110,7 @@ class Server(_StockServer):
             )
         self.listener: Any
         if self._accepts_raw():
-            self.listener = Listener(address)
+            self.listener = address if isinstance(address, Listener) else Listener(address)
         else:
             self.listener = self._foreign_listener(address)
         self.address = self.listener.address
@@ -143,12 +145,15 @@ class Server(_StockServer):
         )
 
     def _foreign_listener(self, address: Any) -> Any:
+        if isinstance(address, Listener):
+            raise ValueError(
+                f"{type(self).__name__} with serializer {self.serializer!r} accepts connections "
+                "in its own way: it has to listen by itself, not at a socket that is open already"
+            )
         listener = listener_and_client(self.serializer)[0]
         try:
-            return listener(address=address, backlog=128)
+            return claim(address, functools.partial(listener, address=address, backlog=128))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and take_over(address):
-                return listener(address=address, backlog=128)
             raise cannot_bind(error, address) from None
 
     def _offers_fast(self) -> bool:
@@ -216,6 +221,13 @@ class Server(_StockServer):
                     leave_if_copied(pid)
         finally:
             self.stop_event.set()
+            if self.drain_timeout:
+                engine.loop.drain()
+                threads[0].join(self.drain_timeout)
+                if threads[0].is_alive():
+                    util.sub_warning(
+                        "calls have not ended in %g s: they are cut off", self.drain_timeout
+                    )
             engine.loop.stop()
             threads[0].join(1.0)
             self._close()

@@ -193,6 +193,7 @@ cdef class Service(Handler):
                 conn.serve_no_more()
             elif not conn.pinned:
                 return 0
+        by.send_replies(conn)       # the server may drain, and have closed it during its last call
         return 0
 
     cdef int serve_stock(self, Conn conn) except -1:
