@@ -10,7 +10,6 @@ cdef class Versions:
     cdef list vacant                # offsets of words that were given back
     cdef size_t used                # bytes of the segment
     cdef uint64_t last              # the version that was given last
-    cdef int pid                    # the server: a forked child must not write to the words
 
     cdef Version new(self)
     cdef uint64_t next(self) noexcept

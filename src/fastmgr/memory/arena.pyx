@@ -15,7 +15,7 @@ from posix.unistd cimport getpid
 
 from fastmgr.memory.atomics cimport fm_store
 from fastmgr.memory.segments cimport (
-    SEGMENT_SIZE, fm_clear, fm_lifeline_cut, fm_lifeline_tie, fm_note_growth,
+    SEGMENT_SIZE, fm_clear, fm_lifeline_cut, fm_lifeline_tie, fm_note_growth, fm_part,
     new_read_only_segment, new_segment,
 )
 from fastmgr.memory.versions cimport VERSIONS, WORD_SIZE, begin_change, end_change
@@ -58,7 +58,6 @@ cdef class Versions:
 
     def __init__(self):
         self.vacant = []
-        self.pid = getpid()
 
     cdef uint64_t next(self) noexcept:
         """A version that no word has had."""
@@ -91,7 +90,7 @@ cdef class Version:
     """The version of one object."""
 
     def __dealloc__(self):
-        if self.home is not None and self.home.pid == getpid():
+        if self.home is not None:
             self.retire()
             self.home.vacant.append(self.offset)
 
@@ -151,6 +150,12 @@ cdef class Arena:
         for segment in list(self.segments.values()):
             if not segment.is_file:     # closing one of a file would lift its lock
                 segment.forget_fd()
+
+    def part(self):
+        """In the child of a fork: let calls that end here, too, tell the clients nothing."""
+        cdef Segment words = self.versions.segment
+        if words is not None and fm_part(words.at, words.size) < 0:
+            raise MemoryError("no room for a copy of the versions of shared objects")
 
     cdef size_t enter(self, uint64_t session) except? 0:
         """Note that a session begins; return the place of its number, 0 for none."""

@@ -89,6 +89,12 @@ static inline char *fm_map(int fd, size_t offset, size_t size, int read_only) {
     return at == MAP_FAILED ? NULL : (char *)at;
 }
 
+/* Put memory of this process alone in the place of a mapping; -1 where that fails. */
+static inline int fm_part(char *at, size_t size) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    return mmap(at, size, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? -1 : 0;
+}
+
 /* Make whole pages of a segment zero, and give their memory back where the system can do that. */
 static inline void fm_clear(char *at, size_t size) {
 #ifdef MADV_REMOVE

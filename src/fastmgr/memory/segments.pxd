@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "memory/segments.h" nogil:
     void fm_clear(char *at, size_t size)
+    int fm_part(char *at, size_t size)
 
     ctypedef struct fm_lifeline:
         pass

@@ -467,6 +467,8 @@ def _after_fork_in_child() -> None:
     # A child of a server (a managed Pool's worker, or what a user's method forks) holds copies of
     # the sockets: it must not answer, and clients would wait for ever on a server that is gone.
     for server in _running:
+        if server.arena is not None:
+            server.arena.part()
         server._engine.loop.close_copies()
         if not server._accepts_raw() and isinstance(server.listener, connection.Listener):
             server.listener.close()  # its file's finalizer is the parent's alone
