@@ -14,6 +14,7 @@ from fastmgr.memory.versions cimport version_at
 from fastmgr.server.replies cimport is_oneway, told
 from fastmgr.server.table cimport key_of
 from fastmgr.wire.opaque cimport Opaque
+from fastmgr.wire.writer cimport is_scalar
 
 cdef extern from "Python.h":
     object PyObject_Vectorcall(object function, PyObject **args, size_t count, PyObject *names)
@@ -31,7 +32,7 @@ from fastmgr.stock.dialect import Token
 
 cdef enum:
     FEW = 4             # arguments that are passed without a tuple of their own
-    MOST_UNREAD = 1000  # changes without a client that reads, after which there is no version
+    MOST_UNREAD = 100   # changes without a client that reads, after which there is no version
     MOST_NAMES = 30     # exposed names that an error's text has
 
 cdef object MISSING = object()
@@ -98,6 +99,16 @@ cdef bint shows_values(Entry entry, object name) except -1:
         entry.method_to_typeid is not None and name in entry.method_to_typeid
         and name not in UNREAD[type(entry.obj)].bare
     )
+
+
+cdef bint are_scalars(object args, object kwds) except -1:
+    """Whether nothing that came pickled is more than a number, a text or the like."""
+    if kwds or type(args) is not tuple:
+        return False
+    for value in <tuple>args:
+        if not is_scalar(value):
+            return False
+    return True
 
 
 cpdef int look_inside(Entry entry) except -1:
@@ -386,7 +397,7 @@ cdef class Calls:
         cdef uint8_t op = OP_RETURN
         cdef uint64_t handle = 0
         if entry is not None:
-            if not shows_values(entry, name):
+            if not shows_values(entry, name) and not are_scalars(args, kwds):
                 entry.known = False
             here.owner = conn       # None: the thread itself owns what it takes
             if conn is not None and entry.pins and not conn.pinned:
