@@ -295,9 +295,13 @@ cdef class ValueCore(CellCore):
         kept = self.kept
         if kept is not None and (<Kept>kept).version == word:
             return (<Kept>kept).value
+        view = self.view
         value = self._callmethod("get")
-        # No two objects have the same mark: the server had this one before the call, and after it.
-        if is_plain(value) and self.at_hand() and fm_load(<uint64_t *>self.cell) == word:
+        # No two objects of a server have the same mark: this one it had before the call, and after.
+        if (
+            is_plain(value) and self.at_hand() and self.view is view
+            and fm_load(<uint64_t *>self.cell) == word
+        ):
             self.kept = kept_at(word, value, None)
         return value
 
