@@ -24,6 +24,7 @@ cdef class ProxyCore(Target):
     cdef Session _session(self)
     cdef object read(self, Session session, object name, object args, object kwds)
     cdef Reads begin_reads(self, Session session, object name)
+    cdef void pause(self, int most) noexcept
 
 cdef class CellCore(ProxyCore):
     cdef View view              # what the cell is mapped in; None before it was looked for

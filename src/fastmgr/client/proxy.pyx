@@ -23,6 +23,7 @@ from fastmgr.client.session cimport (
 from fastmgr.link.stream cimport OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
 from fastmgr.memory.arena cimport KIND_VERSION, View
 from fastmgr.memory.segments cimport Segment
+from fastmgr.memory.versions cimport VERSIONS
 
 from traceback import format_exception_only
 
@@ -37,6 +38,7 @@ cdef enum:
     KEEP_AFTER = 16             # calls of a proxy, after which it keeps what it reads
     ROUND_OF_REST = 64          # calls without keeping, where it has not paid; twice as many, ...
     MOST_REST = 1 << 14
+    MOST_REST_OF_WRITER = 1 << 10   # where a call that changes the object has ended it
     NEVER = 1 << 30
 
 cdef object MISSING = object()
@@ -158,10 +160,10 @@ cdef class ProxyCore(Target):
         if not reads.may_look():
             return MISSING
         if not reads.pays():
-            self.rest = min(2 * self.rest + ROUND_OF_REST, MOST_REST)
-            self.calls = -self.rest
-            self.reads = None
+            self.pause(MOST_REST)
             return MISSING
+        if reads.asked == 0:        # a round has paid
+            self.rest = 0
         result = session.call_keeping(self, name, args)
         if type(result) is not Kept:
             return result
@@ -171,6 +173,9 @@ cdef class ProxyCore(Target):
 
     cdef Reads begin_reads(self, Session session, object name):
         """Ask the server where the object's version is; None where nothing is to be kept."""
+        cdef Segment segment
+        cdef View view
+        cdef int rest
         self.reads = None
         self.calls = -NEVER
         row = BY_TYPEID.get(self._token.typeid)
@@ -182,17 +187,27 @@ cdef class ProxyCore(Target):
             self.calls = KEEP_AFTER
             return None
         if row is not None and name not in row.readers:
-            self.calls = 0
+            self.pause(MOST_REST_OF_WRITER)
             return None
+        rest = self.rest
+        self.pause(MOST_REST)       # a call may be under way that changes the object
         found = session.locate(self)
         if found is None:
             return None
         kind, segment, offset, _size, readers = found
-        if kind != KIND_VERSION:
+        view = session.view
+        # Users' code may have run since: another server may have another word at that place.
+        if kind != KIND_VERSION or view.segment(VERSIONS) is not segment:
             return None
-        self.reads = Reads(session, session.view, segment, offset, readers)
-        self.calls = KEEP_AFTER
+        self.reads = Reads(session, view, segment, offset, readers)
+        self.calls, self.rest = KEEP_AFTER, rest
         return self.reads
+
+    cdef void pause(self, int most) noexcept:
+        """Keep nothing for some calls, each time for more; then see again."""
+        self.reads = None
+        self.rest = min(2 * self.rest + ROUND_OF_REST, most)
+        self.calls = -self.rest
 
     def _getvalue(self):
         """Return a copy of the referent."""

@@ -63,10 +63,11 @@ cdef class Reads:
         self.segment = segment
         self.word = <const uint64_t *>(segment.at + offset)
         self.tables = {name: {} for name in readers}
-        self.items = self.tables.get("__getitem__")
-        self.gets = self.tables.get("get")
-        self.members = self.tables.get("__contains__")
-        self.lengths = self.tables.get("__len__")
+        # A user's class may name some of these alone: nothing is ever put into the others.
+        self.items = self.tables.get("__getitem__", {})
+        self.gets = self.tables.get("get", {})
+        self.members = self.tables.get("__contains__", {})
+        self.lengths = self.tables.get("__len__", {})
         self.attributes = {}
 
     def __dealloc__(self):

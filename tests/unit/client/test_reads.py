@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import mmap
 import multiprocessing
 import os
 import signal
@@ -14,10 +15,12 @@ from multiprocessing import managers as stock
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, Script, in_thread, say
+from support import DEADLINE, KEY, Script, in_thread, poll, say
 
 import fastmgr
 from fastmgr import managers
+from fastmgr.client import fastchannel
+from fastmgr.memory.segments import map_segment
 
 MANY = 40
 
@@ -27,6 +30,8 @@ class Stats:
 
     def __init__(self) -> None:
         self.value = self.reads = 0
+        self.held = threading.Event()
+        self.released = threading.Event()
 
     def get(self) -> int:
         self.reads += 1
@@ -38,8 +43,27 @@ class Stats:
     def put(self, value: int) -> None:
         self.value = value
 
+    def put_late(self, value: int, forks: bool = False) -> None:
+        if forks and (pid := os.fork()):
+            os.waitpid(pid, 0)
+        elif forks:
+            return  # the call ends in the child, too
+        self.held.set()
+        self.released.wait(DEADLINE)
+        self.value = value
+
+    def await_held(self) -> None:
+        self.held.wait(DEADLINE)
+
+    def let_go(self) -> None:
+        self.released.set()
+
     def seen(self) -> int:
         return self.reads
+
+
+class Items(dict[str, int]):
+    """A user's dict."""
 
 
 class OwnServer(managers.Server):
@@ -55,6 +79,8 @@ class OwnManager(managers.SyncManager):
 
 OwnManager.register("Stats", Stats, readers=["get", "size"])
 OwnManager.register("Plain", Stats)
+OwnManager.register("Items", Items, managers.DictProxy, readers=["get"])
+OwnManager.register("OtherItems", Items, managers.DictProxy, readers=["__getitem__"])
 OwnManager.register("inner", None, managers.ListProxy)
 OwnManager.register("outer", dict, managers.DictProxy, method_to_typeid={"get": "inner"})
 
@@ -222,6 +248,9 @@ def test_another_process_changes_it(manager: Any, kind: str) -> None:
             assert script.line() == number
             assert again(lambda: shared["a"]) == number
             script.tell("go on")
+    again(lambda: shared["a"])
+    with stopped_server(manager):
+        assert in_thread(lambda: shared["a"]) == 49
 
 
 def test_code_in_the_server_may_change_it(manager: Any) -> None:
@@ -276,6 +305,60 @@ def test_readers_must_be_names() -> None:
         OwnManager.register("Wrong", Stats, readers="get")
 
 
+def test_a_users_type_may_name_some_readers(manager: Any) -> None:
+    for shared in manager.Items(a=1), manager.OtherItems(a=1):
+        again(lambda shared=shared: (shared["a"], shared.get("a")))
+        found = shared["a"], shared.get("a"), "a" in shared, len(shared), shared.get("b", 2)
+        assert found == (1, 1, True, 1, 2)
+        shared["a"] = 3
+        assert (shared["a"], shared.get("a")) == (3, 3)
+
+
+@pytest.mark.parametrize("forks", [False, True])
+def test_a_call_that_takes_long(manager: Any, forks: bool) -> None:
+    """What is read while a call changes the object is not kept; it is kept afterwards.
+
+    In the child of a fork of the server the same call ends, which is no news to clients.
+    """
+    shared = manager.Stats()
+    writer = threading.Thread(target=shared.put_late, args=(7, forks))
+    if forks:
+        assert again(shared.get) == 0
+    writer.start()
+    shared.await_held()
+    seen = shared.seen()
+    assert again(shared.get) == 0
+    assert shared.seen() == seen + MANY
+    shared.let_go()
+    writer.join(DEADLINE)
+    assert shared.get() == 7
+    for _ in range(20):
+        assert again(shared.get) == 7
+    assert shared.seen() < seen + 10 * MANY
+
+
+def let_kill(address: Any, ident: str) -> None:
+    multiprocessing.current_process().authkey = KEY
+    shared = managers.MakeProxyType("StatsProxy", ("put_late",))(
+        managers.Token("Stats", address, ident), "pickle", authkey=KEY
+    )
+    shared.put_late(7)
+
+
+def test_a_writer_is_killed(manager: Any) -> None:
+    """Its call goes on: who has read what was before then asks again."""
+    shared = manager.Stats()
+    assert again(shared.get) == 0
+    with Script(let_kill, manager.address, shared._token.id) as script:
+        shared.await_held()
+        script.process.kill()
+        script.process.wait(DEADLINE)
+    assert again(shared.get) == 0
+    shared.let_go()
+    poll(lambda: shared.get() == 7, "the killed writer's call has ended")
+    assert again(shared.get) == 7
+
+
 class Counting(managers.DictProxy[str, int]):
     calls = 0
 
@@ -289,6 +372,39 @@ def test_a_proxy_type_that_wants_every_call(manager: Any) -> None:
     mine = Counting(shared._token, "pickle", manager=manager, authkey=KEY)
     assert again(lambda: mine["a"]) == 1
     assert mine.calls == MANY
+
+
+# Who may write to the words
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can seal memory")
+def test_no_client_can_write_to_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the descriptor that it was passed, nor by opening anew what that is of."""
+    passed: dict[int, int] = {}
+
+    def map_and_note(number: int, fd: int, *others: Any) -> Any:
+        passed[number] = os.dup(fd)
+        return map_segment(number, fd, *others)
+
+    monkeypatch.setattr(fastchannel, "map_segment", map_and_note)
+    with OwnManager(authkey=KEY) as manager:
+        shared = manager.dict({"a": 1})
+        assert again(lambda: shared["a"]) == 1
+        words = passed[max(passed)]
+        passed[-1] = os.open(f"/proc/self/fd/{words}", os.O_RDWR)
+        for fd in (words, passed[-1]):
+            with mmap.mmap(fd, 4096, prot=mmap.PROT_READ) as held:
+                assert held[:8] != bytes(8)
+            with pytest.raises(PermissionError):
+                mmap.mmap(fd, 4096)
+            with pytest.raises(PermissionError):
+                os.pwrite(fd, bytes(8), 0)
+            with pytest.raises(PermissionError):
+                os.ftruncate(fd, 0)
+        # The others are for writing: the test would notice if nobody could.
+        mmap.mmap(passed[0], 4096).close()
+        for fd in passed.values():
+            os.close(fd)
 
 
 # When it ends
