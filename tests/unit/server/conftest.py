@@ -55,6 +55,8 @@ def peer(raw_manager: RawManager) -> Iterator[FastPeer]:
 def serving() -> Iterator[Any]:
     """A server that serves in a thread of this process."""
     with hooked(SeenServer):
+        # Tests add types of their own, which the manager's class must not have afterwards.
+        SeenServer.last.registry = dict(SeenServer.last.registry)
         yield SeenServer.last
 
 
