@@ -163,6 +163,9 @@ class SyncManager(BaseManager, CreateMethods):
 
         Raises
         ------
+        ConnectionLost
+            Nobody knows, for the connection by which the thread has changed something is gone: as
+            after a failover.  It is raised once.
         NotHosted
             It is a fastmgr server, which has no replicas.
         """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import poll
+from support import DEADLINE, in_thread, poll
 from support.places import Client
 from support.valkeys import KINDS, Server, free_port, server
 
@@ -92,3 +94,69 @@ def test_the_address_of_a_replica(pair: tuple[Server, Server]) -> None:
     first.kill()
     with pytest.raises(RemoteError, match="is a replica, and its primary cannot be reached"):
         manager_at(second).dict()
+
+
+def test_a_primary_that_is_killed(pair: tuple[Server, Server]) -> None:
+    """What waits goes on when the replica has been promoted, and whose the lock was keeps it."""
+    first, second = pair
+    manager = manager_at(second)
+    queue, lock, numbers = manager.Queue(), manager.Lock(), manager.dict(n=0)
+    lock.acquire()
+    numbers.incr("n")
+    assert manager.wait_for_replicas(timeout=DEADLINE) == 1
+    getter = Client(queue.get)
+    poll(lambda: second.ask("LLEN", f"{{pair:{queue._id}}}:g") == b":1\r\n", "the getter waits")
+    first.kill()
+    with pytest.raises((RemoteError, ConnectionError)):  # nobody is the primary
+        numbers.incr("n")
+    with pytest.raises(RemoteError, match=r"primary cannot be reached; nothing was changed"):
+        numbers.incr("n")
+    second.ask("REPLICAOF", "NO", "ONE")
+    assert not in_thread(lock.acquire, True, 0.1)
+    lock.release()
+    queue.put("item")
+    assert getter.result() == "item"
+    assert numbers.incr("n") == 2
+    manager._session.close()
+
+
+def test_waiting_for_replicas_of_another_primary(pair: tuple[Server, Server]) -> None:
+    """The one that the thread has changed may have had more than the one that is there now."""
+    first, second = pair
+    manager = manager_at(second)
+    numbers = manager.dict(n=0)
+    assert manager.wait_for_replicas(timeout=DEADLINE) == 1
+    switch(first, second)
+    follow(first, second)
+    numbers.incr("n")
+    with pytest.raises(fastmgr.ConnectionLost, match="nobody knows whether replicas have"):
+        manager.wait_for_replicas(timeout=DEADLINE)
+    numbers.incr("n")
+    assert manager.wait_for_replicas(timeout=DEADLINE) == 1
+    second.ask("CLIENT", "KILL", "TYPE", "normal")
+    numbers.copy()
+    with pytest.raises(fastmgr.ConnectionLost, match="nobody knows whether replicas have"):
+        manager.wait_for_replicas(timeout=DEADLINE)
+    manager._session.close()
+
+
+def test_a_primary_that_is_demoted_while_a_thread_waits_for_replicas(
+    pair: tuple[Server, Server],
+) -> None:
+    first, second = pair
+    manager = manager_at(first)
+    assert second.process is not None
+    os.kill(second.process.pid, signal.SIGSTOP)
+    numbers = manager.dict(n=0)
+
+    def wait() -> int:
+        numbers.incr("n")
+        return int(manager.wait_for_replicas(timeout=DEADLINE))
+
+    waiter = Client(wait)
+    poll(lambda: b"blocked_clients:1" in first.ask("INFO", "clients"), "it waits")
+    first.ask("REPLICAOF", "127.0.0.1", second.port)
+    with pytest.raises(fastmgr.ConnectionLost, match="nobody knows whether replicas have"):
+        waiter.result()
+    first.ask("REPLICAOF", "NO", "ONE")
+    manager._session.close()

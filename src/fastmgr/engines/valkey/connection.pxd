@@ -19,6 +19,7 @@ cdef class Connection:
     cdef int64_t limit              # nanoseconds in which something must come; 0: any time
     cdef int64_t deadline           # by the monotonic clock; 0: none
     cdef Py_ssize_t awaited         # replies to the requests of a pipeline
+    cdef list arrived               # the replies to a pipeline that could not be sent whole
     cdef int64_t last               # when the last reply came
     cdef fm_spinner spinner         # of the thread that waits for replies
 
@@ -35,6 +36,6 @@ cdef class Connection:
     cdef void renew(self) noexcept
     cdef int wait(self, short events) except -1
     cdef int drop(self) except -1
-    cdef object last_words(self)
+    cdef object unsent(self, int number, bint many)
     cdef int cut(self, error, list replies) except -1
     cdef object lost(self, object reason, object applied)

@@ -20,7 +20,7 @@ import os
 import ssl
 
 from fastmgr.engines.valkey.errors import (
-    ConnectionLost, PipelineError, ProtocolError, ReplyError,
+    ConnectionLost, PipelineError, ProtocolError, ReplyError, why_unsent,
 )
 
 cdef enum:
@@ -284,10 +284,11 @@ cdef class Connection:
         except BaseException:
             self.busy = False
             raise
+        self.arrived = []
         try:
             self.send_all(True, True)
         except BaseException as error:
-            self.cut(error, [])
+            self.cut(error, self.arrived)
             raise
 
     def finish_pipeline(self):
@@ -341,11 +342,12 @@ cdef class Connection:
             elif n == -EINTR:
                 PyErr_CheckSignals()
             else:
-                # A server runs a request once it has all of it.
-                raise self.lost(
-                    self.last_words() or os.strerror(-n), None if many else False)
+                raise self.unsent(n, many)
             if by_turns and sent < size:
-                self.receive_now()
+                try:
+                    self.receive_now()
+                except ConnectionLost:
+                    raise self.unsent(-errno.EPIPE, many) from None
         return 0
 
     def send_tls(self, bytes data):
@@ -464,19 +466,34 @@ cdef class Connection:
 
     # -- its end ----------------------------------------------------------------
 
-    cdef object last_words(self):
-        """The error that the server has sent before it closed the connection, or None."""
-        cdef object reply
+    cdef object unsent(self, int number, bint many):
+        """The error for one request, or `many`, of which the server has taken only a part.
+
+        A server runs a request once it has all of it.  The replies that have come are put where
+        they belong: those of a pipeline into `arrived`.  Behind them may be an error, which the
+        server has sent before it closed the connection.
+        """
+        cdef list found = []
+        cdef object reply, said = None
         try:
             while self.receive_now():
                 pass
         except ConnectionLost:
             pass
         try:
-            reply = None if self.posted else self.parser.next()
+            while (reply := self.parser.next()) is not incomplete:
+                found.append(reply)
         except ProtocolError:
-            return None
-        return reply if type(reply) is ReplyError else None
+            pass
+        if found and type(found[len(found) - 1]) is ReplyError:
+            reply = found[len(found) - 1]
+            if "Protocol error" in reply.text or (not many and len(found) > len(self.posted)):
+                said = found.pop()
+        self.answered += zip(self.posted, found)
+        self.arrived = found[len(self.posted):]
+        del self.posted[:len(found)]
+        return self.lost(
+            why_unsent(said, number, self.requests.size), None if many else False)
 
     cdef object lost(self, object reason, object applied):
         """The error that says that the connection was lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from fastmgr.stock.dialect import LockLost as LockLost, RemoteError, StaleFence
 
 __all__ = [
     "CODES", "ConnectionLost", "LockLost", "PipelineError", "ProtocolError", "ReplyError",
-    "exception_of",
+    "exception_of", "lost_again", "why_unsent",
 ]  # fmt: skip
 
 
@@ -125,6 +126,50 @@ HINTS = {
 }
 
 
+#: Parts of error replies by which the ACL forbids something, also within our functions.
+FORBIDDEN = "NOPERM", "ACL failure in script", "The user executing the script can't"
+#: By a word of such a reply: what the user needs, which the server does not say.
+RIGHTS = {
+    "key": "the keys ~{<ns>:* and ~{<ns>}:*",
+    "channel": "the channels &fm:s:*",
+    "this command or subcommand": "each command that the library of functions calls",
+}
+
+#: Bytes of a request that a server may find too many.
+LARGE = 1 << 20
+
+
+def why_unsent(said: ReplyError | None, number: int, size: int) -> str:
+    """Return why a server has not taken the whole of a request.
+
+    Parameters
+    ----------
+    said : ReplyError or None
+        What it has said before it closed the connection.
+    number : int
+        The error of the system, negative.
+    size : int
+        Bytes of the request, or of all requests that were sent together.
+    """
+    if said is not None:
+        if "invalid bulk length" in said.text:
+            return f"{said}: a value is larger than the server's proto-max-bulk-len"
+        return str(said)
+    why = os.strerror(-number)
+    if size > LARGE:
+        return f"{why}: {size:,} bytes may be more than the server's client-query-buffer-limit"
+    return why
+
+
+def lost_again(error: ConnectionLost) -> ConnectionLost:
+    """Return the error of a request that only reads, by which each connection is lost."""
+    return ConnectionLost(
+        f"{str(error).partition(';')[0]}, and so was the one before; the call only reads. The "
+        "reply may be larger than the server's client-output-buffer-limit for normal clients",
+        error.applied,
+    )
+
+
 def exception_of(reply: ReplyError, args: Sequence[Any] = ()) -> Exception:
     """Return the exception for an error reply; `args` are those of the call."""
     if reply.code == "FM":
@@ -133,10 +178,11 @@ def exception_of(reply: ReplyError, args: Sequence[Any] = ()) -> Exception:
         if kind is KeyError:
             return KeyError(args[0] if args else text)
         return kind(text) if text else kind()
-    if reply.code == "NOPERM":
+    if any(part in str(reply) for part in FORBIDDEN):
+        needs = [right for part, right in RIGHTS.items() if part in reply.text]
         return AuthenticationError(
-            f"the server's ACL does not let the user do that: {reply} (docs/valkey.md says what "
-            "a user needs)"
+            f"the server's ACL does not let the user do that: {reply} (the user needs "
+            f"{needs[0] if needs else 'that right'}: docs/valkey.md has an example)"
         )
     if reply.code in ("NOAUTH", "WRONGPASS"):
         return AuthenticationError(str(reply))

@@ -16,13 +16,16 @@ from time import monotonic, sleep
 
 from fastmgr.engines.valkey import library, pipelines
 from fastmgr.engines.valkey.dialing import dial, require_fit
-from fastmgr.engines.valkey.errors import ConnectionLost, PipelineError, ReplyError, exception_of
+from fastmgr.engines.valkey.errors import (
+    ConnectionLost, PipelineError, ReplyError, exception_of, lost_again,
+)
 from fastmgr.engines.valkey.fences import fence_words
 from fastmgr.engines.valkey.sightings import ClusterLife
 from fastmgr.engines.valkey.topology import SLOTS, Topology
 
 cdef enum:
     MOST_HOPS = 5               # redirections that are followed without a pause
+    MOST_LOSSES = 5             # connections that a request which reads may cost
 
 # Seconds for which a request is made again that no server has run, unless the caller says less.
 cdef double PATIENCE = 30.0
@@ -118,6 +121,7 @@ cdef class ClusterSession(ValkeySession):
         cdef Connection connection
         cdef list there = mine.at.get(node)
         if mine.epoch is not self.topology.epoch and not mine.settling:
+            mine.lost = mine.lost or mine.epoch != 0    # what the thread has changed is elsewhere
             mine.epoch = self.topology.epoch
             if self.posting:    # of calls of one object the earlier one comes first
                 pipelines.await_own_posts(self)
@@ -127,6 +131,7 @@ cdef class ClusterSession(ValkeySession):
                     return connection
         connection = dial(self.where, node.host)
         connection.node = node
+        mine.drop_unusable()
         mine.at[node] = [one for one in there or () if (<Connection>one).usable]
         mine.at[node].append(connection)
         mine.connections = [one for there in mine.at.values() for one in there]
@@ -247,7 +252,7 @@ cdef class Attempts:
     cdef bint reads
     cdef int slot
     cdef double end, pause
-    cdef int hops, loads
+    cdef int hops, loads, losses
     # What is to be done next:
     cdef object node                # where to ask, unless that is the slot's owner
     cdef bint asking                # by ``ASKING``
@@ -302,6 +307,10 @@ cdef class Attempts:
         self.asking = False
         self.waits = True
         if type(failure) is not ReplyError:
+            if isinstance(failure, ConnectionLost) and failure.applied is not False:
+                self.losses += 1
+                if self.losses > MOST_LOSSES:
+                    raise lost_again(failure)
             session.look_again()
         elif failure.code == "MOVED" or failure.code == "ASK":
             self.follow(
@@ -429,6 +438,9 @@ def run_by_node(ClusterSession session, list requests):
                     raise
                 lost = error
                 pipelines.fail_posts(session, connection)
+                if isinstance(error, PipelineError):    # not all of it could be sent
+                    for i in range(len(error.results)):
+                        replies[<Py_ssize_t>places[i]] = error.results[i]
                 continue
             begun.append((connection, places))
         while begun:

@@ -273,16 +273,18 @@ cdef class Batch:
         while tail and is_refused(replies[tail - 1]):
             tail -= 1           # from here on all are made now, in order
         for i in range(len(replies)):
-            if replies[i] is UNANSWERED:
+            reply = replies[i]
+            if reply is UNANSWERED:
                 continue
+            replies[i] = None       # with its result a reply would take twice the memory
             unit = self.units[i]
             if type(unit) is Group:
-                self.settle_group(<Group>unit, replies[i], i >= tail)
+                self.settle_group(<Group>unit, reply, i >= tail)
             elif type(unit) is Joint:
-                self.settle_joint(<Joint>unit, replies[i], i >= tail)
+                self.settle_joint(<Joint>unit, reply, i >= tail)
             else:
                 self.results[<Py_ssize_t>self.places[i]] = (<Entry>unit).outcome(
-                    self.session, replies[i], i >= tail)
+                    self.session, reply, i >= tail)
         return 0
 
     cdef int settle_joint(self, Joint joint, object reply, bint is_last) except -1:

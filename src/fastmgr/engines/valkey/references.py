@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 from fastmgr.client.session import Target
 from fastmgr.engines.valkey.commands import METHODS, Procedure
+from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
 from fastmgr.engines.valkey.life import sweep
 from fastmgr.engines.valkey.values import decode, encode, references
 from fastmgr.kinds.rows import BY_TYPEID
@@ -504,7 +505,18 @@ def count_one_less(session: Any, ident: str) -> None:
 def wait_for_replicas(session: Any, number: int, seconds: float) -> int:
     """Return how many replicas have what the thread has changed; in a cluster the least of all."""
     words = [b"WAIT", number, max(1, round(1000 * seconds))]
-    return min(server.run(words, timeout=seconds + SLACK) for server in session.servers())
+    replies = [server.ask(words, timeout=seconds + SLACK) for server in session.servers()]
+    failed = [reply for reply in replies if isinstance(reply, ReplyError)]
+    is_replica = any(one.code == "UNBLOCKED" or "replica" in one.text for one in failed)
+    if session.take_lost() or is_replica:
+        # `WAIT` knows the changes of its own connection alone, and another server's not at all.
+        raise ConnectionLost(
+            "a connection of this thread was lost, or its server is the primary no more: nobody "
+            "knows whether replicas have what the thread changed before"
+        )
+    if failed:
+        raise exception_of(failed[0])
+    return min(replies)
 
 
 CONTROLS: dict[str, Any] = {

@@ -7,7 +7,10 @@ from fastmgr.engines.valkey.connection cimport Connection
 cdef class ThreadConnections:
     cdef list connections           # the thread's, and the spare ones for calls within its calls
     cdef bint settling              # replies to posted calls are being taken
+    cdef bint lost                  # one has ended by which the thread may have changed something
     cdef object __weakref__
+
+    cdef int drop_unusable(self) except -1
 
 cdef class ValkeySession(Session):
     cdef readonly object where      # the `Address`

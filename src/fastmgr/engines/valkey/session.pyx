@@ -19,7 +19,9 @@ from time import monotonic, sleep
 from fastmgr.client.session import raised
 from fastmgr.engines.valkey.commands import METHODS
 from fastmgr.engines.valkey.dialing import dial, require_fit
-from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
+from fastmgr.engines.valkey.errors import (
+    ConnectionLost, ReplyError, exception_of, lost_again,
+)
 from fastmgr.engines.valkey.fences import Fenced, fence_of, fence_words, lock_key
 from fastmgr.engines.valkey.life import Life
 from fastmgr.engines.valkey.primaries import follow
@@ -35,6 +37,12 @@ cdef class ThreadConnections:
 
     def __cinit__(self):
         self.connections = []
+
+    cdef int drop_unusable(self) except -1:
+        usable = [one for one in self.connections if (<Connection>one).usable]
+        self.lost = self.lost or len(usable) < len(self.connections)
+        self.connections = usable
+        return 0
 
     def close(self):
         for connection in self.connections:
@@ -102,7 +110,7 @@ cdef class ValkeySession(Session):
                 return connection
         connection = self.dial()
         connection.node = self.host
-        mine.connections = [one for one in mine.connections if (<Connection>one).usable]
+        mine.drop_unusable()
         mine.connections.append(connection)
         return connection
 
@@ -121,6 +129,8 @@ cdef class ValkeySession(Session):
         cdef bint is_new = host != self.host
         self.host = host
         for one in list(self.opened):
+            # A session that has not begun has changed nothing.
+            one.lost = one.lost or (is_new and self.life.instance is not None)
             one.connections = [
                 each for each in one.connections if (<Connection>each).node == host
                 or (<Connection>each).busy or (<Connection>each).posted]
@@ -149,6 +159,14 @@ cdef class ValkeySession(Session):
 
     def forget_connection(self):
         del self.local.connections
+
+    def take_lost(self):
+        """Whether a connection of the calling thread was lost since this was asked."""
+        cdef ThreadConnections mine = getattr(self.local, "connections", None)
+        cdef bint lost = mine is not None and mine.lost
+        if lost:
+            mine.lost = False
+        return lost
 
     def close(self):
         if self.posting:
@@ -227,7 +245,12 @@ cdef class ValkeySession(Session):
                 error.applied is not False and not reads
             ):
                 raise
-            reply = self.connection().call(words, timeout)
+            try:
+                reply = self.connection().call(words, timeout)
+            except ConnectionLost as again:
+                if reads and again.applied is not False:
+                    raise lost_again(again) from None
+                raise
         if connection.answered:
             pipelines().settle_posts(self, connection)
             if connection.node != self.host:

@@ -143,7 +143,7 @@ class Wait:
                 raise
             return None
         if type(reply) is ReplyError:
-            if reply.code == "UNBLOCKED":
+            if reply.code in ("UNBLOCKED", "READONLY"):  # by the look it is decided
                 return None
             raise exception_of(reply)
         return None if reply is None else bytes(reply[1])
@@ -152,16 +152,24 @@ class Wait:
         """Call a function that may be called again, also where the server is away for a while."""
         end = time.monotonic() + self.patience
         pause = 0.01
+        failure: Exception
         while True:
             try:
-                return self.ask(self.kind + function, timeout=SLACK)
+                reply = self.session.ask(self.request(self.kind + function), timeout=SLACK)
+                if type(reply) is not ReplyError:
+                    return reply
+                failure = exception_of(reply)
+                if reply.code != "READONLY":  # that is a replica whose primary is away
+                    self.answered = True
+                    raise failure
             except OSError as error:
                 if not _is_away(error):
                     raise
-                if time.monotonic() > end:
-                    self.answered = True
-                    self.session.life.owe(self.request(self.kind + b"_withdraw"))
-                    raise
+                failure = error
+            if time.monotonic() > end:
+                self.answered = True
+                self.session.life.owe(self.request(self.kind + b"_withdraw"))
+                raise failure
             time.sleep(pause)
             pause = min(pause * 2, 0.2)
 
@@ -235,7 +243,8 @@ def give_back(
     while True:
         try:
             reply = session.ask(request)
-            break
+            if type(reply) is not ReplyError or reply.code != "READONLY" or time.monotonic() > end:
+                break
         except BaseException as error:
             if session.retired:
                 raise
