@@ -9,14 +9,13 @@ held: the session goes on under another id, and who held a lock gets `LockLost`.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from itertools import count
-from multiprocessing import current_process, util
+from multiprocessing import ProcessError, current_process, util
 from typing import Any
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ from fastmgr.engines.valkey.errors import LockLost, ReplyError, exception_of
 from fastmgr.engines.valkey.primaries import follow, is_replica
 from fastmgr.stock.dialect import RemoteError
 
-__all__ = ["AGAIN_AFTER", "GRACE", "SWEEP_EVERY", "Life", "subscribe", "sweep"]
+__all__ = ["AGAIN_AFTER", "GRACE", "SWEEP_EVERY", "Life", "enlistment", "subscribe", "sweep"]
 
 #: Seconds after a server's start or a failover in which nobody is taken for dead.
 GRACE = 3.0
@@ -128,7 +127,7 @@ class Life:
                 self._begin_another(session)
             subscribe(connection, session.id)
             self.instance = _ask(connection, b"hello", 0, session.id, str(GRACE))
-            connection.call([b"SADD", b"{%b}:sessions" % session.ns, session.id])
+            _ask(connection, b"enlist", 1, *enlistment(session))
         except BaseException:
             connection.close()
             raise
@@ -158,7 +157,7 @@ class Life:
         try:
             if connection.usable and session is not None:
                 self._part(session)
-        except OSError as error:
+        except (OSError, RemoteError, ProcessError) as error:
             util.debug("the server cannot be told that the session ends: %s", error)
         finally:
             connection.close()
@@ -358,9 +357,16 @@ def subscribe(connection: Connection, id_: bytes) -> None:
     name = quote(current_process().name, safe="")
     connection.call([b"CLIENT", b"SETNAME", b"fastmgr:%b:%b" % (id_, name.encode())])
     connection.send([b"SUBSCRIBE", b"fm:s:" + id_])
-    while (push := connection.push(10)) is None or push[0] != b"subscribe":
-        if push is None:
-            raise TimeoutError(errno.ETIMEDOUT, "the server does not answer")
+    # The server confirms by a push, which comes before the reply to this; or refuses by an error.
+    reply = connection.call([b"PING"], ANSWER_IN)
+    if isinstance(reply, ReplyError):
+        raise exception_of(reply)
+    connection.pushes.clear()
+
+
+def enlistment(session: Any) -> tuple[bytes, bytes, int]:
+    """Return the list of sessions of a namespace, and what a session says to be put there."""
+    return b"{%b}:sessions" % session.ns, session.id, library.VERSION
 
 
 def _ask(connection: Connection, function: bytes, keys: int, *args: Any) -> Any:
@@ -429,7 +435,10 @@ def sweep(session: Any, always: bool = True) -> int:
     """
     known = b"{%b}:sessions" % session.ns
     mark = [b"SET", b"{%b}:swept" % session.ns, session.id, b"NX", b"PX", int(SWEEP_EVERY * 900)]
-    if session.run(mark) is None and not always:
+    reply = session.ask(mark)
+    if isinstance(reply, ReplyError) and reply.code != "OOM":  # then it is needed most
+        raise exception_of(reply)
+    if reply is None and not always:
         return 0
     ids = session.run([b"SMEMBERS", known])
     dead = set(ids)

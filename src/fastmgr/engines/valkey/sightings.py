@@ -13,12 +13,20 @@ import os
 import select
 import socket
 import time
-from multiprocessing import util
+from multiprocessing import ProcessError, util
 from typing import Any
 
 from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.dialing import dial
-from fastmgr.engines.valkey.life import AGAIN_AFTER, GRACE, SWEEP_EVERY, Life, subscribe, sweep
+from fastmgr.engines.valkey.life import (
+    AGAIN_AFTER,
+    GRACE,
+    SWEEP_EVERY,
+    Life,
+    enlistment,
+    subscribe,
+    sweep,
+)
 from fastmgr.engines.valkey.topology import Node
 from fastmgr.stock.dialect import RemoteError
 
@@ -109,7 +117,7 @@ class ClusterLife(Life):
         if not any(one.lasts for one in self._sightings.values()):
             raise ConnectionError(f"no node of the cluster at {session.address!r} can be reached")
         if not self._is_listed:
-            session.run([b"SADD", b"{%b}:sessions" % session.ns, session.id])
+            session.run([b"FCALL", b"fm1_enlist", 1, *enlistment(session)])
             self._is_listed = True
         if self._is_new:
             session.references.take_anew()
@@ -184,7 +192,7 @@ class ClusterLife(Life):
         try:
             if session is not None and any(one.lasts for one in sightings.values()):
                 self._part(session)
-        except OSError as error:
+        except (OSError, RemoteError, ProcessError) as error:
             util.debug("the cluster cannot be told that the session ends: %s", error)
         finally:
             for sighting in sightings.values():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support import valkeys
-from support.valkeys import Server
+from support.valkeys import Cutter, Server
 
 import fastmgr
 from fastmgr.engines.valkey import library
@@ -47,6 +51,55 @@ def test_another_text_of_the_version_is_replaced(session: Any) -> None:
     session.run([b"FUNCTION", b"LOAD", other])
     hello(session)
     assert session.run([b"FCALL", b"fm1_dead", 0]) == []
+
+
+class Renaming(Cutter):
+    """Has requests call the functions of the next version."""
+
+    def pass_requests(self, client: socket.socket, to_server: socket.socket) -> None:
+        while data := client.recv(65536):
+            to_server.sendall(data.replace(b"fm1_", b"fm2_"))
+
+
+@pytest.fixture
+def next_version(server: Server, tmp_path: Path) -> Iterator[Renaming]:
+    one = Renaming(server, str(tmp_path / "socket"))
+    yield one
+    one.close()
+
+
+PROGRAM = """
+import sys, fastmgr
+from fastmgr.engines.valkey import library
+library.VERSION = int(sys.argv[2])
+library.NAME = f"fastmgr{library.VERSION}"
+with fastmgr.SyncManager(address=sys.argv[1]) as manager:
+    root = manager.Value("O", None, name="root")
+    with manager.Lock():
+        root.value = manager.dict(a=1)
+    print(root.value.incr("a"), library.NAME)
+"""
+
+
+def use(path: str, ns: str, version: int) -> str:
+    """Use objects in a process whose library has a version."""
+    command = [sys.executable, "-c", PROGRAM, f"valkey+unix://{path}?ns={ns}", str(version)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout or done.stderr
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_two_versions_use_one_server(
+    server: Server, next_version: Renaming, order: tuple[int, int]
+) -> None:
+    """Each in a namespace of its own: another version may keep objects in another way."""
+    paths = {1: server.path, 2: next_version.path}
+    for version in (*order, order[0]):
+        assert use(paths[version], f"v{version}", version) == f"2 fastmgr{version}\n"
+    for version, other in (order, order[::-1]):
+        said = use(paths[other], f"v{version}", other)
+        assert f"of version {version} of the functions" in said
+        assert f"this fastmgr has version {other}: choose another namespace" in said
 
 
 def test_what_the_functions_remember_ends_with_the_server(server: Server, session: Any) -> None:

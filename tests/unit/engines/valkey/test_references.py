@@ -34,7 +34,7 @@ def manager(shared_manager: SyncManager) -> Iterator[SyncManager]:
     yield shared_manager
     gc.collect()
     assert shared_manager._number_of_objects() == 0
-    assert keys(shared_manager) - {b"{refs}:sessions", b"{refs}:swept"} == set()
+    assert keys(shared_manager) - {b"{refs}:sessions", b"{refs}:swept", b"{refs}:version"} == set()
 
 
 def keys(manager: Any) -> set[bytes]:
@@ -302,7 +302,7 @@ def test_shutdown_ends_a_session_that_holds_nothing(manager: Any) -> None:
         assert manager._session.run([b"KEYS", b"{refs2:*"])
     assert not set(threading.enumerate()) - before
     assert manager._session.run([b"KEYS", b"{refs2:*"]) == []
-    manager._session.run([b"DEL", b"{refs2}:sessions", b"{refs2}:swept"])
+    manager._session.run([b"DEL", b"{refs2}:sessions", b"{refs2}:swept", b"{refs2}:version"])
 
 
 def test_shutdown_of_one_manager_leaves_to_another_what_it_has(manager: Any) -> None:

@@ -155,6 +155,19 @@ define_bare('instance', function(K, A)
   return identity .. ':' .. string.format('%.0f', born)
 end, 'allow-oom')
 
+-- Put a session on the list in KEYS[1]: `session version`.  The version is that of this library, and
+-- the first session of a namespace decides: another version may keep objects in another way.
+define_bare('enlist', function(K, A)
+  local at = string.gsub(K[1], 'sessions$', 'version')
+  local found = call('GET', at)
+  if found and found ~= A[2] then
+    return fail('VERSION', 'the objects of this namespace are those of version ' .. found .. ' of the '
+      .. 'functions, and this fastmgr has version ' .. A[2] .. ": choose another namespace (?ns=)")
+  end
+  if not found then call('SET', at, A[2]) end
+  return call('SADD', K[1], A[1])
+end, 'allow-oom')
+
 -- Which of the sessions in the arguments are dead.
 define_bare('dead', function(K, A)
   local dead = {}

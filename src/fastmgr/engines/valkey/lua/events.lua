@@ -10,7 +10,7 @@ define('event_wait', function(k, A)
   if A[2] == '0' then return {0} end
   if recall(withdrawn, A[1]) then return {0} end
   return queue_up(k, 'q', A[1])
-end)
+end, 'allow-oom')
 
 define('event_look', function(k, A) return look(k, 'q', A[1]) end, 'allow-oom')
 
@@ -103,7 +103,7 @@ define('barrier_wait', function(k, A)
   if recall(withdrawn, w) then return {0} end
   queue_up(k, 'b', w)
   return fill(k, w) or {2, 0, call('HGET', k, 'timeout')}
-end)
+end, 'allow-oom')
 
 local function barrier_token(k, w)
   local token = unwake(k, w)

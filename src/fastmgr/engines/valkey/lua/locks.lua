@@ -93,7 +93,7 @@ define_by_hash('lock_acquire', {'f', 'o'}, function(k, A, found)
   end
   if A[2] == '0' then return {0} end
   return queue_up(k, 'q', w)
-end)
+end, 'allow-oom')
 
 local function look_at_waiter(k, w)
   if holder(k) == w then
@@ -275,7 +275,7 @@ define('condition_over', function(c, A)
 end)
 contains('Condition', function(c) return {call('HGET', c, 'lock')} end)
 
-define('condition_sleepers', function(c) return call('LLEN', c .. ':c') end)
+define('condition_sleepers', function(c) return call('LLEN', c .. ':c') end, 'no-writes')
 
 local function bury(k) holder(k) end
 BURY.Lock, BURY.RLock, BURY.Condition = bury, bury, bury

@@ -190,7 +190,7 @@ define('queue_join', function(k, A)
   if number(k, 'u') == 0 then return {1} end
   if recall(withdrawn, A[1]) then return {0} end
   return queue_up(k, 'j', A[1])
-end)
+end, 'allow-oom')
 
 define('join_look', function(k, A) return look(k, 'j', A[1]) end, 'allow-oom')
 

@@ -59,7 +59,7 @@ end
 define('take', function(k, A)
   call('HINCRBY', k .. ':m', A[1], A[2])
   return call('HGET', k .. ':m', 't')
-end)
+end, 'allow-oom')
 
 -- `holder count ...`: return references; a count of 0 stands for all that the holder has.  Returns
 -- the values that went with the object, if this was its end, and that contain proxies.
@@ -114,7 +114,7 @@ define_bare('name', function(K, A)
   if found ~= A[1] then return found end
   if A[2] == '' then call('DEL', K[1]) else call('SET', K[1], A[2]) end
   return A[2]
-end)
+end, 'allow-oom')
 
 -- All fields of the main hash.
 define('meta', function(k) return call('HGETALL', k .. ':m') end, 'no-writes')

@@ -88,7 +88,7 @@ define('semaphore_acquire', function(k, A)
   end
   note_grant(k, w)
   return {1}
-end)
+end, 'allow-oom')
 
 define('semaphore_look', function(k, A)
   local found = waiting(k, 'q', A[1])
