@@ -246,6 +246,7 @@ if not TYPE_CHECKING:
     class QueueProxy(BaseProxy):
         """A proxy of a queue: of anything that has the methods of `queue.Queue`."""
 
+        _apart = frozenset(("put_many",))
         __class_getitem__ = classmethod(types.GenericAlias)
 
 

@@ -335,7 +335,7 @@ def test_a_pipeline_gives_all_of_it_back(manager: InterruptManager) -> None:
     pipe(q).get()
     pipe(lock).acquire()
     pipe(permits).acquire()
-    pipe(q).get()
+    pipe(q).get_many(5)
     pipe(permits).acquire()
     pipe(permits).release()
     pipe(owned).acquire()
@@ -380,6 +380,21 @@ def test_a_pipeline_gives_back_only_what_it_still_has(manager: InterruptManager)
         pipe.execute()
     assert [permits.acquire(False) for _ in range(4)] == [True, True, True, False]
     assert [other.acquire(False) for _ in range(2)] == [True, False]
+
+
+def test_a_pipeline_gives_back_items_that_it_has_not_done(manager: InterruptManager) -> None:
+    q, gate = manager.JoinableQueue(), manager.Queue()
+    q.put_many("abcd")
+    pipe = manager.pipeline()
+    pipe(q).get_many(3)
+    pipe(q).task_done()
+    pipe(gate).get()
+    with interrupted(manager, lambda: gate.put("item")):
+        pipe.execute()
+    assert q.get_many(5) == ["a", "b", "d"]
+    for _ in range(3):
+        q.task_done()
+    q.join()
 
 
 def test_a_pipeline_that_was_cut_off_gives_all_of_it_back(manager: InterruptManager) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -174,7 +173,7 @@ STOCK_PROXIES = {
     "Condition": stdlib.ConditionProxy,
     "Event": stdlib.EventProxy,
     "Barrier": stdlib.BarrierProxy,
-    "Queue": stdlib.MakeProxyType("Queue", fastmgr.managers.public_methods(queue.Queue())),
+    "Queue": stdlib.MakeProxyType("Queue", fastmgr.managers.public_methods(queues.Queue())),
 }
 
 

@@ -337,7 +337,8 @@ def test_a_recorder_is_said_to_have_what_is_exposed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["BaseListProxy", "_BaseDictProxy", "_BaseSetProxy", "QueueProxy"])
 def test_a_proxy_has_what_it_is_said_to_have(name: str) -> None:
-    assert [m for m in TOLD[name] if not hasattr(getattr(managers, name), m)] == []
+    made = RECORDED["QueueRecorder"] if name == "QueueProxy" else getattr(managers, name)
+    assert [m for m in TOLD[name] if not hasattr(made, m)] == []
 
 
 def test_a_manager_is_said_to_make_what_is_registered() -> None:

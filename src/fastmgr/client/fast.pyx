@@ -195,7 +195,7 @@ cdef class ClientSession(Connections):
             for i in range(count):
                 channel.put_call(
                     frames, begin_message(frames) if i else start, OP_CALL,
-                    FLAG_FOLLOWS if i else 0, (<Target?>calls[4 * i])._handle,
+                    FLAG_FOLLOWS if i else 0, <Target?>calls[4 * i],
                     calls[4 * i + 1], calls[4 * i + 2], calls[4 * i + 3])
             replies = channel.pipeline(frames, count, others)
         except BaseException as error:

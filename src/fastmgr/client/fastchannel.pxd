@@ -35,7 +35,7 @@ cdef class FastChannel(Channel):
     cdef PickledReply failure        # of the first of them
     cdef size_t begin_request(self, Writer writer, list due) except 0
     cdef int put_call(
-        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle,
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, Target target,
         object name, object args, object kwds
     ) except -1
     cdef int end_request(

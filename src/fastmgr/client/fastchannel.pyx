@@ -164,21 +164,24 @@ cdef class FastChannel(Channel):
         return start
 
     cdef int put_call(
-        self, Writer writer, size_t start, uint8_t op, uint8_t flags, uint64_t handle,
+        self, Writer writer, size_t start, uint8_t op, uint8_t flags, Target target,
         object name, object args, object kwds
     ) except -1:
         """Encode a call, for which there is room for a header before `start`."""
         cdef object number = METHOD_NUMBERS.get(name) if op == OP_CALL else None
+        cdef uint64_t handle = target._handle if target is not None else 0
+        cdef bint apart = False
         cdef int pickled
         if number is None:
+            apart = target is not None and name in getattr(target, "_apart", ())
             writer.put(name)
         if type(args) is not tuple:
             args = tuple(args)
         if not kwds:
-            pickled = writer.put_args(args)
+            pickled = writer.put_args(args, apart)
             writer.put(None)
         elif all_scalars(kwds):
-            pickled = writer.put_args(args)
+            pickled = writer.put_args(args, apart)
             if writer.put(kwds):
                 pickled = 2     # a string that is no UTF-8
         else:
@@ -229,7 +232,7 @@ cdef class FastChannel(Channel):
                 self.end_request(writer, start, op, flags, 0, 0)
             else:
                 writer.out_of_band = True
-                self.put_call(writer, start, op, flags, handle, name, args, kwds)
+                self.put_call(writer, start, op, flags, target, name, args, kwds)
             if flags & FLAG_ONEWAY:
                 header = <Header *>(writer.data + start - HEADER_SIZE)
                 if header.flags & FLAG_PICKLED and not header.flags & FLAG_CARRIED:
@@ -393,7 +396,7 @@ cdef class FastChannel(Channel):
             return 0
         try:
             self.put_call(
-                writer, self.begin_request(writer, None), OP_CONTROL, 0, 0, "dummy", (), None)
+                writer, self.begin_request(writer, None), OP_CONTROL, 0, None, "dummy", (), None)
             self.stream.send_all(writer.data, writer.size, None)
             self.stream.set_timeout(LAST_WAIT)
             while (

@@ -154,7 +154,9 @@ QUEUE = declare(
         also_make=("fastmgr.kinds.queues:Queue",),
         types=("fastmgr.kinds.queues:Queue",),
         cell_calls=frozenset(),
-        unread=Unread(keeps={"put": 0, "put_nowait": 0}, blind=None),
+        unread=Unread(
+            keeps={"put": 0, "put_nowait": 0, "put_many": 0}, blind=None, each=names("put_many")
+        ),
         loop_makes=True,
         parks=True,
         errors=(queue.Empty, queue.Full, getattr(queue, "ShutDown", queue.Full)),

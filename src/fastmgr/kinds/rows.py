@@ -44,7 +44,7 @@ class Later:
 _OF_ALL = names("#GETVALUE __repr__ __str__")
 
 #: Methods that take something, by the names that they have in most types.
-GAINS = names("acquire __enter__ get get_nowait pop popitem exchange __next__ send")
+GAINS = names("acquire __enter__ get get_many get_nowait pop popitem exchange __next__ send")
 
 
 class Unread(NamedTuple):
@@ -61,6 +61,8 @@ class Unread(NamedTuple):
     put_in_place: Callable[[Any, dict[Any, Any]], None] | str | None = None
     #: ``keeps_if(args)`` says, in one step, whether a method of `keeps` keeps it this time.
     keeps_if: Callable[[tuple[Any, ...]], bool] | None = None
+    #: Methods of `keeps` whose argument is a list, of which they keep each value by itself.
+    each: frozenset[str] = frozenset()
     #: Methods whose result holds no value of the object, even where the result is shared.
     bare: frozenset[str] = frozenset()
     #: ``beside_cell(obj)`` returns what an object holds that is shared once more; None for nothing.
@@ -322,7 +324,9 @@ def _problems_of_methods(row: Row) -> Iterator[str]:
         if missing := set(found).difference(row.exposed or found):
             yield f"{field} has what is not exposed: {_listed(missing)}"
     unread = row.unread
-    told = {*unread.keeps, *(unread.blind or ()), *unread.bare} if unread is not None else set()
+    told: set[str] = set()
+    if unread is not None:
+        told.update(unread.keeps, unread.blind or (), unread.each, unread.bare)
     for kind in row.types:
         if missing := {*row.exposed, *told} - {*row.verbs, *dir(kind), "#GETVALUE"}:
             yield f"{kind.__name__} has no method {_listed(missing)}"
@@ -332,6 +336,8 @@ def _problems_of_methods(row: Row) -> Iterator[str]:
         return
     if not unread.keeps:
         yield "unread, but no method keeps anything"
+    if strange := set(unread.each) - unread.keeps.keys():
+        yield f"each has what is not in keeps: {_listed(strange)}"
     if unread.blind is not None:
         if looking := set(unread.keeps) - unread.blind:
             yield f"what keeps a value looks at the others: {_listed(looking)}"

@@ -25,13 +25,14 @@ cdef class Waiter:
     cdef readonly bint failed        # `value` is the exception to raise; None: unanswered
     cdef public object value
     cdef bint gone                   # it has timed out or is dead: its queue skips it
-    cdef object item                 # what a put brings
+    cdef object item                 # what a put brings, or where a get_many has its items
+    cdef Py_ssize_t most             # items of a put_many or get_many, 0 of other calls
     cdef object method               # of a thread that waits: the method it is in
     cdef Py_ssize_t depth            # the depth at which a Condition's waiter owned the lock
     cdef bint again                  # its sleep at a Condition is over, and it waits for the lock
     cdef bint notified               # by a notification, which another gets where it does not go on
     cdef bint cut_off                # the rest of its pipeline will never come
-    cdef bint puts                   # it waits for room in a queue
+    cdef bint puts                   # it puts into a queue
 
     cdef bint is_there(self)
     cdef int done(self, object value) except -1

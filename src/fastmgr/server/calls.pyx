@@ -78,8 +78,10 @@ cdef bint keeps(Entry entry, object name, object args) except -1:
     for i in range(len(<tuple>args)):
         if type((<tuple>args)[i]) is Opaque and i != kept:
             return False
-    keeps_if = UNREAD[type(obj)].keeps_if
-    return keeps_if is None or keeps_if(args)
+    unread = UNREAD[type(obj)]
+    if type((<tuple>args)[kept]) is Opaque and name in unread.each:
+        return False        # one pickle of all values
+    return unread.keeps_if is None or unread.keeps_if(args)
 
 
 cdef bint is_blind(object obj, object name):

@@ -59,6 +59,7 @@ cdef class Conn(Owner):
     cdef uint64_t noted           # handle of the primitive noted last for its session
     cdef bint answered            # a hook has replied to the current request itself
     cdef tuple undelivered        # operation, handle and payload of what a worker must encode
+    cdef bint apart               # the next reply is a list whose values share nothing
     # Which version of an object the client may keep the next reply at; None: it may not.
     cdef Version reading
     cdef uint64_t version

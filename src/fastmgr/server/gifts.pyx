@@ -14,6 +14,9 @@ from fastmgr.server.driver cimport is_plain
 from fastmgr.server.replies cimport is_oneway
 from fastmgr.wire.opaque cimport Opaque
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
 from contextlib import suppress
 
 
@@ -21,6 +24,12 @@ from contextlib import suppress
 @cython.freelist(8)
 cdef class Gift:
     """What the reply to a call gave, until the client is known to have taken it."""
+
+
+cdef bint holds_unread(object value) except -1:
+    """Whether what a primitive gave is a value that the server has not read, or a list of some."""
+    return type(value) is Opaque or type(value) is list and any(
+        [type(item) is Opaque for item in value])
 
 
 cdef int note_taking(dict taken, Gift gift) except -1:
@@ -105,6 +114,7 @@ cdef class Gifts:
     cdef int returned(self, Conn conn, object count) except -1:
         """The current call gave back `count` things that its pipeline took before, last first."""
         cdef list gifts
+        cdef Gift gift
         if conn.taken is None:
             conn.taken = {}
             for thing in conn.in_transit or ():
@@ -112,10 +122,15 @@ cdef class Gifts:
                     note_taking(conn.taken, thing)
         gifts = conn.taken.get(conn.stream.header.handle)
         if gifts:
-            if type(count) is not int or count > len(gifts):
-                count = len(gifts)
-            for _ in range(<Py_ssize_t>count):
-                (<Gift>gifts.pop()).waiter = None
+            left = count if type(count) is int else PY_SSIZE_T_MAX
+            while gifts and left > 0:
+                left -= 1
+                gift = gifts[len(gifts) - 1]
+                if gift.waiter.most:        # a list of several
+                    gift.value.pop()
+                if not gift.waiter.most or not gift.value:
+                    gift.waiter = None
+                    gifts.pop()
         return 0
 
     cdef int left(self, Conn conn) except -1:
@@ -151,7 +166,7 @@ cdef class Gifts:
             if waiter is not None:
                 entry = self.table.find(gift.handle)
                 if entry is not None and entry.parks:
-                    entry.opaque = entry.opaque or type(gift.value) is Opaque
+                    entry.opaque = entry.opaque or holds_unread(gift.value)
                     assert entry.is_legal()
                     waiter.value, gift.value = gift.value, None
                     waiter.cut_off = cut_off
@@ -239,13 +254,14 @@ cdef class Parking:
         cdef Gift gift
         cdef int verdict
         if (
-            waiter.method == "put" or is_oneway(conn)
+            waiter.puts or is_oneway(conn)
             or value is False and waiter.method == "acquire"    # nothing was given
         ):
             return self.replies.reply(conn, by, OP_RETURN, 0, value)
         gift = self.gifts.note(conn)
         if not self.gifts.lend(conn, gift, waiter, value):
             return CLOSE
+        conn.apart = waiter.most > 0
         verdict = self.replies.reply(conn, by, OP_RETURN, 0, value)
         gift.is_hard = (verdict == HAND_OFF or not by.on_loop) and not is_plain(value)
         return verdict

@@ -19,7 +19,7 @@ cdef class Replies:
     cdef int note_failure(self, Conn conn, Driver by, uint8_t op, object payload) except -1
     cdef int report_failure(self, Conn conn, Driver by) except -1
     cdef str call_at_hand(self, Conn conn)
-    cdef int put_any(self, Conn conn, Writer writer, object payload) except -1
+    cdef int put_any(self, Conn conn, Writer writer, object payload, bint apart) except -1
 
 cdef object method_name(Conn conn, Reader reader)
 cdef object told(Conn conn)

@@ -91,6 +91,8 @@ cdef class Replies:
         if by.on_loop:
             if writer.put_compact(payload) == 0:
                 pass
+            elif conn.apart and writer.put_each_compact(payload) == 0:
+                pass
             elif type(payload) in ERRORS and payload.args == ():
                 pickled = writer.put(payload)
             else:
@@ -99,12 +101,13 @@ cdef class Replies:
                 return HAND_OFF
         else:
             try:
-                pickled = self.put_any(conn, writer, payload)
+                pickled = self.put_any(conn, writer, payload, conn.apart)
             except BaseException:
                 op = OP_UNSERIALIZABLE
                 writer.size = start
                 writer.buffers = writer.writable = None
                 pickled = writer.put(format_exc())
+        conn.apart = False
         header.handle = handle
         header.call = conn.stream.header.call
         header.method = self.load.may_spin
@@ -132,11 +135,11 @@ cdef class Replies:
         self.reply(conn, by, OPS[kind], 0, payload)
         return by.send_replies(conn)    # now: the function may end the process
 
-    cdef int put_any(self, Conn conn, Writer writer, object payload) except -1:
+    cdef int put_any(self, Conn conn, Writer writer, object payload, bint apart) except -1:
         """Encode the payload; hold the entries of proxies in it until the client has read it."""
         transit.sink = []
         try:
-            outcome = writer.put(payload)
+            outcome = writer.put_each(payload) if apart else writer.put(payload)
             if transit.sink:
                 conn.in_transit = (conn.in_transit or []) + transit.sink
             return outcome
@@ -196,7 +199,7 @@ cdef class Replies:
                 return 1
             start_of_error = writer.size
             try:
-                self.put_any(conn, writer, failure)
+                self.put_any(conn, writer, failure, False)
             except BaseException:
                 writer.size = start_of_error
                 writer.put((<int>OP_UNSERIALIZABLE, format_exc()))

@@ -40,6 +40,7 @@ cdef enum:
     ENCODE_DEPTH = 32           # of nested containers; deeper values are pickled
     IDENTITIES = 64             # objects that are remembered of one value, to find those met twice
     BUDGET = 1 << 20            # bytes; see Walk.limit
+    LARGEST_LIST = 8 << 20      # bytes of a list that is encoded without pickle, value by value
     LARGEST_INT = 1 << 16       # bytes
     HEAD = 10                   # bytes of the longest tag and size; no number with its tag has more
     KEPT = 256 * 1024           # bytes that a Writer's buffer has at most after a reset
@@ -347,6 +348,16 @@ cdef int _put_pickle(Writer w, object value) except -1:
     return 2 if names_a_process(data) else 1
 
 
+cdef int _take_back(Writer w, size_t size, int pickles, Py_ssize_t buffers) except -1:
+    """Be again what `w` was before something was written."""
+    w.size = size
+    w.pickles = pickles
+    if w.buffers is not None:
+        del w.buffers[buffers:]
+        del w.writable[buffers:]
+    return 0
+
+
 cdef bint is_scalar(object value) noexcept:
     return (
         PyUnicode_CheckExact(value) or PyLong_CheckExact(value) or PyBytes_CheckExact(value)
@@ -394,11 +405,20 @@ cdef class Writer:
             outcome = _encode(self, value, &walk, 0)
         finally:
             if outcome:
-                self.size = start
-                self.pickles = pickles
-                if self.buffers is not None:
-                    del self.buffers[buffers:]
-                    del self.writable[buffers:]
+                _take_back(self, start, pickles, buffers)
+        return outcome
+
+    cdef int put_each_compact(self, list values) except -1:
+        cdef size_t start = self.size
+        cdef Py_ssize_t buffers = len(self.buffers) if self.buffers is not None else 0
+        cdef int pickles = self.pickles
+        cdef int outcome = 0
+        _put_head(self, LIST, len(values), 0)
+        for value in values:
+            outcome = self.size - start > LARGEST_LIST or self.put_compact(value)
+            if outcome:
+                _take_back(self, start, pickles, buffers)
+                break
         return outcome
 
     cdef int put(self, object value) except -1:
@@ -407,10 +427,26 @@ cdef class Writer:
         _put_pickle(self, value)
         return 1
 
-    cdef int put_args(self, tuple args) except -1:
+    cdef int put_each(self, list values) except -1:
+        cdef int outcome = 0
+        _put_head(self, LIST, len(values), 0)
+        for value in values:
+            if self.put_compact(value):
+                outcome = max(outcome, _put_pickle(self, value))
+        return outcome
+
+    cdef int put_args(self, tuple args, bint apart) except -1:
         cdef Py_ssize_t i, odd = -1, n = PyTuple_GET_SIZE(args)
         cdef size_t start = self.size
         cdef int outcome = 2
+        if apart and n > 0:
+            values = list(args[0])      # a copy: pickling runs any code
+            _put_head(self, TUPLE, n, 0)
+            outcome = self.put_each(values)
+            for i in range(1, n):
+                if self.put(<object>PyTuple_GET_ITEM(args, i)):
+                    outcome = 2
+            return outcome
         if self.put_compact(args) == 0:
             return 0
         for i in range(n):

@@ -94,6 +94,10 @@ def queues(m: Any) -> None:
     blocked = Background(q.put, 3)  # there is no room until something is taken out
     assert [q.get(timeout=PATIENCE) for _ in range(3)] == [1, 2, 3]
     assert blocked.result() is None
+    if "put_many" in q._exposed_:  # a server of ours
+        raises(queue.Full, q.put_many, [1, 2, 3], False)
+        assert q.get_many(3) == [1, 2]
+        raises(queue.Empty, q.get_many, 3, True, 0.01)
 
 
 def joinable_queues(m: Any) -> None:

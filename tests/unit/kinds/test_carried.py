@@ -75,6 +75,7 @@ PUTS: dict[tuple[type, str], Callable[[Any, Any], Any]] = {
     (Value, "set"): lambda v, value: v.set(value),
     (Queue, "put"): lambda q, value: q.put(value, timeout=1),
     (Queue, "put_nowait"): lambda q, value: q.put_nowait(value),
+    (Queue, "put_many"): lambda q, value: q.put_many([value]),
 }
 
 
@@ -135,6 +136,7 @@ GETS: dict[type, dict[str, Callable[[Any], Any]]] = {
     Queue: {
         "get": lambda q: q.get(),
         "get_nowait": lambda q: q.get_nowait(),
+        "get_many": lambda q: q.get_many(5)[0],
         "get(timeout)": lambda q: q.get(True, 5),
         "waiting": waiting_getter,
     },

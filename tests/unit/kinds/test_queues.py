@@ -29,8 +29,8 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def test_the_names_of_a_queue(park_manager: ParkManager) -> None:
-    expected = fastmgr.managers.public_methods(queue.Queue())
-    assert fastmgr.managers.public_methods(queues.Queue()) == expected
+    expected = [*fastmgr.managers.public_methods(queue.Queue()), "get_many", "put_many"]
+    assert sorted(fastmgr.managers.public_methods(queues.Queue())) == sorted(expected)
     proxy = park_manager.Queue()
     assert sorted(proxy._exposed_) == sorted(expected)
     assert sorted(park_manager.JoinableQueue()._exposed_) == sorted(expected)

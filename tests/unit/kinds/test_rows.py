@@ -192,6 +192,10 @@ KEPT = Unread(keeps={"look": 0}, blind=rows.names("look"))
             Row(types=(Plain,), loop_runs=True, unread=KEPT._replace(blind=frozenset())),
             "what keeps a value looks at the others: look",
         ),
+        (
+            Row(types=(Plain,), loop_runs=True, unread=KEPT._replace(each=rows.names("loook"))),
+            "each has what is not in keeps: loook",
+        ),
         (Row(types=(Plain,), make=make_tally, codec=TALLY.codec), "one type that has a cell"),
         (Row(types=(Plain,), make=no_name, codec=TALLY.codec), "takes no keyword 'name'"),
         (Row(types=(Plain,), make=make_tally, codec=TALLY.codec), "has the number 1000"),

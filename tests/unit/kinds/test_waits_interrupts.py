@@ -89,6 +89,11 @@ def test_an_interrupted_get_or_put_leaves_no_trace(interruptible: Place) -> None
     with interrupted(place):
         q.put("interrupted")
     assert q.get(True, DEADLINE) == "item"
+    with interrupted(place):
+        q.get_many(2)
+    with interrupted(place):
+        q.put_many("abc")
+    assert q.get_many(9) == ["a"]  # it was put before the interrupt
     assert q.empty()
 
 

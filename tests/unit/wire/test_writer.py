@@ -60,6 +60,36 @@ def test_arguments(args: tuple[Any, ...], outcome: int) -> None:
     assert probes.WriterProbe().put_args(args) == outcome
 
 
+@pytest.mark.parametrize(
+    ("values", "outcome"),
+    [
+        ([1, [2]] * 100, 0),
+        ([1, Plain(), Plain()], 1),
+        ([Plain(), multiprocessing.Process], 2),
+        ([multiprocessing.Process, Plain()], 2),
+    ],
+)
+def test_values_that_share_nothing_are_pickled_one_by_one(values: list[Any], outcome: int) -> None:
+    writer = probes.WriterProbe()
+    assert writer.put_args((iter(values), True, None), True) == outcome
+    found, *others = probes.read(writer.data)
+    assert others == [True, None]
+    assert [type(value) for value in found] == [type(value) for value in values]
+    assert outcome or found == values
+
+
+def test_a_list_without_pickle_is_written_whole_or_not_at_all() -> None:
+    writer = probes.WriterProbe(out_of_band=True)
+    writer.put("before")
+    before = writer.data
+    for values in ([b"x" * LARGE, bytearray(LARGE), Plain()], ["x" * 50_000] * 1000):
+        assert writer.put_each_compact(values) == 1
+        assert (writer.data, writer.left_out) == (before, [])
+    many = [[i] for i in range(500)]
+    assert writer.put_each_compact(many) == 0
+    assert probes.read(writer.data[len(before) :]) == many
+
+
 def test_large_buffers_stay_where_they_are() -> None:
     large, changing = b"x" * LARGE, bytearray(LARGE)
     writer = probes.WriterProbe(out_of_band=True)

@@ -59,6 +59,8 @@ class Wait:
         #: The server has said how the call ends, or cannot be reached: nothing is to be undone.
         self.answered = False
         self.is_undone = False
+        #: What the functions that look get besides the waiter's name.
+        self.looks_with: tuple[Any, ...] = ()
 
     def request(self, function: bytes, *args: Any) -> list[Any]:
         """Return the request that calls a function for this waiter."""
@@ -155,7 +157,9 @@ class Wait:
         failure: Exception
         while True:
             try:
-                reply = self.session.ask(self.request(self.kind + function), timeout=SLACK)
+                reply = self.session.ask(
+                    self.request(self.kind + function, *self.looks_with), timeout=SLACK
+                )
                 if type(reply) is not ReplyError:
                     return reply
                 failure = exception_of(reply)

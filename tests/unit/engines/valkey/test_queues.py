@@ -49,6 +49,46 @@ def test_a_queue_that_is_full_takes_no_references(released: list[Any]) -> None:
     assert released == [b"1"]
 
 
+@pytest.mark.parametrize(
+    ("error", "reply", "left"),
+    [
+        (KeyboardInterrupt(), [0, 1], [b"2", b"3"]),  # one was put
+        (KeyboardInterrupt(), [0], [b"1", b"2", b"3"]),
+        (KeyboardInterrupt(), [1], []),  # all were, or nobody knows
+        (KeyboardInterrupt(), ConnectionLost("cut", None), []),
+    ],
+    ids=repr,
+)
+def test_references_of_the_items_are_returned_that_were_not_put(
+    released: list[Any], error: BaseException, reply: Any, left: list[bytes]
+) -> None:
+    session = ScriptedSession(error, reply)
+    with pytest.raises(type(error)):
+        queues.put_many(session, KEY, [1, 2, 3])
+    assert session.functions == [b"fm1_queue_put_many", b"fm1_put_withdraw"]
+    assert released == left
+
+
+def test_many_that_find_no_room_take_no_references(released: list[Any]) -> None:
+    with pytest.raises(queue.Full) as caught:
+        queues.put_many(ScriptedSession([1, 1]), KEY, [1, 2, 3], False)
+    assert caught.value.put == 1  # type: ignore[attr-defined]
+    assert released == [b"2", b"3"]
+
+
+def test_many_of_a_session_that_was_taken_for_dead_are_put_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that were put are not put again, and count where there is no room in the end."""
+    monkeypatch.setattr(queues.ManyPutterWait, "is_void", lambda self: True)
+    session = ScriptedSession([2, 0], [3, 1], [1, 1])
+    with pytest.raises(queue.Full) as caught:
+        queues.put_many(session, KEY, [1, 2, 3])
+    assert caught.value.put == 2  # type: ignore[attr-defined]
+    first, _, again = session.asked
+    assert (first[-3:], again[-2:]) == ([b"1", b"2", b"3"], [b"2", b"3"])
+
+
 def test_a_getter_that_is_woken_takes_the_item() -> None:
     session = ScriptedSession([2, 0], [b"list", b"I"], ConnectionLost("cut", None), [1, b"5"])
     waiter_patience = 5.0
