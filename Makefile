@@ -18,7 +18,7 @@ PYTHON_H = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop build demo test test-all soak graph bench lint debug asan fuzz fuzz-tools clean
+.PHONY: help develop build demo test test-long test-all soak graph bench lint debug asan fuzz fuzz-tools clean
 .PHONY: style types cython-style workflows warnings
 
 help:  ## list the targets
@@ -47,8 +47,12 @@ build: $(VENV)/.stamp-test  ## rebuild the compiled modules that changed
 demo: build  ## see it work
 	$(PY) -m fastmgr demo
 
-test: build  ## the test suite
-	$(PY) -m pytest $(ARGS)
+# Without ARGS in two parts side by side: most tests wait for something most of the time.
+test: build  ## the test suite, but for what takes long
+	$(PY) $(if $(ARGS),-m pytest $(ARGS),tests/sides.py tests/unit -- tests --ignore=tests/unit)
+
+test-long: build  ## the tests that take long and say little more than others
+	$(PY) -m pytest -m long $(ARGS)
 
 soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) of a flat line of memory
 	FASTMGR_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest --timeout=1800 $(ARGS) \
@@ -116,11 +120,23 @@ debug: $(VENV)/.stamp-test  ## unit and behaviour tests on a build with debug ch
 SANITIZED = $(VARIANT) LD_PRELOAD='$(LIBASAN) $(LIBSTDCXX)' PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-# What goes wrong with Valkey servers waits for failovers, and runs little code that the unit tests do not.
-asan: $(VENV)/.stamp-test  ## unit, behaviour and fault tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# Left out is what runs no C of ours that other tests do not run: the command line and what is said of
+# the package as a whole, which start one interpreter after the other; the Valkey engine but for its
+# compiled modules; what goes wrong with Valkey servers, which waits for failovers.  The processes
+# that are killed at random are fewer, too: each death runs what the others run.
+COMPILED = $(patsubst src/fastmgr/%.pyx,%,$(wildcard src/fastmgr/engines/valkey/*.pyx))
+UNSANITIZED = tests/faults/valkey $(addprefix tests/unit/,cli test_install.py test_main.py test_onengine.py \
+	test_rooms.py test_signatures.py test_tests.py) $(filter-out \
+	$(foreach module,$(COMPILED),tests/unit/$(dir $(module))test_$(notdir $(module)).py), \
+	$(wildcard tests/unit/engines/valkey/test_*.py))
+IGNORED = $(UNSANITIZED:%=--ignore=%)
+
+asan: $(VENV)/.stamp-test  ## most unit, behaviour and fault tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	FASTMGR_SANITIZE=1 $(PY) setup.py --quiet build --build-base build/$@ --build-lib build/$@/lib
 	$(SANITIZED) $(PY) -c '$(IMPORTED)'
-	$(SANITIZED) $(PY) -m pytest tests/unit tests/behaviour tests/faults --ignore=tests/faults/valkey $(ARGS)
+	FASTMGR_KILLS=15 $(SANITIZED) $(PY) $(if $(ARGS), \
+	    -m pytest tests/unit tests/behaviour tests/faults $(IGNORED) $(ARGS), \
+	    tests/sides.py tests/unit -- tests/behaviour tests/faults -- $(IGNORED))
 
 # libFuzzer, with the sanitizers' run-time library, comes from PyPI as atheris, where that has a
 # wheel; an environment of its own keeps it from the others, which it would not serve.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support import DEADLINE, KEY, SANITIZED, ProbeManager, manager_without_arena, settle
+from support import KEY, SANITIZED, ProbeManager, manager_without_arena, settle
 
 
 def pytest_configure() -> None:
@@ -33,19 +33,33 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
         gc.collect()
 
 
-def let_threads_end() -> None:
-    """Wait until threads that have ended, to Python, are gone altogether.
+class Threads:
+    """Waits, before a fork, until threads that have ended, to Python, are gone altogether.
 
     They still give memory back, without the GIL.  AddressSanitizer's allocator knows nothing of
     forks: a child that begins while its lock is held waits for it for ever.
     """
-    end = time.monotonic() + DEADLINE
-    while len(os.listdir("/proc/self/task")) > threading.active_count() and time.monotonic() < end:
-        time.sleep(0.001)
+
+    #: Seconds after which a thread that Python does not know is a library's, and stays.
+    PATIENCE = 2
+    libraries = 0
+
+    def let_end(self) -> None:
+        end = time.monotonic() + self.PATIENCE
+        while self.unknown() > self.libraries and time.monotonic() < end:
+            time.sleep(0.001)
+        self.libraries = self.unknown()
+
+    def unknown(self) -> int:
+        return len(os.listdir("/proc/self/task")) - threading.active_count()
+
+    def forget(self) -> None:
+        self.libraries = 0
 
 
 if SANITIZED:
-    os.register_at_fork(before=let_threads_end)
+    _threads = Threads()
+    os.register_at_fork(before=_threads.let_end, after_in_child=_threads.forget)
 
 
 @pytest.fixture(scope="module")

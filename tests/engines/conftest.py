@@ -13,7 +13,7 @@ from support.waiters import Worker
 import fastmgr
 
 
-@pytest.fixture(params=valkeys.KINDS)
+@pytest.fixture(params=valkeys.SLOW_KINDS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that keeps its data where a test kills it."""
     with valkeys.server(request.param, appendonly="yes", appendfsync="always") as server:

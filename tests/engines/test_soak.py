@@ -51,7 +51,7 @@ def consume(name: str, q: Any, got: Any, asked: Any, stop: Any) -> None:
         asked.incr(name, -most)
 
 
-@pytest.fixture(params=valkeys.KINDS)
+@pytest.fixture(params=valkeys.SLOW_KINDS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """One that keeps nothing, and so is faster."""
     with valkeys.server(request.param) as server:

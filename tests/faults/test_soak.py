@@ -485,7 +485,7 @@ def ours_in(folder: str) -> set[str]:
 
 
 @pytest.mark.timeout(SOAK_TIMEOUT)
-@pytest.mark.parametrize("kind", ["fastmgr", *valkeys.KINDS])
+@pytest.mark.parametrize("kind", ["fastmgr", *valkeys.SLOW_KINDS])
 def test_processes_that_are_killed_anywhere(kind: str) -> None:
     """Every total is right, every lock goes on, and nothing of them stays."""
     print(f"FASTMGR_SEED={SEED} FASTMGR_KILLS={KILLS}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import sys
 from pathlib import Path
@@ -18,6 +19,16 @@ BUILD = HERE.parents[1] / "build" / "model" / str(sys.implementation.cache_tag)
 
 def compiled(name: str, folder: Path = HERE) -> ModuleType:
     """Import the module of that name in a folder, built anew where a source has changed."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:  # another run of tests may want it, too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build(name, folder)
+    if str(BUILD) not in sys.path:
+        sys.path.insert(0, str(BUILD))
+    return importlib.import_module(name)
+
+
+def _build(name: str, folder: Path) -> None:
     source = str(folder / f"{name}.pyx")
     extension = Extension(name, [source], include_dirs=[str(SOURCE / "fastmgr")])
     extensions = cythonize(
@@ -31,6 +42,3 @@ def compiled(name: str, folder: Path = HERE) -> ModuleType:
     command.build_lib = command.build_temp = str(BUILD)
     command.ensure_finalized()
     command.run()
-    if str(BUILD) not in sys.path:
-        sys.path.insert(0, str(BUILD))
-    return importlib.import_module(name)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).parents[1]
 UNIT = TESTS / "unit"
@@ -86,3 +90,19 @@ def test_each_module_has_its_unit_tests() -> None:
     }
     assert untested == excused.keys()
     assert ELSEWHERE.keys() == set(excused.values())  # no longer on the list
+
+
+@pytest.mark.parametrize(("other", "status"), [("assert True", 0), ("assert False", 1)])
+def test_parts_run_side_by_side_are_summed_up(tmp_path: Path, other: str, status: int) -> None:
+    for name, body in (("first", "assert True"), ("second", other)):
+        (tmp_path / f"test_{name}.py").write_text(f"def test_{name}():\n    {body}\n")
+    first, second = tmp_path / "test_first.py", tmp_path / "test_second.py"
+    done = subprocess.run(
+        [sys.executable, TESTS / "sides.py", first, "--", second, "--", f"--rootdir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == status, done.stdout
+    said = "1 failed, 1 passed in" if status else "2 passed in"
+    assert done.stdout.splitlines()[-1].startswith(said)

@@ -13,7 +13,7 @@ import pytest
 from support import DEADLINE, in_thread, poll
 from support.clusters import NODE_TIMEOUT, Cluster, Node, cluster
 from support.places import Client
-from support.valkeys import KINDS
+from support.valkeys import SLOW_KINDS
 from support.waiters import Worker, call
 
 import fastmgr
@@ -26,7 +26,7 @@ from fastmgr.engines.valkey.nodes import slot_of
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=SLOW_KINDS)
 def shared(request: pytest.FixtureRequest) -> Cluster:
     return cluster(request.param)
 

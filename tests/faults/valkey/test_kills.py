@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 KILLS = 12
 
 
-@pytest.fixture(params=valkeys.KINDS)
+@pytest.fixture(params=valkeys.SLOW_KINDS)
 def manager(request: pytest.FixtureRequest) -> Iterator[Any]:
     with valkeys.manager(request.param, ns="kills") as manager:
         yield manager

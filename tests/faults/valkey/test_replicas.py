@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import DEADLINE, in_thread, poll
 from support.places import Client
-from support.valkeys import KINDS, Server, free_port, server
+from support.valkeys import SLOW_KINDS, Server, free_port, server
 
 import fastmgr
 from fastmgr import RemoteError
@@ -19,7 +19,7 @@ from fastmgr import RemoteError
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=SLOW_KINDS)
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
     """A primary, which the address names, and its replica."""
     options = {"repl_diskless_sync_delay": 0}

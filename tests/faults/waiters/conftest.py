@@ -13,7 +13,8 @@ from support.waiters import WaiterManager, Worker, call, pin_and_call, waiting
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "shared_manager" in metafunc.fixturenames:
         own = ["default", "poll"]
-        engines = own if "own_server" in metafunc.fixturenames else [*own, *valkeys.PLACES]
+        others = [*valkeys.SLOW_KINDS, *valkeys.PLACES[len(valkeys.KINDS) :]]
+        engines = own if "own_server" in metafunc.fixturenames else [*own, *others]
         metafunc.parametrize("shared_manager", engines, indirect=True, scope="module")
 
 
