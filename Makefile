@@ -54,11 +54,13 @@ test: build  ## the test suite, but for what takes long
 test-long: build  ## the tests that take long and say little more than others
 	$(PY) -m pytest -m long $(ARGS)
 
-soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) of a flat line of memory
+SOAK_SECONDS = $(if $(filter file,$(origin SECONDS)),600,$(SECONDS))
+
+soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) of reads and as many of a flat line of memory
 	FASTMGR_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest --timeout=1800 $(ARGS) \
 	    tests/faults/test_soak.py tests/faults/test_mixed.py
-	FASTMGR_MEMORY_SECONDS=$(if $(filter file,$(origin SECONDS)),600,$(SECONDS)) \
-	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_memory.py
+	FASTMGR_COHERENCE_SECONDS=$(SOAK_SECONDS) FASTMGR_MEMORY_SECONDS=$(SOAK_SECONDS) \
+	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_coherence.py tests/faults/test_memory.py
 
 test-all: build  ## CPython's own manager tests, with every interpreter found, and on a Valkey server
 	$(PY) tests/conformance/runner.py --all

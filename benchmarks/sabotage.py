@@ -1,7 +1,9 @@
 """Show that the gate fails when fastmgr gets worse: ``python benchmarks/sabotage.py``.
 
 Each sabotage makes a copy of fastmgr worse in one way, builds it, and runs the benchmarks that have
-to fail. The exit status is 0 only if each of them was noticed, and the copy as it is passed.
+to fail, or the test of what clients keep. The exit status is 0 only if each of them was noticed,
+and the copy as it is passed. ``python benchmarks/sabotage.py WORD`` tries those alone whose names
+have the word.
 """
 
 import os
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NEEDED = ("src", "benchmarks", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+NEEDED = ("src", "benchmarks", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 SEND = r"static inline ssize_t fm_send\([^)]*\) \{"
 PUT = r"static inline void fm_mail_put\([^)]*\) \{"
 LOOP = " for (volatile int i = 0; i < {}; i++) {{}}"
@@ -31,6 +33,7 @@ class Sabotage:
     damage: str
     test: str
     said: str
+    place: str = "benchmarks"
 
     def apply(self, text: str) -> str:
         """Return the file's text with the damage done."""
@@ -123,11 +126,27 @@ SABOTAGES = (
         said="threads, idle: ",
     ),
 )
+STALE = r".*(was \d+ after \d+|its own one-way call)"
+SABOTAGES += tuple(
+    Sabotage(
+        name=f"no step on the version {when} a change",
+        file="memory/versions.pxd",
+        anchor=rf"cdef inline void {step}_change\(.*:\n",
+        damage=damage,
+        test="tests/faults/test_coherence.py",
+        said=STALE,
+        place=".",
+    )
+    for when, step, damage in (
+        ("before", "begin", "    return\n"),
+        ("after", "end", "    version = fm_load(word) & ~<uint64_t>1 or version\n"),
+    )
+)
 EVERYTHING = "test_instructions.py test_counts.py test_calls.py::test_call[dict_get]"
 
 
-def failures(copy: Path, test: str) -> list[str]:
-    """Build the copy and run some of its benchmarks; return what those that failed said."""
+def failures(copy: Path, test: str, place: str = "benchmarks") -> list[str]:
+    """Build the copy and run some benchmarks, or tests; return what those that failed said."""
     environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
 
     def run(directory: str, *arguments: str) -> tuple[int, str]:
@@ -139,7 +158,7 @@ def failures(copy: Path, test: str) -> list[str]:
     assert status == 0, output
     status, output = run(".", "-c", "import fastmgr; print(fastmgr.__file__)")
     assert Path(output.strip()).is_relative_to(copy), f"not the copy: {output}"
-    status, output = run("benchmarks", "-m", "pytest", "-q", *test.split())
+    status, output = run(place, "-m", "pytest", "-q", *test.split())
     found = re.findall(r"^E +Failed: (.*)$", output, re.MULTILINE)
     if bool(found) != bool(status) or re.search(r"\d (skipped|error)", output):
         sys.exit(f"not measured:\n{output}")
@@ -148,18 +167,22 @@ def failures(copy: Path, test: str) -> list[str]:
 
 def main() -> int:
     """Try the copy as it is, then each sabotage."""
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory)
         for source in (ROOT / name for name in NEEDED):  # with what is built of it
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, copy / source.name)
-        found = failures(copy, EVERYTHING)
+        chosen = [one for one in SABOTAGES if word in one.name]
+        found = [] if word else failures(copy, EVERYTHING)
+        for test in {one.test for one in chosen if one.place == "."}:
+            found += failures(copy, test, ".")
         print("as it is:", *(found or ["passed"]), flush=True)
         unexpected = bool(found)
-        for sabotage in SABOTAGES:
+        for sabotage in chosen:
             target = copy / "src/fastmgr" / sabotage.file
             text = target.read_text()
             target.write_text(sabotage.apply(text))
-            found = failures(copy, sabotage.test)
+            found = failures(copy, sabotage.test, sabotage.place)
             target.write_text(text)
             noticed = any(re.match(sabotage.said, line) for line in found)
             unexpected |= not noticed
