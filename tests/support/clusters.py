@@ -15,24 +15,40 @@ from fastmgr.engines.valkey.dialing import connect_to_path
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.nodes import slot_of
 from fastmgr.engines.valkey.topology import SLOTS as COUNT
+from support.certificates import certify
 from support.valkeys import Server, free_port, new_folder, program
 from support.waiting import poll
 
 #: Milliseconds after which a node that is silent has failed.
 NODE_TIMEOUT = 1000
 PRIMARIES = 3
+PASSWORD = "secret"
 
 
 class Node(Server):
-    """One server of a cluster."""
+    """One server of a cluster; with a certificate it is a secure one."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        super().__init__(kind, folder, {
-            "port": str(free_port()), "cluster-enabled": "yes", "cluster-port": str(free_port()),
+    def __init__(
+        self, kind: str, folder: Path, certificate: tuple[Path, Path] | None = None
+    ) -> None:
+        port = free_port()
+        options = {
+            "port": str(port), "cluster-enabled": "yes", "cluster-port": str(free_port()),
             "cluster-node-timeout": str(NODE_TIMEOUT), "repl-diskless-sync-delay": "0",
             "cluster-replica-validity-factor": "0",
             "cluster-allow-replica-migration": "no", "appendonly": "yes", "appendfsync": "no",
-        })  # fmt: skip
+        }  # fmt: skip
+        self.login: tuple[str, ...] = ()
+        if certificate is not None:
+            file, key = map(str, certificate)
+            options |= {
+                "port": "0", "tls-port": str(port), "tls-cluster": "yes", "tls-replication": "yes",
+                "tls-cert-file": file, "tls-key-file": key, "tls-ca-cert-file": file,
+                "requirepass": PASSWORD, "masterauth": PASSWORD,
+            }  # fmt: skip
+            self.login = "AUTH", PASSWORD
+        super().__init__(kind, folder, options)
+        self.port = port
 
     def start(self) -> None:
         self.local = threading.local()
@@ -43,11 +59,20 @@ class Node(Server):
         connection = getattr(self.local, "connection", None)
         if connection is None or not connection.usable:
             connection = self.local.connection = Connection(connect_to_path(self.path, 30))
+            if self.login:
+                connection.call(self.login)
             connection.call(["HELLO", 3])
         reply = connection.call([str(w) if isinstance(w, int) else w for w in words], 30)
         if isinstance(reply, ReplyError):
             raise RuntimeError(str(reply))
         return reply
+
+    def answers(self) -> bool:
+        if not self.login:
+            return super().answers()
+        with contextlib.suppress(OSError, RuntimeError):
+            return bool(self.call("PING") == b"PONG")
+        return False
 
     @property
     def id(self) -> str:
@@ -74,10 +99,19 @@ class Node(Server):
 
 
 class Cluster:
-    """A cluster that a test has started."""
+    """A cluster that a test has started.
 
-    def __init__(self, kind: str) -> None:
+    Parameters
+    ----------
+    kind : str
+    is_secure : bool
+        It speaks TLS alone, wants a certificate of its clients, and has a password.
+    """
+
+    def __init__(self, kind: str, is_secure: bool = False) -> None:
         self.kind = kind
+        names = "DNS:localhost", "IP:127.0.0.1"
+        self.certificate = certify(new_folder(), *names) if is_secure else None
         self.nodes: list[Node] = []
 
     def start(self) -> None:
@@ -102,7 +136,7 @@ class Cluster:
 
     def add(self) -> Node:
         """Start another server, which belongs to no cluster yet."""
-        self.nodes.append(Node(self.kind, new_folder()))
+        self.nodes.append(Node(self.kind, new_folder(), self.certificate))
         return self.nodes[-1]
 
     def meet(self, node: Node) -> None:
@@ -134,8 +168,13 @@ class Cluster:
     def url(self, **options: str) -> str:
         """The address of the cluster."""
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes[:PRIMARIES])
+        scheme = "valkey+cluster"
+        if self.certificate is not None:
+            file, key = map(str, self.certificate)
+            scheme, hosts = "valkeys+cluster", f":{PASSWORD}@{hosts}"
+            options = {"ca": file, "cert": file, "key": key, **options}
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return f"valkey+cluster://{hosts}/" + (f"?{query}" if query else "")
+        return f"{scheme}://{hosts}/" + (f"?{query}" if query else "")
 
     def remove(self, node: Node) -> None:
         """Have the others forget a server that owns nothing, and end it."""
@@ -176,7 +215,8 @@ class Cluster:
         """Move some keys of a slot, and return how many."""
         keys = source.call("CLUSTER", "GETKEYSINSLOT", slot, most)
         if keys:
-            source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 30000, "KEYS", *keys)
+            to = "127.0.0.1", target.port, "", 0, 30000, *target.login
+            source.call("MIGRATE", *to, "KEYS", *keys)
         return len(keys)
 
     def end_move(self, slot: int, source: Node, target: Node) -> None:
@@ -204,16 +244,17 @@ class Cluster:
         poll(is_moved, "the slot's move")
 
 
-_running: dict[str, Cluster] = {}
+_running: dict[tuple[str, bool], Cluster] = {}
 
 
-def cluster(kind: str = "valkey") -> Cluster:
+def cluster(kind: str = "valkey", is_secure: bool = False) -> Cluster:
     """Return the cluster of this run of the tests, whole; it is started if need be."""
     program(kind)
-    if kind not in _running:
-        one = Cluster(kind)
+    which = kind, is_secure
+    if which not in _running:
+        one = Cluster(kind, is_secure)
         atexit.register(one.end, os.getpid())
         one.start()
-        _running[kind] = one
-    _running[kind].heal()
-    return _running[kind]
+        _running[which] = one
+    _running[which].heal()
+    return _running[which]

@@ -92,6 +92,10 @@ cdef class Connection:
         if self.fd >= 0 and self.tls is None:
             os_close(self.fd)
 
+    def __del__(self):
+        if self.tls is not None:
+            self.abandon()
+
     # -- requests -----------------------------------------------------------
 
     cpdef object call(self, words, timeout=None):

@@ -511,8 +511,8 @@ def wait_for_replicas(session: Any, number: int, seconds: float) -> int:
     if session.take_lost() or is_replica:
         # `WAIT` knows the changes of its own connection alone, and another server's not at all.
         raise ConnectionLost(
-            "a connection of this thread was lost, or its server is the primary no more: nobody "
-            "knows whether replicas have what the thread changed before"
+            "a connection of this thread was lost, or another server has become the primary of "
+            "what the thread has changed: nobody knows whether replicas have that"
         )
     if failed:
         raise exception_of(failed[0])

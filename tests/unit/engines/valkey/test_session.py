@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from multiprocessing import AuthenticationError
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import certify
 from support.hashes import hash_of
 from support.processes import stopped
 from support.valkeys import Server, free_port, server
@@ -311,19 +311,7 @@ def test_tcp() -> None:
 def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
     """A server that speaks TLS, with a certificate of its own for ``localhost``."""
     folder = tmp_path_factory.mktemp("tls")
-    try:
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-                *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-                *("-keyout", "key.pem", "-out", "cert.pem"),
-            ],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-        )
-    except FileNotFoundError:
-        pytest.skip("the program openssl is not installed")
+    certify(folder, "DNS:localhost")
     port = free_port()
     files = {"tls_cert_file": "cert.pem", "tls_key_file": "key.pem", "tls_ca_cert_file": "cert.pem"}
     options = {name: folder / file for name, file in files.items()}
@@ -346,6 +334,7 @@ def test_tls(encrypted: tuple[Server, Path]) -> None:
     with pytest.raises(ConnectionLost):
         session.ask(["INCR", "n"])
     assert session.run(["INCR", "n"]) == 1
+    assert in_thread(session.run, ["INCR", "n"]) == 2  # no connection stays open
     session.close()
 
 
