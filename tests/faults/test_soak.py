@@ -20,6 +20,7 @@ from support import (
     KEY,
     ProbeManager,
     Script,
+    clusters,
     in_thread,
     kill,
     mapped,
@@ -485,7 +486,9 @@ def ours_in(folder: str) -> set[str]:
 
 
 @pytest.mark.timeout(SOAK_TIMEOUT)
-@pytest.mark.parametrize("kind", ["fastmgr", *valkeys.SLOW_KINDS])
+@pytest.mark.parametrize(
+    "kind", ["fastmgr", *valkeys.SLOW_KINDS, pytest.param("cluster", marks=pytest.mark.long)]
+)
 def test_processes_that_are_killed_anywhere(kind: str) -> None:
     """Every total is right, every lock goes on, and nothing of them stays."""
     print(f"FASTMGR_SEED={SEED} FASTMGR_KILLS={KILLS}")
@@ -500,6 +503,10 @@ def test_processes_that_are_killed_anywhere(kind: str) -> None:
             started = stack.enter_context(valkeys.server(kind))
             assert started.process is not None
             there = started.url(ns="soak"), started.process.pid
+        elif kind == "cluster":
+            found = clusters.cluster()
+            assert found.nodes[0].process is not None
+            there = found.url(ns="soak"), found.nodes[0].process.pid
         patch.setenv("TMPDIR", folder)
         with Script(soak, KILLS, SEED, there) as script:
             try:

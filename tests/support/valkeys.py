@@ -32,6 +32,7 @@ KINDS = ("valkey",) if SANITIZED else ("valkey", "redis")
 PLACES = KINDS if SANITIZED else (*KINDS, "cluster")
 #: The kinds for tests that take long.  Redis does there what Valkey does: `make test-long`.
 SLOW_KINDS = ("valkey", *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:]))
+SLOW_PLACES = (*SLOW_KINDS, *PLACES[len(KINDS) :])
 #: What servers are started with: a sanitizer would watch their memory, too, and slow them down.
 PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 REAPER = Path(__file__).with_name("reaper.py")

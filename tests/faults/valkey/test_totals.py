@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 PROCESSES, ROUNDS = 4, 150
 
 
-@pytest.fixture(scope="module", params=valkeys.SLOW_KINDS)
+@pytest.fixture(scope="module", params=valkeys.SLOW_PLACES)
 def manager(request: pytest.FixtureRequest) -> Iterator[Any]:
     with valkeys.manager(request.param, ns="totals") as manager:
         yield manager
