@@ -164,8 +164,8 @@ class SyncManager(BaseManager, CreateMethods):
         Raises
         ------
         ConnectionLost
-            Nobody knows, for a connection by which the thread may have changed something is gone, or
-            another server has become the primary.  It is raised once.
+            Nobody knows, for a connection by which the thread may have changed something is gone,
+            or another server has become the primary.  It is raised once.
         NotHosted
             It is a fastmgr server, which has no replicas.
         """

@@ -12,12 +12,14 @@ from typing import Any
 
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.methods import (
+    FAR,
     JOINED,
     TRIES,
     Length,
     Method,
     Steps,
     function,
+    item_at,
     method,
     near,
     too_contended,
@@ -81,13 +83,10 @@ class MakeList(Maker):
 @method("__getitem__", "list", least=1, most=1, model=list, reads=True)
 class ListGetItem(Method):
     def words(self, session: Any, key: bytes, index: Any) -> list[Any]:
-        if type(index) is int:
-            return [b"LINDEX", key, near(index)]
+        if type(index) is int and -FAR <= index <= FAR:
+            return [b"LINDEX", key, index]
         if not isinstance(index, slice):
-            try:
-                return [b"LINDEX", key, near(operator.index(index))]
-            except TypeError:
-                return [[].__getitem__(index)]  # raises
+            return [b"LINDEX", key, item_at(index, [].__getitem__)]
         ends = bounds(index)
         if ends is None:
             return [b"LRANGE", key, 0, -1]
@@ -207,11 +206,7 @@ class ListExtend(Method):
 @method("pop", "list", most=1, model=list)
 class ListPop(Method):
     def words(self, session: Any, key: bytes, index: Any = -1) -> list[Any]:
-        try:
-            return function("list_pop", key, near(operator.index(index)))
-        except TypeError:
-            [0].pop(index)
-            raise
+        return function("list_pop", key, item_at(index, [0].pop))
 
     def finish(self, session: Any, key: bytes, reply: Any, index: Any = -1) -> Any:
         return take_out(session, key, reply)
@@ -259,11 +254,7 @@ class ListSetItem(_Storing):
             copy: list[Any] = []
             copy[:] = operand(item)  # raises what that would raise
             return function("list_splice", key, *ends, *write_list(session, key, copy))
-        try:
-            at = near(operator.index(index))
-        except TypeError:
-            [].__setitem__(index, item)
-            raise
+        at = item_at(index, [].__setitem__, item)
         return function("list_set", key, at, store(session, key, item))
 
     def finish(self, session: Any, key: bytes, reply: Any, index: Any, item: Any) -> None:
@@ -290,11 +281,7 @@ class ListDelItem(Method):
         if isinstance(index, slice):
             ends = bounds(index)
             return [b"LLEN", key] if ends is None else function("list_splice", key, *ends)
-        try:
-            return function("list_delete", key, near(operator.index(index)))
-        except TypeError:
-            [].__delitem__(index)
-            raise
+        return function("list_delete", key, item_at(index, [].__delitem__))
 
     def finish(self, session: Any, key: bytes, reply: Any, index: Any) -> None:
         if type(reply) is list:
@@ -368,11 +355,7 @@ class ListImul(Steps):
 )
 class ListIncr(Method):
     def words(self, session: Any, key: bytes, index: Any, amount: Any) -> list[Any]:
-        try:
-            at = near(operator.index(index))
-        except TypeError:
-            [].__getitem__(index)
-            raise
+        at = item_at(index, [].__getitem__)
         if (type(amount) is int and -(2**63) <= amount < 2**63) or type(amount) is float:
             return function("list_incr", key, at, encode(amount))
         return [b"LRANGE", key, at, at]

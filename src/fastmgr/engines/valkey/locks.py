@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import threading
 from collections.abc import Mapping, Sequence
@@ -186,7 +187,7 @@ def wait(session: Any, key: bytes, timeout: Any = None) -> bool:
 def notify(session: Any, key: bytes, n: Any = 1) -> None:
     lock = lock_key(key)
     session.life.check(lock)
-    number = min(-int(-n // 1), 2**53)
+    number = math.ceil(min(n, 2**53)) if n > 0 else 0  # no number either (nan) notifies nobody
     Wait(session, key, b"condition", lock).ask(b"condition_notify", kind_of(lock), number)
 
 
@@ -207,7 +208,8 @@ class ConditionMaker(Maker):
         if lock is None:
             make(session, session.key_of(ident), typeid)
             return ident
-        if not isinstance(lock, Target) or lock._token.address != session.address:
+        methods = METHODS.get(lock._token.typeid, {}) if isinstance(lock, Target) else {}
+        if "acquire" not in methods or lock._token.address != session.address:
             raise TypeError(f"{lock!r} is no proxy of a lock on this server")
         if lock._token.typeid not in ("Lock", "RLock", "Condition") or "@" in lock._id:
             raise NotHosted(

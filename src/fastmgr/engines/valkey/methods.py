@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,8 +12,8 @@ from fastmgr.engines.valkey.references import require
 from fastmgr.stock.dialect import RemoteError
 
 __all__ = [
-    "JOINED", "TRIES", "Length", "Method", "Steps", "function", "method", "near", "refuse",
-    "too_contended",
+    "FAR", "JOINED", "TRIES", "Length", "Method", "Steps", "function", "item_at", "method", "near",
+    "refuse", "too_contended",
 ]  # fmt: skip
 
 #: How often a client computes anew what others have made out of date.
@@ -24,6 +25,8 @@ JOINED = 250
 
 #: An index that nothing has.
 FAR = 2**61
+#: Python refuses an index of an item that is as large.
+TOO_FAR = 2**63
 
 _M = TypeVar("_M", bound="type[Command | Procedure]")
 
@@ -36,6 +39,21 @@ def function(name: str, key: bytes, *args: Any) -> list[Any]:
 def near(index: int) -> int:
     """Return an index as the server can read it: of those that are too large, one that is."""
     return max(-FAR, min(index, FAR))
+
+
+def item_at(index: Any, find: Callable[..., Any], *args: Any) -> int:
+    """Return the index of an item as the server can read it.
+
+    `find`, of an empty object, raises what is wrong with another index.
+    """
+    try:
+        at = operator.index(index)
+    except TypeError:
+        at = TOO_FAR
+    if not -TOO_FAR <= at < TOO_FAR:
+        find(index, *args)
+        raise IndexError(f"{index!r} is no index")
+    return near(at)
 
 
 def refuse(model: Any, name: str, args: Sequence[Any], kwds: Mapping[str, Any] | None) -> None:

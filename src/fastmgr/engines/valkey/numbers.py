@@ -14,6 +14,7 @@ from fastmgr.engines.valkey.methods import (
     Length,
     Method,
     function,
+    item_at,
     method,
     near,
     too_contended,
@@ -435,11 +436,7 @@ class ArrayGetItem(_ArrayMethod):
     def words(self, session: Any, key: bytes, index: Any) -> list[Any]:
         if isinstance(index, slice):
             return function("array_items", key)
-        try:
-            at = near(operator.index(index))
-        except TypeError:
-            empty_array(key)[index]
-            raise
+        at = item_at(index, empty_array(key).__getitem__)
         size = empty_array(key).itemsize
         if at < 0:
             return function("array_get", key, at, size)
@@ -463,11 +460,7 @@ class ArraySetItem(_ArrayMethod):
         if isinstance(index, slice):
             return function("array_items", key)
         one = read_array(key, bytes(empty_array(key).itemsize))
-        try:
-            at = near(operator.index(index))
-        except TypeError:
-            one[index] = value
-            raise
+        at = item_at(index, one.__setitem__, value)
         try:
             one[0] = value
         except Exception:
@@ -504,11 +497,7 @@ class ArrayIncr(_ArrayMethod):
         code = chr(key[-2])
         if code not in INTEGERS:
             raise TypeError(f"incr needs an array of integers; this one has the type {code!r}")
-        try:
-            at = near(operator.index(index))
-        except TypeError:
-            empty_array(key)[index]
-            raise
+        at = item_at(index, empty_array(key).__getitem__)
         amount = operator.index(amount)
         if amount.bit_length() > 8 * empty_array(key).itemsize:
             raise self.overflow(key, amount)

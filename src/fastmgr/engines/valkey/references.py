@@ -327,6 +327,8 @@ def create(
     except BaseException as error:
         if _making.ident is not None:  # it may be there
             session.references.pending.append((_making.ident, b"s:" + session.id))
+        if type(error) is TypeError and row is not None:
+            error = _refusal(row, args, kwds) or error
         shown = _creation_error(error, row, kwds)
         if shown is error:
             raise
@@ -335,6 +337,16 @@ def create(
         _making.ident = outer
     exposed = row.exposed if row is not None else ()
     return ident, exposed or tuple(name for name in methods if name[0] != "#"), reference
+
+
+def _refusal(row: Any, args: Sequence[Any], kwds: Mapping[str, Any] | None) -> Exception | None:
+    """Return what the other engine's constructor raises for arguments, if it does."""
+    try:
+        row.make(*args, **kwds or {})
+    except Exception as error:
+        error.__context__ = None  # ours, of what the user has not called
+        return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+    return None
 
 
 def _creation_error(
@@ -406,7 +418,9 @@ def kept_names(session: Any) -> list[str]:
     )
 
 
-def forget_name(session: Any, name: str) -> bool:
+def forget_name(session: Any, name: Any) -> bool:
+    if not isinstance(name, str):
+        return False
     at = _name_key(session, name)
     while True:
         found = session.run([b"GET", at], True)
