@@ -13,12 +13,16 @@ import pytest
 from support import DEADLINE, poll
 from support.clusters import PASSWORD, Cluster, cluster
 from support.places import Client
+from support.valkeys import KINDS
 
 import fastmgr
 from fastmgr import ConnectionLost
 from fastmgr.engines.valkey.nodes import slot_of
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif("redis" not in KINDS, reason="a sanitizer would be too slow"),
+]
 
 
 @pytest.fixture(scope="module")
