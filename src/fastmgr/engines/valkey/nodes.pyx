@@ -156,7 +156,15 @@ cdef class ClusterSession(ValkeySession):
         return self.at(self.owner(-1))
 
     cpdef Connection connection_of(self, words):
-        return self.at(self.owner(slot_of_request(words)))
+        cdef int slot = slot_of_request(words)
+        cdef Connection connection
+        while True:
+            epoch = self.topology.epoch
+            connection = self.at(self.owner(slot))
+            # Another thread may learn of another owner before `at` looks: a call that is posted to
+            # the old owner would be overtaken by the next.
+            if epoch is self.topology.epoch:
+                return connection
 
     def connect(self):
         self.topology.refresh()

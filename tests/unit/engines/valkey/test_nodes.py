@@ -14,6 +14,7 @@ from fastmgr import SyncManager, oneway
 from fastmgr.engines.valkey.engine import ENGINE
 from fastmgr.engines.valkey.errors import ConnectionLost, PipelineError
 from fastmgr.engines.valkey.nodes import ClusterSession, slot_of
+from fastmgr.engines.valkey.topology import Topology
 
 HOST = "127.0.0.1"
 #: After so many one-way calls a connection looks for replies.
@@ -248,6 +249,43 @@ def test_calls_that_nobody_waits_for_keep_their_order(nodes: Nodes, hashes: list
     posted.set("a", "second")
     assert hashes[0].push("x") == b"OK"
     assert [words[-1] for words in nodes.high.served] == [b"first", b"second", b"x"]
+
+
+class Changing(Topology):
+    """Learns something when somebody looks at its epoch for the so manyth time."""
+
+    looks = 0
+
+    def learn_at(self, look: int, *what: Any) -> None:
+        self.looks, self.what = look, what
+
+    @property
+    def epoch(self) -> int:
+        self.looks -= 1
+        if self.looks == 0:
+            self.learn(*self.what)
+        return int(self.__dict__["epoch"])
+
+    @epoch.setter
+    def epoch(self, new: int) -> None:
+        self.__dict__["epoch"] = new
+
+
+@pytest.mark.parametrize("look", [1, 2, 3])
+def test_another_thread_learns_of_the_owner_while_a_call_is_posted(
+    nodes: Nodes, hashes: list[Any], look: int
+) -> None:
+    session = hashes[0]._session_of()
+    moved = f"{slot_of(session.key_of(hashes[0]._id))} {HOST}:{nodes.high.port}"
+    posted = oneway(hashes[0])
+    nodes.low.say("HSET", *[f"-MOVED {moved}\r\n".encode()] * 2)
+    posted.set("a", "first")
+    session.topology.__class__ = Changing
+    session.topology.learn_at(look, moved, session.topology.primaries[0])
+    for text in ("second", "third"):
+        posted.set("a", text)
+    assert hashes[0].push("x") == b"OK"
+    assert [words[-1] for words in nodes.high.served] == [b"first", b"second", b"third", b"x"]
 
 
 def test_redirected_calls_come_before_those_that_are_not_answered(
