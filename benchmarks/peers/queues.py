@@ -134,7 +134,8 @@ class Crowd:
             answers.append(pipe.recv())
         if sum(got for got, _ in answers) != each * self.pairs:
             raise RuntimeError(f"{workload.name}: {answers}, not {each * self.pairs} items")
-        return (max(end for _, end in answers) - start) / (each * self.pairs)
+        seconds: float = max(end for _, end in answers) - start
+        return seconds / (each * self.pairs)
 
     def close(self) -> None:
         """End the processes."""
