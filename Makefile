@@ -100,7 +100,7 @@ workflows: $(VENV)/.stamp-lint
 	$(VENV)/bin/zizmor --offline --no-progress --quiet --persona=pedantic .github
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
-	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docs/deploy/valkey-compose.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docs/deploy/*compose.yml
 
 # Our own C is held to more than what Cython generates.
 warnings: $(VENV)/.stamp-test  ## build with every warning an error

@@ -1,52 +1,79 @@
-"""The command line: ``python -m fastmgr demo``, ``bench`` and ``run``."""
+"""The command line, ``fastmgr COMMAND`` or ``python -m fastmgr COMMAND``."""
 
 import argparse
+import importlib
 import os
 import select
 import sys
 from collections.abc import Sequence
-from multiprocessing import get_all_start_methods
 from typing import TextIO
 
 from fastmgr import __version__
-from fastmgr.cli import bench, demo, run
+from fastmgr.cli.options import Refusal
+
+#: What each command does; the module of `fastmgr.cli` that does it has the same name.
+COMMANDS = {
+    "serve": "run a server in the foreground, as a service or in a container",
+    "health": "say whether a server answers, for probes",
+    "run": "run a program whose managers are fastmgr's",
+    "bench": "measure stock, multiprocessing's own and fastmgr on this machine",
+    "demo": "count the words of the standard library in shared state",
+}
+DESCRIPTION = """\
+fastmgr keeps the objects that Python processes share (dicts, lists, queues, locks, counters) in a
+server, as multiprocessing.managers does, and is many times faster.
+"""
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    """Return the parser; only the chosen command's module is loaded, and its options declared."""
+    is_script = os.path.basename(sys.argv[0]) == "fastmgr"
+    parser = argparse.ArgumentParser(
+        prog="fastmgr" if is_script else "python -m fastmgr",
+        description=DESCRIPTION,
+        epilog="'%(prog)s COMMAND --help' says more of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fastmgr {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, does in COMMANDS.items():
+        if name != chosen:
+            commands.add_parser(name, help=does)
+            continue
+        command = importlib.import_module(f"fastmgr.cli.{name}")
+        subparser = commands.add_parser(
+            name,
+            help=does,
+            description=(command.__doc__ or "").replace("`", ""),  # which is marked up
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_options(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; return the exit status: 0, 1 for a failure, 130 after an interrupt.
+    """Run one command; return the exit status.
+
+    It is 0; 1 for a failure; 2 where the command is refused as it is given; 130 after an interrupt.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         The command line without the program's name; `sys.argv` by default.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m fastmgr",
-        description="Show and measure fastmgr, a drop-in for multiprocessing.managers.",
-        epilog="'python -m fastmgr COMMAND --help' says more of a command.",
-    )
-    parser.add_argument("--version", action="version", version=f"fastmgr {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, bench, run):
-        subparser = commands.add_parser(
-            command.__name__.rpartition(".")[2],
-            help=command.HELP,
-            description=(command.__doc__ or "").replace("`", ""),  # which is marked up
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_options(subparser)
-        subparser.add_argument(
-            "--start-method",
-            choices=get_all_start_methods(),
-            help="how processes are started (default: as this platform does)",
-        )
-        subparser.set_defaults(run=command.run)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    chosen = next((word for word in given if not word.startswith("-")), None)
+    parser = _parser(chosen)
     try:
         try:
-            options = parser.parse_args(arguments)
+            options = parser.parse_args(given)
             status: int = options.run(options)
         finally:
             sys.stdout.flush()
+    except Refusal as error:
+        print(f"{parser.prog} {chosen}: {error}", file=sys.stderr)
+        status = error.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,15 +88,3 @@ def test_user_of_the_page_can_do_all_in_its_namespace_and_nothing_else(kind: str
             fastmgr.SyncManager(address=address + "x") as other,
         ):
             other.dict()
-
-
-def test_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("systemd-analyze is not installed")
-    (unit,) = DEPLOY.glob("*.service")
-    text = unit.read_text().replace("/opt/fastmgr/bin/python", sys.executable)
-    copy = tmp_path / unit.name
-    copy.write_text(text)
-    done = subprocess.run([analyze, "verify", str(copy)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -5,6 +5,7 @@ In Python blocks `expression  # -> value` and `statement  # raises Error` are pr
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import shlex
@@ -17,8 +18,10 @@ from typing import NamedTuple
 
 import pytest
 from support import valkeys
+from support.services import service
 
 import fastmgr
+from fastmgr.__main__ import _parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -66,6 +69,9 @@ manager = fastmgr.Manager()
 manager_dict = manager.dict()
 """,
 }
+
+#: Where a program of the pages finds a server that `fastmgr serve` runs.
+SERVED = "/run/fastmgr"
 
 # Options that keep the commands of fastmgr small.
 SMALL = {
@@ -169,7 +175,11 @@ def sources() -> list[tuple[str, str]]:
 def test_program_runs(program: str, tmp_path: Path) -> None:
     if "valkey+embedded://" in program:
         valkeys.program("valkey")
-    run(sys.executable, "-c", program, cwd=tmp_path)  # spawned children do not import that
+    with contextlib.ExitStack() as stack:
+        if SERVED in program:
+            stack.enter_context(service("--address", str(tmp_path / "server.sock")))
+            program = program.replace(SERVED, str(tmp_path))
+        run(sys.executable, "-c", program, cwd=tmp_path)  # spawned children do not import that
 
 
 COMMANDS = dict.fromkeys(line for page in PAGES for line in commands(page.read_text()))
@@ -193,6 +203,9 @@ def test_command_is_right(command: str, tmp_path: Path) -> None:
             told = run(cli, "-s", valkeys.path_of(manager.address), *words, cwd=tmp_path)
             assert told.strip() not in ("", "(empty array)") or "0123456789abcdef" in command
             assert "ERR" not in told and held is not None
+        return
+    if program == "fastmgr":
+        assert _parser(words[0]).parse_args(words).run
         return
     assert program.endswith("python"), "neither make nor Python: this test has to learn of it"
     if words[:2] == ["-m", "fastmgr"]:

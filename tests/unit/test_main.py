@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 
 import pytest
 
 import fastmgr
-from fastmgr.__main__ import main
+from fastmgr.__main__ import COMMANDS, main
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("bench",), ("run",)])
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_is_plain_text(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*command, "--help"])
     said = capsys.readouterr().out
     assert "usage: python -m fastmgr" in said and "`" not in said
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sreve"])
+    assert "serve" in capsys.readouterr().err
+
+
+def test_script_of_the_package_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    (script,) = entry_points(group="console_scripts", name="fastmgr")
+    assert script.load() is main
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/fastmgr", "health", "--help"])
+    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", io.StringIO())
+        main()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

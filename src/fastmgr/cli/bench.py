@@ -29,8 +29,8 @@ from typing import Any
 from fastmgr import managers as fast
 from fastmgr.cli import chart
 from fastmgr.cli.demo import positive, started, stop, uninterrupted
+from fastmgr.cli.options import add_start_method
 
-HELP = "measure stock, multiprocessing's own and fastmgr on this machine"
 STOCK, PLAIN, FAST = "stock manager", "multiprocessing", "fastmgr"
 PROCESSES = 4  # that count at once
 Names = Mapping[str, Any]  # what the names in a contender's statements stand for
@@ -366,6 +366,7 @@ def plot(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    add_start_method(parser)
     parser.add_argument(
         "--alternations", type=positive, metavar="N", help="turns (default: 7; 3 with --quick)"
     )

@@ -42,9 +42,9 @@ from time import monotonic, perf_counter
 from typing import Any, cast
 
 from fastmgr import managers as fast
+from fastmgr.cli.options import add_start_method
 from fastmgr.client.sessions import carried_address
 
-HELP = "count the words of the standard library in shared state"
 #: How many words a worker adds before it lets another worker have the lock.
 WORDS_PER_LOCK = 50
 SECONDS_BETWEEN_LINES = 5.0  # where there is no terminal
@@ -376,6 +376,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    add_start_method(parser)
     parser.add_argument(
         "--workers",
         type=positive,

@@ -13,12 +13,12 @@ import runpy
 import sys
 
 import fastmgr
-
-HELP = "run a program whose managers are fastmgr's"
+from fastmgr.cli.options import add_start_method
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
+    add_start_method(parser)
     parser.add_argument(
         "--address",
         metavar="URL",

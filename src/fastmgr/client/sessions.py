@@ -70,6 +70,17 @@ class Engine:
         """
         return address, lambda: None
 
+    def ping(self, address: str) -> None:
+        """Have what serves at an address answer, as a probe does; by default a session connects.
+
+        Any exception says that it does not, and why.
+        """
+        session = self.open_session(address, "pickle", b"")
+        try:
+            session.connect()
+        finally:
+            session.close()
+
 
 # Engines by scheme.  Those of other packages are added when they are first asked for.
 engines: dict[str, Engine] = {}

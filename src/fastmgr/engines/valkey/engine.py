@@ -69,5 +69,14 @@ class ValkeyEngine(Engine):
         server = start_server(where.options.get("dir"), where.options.get("fsync", "everysec"))
         return where.at(server.path).url, server.stop
 
+    def ping(self, address: Any) -> None:
+        session: Any = self.open_session(address, "pickle", b"")
+        try:
+            session.connect()
+            for server in session.servers():
+                server.run([b"PING"])
+        finally:
+            session.close()
+
 
 ENGINE = ValkeyEngine()

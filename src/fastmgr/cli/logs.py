@@ -1,0 +1,115 @@
+"""What a server logs: one line for each fact, as text or as JSON, to standard error or a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import re
+import sys
+import threading
+from datetime import datetime, timezone
+from multiprocessing import util
+from typing import Any
+
+__all__ = ["FORMATS", "LEVELS", "Logs"]
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
+
+#: How messages of multiprocessing begin that say nothing of the server.
+_OF_NO_INTEREST = ("process shutting down", "created temp directory")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _one_line(text: str) -> str:
+    """Return a text without what would begin another line, or change the terminal."""
+    lines = " | ".join(line for line in text.splitlines() if line.strip())
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], lines)
+
+
+class Text(logging.Formatter):
+    """Time, level and message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        return f"{_time_of(record)} {record.levelname} {_one_line(message)}"
+
+
+class Json(logging.Formatter):
+    """An object with time, level, logger, process, thread, message; and what else the fact has."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": _time_of(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": record.process,
+            "thread": record.threadName,
+            "message": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+class Logs:
+    """Where this process logs; what users' code logs goes there, too.
+
+    Parameters
+    ----------
+    level : str
+        One of `LEVELS`, in lower case.
+    form : str
+        One of `FORMATS`.
+    path : str, optional
+        A file, to which lines are added; standard error by default.
+
+    Raises
+    ------
+    OSError
+        The file cannot be opened.
+    """
+
+    def __init__(self, level: str, form: str, path: str | None) -> None:
+        self.handler: logging.Handler = logging.StreamHandler(sys.stderr)
+        if path is not None:
+            # It looks for itself whether another file has been put in the place of its own.
+            self.handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+        if level != "debug":
+            self.handler.addFilter(lambda record: not str(record.msg).startswith(_OF_NO_INTEREST))
+        self.handler.setFormatter(Json() if form == "json" else Text())
+        own = util.get_logger()  # of multiprocessing, by which fastmgr logs
+        own.propagate = True
+        for logger in (logging.getLogger(), own):
+            logger.setLevel(level.upper())
+        logging.getLogger().addHandler(self.handler)
+        logging.captureWarnings(True)
+        threading.excepthook = _log_uncaught
+
+    def reopen(self) -> None:
+        """Let go of a file that was renamed, and begin another of the name."""
+        if isinstance(self.handler, logging.handlers.WatchedFileHandler):
+            self.handler.acquire()
+            try:
+                self.handler.reopenIfNeeded()
+            finally:
+                self.handler.release()
+
+
+def _log_uncaught(error: threading.ExceptHookArgs) -> None:
+    """Log what has ended a thread."""
+    if issubclass(error.exc_type, SystemExit):
+        return
+    name = error.thread.name if error.thread is not None else "a thread"
+    caught: Any = (error.exc_type, error.exc_value, error.exc_traceback)
+    logging.getLogger("fastmgr").error("%s ended by an error", name, exc_info=caught)
