@@ -9,14 +9,15 @@ line has the sums of both.  The arguments are pytest's, for both parts.
 from __future__ import annotations
 
 import collections
-import contextlib
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable
+from typing import IO
 
 #: What the closing line of pytest counts.
 COUNTED = re.compile(
@@ -24,6 +25,8 @@ COUNTED = re.compile(
 )
 CLOSING = re.compile(r"^=* ?(\d+ \w+|no tests ran).* in [\d.]+s.*$")
 NO_TESTS = 5  # the status of a pytest that has run none
+#: Seconds for which a process that the first part has left may say something.
+LEFTOVERS = 5
 
 
 def parts(words: list[str]) -> list[list[str]]:
@@ -50,31 +53,44 @@ def closing_line(lines: Iterable[str], seconds: float) -> str:
 def main(words: list[str]) -> int:
     first, second, arguments = parts(words)
     begun = time.monotonic()
-    # Who ends a run that hangs ends its whole group: what it has said is to be shown then, too.
-    for number in (signal.SIGABRT, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+    runs: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _frame: object) -> None:
+        for run in runs:
+            run.send_signal(number)
+
+    # Who ends a run that hangs wants to read what it has said.
+    signal.signal(signal.SIGABRT, pass_on)
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, lambda *_: None)  # the terminal sends it to both runs
     pytest = [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), "-m", "pytest"]
-    last = ["", ""]
-    with tempfile.TemporaryFile("w+") as said:
+    closing = ["", ""]
+
+    def show(here: IO[bytes]) -> None:
+        for line in here:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+            text = line.decode(errors="replace").strip()
+            closing[0] = text if CLOSING.match(text) else closing[0]
+
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
         there = subprocess.Popen(
             [*pytest, *second, *arguments], stdout=said, stderr=subprocess.STDOUT
         )
+        runs.append(there)
         here = subprocess.Popen(
             [*pytest, *first, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        assert here.stdout is not None
-        for line in here.stdout:
-            with contextlib.suppress(BrokenPipeError):
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
-            text = line.decode(errors="replace").strip()
-            last[0] = text if CLOSING.match(text) else last[0]
+        runs.append(here)
+        shower = threading.Thread(target=show, args=(here.stdout,), daemon=True)
+        shower.start()
         statuses = [here.wait(), there.wait()]
+        shower.join(LEFTOVERS)
         said.seek(0)
         for text in said:
             print(text, end="")
-            last[1] = text.strip() if CLOSING.match(text.strip()) else last[1]
-    print(closing_line(last, time.monotonic() - begun), flush=True)
+            closing[1] = text.strip() if CLOSING.match(text.strip()) else closing[1]
+    print(closing_line(closing, time.monotonic() - begun), flush=True)
     failures = [status for status in statuses if status not in (0, NO_TESTS)]
     return abs(failures[0]) if failures else min(statuses)
 
