@@ -50,6 +50,36 @@ def test_a_killed_putter_puts_nothing(
     assert q.get() == "room again"
 
 
+def test_a_killed_putter_of_many_has_put_what_there_was_room_for(
+    manager: WaiterManager, census: Any, start: Start, caller: tuple[Any, ...]
+) -> None:
+    q = manager.Queue(2)
+    doomed = start("doomed", *caller, q, "put_many", list("abcd"), parks=True)
+    last = start("last", call, q, "put_many", list("efgh"), parks=True)
+    assert q.get(timeout=DEADLINE) == "a"
+    doomed.kill()
+    poll(lambda: waiting(census) == ["last"], "the dead one does not wait")
+    got: list[str] = []
+    while len(got) < 6:
+        got += q.get_many(9, timeout=DEADLINE)
+    assert got == list("bcefgh")
+    assert last.said() is None
+    assert q.empty()
+
+
+def test_a_killed_getter_of_many_takes_nothing(
+    manager: WaiterManager, census: Any, start: Start, caller: tuple[Any, ...]
+) -> None:
+    q = manager.Queue()
+    doomed = start("doomed", *caller, q, "get_many", 3, parks=True)
+    last = start("last", call, q, "get_many", 3, parks=True)
+    doomed.kill()
+    poll(lambda: waiting(census) == ["last"], "the dead one does not wait")
+    q.put_many([1, 2, 3, 4])
+    assert last.said() == [1, 2, 3]
+    assert q.get_many(3, timeout=DEADLINE) == [4]
+
+
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition"])
 def test_a_killed_acquirer_takes_nothing(
     kind: str, manager: WaiterManager, census: Any, start: Start, caller: tuple[Any, ...]
