@@ -16,6 +16,7 @@ from fastmgr.engines.valkey.keys import decode_key, encode_both, encode_key
 from fastmgr.engines.valkey.methods import (
     JOINED,
     TRIES,
+    Contains,
     Length,
     Method,
     Steps,
@@ -92,24 +93,15 @@ def write_dict(
 @method("#create", "dict")
 class MakeDict(Maker):
     def make(self, session: Any, typeid: str, args: Sequence[Any], kwds: Mapping[str, Any]) -> str:
+        items = self.items(args, kwds)
         ident = make_ident(typeid)
         key = session.key_of(ident)
-        items = dict(*map(operand, args), **kwds)
         words = write_dict(session, key, items, typeid)
         session.function(b"dict_make", key, typeid, session.id, *words)
         return ident
 
-
-@method("__getitem__", "dict", least=1, most=1, model=dict, reads=True)
-class DictGetItem(Method):
-    def words(self, session: Any, key: bytes, name: Any) -> list[Any]:
-        return [b"HGET", key, encode_key(name)]
-
-    def finish(self, session: Any, key: bytes, reply: Any, name: Any) -> Any:
-        if reply is None:
-            require(session, key)
-            raise KeyError(name)
-        return fetch(session, reply)
+    def items(self, args: Sequence[Any], kwds: Mapping[str, Any]) -> dict[Any, Any]:
+        return dict(*map(operand, args), **kwds)
 
 
 @method("get", "dict", least=1, most=2, model=dict, reads=True)
@@ -120,19 +112,23 @@ class DictGet(Method):
     def finish(self, session: Any, key: bytes, reply: Any, name: Any, default: Any = None) -> Any:
         if reply is None:
             require(session, key)
-            return default
+            return self.missing(name, default)
         return fetch(session, reply)
 
+    def missing(self, name: Any, default: Any) -> Any:
+        return default
 
-@method("__contains__", "dict", least=1, most=1, model=dict, reads=True)
-class DictContains(Method):
+
+@method("__getitem__", "dict", least=1, most=1, model=dict, reads=True)
+class DictGetItem(DictGet):
+    def missing(self, name: Any, default: Any) -> Any:
+        raise KeyError(name)
+
+
+@method("__contains__", "dict", least=1, most=1, model=dict)
+class DictContains(Contains):
     def words(self, session: Any, key: bytes, name: Any) -> list[Any]:
         return [b"HEXISTS", key, encode_key(name)]
-
-    def finish(self, session: Any, key: bytes, reply: Any, name: Any) -> bool:
-        if not reply:
-            require(session, key)
-        return bool(reply)
 
 
 @method("__len__", "dict", model=dict, reads=True)
@@ -466,14 +462,9 @@ class _EmptyNamespace(Namespace):
 
 
 @method("#create", "Namespace")
-class MakeNamespace(Maker):
-    def make(self, session: Any, typeid: str, args: Sequence[Any], kwds: Mapping[str, Any]) -> str:
-        items = vars(Namespace(*args, **kwds))
-        ident = make_ident(typeid)
-        key = session.key_of(ident)
-        words = write_dict(session, key, items, typeid)
-        session.function(b"dict_make", key, typeid, session.id, *words)
-        return ident
+class MakeNamespace(MakeDict):
+    def items(self, args: Sequence[Any], kwds: Mapping[str, Any]) -> dict[Any, Any]:
+        return vars(Namespace(*args, **kwds))
 
 
 @method("__getattribute__", "Namespace", least=1, most=1, model=Namespace, reads=True)

@@ -12,8 +12,8 @@ from fastmgr.engines.valkey.references import require
 from fastmgr.stock.dialect import RemoteError
 
 __all__ = [
-    "FAR", "JOINED", "TRIES", "Length", "Method", "Steps", "function", "item_at", "method", "near",
-    "refuse", "too_contended",
+    "FAR", "JOINED", "TRIES", "Contains", "Length", "Method", "Steps", "function", "item_at",
+    "method", "near", "refuse", "too_contended",
 ]  # fmt: skip
 
 #: How often a client computes anew what others have made out of date.
@@ -186,6 +186,17 @@ def method(name: str, *typeids: str, **attributes: Any) -> Callable[[_M], _M]:
         return kind
 
     return enter
+
+
+class Contains(Method):
+    """Whether something is there; what is gone has nothing."""
+
+    reads = True
+
+    def finish(self, session: Any, key: bytes, reply: Any, sought: Any) -> bool:
+        if not reply:
+            require(session, key)
+        return bool(reply)
 
 
 class Length(Method):

@@ -8,8 +8,8 @@ from typing import Any
 from fastmgr.engines.valkey.containers import read_keys
 from fastmgr.engines.valkey.errors import ReplyError
 from fastmgr.engines.valkey.keys import decode_key, encode_both, encode_key
-from fastmgr.engines.valkey.methods import JOINED, Length, Method, Steps, function, method
-from fastmgr.engines.valkey.references import Maker, make_ident, operand, require
+from fastmgr.engines.valkey.methods import JOINED, Contains, Length, Method, Steps, function, method
+from fastmgr.engines.valkey.references import Maker, make_ident, operand
 
 __all__: list[str] = []
 
@@ -30,16 +30,11 @@ class MakeSet(Maker):
         return ident
 
 
-@method("__contains__", "set", least=1, most=1, model=set, reads=True)
-class SetContains(Method):
+@method("__contains__", "set", least=1, most=1, model=set)
+class SetContains(Contains):
     def words(self, session: Any, key: bytes, member: Any) -> list[Any]:
         # A set is looked for as the frozenset that is equal to it.
         return [b"SISMEMBER", key, encode_key(_as_member(member))]
-
-    def finish(self, session: Any, key: bytes, reply: Any, member: Any) -> bool:
-        if not reply:
-            require(session, key)
-        return bool(reply)
 
 
 def _as_member(member: Any) -> Any:
