@@ -208,7 +208,7 @@ cdef class ProxyCore(Target):
     cdef void pause(self, int most) noexcept:
         """Keep nothing for some calls, each time for more; then see again."""
         self.reads = None
-        self.rest = min(2 * self.rest + ROUND_OF_REST, most)
+        self.rest = max(self.rest, min(2 * self.rest + ROUND_OF_REST, most))
         self.calls = -self.rest
 
     def _getvalue(self):

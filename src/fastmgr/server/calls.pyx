@@ -360,7 +360,7 @@ cdef class Calls:
                 payload = self.perform(c, conn, entry, ident, name, args, kwds, op, handle)
                 if (
                     at != 0 and conn is not None and conn.stream.header.flags & FLAG_VERSION
-                    and (entry.known or entry.promised)
+                    and not is_oneway(conn) and (entry.known or entry.promised)
                 ):
                     conn.reading, conn.version = version, at
                     version.unread = 0
