@@ -57,7 +57,7 @@ UNHOSTED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=valkeys.PLACES)
+@pytest.fixture(scope="module", params=[*valkeys.PLACES, *valkeys.ENCRYPTED])
 def engines_manager(request: pytest.FixtureRequest) -> Iterator[Any]:
     with valkeys.manager(request.param) as manager:
         yield manager

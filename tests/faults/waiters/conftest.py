@@ -13,7 +13,8 @@ from support.waiters import WaiterManager, Worker, call, pin_and_call, waiting
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "shared_manager" in metafunc.fixturenames:
         own = ["default", "poll"]
-        others = [*valkeys.SLOW_KINDS, *valkeys.PLACES[len(valkeys.KINDS) :]]
+        tls = [pytest.param(kind, marks=pytest.mark.long) for kind in valkeys.ENCRYPTED]
+        others = [*valkeys.SLOW_PLACES, *tls]
         engines = own if "own_server" in metafunc.fixturenames else [*own, *others]
         metafunc.parametrize("shared_manager", engines, indirect=True, scope="module")
 
@@ -26,7 +27,7 @@ def own_server() -> None:
 @pytest.fixture(scope="module")
 def shared_manager(request: pytest.FixtureRequest) -> Iterator[Any]:
     """One whose server uses the poller of the system, one that makes do with poll(), engines'."""
-    if request.param in valkeys.PLACES:
+    if request.param not in ("default", "poll"):
         with valkeys.manager(request.param, ns="waiters") as there:
             yield there
         return
