@@ -127,6 +127,14 @@ def test_a_pipeline_of_many(park_manager: ParkManager) -> None:
         assert pipe.execute() == [None, [1, Fraction(1, 2)]]
 
 
+def test_proxies_among_many_items(park_manager: ParkManager) -> None:
+    """Nobody else holds them."""
+    q = park_manager.Queue()
+    q.put_many([park_manager.list([1]), 2, park_manager.dict(a=3)])
+    items, two, d = q.get_many(5)
+    assert (items[:], two, d["a"]) == ([1], 2, 3)
+
+
 def put(q: Any, items: list[Any]) -> int:
     number = 0
     with contextlib.suppress(queue.Full):

@@ -1,4 +1,4 @@
-"""Clients of queues, without a server: items whose fate an interrupt leaves open."""
+"""Clients of queues: items whose fate an interrupt, or a reply that was lost, leaves open."""
 
 from __future__ import annotations
 
@@ -87,6 +87,35 @@ def test_many_of_a_session_that_was_taken_for_dead_are_put_once(
     assert caught.value.put == 2  # type: ignore[attr-defined]
     first, _, again = session.asked
     assert (first[-3:], again[-2:]) == ([b"1", b"2", b"3"], [b"2", b"3"])
+
+
+def test_a_reply_that_was_lost_comes_again(engines_manager: Any) -> None:
+    """What timed out was not put, however often the client has to ask; what was got is the same."""
+    q, session = engines_manager.Queue(2), engines_manager._session
+    session.life.begin()
+    key = session.key_of(q._id)
+
+    def ask(function: bytes, name: bytes, *args: Any) -> Any:
+        return session.ask([b"FCALL", b"fm1_" + function, 1, key, name, *args])
+
+    one, many, getter = (session.life.name() for _ in range(3))
+    q.put_many("ab")
+    assert ask(b"queue_put", one, b"1", b"sc") == [2, 0]
+    assert ask(b"queue_put_many", many, b"1", b"sd", b"se") == [2, 1]
+    assert [q.get(False) for _ in range(3)] == ["a", "b", "c"]
+    assert q.full()
+    for name, expected in ((many, [1]), (one, [1])):
+        assert ask(b"put_look", name) == expected
+    late, later = (session.life.name() for _ in range(2))
+    ask(b"queue_put", late, b"1", b"sx")
+    ask(b"queue_put_many", later, b"1", b"sy", b"sz")
+    for _ in range(2):
+        assert ask(b"put_expire", late) == ReplyError(b"FM FULL")
+        assert ask(b"put_expire", later) == [1, 0]
+    assert ask(b"queue_get_many", getter, b"1", 5) == [1, b"sd", b"se"]
+    assert ask(b"queue_look", getter, 5) == [1, b"sd", b"se"]
+    assert ask(b"queue_withdraw", getter) == [0]
+    assert q.get_many(5) == ["d", "e"]
 
 
 def test_a_getter_that_is_woken_takes_the_item() -> None:
