@@ -17,7 +17,6 @@ cdef class Loop(Driver):
     cdef list backlog             # connections that wait for their share of the next turn
     cdef list inbox               # connections that workers have returned
     cdef bint stopping
-    cdef bint draining            # calls under way are answered, and nothing else is begun
     cdef list due                 # finished waiters; the loop has to reply to their clients
     cdef Timers timers            # of parked calls
     cdef Load load
@@ -46,6 +45,5 @@ cdef class Loop(Driver):
     cdef int housekeeping(self) except -1
     cdef int look_at_the_clock(self, double now) except -1
     cdef int serve_all(self) except -1
-    cdef int stop_if_idle(self) except -1
     cdef int set_timer(self, Waiter waiter) except -1
     cdef int hang_up(self, Conn conn) except -1

@@ -32,9 +32,11 @@ from fastmgr.server.driver import has_few_descriptors
 
 cdef enum:
     ACCEPT_BATCH = 64
-    DRAIN_MS = 20           # a worker does not tell when it begins to wait for a request
     FRAMES_A_LOOK = 16      # frames that the loop serves between two looks at the clock
     SHARE_NS = 1000000      # how long the loop serves one connection in one turn
+
+# Seconds until a loop that drains looks again, if nothing happens before.
+cdef double DRAIN_PAUSE = 0.02
 
 
 @cython.final
@@ -83,7 +85,8 @@ cdef class Loop(Driver):
 
         A call that waits for a primitive is not answered: it might wait for ever.
         """
-        self.draining = True
+        self.tick = self.stop_if_idle
+        self.next_tick = 0.0
         self.wake()
 
     cdef int return_to_loop(self, Conn conn) except -1:
@@ -144,15 +147,13 @@ cdef class Loop(Driver):
             try:
                 self.housekeeping()
                 self.handler.turn()
-                if self.draining:
-                    self.stop_if_idle()
             except Exception:
                 self.writer.reset()
                 util.sub_warning("internal error in the loop:\n%s", format_exc())
         return 0
 
-    cdef int stop_if_idle(self) except -1:
-        """Stop, unless a call is under way; let workers begin no other."""
+    def stop_if_idle(self):
+        """Stop, unless a call is under way; let workers begin no other, and look again soon."""
         cdef Conn conn
         cdef bint idle = True
         if self.acceptor.fileno() >= 0:
@@ -172,7 +173,9 @@ cdef class Loop(Driver):
                     conn.stream.transport.shut_reading()
         if idle:
             self.stopping = True
-        return 0
+        # A worker does not tell when it begins to wait for a request.
+        self.next_tick = 0.0
+        self.acceptor.next = <double>monotonic() + DRAIN_PAUSE
 
     cdef int drop_broken(self, Conn conn) except -1:
         """Log the error being handled and close its connection; the others are served."""
@@ -187,8 +190,6 @@ cdef class Loop(Driver):
         cdef double until = min(self.timers.next, self.acceptor.next)
         if self.due or self.inbox or self.backlog:
             return 0
-        if self.draining:
-            return DRAIN_MS
         if until != INFINITY:
             wait = min(wait, until - <double>monotonic())
             if wait <= 0:
