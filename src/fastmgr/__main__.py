@@ -15,6 +15,9 @@ from fastmgr.cli.options import Refusal
 COMMANDS = {
     "serve": "run a server in the foreground, as a service or in a container",
     "health": "say whether a server answers, for probes",
+    "ls": "list the objects that have a name on a server",
+    "get": "print what a named object has",
+    "incr": "add to a named counter or value",
     "run": "run a program whose managers are fastmgr's",
     "bench": "measure stock, multiprocessing's own and fastmgr on this machine",
     "demo": "count the words of the standard library in shared state",

@@ -264,6 +264,7 @@ VALUE = declare(
             restore=_restore_value,
             described=lambda value: f"Value({value._typecode!r}, ...)",
             join=_join_values,
+            typecode=lambda value: value._typecode if type(value._typecode) is str else None,
         ),
     )
 )
@@ -286,6 +287,7 @@ ARRAY = declare(
             restore=lambda about, name: arrays.Array(about, ()),
             described=lambda array: f"Array({array.typecode!r}, ...) of {len(array)} items",
             join=_join_arrays,
+            typecode=attrgetter("typecode"),
         ),
     )
 )

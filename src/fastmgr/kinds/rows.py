@@ -74,6 +74,10 @@ def _stays(kept: Any, *added: Any) -> None:
     raise ValueError(f"{type(kept).__name__} does not grow")
 
 
+def _has_none(kept: Any) -> None:
+    return None
+
+
 class Codec(NamedTuple):
     """How a file keeps named objects of a type."""
 
@@ -95,6 +99,8 @@ class Codec(NamedTuple):
     added: int | None = None
     #: ``grow(kept, *added)`` adds them; it raises ValueError for what `join` never returns.
     grow: Callable[..., None] = _stays
+    #: ``typecode(obj)`` returns what a client has to give beside the name, as text, to find it.
+    typecode: Callable[[Any], str | None] = _has_none
 
 
 class Row(NamedTuple):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from fastmgr import _core
 from fastmgr.kinds.primitives import is_locked
+from fastmgr.kinds.rows import BY_TYPE, codec_of
 from fastmgr.link.introduction import stock_is_refused
 from fastmgr.link.sockets import Listener, cannot_bind, claim, hang_up, knock
 from fastmgr.link.stream import SIGNALS_INTERVAL
@@ -83,7 +84,7 @@ class Server(_StockServer):
     ]  # fmt: skip
 
     #: What clients of ours may call besides; `public` is the stdlib's, and users replace it.
-    _own_public = ("kept_names", "forget_name")
+    _own_public = ("described_names", "kept_names", "forget_name")
     #: Seconds in which a new connection has to prove the key.
     handshake_timeout: float = 10.0
     #: Seconds that a server without clients waits for some when the process that started it is
@@ -414,6 +415,13 @@ class Server(_StockServer):
     def kept_names(self, c: Any) -> list[str]:
         """Return the names under which objects are kept."""
         return sorted(self.names.objects)
+
+    def described_names(self, c: Any) -> list[tuple[str, str, str | None]]:
+        """Return of each such name the type's id, and the typecode if objects of it have one."""
+        return sorted(
+            (name, BY_TYPE[type(kept)].typeids[0], codec_of(type(kept)).typecode(kept))
+            for name, kept in list(self.names.objects.items())
+        )
 
     def forget_name(self, c: Any, name: str) -> bool:
         """Drop a name; return whether there was such."""

@@ -418,6 +418,15 @@ def kept_names(session: Any) -> list[str]:
     )
 
 
+def described_names(session: Any) -> list[tuple[str, str, str | None]]:
+    """Return of each name the type's id; the typecode of a value is not known."""
+    idents = [
+        (name, session.run([b"GET", _name_key(session, name)], True))
+        for name in kept_names(session)
+    ]
+    return [(name, ident.decode().rpartition("-")[0], None) for name, ident in idents if ident]
+
+
 def forget_name(session: Any, name: Any) -> bool:
     if not isinstance(name, str):
         return False
@@ -541,6 +550,7 @@ CONTROLS: dict[str, Any] = {
     "incref": count_one_more,
     "decref": count_one_less,
     "dummy": lambda session: None,
+    "described_names": described_names,
     "kept_names": kept_names,
     "forget_name": forget_name,
 }

@@ -1,0 +1,45 @@
+"""List the objects that have a name on a server: name, type, and what they have, shortened.
+
+Programs make them as manager.Counter(name="hits"). Other objects have no name, and only those who
+have a proxy of one can find it.
+"""
+
+import argparse
+import json
+import reprlib
+
+from fastmgr.cli import named
+from fastmgr.cli.options import Refusal
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    named.add_server(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="an object on each line, with nothing shortened"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each object."""
+    manager = named.connected(options)
+    rows = []
+    for found in named.listed(manager):
+        try:
+            value = found.value(manager)
+            short = reprlib.repr(value)
+        except Refusal:
+            value, short = None, ""
+        if options.json:
+            about = {"name": found.name, "type": found.typeid, "value": value}
+            print(json.dumps(about, default=repr))
+        else:
+            rows.append((found.name, found.typeid, short))
+    if rows:
+        first = max(len(name) for name, _, _ in rows)
+        second = max(len(typeid) for _, typeid, _ in rows)
+        for name, typeid, short in rows:
+            print(f"{name:{first}}  {typeid:{second}}  {short}".rstrip())
+    elif not options.json:
+        print("nothing has a name there")
+    return 0

@@ -1,0 +1,102 @@
+"""The named objects of a running server, as the commands ls, get and incr see them."""
+
+from __future__ import annotations
+
+import argparse
+from multiprocessing import AuthenticationError
+from typing import Any, NamedTuple
+
+import fastmgr
+from fastmgr.cli import options as common
+from fastmgr.cli.health import in_words
+from fastmgr.cli.options import Refusal, shown
+
+__all__ = ["Named", "add_name", "add_server", "connected", "listed", "one", "part_of"]
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which server is meant."""
+    parser.add_argument(
+        "address",
+        type=common.parse_address,
+        metavar="ADDRESS",
+        help="HOST:PORT, the path of a Unix socket, @NAME, or an engine's, as valkey://host",
+    )
+    common.add_key_file(parser)
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """Add the words that say which object is meant, and which part of it."""
+    parser.add_argument("name", metavar="NAME", help="the name of the object")
+    parser.add_argument(
+        "part", metavar="KEY", nargs="?", help="one of its counters, or the index of an item"
+    )
+
+
+def connected(options: argparse.Namespace) -> Any:
+    """Return a manager that is connected to the server; `Refusal` where that cannot be."""
+    key, _, _ = common.read_key(options.authkey_file)
+    try:
+        return fastmgr.SyncManager.from_address(options.address, key)
+    except (OSError, EOFError, ValueError, ImportError, AuthenticationError) as error:
+        why = in_words(error) or "no answer in time"
+        raise Refusal(f"{shown(options.address)}: {why}", 1) from None
+
+
+class Named(NamedTuple):
+    """A named object: what a client has to say to find it."""
+
+    name: str
+    typeid: str
+    typecode: str | None
+
+    def proxy(self, manager: Any) -> Any:
+        """Return a proxy of it; `Refusal` where its type is not one of fastmgr's."""
+        name, code = self.name, self.typecode
+        if self.typeid == "Counter":
+            return manager.Counter(name=name)
+        if self.typeid == "Counters":
+            return manager.Counters((), name=name)
+        if self.typeid == "Value" and code is not None:
+            return manager.Value(code, None, name=name)
+        if self.typeid == "Array" and code is not None:
+            return manager.Array(code, (), name=name)
+        raise Refusal(f"{name!r} is a {self.typeid}, which is not read here", 1)
+
+    def value(self, manager: Any) -> Any:
+        """Return what it has: a number, an object, a dict of counters or a list of items."""
+        proxy = self.proxy(manager)
+        if self.typeid in ("Counter", "Value"):
+            return proxy.value
+        if self.typeid == "Array":
+            return list(proxy[:])
+        return dict(zip(proxy.keys(), proxy.snapshot(), strict=False))
+
+
+def listed(manager: Any) -> list[Named]:
+    """Return the named objects of a server; `Refusal` where it is too old to tell."""
+    try:
+        return [Named(*about) for about in manager._session.control("described_names")]
+    except (fastmgr.RemoteError, ValueError):
+        raise Refusal(
+            "the server does not tell what has a name: it is no fastmgr server", 1
+        ) from None
+
+
+def one(manager: Any, options: argparse.Namespace) -> Named:
+    """Return the object that the options name; `Refusal` where there is none."""
+    for found in listed(manager):
+        if found.name == options.name:
+            return found
+    raise Refusal(f"there is no name {options.name!r}: 'ls' lists those there are", 1)
+
+
+def part_of(found: Named, options: argparse.Namespace) -> tuple[Any, ...]:
+    """Return the key or index that is meant, as arguments; none for the whole."""
+    if found.typeid in ("Counter", "Value"):
+        if options.part is not None:
+            raise Refusal(f"{found.name!r} is a {found.typeid}, which has no parts")
+        return ()
+    if options.part is None:
+        return ()
+    return (int(options.part) if options.part.lstrip("-").isdecimal() else options.part,)

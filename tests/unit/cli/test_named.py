@@ -1,0 +1,40 @@
+"""Objects that are not there, and servers that do not tell what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from multiprocessing import managers as stock
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import KEY
+
+Say = Callable[..., tuple[int, str]]
+
+
+REFUSALS = [
+    (("get", "none"), "there is no name 'none'"),
+    (("get", "words", "ham"), "has no 'ham'"),
+    (("get", "samples", "100"), "has no '100'"),
+    (("get", "hits", "1"), "has no parts"),
+    (("incr", "none"), "there is no name 'none'"),
+    (("incr", "words"), "say which"),
+    (("incr", "words", "ham"), "ham"),
+    (("incr", "hits", "--by", "1.5"), "hits"),
+    (("incr", "hits", "--by", str(2**63)), "hits"),
+]
+
+
+@pytest.mark.parametrize(("words", "why"), REFUSALS, ids=[" ".join(words) for words, _ in REFUSALS])
+def test_refusals(words: Any, why: str, manager: Any, objects: Any, say: Say) -> None:
+    status, said = say(words[0], manager.address, *words[1:])
+    assert status in (1, 2) and why in said and said.count("\n") == 1
+    assert not say("get", manager.address, "hits")[0]
+
+
+def test_servers_that_cannot_tell(say: Say, tmp_path: Path) -> None:
+    assert "nobody serves there" in say("ls", str(tmp_path / "socket"))[1]
+    with stock.SyncManager(authkey=KEY) as manager:
+        status, said = say("ls", manager.address)
+        assert status == 1 and "no fastmgr server" in said
