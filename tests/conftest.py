@@ -10,7 +10,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from support import KEY, SANITIZED, ProbeManager, manager_without_arena, settle
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("fastmgr", deadline=None)
+settings.load_profile("fastmgr")
 
 
 def pytest_configure() -> None:
