@@ -27,6 +27,7 @@ except ImportError as error:
 
 from fastmgr import managers, proxies
 from fastmgr._install import install, installed, uninstall
+from fastmgr.client.limits import CallTimeout, timeout
 from fastmgr.managers import (
     HAS_SHMEM,
     Array,
@@ -66,10 +67,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Array", "BaseManager", "LockLost", "Manager", "Namespace", "NotHosted", "OnewayError",
-    "Pipeline", "RemoteError", "Server", "StaleFence", "State", "SyncManager", "Token", "Value",
-    "all_methods", "convert_to_error", "dispatch", "install", "installed", "listener_client",
-    "oneway", "public_methods", "uninstall",
+    "Array", "BaseManager", "CallTimeout", "LockLost", "Manager", "Namespace", "NotHosted",
+    "OnewayError", "Pipeline", "RemoteError", "Server", "StaleFence", "State", "SyncManager",
+    "Token", "Value", "all_methods", "convert_to_error", "dispatch", "install", "installed",
+    "listener_client", "oneway", "public_methods", "timeout", "uninstall",
 ]  # fmt: skip
 __all__ += proxies.__all__
 if HAS_SHMEM:

@@ -20,6 +20,7 @@ from fastmgr.baseproxy import (
     RebuildProxy,
 )
 from fastmgr.client.asnumber import AsNumber, as_ndarray
+from fastmgr.client.limits import CallTimeout, unlimited
 from fastmgr.client.locks import EventCore, LockCore
 from fastmgr.client.numbers import ArrayCore, CounterCore, CountersCore, ValueCore
 from fastmgr.client.proxy import (
@@ -71,6 +72,9 @@ _T = TypeVar("_T")
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
+#: Seconds after which a condition's `wait` in a block with a limit looks whether the server lives,
+#: while it waits to own the lock again.
+OWN_AGAIN = 5.0
 #: A connection that has failed.
 _BROKEN = (OSError, EOFError)
 
@@ -208,9 +212,12 @@ class ConditionProxy(AcquirerProxy, _Condition):
         raised: BaseException | None = None
         while True:
             try:
-                self._callmethod("acquire", (), how)
+                with unlimited(OWN_AGAIN):
+                    self._callmethod("acquire", (), how)
                 break
             except BaseException as error:
+                if isinstance(error, CallTimeout) and error.applied is None:
+                    continue  # others hold it, and it is to be the thread's before anything else
                 if isinstance(error, _BROKEN) and self._session_of().is_lost(error):
                     util.info("the manager is gone, and its lock with it: %s", error)
                     break

@@ -63,6 +63,10 @@ class SyncManager(fastmgr.SyncManager):
             address = place.address.replace("valkey+embedded", "valkey+unix") + "?ns=shop"
         super().__init__(address)
 """,
+    "fastmgr.timeout": """
+import fastmgr
+jobs = fastmgr.Manager().Queue()
+""",
     "fastmgr.Pipeline": """
 import fastmgr
 manager = fastmgr.Manager()

@@ -40,7 +40,7 @@ cdef class Connections(References):
     cdef ThreadChannel thread_channel(self)
     cdef ThreadChannel open_channel(self)
     cdef list open_channels(self)
-    cdef object time_to_dial(self)
+    cdef double time_to_dial(self) except -1.0
     cdef int adopt(self, Channel channel) except -1
     cdef int replace_keepalive(self) except -1
     cdef int lose(self, Channel channel, bint keep) except -1

@@ -13,6 +13,7 @@ from cpython.pythread cimport (
     PyThread_free_lock, PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
 )
 
+from fastmgr.client.limits cimport seconds_to_dial
 from fastmgr.client.references cimport Holding, References
 from fastmgr.link.system cimport FM_SIGNALS_MS
 
@@ -22,7 +23,8 @@ import weakref
 from multiprocessing import AuthenticationError, process, util
 from os import register_at_fork
 
-from fastmgr.link.sockets import is_loss, named
+from fastmgr.client.limits import CallTimeout, limit_is_over, not_dialed, unanswered, unlimited
+from fastmgr.link.sockets import connect_timeout, is_loss, named
 from fastmgr.stock.dialect import uses_raw_sockets
 
 cdef extern from "Python.h" nogil:
@@ -30,6 +32,8 @@ cdef extern from "Python.h" nogil:
 
 # Seconds for a connection that is made while an exception is on its way to the caller.
 HASTE = 2.0
+# The same where the exception says that the time of a call is over.
+LATE_HASTE = 1.0
 # How often handlers of signals may raise before an interrupted connection is replaced.
 cdef int MOST_HANDLERS = 100
 
@@ -253,6 +257,10 @@ cdef class Connections(References):
         try:
             mine.channel = self.open(thread_name())
         except OSError as error:
+            if isinstance(error, TimeoutError) and type(error) is not CallTimeout and (
+                self.is_lost(error) and limit_is_over()
+            ):
+                raise not_dialed(error) from None
             if self.retired and error.errno is not None and self.is_lost(error):
                 raise OSError(
                     error.errno, f"the manager at {self.address!r} has been shut down") from None
@@ -271,9 +279,11 @@ cdef class Connections(References):
         """A new channel, for a thread that the server is to call `name`; calls `adopt`."""
         raise NotImplementedError
 
-    cdef object time_to_dial(self):
-        """Seconds that connecting may take; None for as long as a handshake may."""
-        return HASTE if self.hasty == PyThread_get_thread_ident() else self.timeout
+    cdef double time_to_dial(self) except -1.0:
+        """Seconds that connecting may take."""
+        if self.hasty == PyThread_get_thread_ident():
+            return seconds_to_dial(HASTE)
+        return seconds_to_dial(self.timeout or connect_timeout())
 
     cdef int adopt(self, Channel channel) except -1:
         """Count a new channel among the session's."""
@@ -329,7 +339,8 @@ cdef class Connections(References):
         try:
             for _ in range(MOST_HANDLERS):
                 try:
-                    self.channel()
+                    with unlimited(LATE_HASTE):
+                        self.channel()
                     break
                 except BaseException as error:
                     if isinstance(error, AuthenticationError) or self.is_lost(error):
@@ -353,6 +364,8 @@ cdef class Connections(References):
             self.replace_keepalive()
         if stale:
             return named(error.args[0], self.address)
+        if type(error) is CallTimeout:
+            return unanswered(f"the manager's server at {self.address!r}", error.applied)
         return named(error, self.address) if self.is_lost(error) else error
 
     cdef int disconnect(self) except -1:

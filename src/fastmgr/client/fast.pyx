@@ -11,6 +11,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from fastmgr.client.connections cimport Channel, Connections, ThreadChannel, thread_name
 from fastmgr.client.fastchannel cimport FastChannel, PickledReply
+from fastmgr.client.limits cimport note_limits
 from fastmgr.client.references cimport Holding
 from fastmgr.client.session cimport (
     FOR_DISPLAY, Outcome, Session, Target, error_of, note_oneway_calls, outcome_of,
@@ -32,10 +33,10 @@ import os
 from multiprocessing import AuthenticationError, util
 
 from fastmgr.client.connections import StaleConnection
+from fastmgr.client.limits import CallTimeout
 from fastmgr.client.stock import StockSession
 from fastmgr.link.introduction import SESSION_ID_SIZE, Introducer, is_off
 from fastmgr.link.sockets import Missing, connect, is_loss, named, settle
-from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.stock.dialect import RemoteError, uses_raw_sockets
 
 
@@ -43,14 +44,13 @@ class OtherDialect(Exception):
     """The server speaks the stdlib's dialect alone."""
 
 
-cdef tuple introduce(ClientSession session, object name):
+cdef tuple introduce(ClientSession session, object name, double seconds):
     """Connect and introduce a session: the stream, and what the server has answered.
 
     The answer is None where the server does not speak the fast dialect.
     """
     introducer = Introducer(session.id, name, session.thread_number())
-    stream = connect(
-        session.address, session.authkey, introducer.introduce, session.time_to_dial())
+    stream = connect(session.address, session.authkey, introducer.introduce, seconds)
     try:
         with Missing("to answer which dialect it speaks"):
             answer = stream.recv_bytes()
@@ -307,7 +307,8 @@ cdef class ClientSession(Connections):
         cdef bint shares = not is_off("FASTMGR_ARENA")
         cdef FastChannel channel
         cdef Stream stream
-        stream, answer = introduce(self, name)
+        cdef double seconds = self.time_to_dial()
+        stream, answer = introduce(self, name, seconds)
         if answer is None:
             stream.close()
             if self.instance is None:
@@ -324,6 +325,7 @@ cdef class ClientSession(Connections):
             self.view = View(
                 <uint64_t>number << THREAD_BITS, place if shares else 0, self.instance, self.view)
         self.adopt(channel)
+        channel.limit = seconds
         if not resumed and self.holdings:
             try:
                 self.reclaim(channel)
@@ -334,8 +336,10 @@ cdef class ClientSession(Connections):
                 if is_loss(error):
                     raise named(error, self.address) from None
                 raise
-        settle(stream, receives_in_time=self.timeout is not None)
+        settle(stream)
         channel.limit = self.timeout or 0.0
+        if channel.limit != 0.0:
+            note_limits()
         return channel
 
     cdef int reclaim(self, FastChannel channel) except -1:
@@ -385,7 +389,7 @@ cdef class ClientSession(Connections):
             return False
         self.timeout = seconds
         channel.limit = seconds
-        channel.stream.set_timeout(SIGNALS_INTERVAL)    # the clock is looked at then, too
+        note_limits()
         return True
 
     def stock_connection(self):
@@ -497,6 +501,8 @@ cdef class ClientSession(Connections):
         try:
             return (<FastChannel>channel).attach(number)
         except BaseException as error:
+            if type(error) is CallTimeout:
+                raise self.after_failure(channel, error) from None
             if not channel.usable:
                 self.lose(channel, channel.interrupted)
             if not isinstance(error, MemoryError) and not is_loss(error):

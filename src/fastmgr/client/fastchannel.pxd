@@ -21,6 +21,7 @@ cdef class FastChannel(Channel):
     cdef Reader reader
     cdef int pid                     # whose connection it is: a forked child has but a copy
     cdef double limit                # seconds that a reply may take; 0: any time
+    cdef bint late                   # `interrupted` since the time of a call was over
     cdef bint encoding               # `writer` is in use further up this thread's stack
     cdef uint32_t calls
     cdef uint32_t untaken            # the first whose reply did not reach the caller; 0: none

@@ -7,6 +7,7 @@ from posix.unistd cimport getpid
 
 from fastmgr.client cimport session as _session
 from fastmgr.client.connections cimport Channel
+from fastmgr.client.limits cimport begin_limited, end_of_calls, limits
 from fastmgr.client.references cimport Holding
 from fastmgr.client.session cimport Kept, Outcome, Target, failed_before, kept_at, outcome_of
 from fastmgr.link.message cimport begin_message, seal
@@ -24,8 +25,10 @@ from fastmgr.wire.writer cimport Writer, is_scalar
 import errno
 import os
 from multiprocessing import util
+from time import monotonic
 
 from fastmgr.client.connections import StaleConnection
+from fastmgr.client.limits import CallTimeout, unanswered
 from fastmgr.link.sockets import is_loss
 from fastmgr.memory.segments import map_segment
 from fastmgr.wire.methods import METHODS
@@ -41,6 +44,7 @@ cdef packed struct Release:
 cdef enum:
     MAIL_AFTER = 64         # calls, after which a channel has a mailbox
     TAKE_BACK_MS = 2000     # that an interrupted call waits for what it was given to be taken back
+    LATE_TAKE_BACK_MS = 250     # the same where the call's time is over
 
 cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS, 1)}
 
@@ -92,6 +96,19 @@ cdef object stale():
     return StaleConnection(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
 
+cdef object unsent(error):
+    """What a request raises that the server has not received whole."""
+    late = in_words(error, False)
+    return StaleConnection(error) if late is error else late
+
+
+cdef object in_words(error, applied):
+    """The `CallTimeout` in place of a stream's TimeoutError, if a block has set the time."""
+    if type(error) is TimeoutError and is_loss(error) and end_of_calls() != 0.0:
+        return unanswered("the server", applied)
+    return error
+
+
 @cython.final
 @cython.no_gc
 cdef class FastChannel(Channel):
@@ -116,7 +133,7 @@ cdef class FastChannel(Channel):
         elif self.cut_off and not self.stream.transport.is_local():
             self.stream.reset()         # the end would wait behind what the server does not read
         elif self.interrupted:
-            self.stream.close_after(TAKE_BACK_MS)
+            self.stream.close_after(LATE_TAKE_BACK_MS if self.late else TAKE_BACK_MS)
         else:
             self.stream.close()
 
@@ -258,6 +275,8 @@ cdef class FastChannel(Channel):
         cdef uint64_t handle
         cdef bytes data = None
         cdef bint versioned = False
+        if limits:
+            self.begin_limit()
         if not self.hold_now():     # in line: a call seldom has to wait for it
             self.hold()
         try:
@@ -272,12 +291,14 @@ cdef class FastChannel(Channel):
                     self.cut_off = False
             except OSError as error:
                 if is_loss(error):
-                    raise StaleConnection(error) from None
+                    raise unsent(error) from None
                 raise
             try:
                 self.receive(expected)
             except (OSError, EOFError) as error:
-                if mailed and stream.has_mail() and is_loss(error):
+                if mailed and stream.has_mail() and is_loss(error) and (
+                    type(error) is not CallTimeout
+                ):
                     raise stale() from None
                 raise
             op = stream.header.op
@@ -319,15 +340,23 @@ cdef class FastChannel(Channel):
 
     cdef int receive(self, uint32_t expected) except -1:
         """Wait for the reply to a call; what is said before of failures is kept."""
-        if self.limit != 0.0:
-            self.begin_limit()
         while not self.check(self.stream.receive(True, &self.spinner, self.may_spin), expected):
             pass
         return 0
 
     cdef int begin_limit(self) except -1:
-        """What it takes is kept out of the path of a call that has no limit."""
-        self.stream.set_deadline(self.limit)
+        """Set the deadline of a request that is about to be sent, or end that of the one before."""
+        cdef double until = begin_limited(), own
+        if self.limit != 0.0:
+            own = <double>monotonic() + self.limit
+            until = own if until == 0.0 else min(own, until)
+        self.stream.until = until
+        return 0
+
+    cdef int end(self, error) except -1:
+        Channel.end(self, error)
+        if type(error) is CallTimeout:
+            self.interrupted = self.late = True
         return 0
 
     cdef bint check(self, int status, uint32_t expected) except -1:
@@ -336,6 +365,8 @@ cdef class FastChannel(Channel):
         if status == FRAME_EOF:
             raise EOFError
         if status == FRAME_TIMEOUT:
+            if end_of_calls() != 0.0:
+                raise unanswered("the server", None)
             raise TimeoutError("the server did not answer in time")
         if status != FRAME_READY or header.call != expected:
             raise OSError("bad message from the server")
@@ -360,6 +391,8 @@ cdef class FastChannel(Channel):
 
     cdef int post(self, Writer writer) except -1:
         """Send what `writer` holds, for which no reply comes."""
+        if limits:
+            self.begin_limit()
         self.hold()
         try:
             if not self.usable:
@@ -369,9 +402,10 @@ cdef class FastChannel(Channel):
             self.stream.send_all(writer.data, writer.size, writer.buffers or None)
             self.cut_off = False
         except BaseException as error:
-            self.end(error)
-            if is_loss(error):
-                raise StaleConnection(error) from None
+            lost = unsent(error) if is_loss(error) else error
+            self.end(lost)
+            if lost is not error:
+                raise lost from None
             raise
         finally:
             self.let_go()
@@ -397,6 +431,7 @@ cdef class FastChannel(Channel):
         try:
             self.put_call(
                 writer, self.begin_request(writer, None), OP_CONTROL, 0, None, "dummy", (), None)
+            self.stream.until = 0.0
             self.stream.send_all(writer.data, writer.size, None)
             self.stream.set_timeout(LAST_WAIT)
             while (
@@ -422,6 +457,8 @@ cdef class FastChannel(Channel):
         cdef list replies = []
         cdef size_t at = 0
         cdef uint32_t first = 0
+        if limits:
+            self.begin_limit()
         self.hold()
         try:
             if not self.usable:
@@ -446,7 +483,10 @@ cdef class FastChannel(Channel):
         except BaseException as error:
             self.untaken = first    # nobody gets those that were read
             self.cut_off = not is_whole(frames, at)
-            self.end(error)
+            late = in_words(error, None)
+            self.end(late)
+            if late is not error:
+                raise late from None
             raise
         finally:
             self.let_go()
@@ -478,6 +518,8 @@ cdef class FastChannel(Channel):
         cdef int passed = -1
         cdef int status
         where = None
+        if limits:
+            self.begin_limit()
         self.hold()
         try:
             if not self.usable:
@@ -492,7 +534,10 @@ cdef class FastChannel(Channel):
             where = self.payload()
             self.stream.drop_buffers()
         except BaseException as error:
-            self.end(error)
+            late = in_words(error, False)
+            self.end(late)
+            if late is not error:
+                raise late from None
             raise
         finally:
             self.let_go()

@@ -3,6 +3,7 @@
 
 cimport cython
 
+from fastmgr.client.limits cimport end_of_calls, limits
 from fastmgr.client.proxy cimport CellCore
 from fastmgr.kinds.slots cimport (
     free_rlock, free_slot, holder_of, owner_died, take_rlock, take_slot,
@@ -11,6 +12,8 @@ from fastmgr.memory.atomics cimport fm_load, fm_owner_here, fm_set_owner_here, u
 from fastmgr.memory.arena cimport KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPHORE, View
 
 import threading
+
+from fastmgr.client.limits import GRACE, unlimited
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -93,10 +96,18 @@ cdef class LockCore(CellCore):
         return False
 
     @cython.final
-    cdef int give_back(self) except -1:
-        if not (self.at_hand() and self.free()):
-            self._callmethod("release")
-        self._session().gave(1)
+    cdef int give_back(self, tuple args) except -1:
+        """Free it, also where the time is over that a block has for its calls."""
+        if limits and end_of_calls() != 0.0:
+            with unlimited(GRACE):
+                return self.give_back_now(args)
+        return self.give_back_now(args)
+
+    @cython.final
+    cdef int give_back_now(self, tuple args) except -1:
+        if args or not (self.at_hand() and self.free()):
+            self._callmethod("release", args)
+        self._session().gave(min(args[0], PY_SSIZE_T_MAX) if args else 1)
         return 0
 
     @cython.final
@@ -145,11 +156,7 @@ cdef class LockCore(CellCore):
 
     def release(self, n=None):
         """Give it back; of a semaphore `n` permits, if that is given."""
-        if n is None:
-            self.give_back()
-            return
-        self._callmethod("release", (n,))
-        self._session().gave(min(n, PY_SSIZE_T_MAX))
+        self.give_back(() if n is None else (n,))
 
     def locked(self):
         """Whether it is held, or all of the permits are."""
@@ -161,7 +168,7 @@ cdef class LockCore(CellCore):
         return self.at_hand() and self.take() or self.ask_to_take(())
 
     def __exit__(self, exc_type, exc_val, exc_tb):
-        self.give_back()
+        self.give_back(())
 
     @property
     def owner_died(self):

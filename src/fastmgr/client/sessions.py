@@ -13,6 +13,7 @@ from typing import Any
 
 from fastmgr.client.connections import authkeys
 from fastmgr.client.fast import ClientSession
+from fastmgr.client.limits import unlimited
 from fastmgr.client.session import Session
 from fastmgr.client.stock import StockSession
 from fastmgr.stock.dialect import stock_client, uses_raw_sockets
@@ -182,7 +183,8 @@ class _ControlConnection:
 
     def send(self, request: tuple[Any, str, tuple[Any, ...], Any]) -> None:
         _ident, name, args, kwds = request
-        self._result = self._session.control(name, args, kwds)
+        with unlimited():  # the session has a limit of its own
+            self._result = self._session.control(name, args, kwds)
 
     def recv(self) -> tuple[str, Any]:
         return "#RETURN", self._result

@@ -6,19 +6,25 @@ the stdlib: to make an object, to count a reference, to return one.
 """
 
 cimport cython
+from libc.math cimport INFINITY
 from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from fastmgr.client.connections cimport Channel, Connections, ThreadChannel, main_thread
+from fastmgr.client.limits cimport begin_limited, end_of_calls, limits, seconds_to_dial
 from fastmgr.client.references cimport Holding
 from fastmgr.client.session cimport Outcome, Target, note_oneway_calls, outcome_of
-from fastmgr.link.stream cimport OP_PROXY, OP_RETURN
+from fastmgr.link.stream cimport OP_ERROR, OP_PROXY, OP_RETURN
 
 from multiprocessing import AuthenticationError, util
+from queue import Empty, Full
+from threading import BrokenBarrierError
+from time import monotonic
 
 from fastmgr.client.connections import StaleConnection
+from fastmgr.client.limits import GRACE, limit_is_over, unanswered, unlimited
 from fastmgr.client.session import introduced, raised as raised_outcome
 from fastmgr.link.sockets import Missing, connect_timeout, is_loss, named, settle
 from fastmgr.link.cutter import OPS
@@ -30,6 +36,16 @@ cdef extern from "Python.h":
     int Py_AddPendingCall(int (*function)(void *) except -1, void *argument)
     PyObject *PyObject_CallMethod(object self, const char *name, const char *format)
 
+# Calls of the stdlib's types that may wait, by name: the types, where the timeout is among the
+# arguments, and what the flag before it is called that says whether to wait at all.
+cdef tuple NO_WAIT = ((), 0, None)
+cdef dict WAITS = {
+    "acquire": (
+        frozenset(("Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition")), 1, "blocking"),
+    "get": (frozenset(("Queue", "JoinableQueue")), 1, "block"),
+    "put": (frozenset(("Queue", "JoinableQueue")), 2, "block"),
+    "wait": (frozenset(("Event", "Condition", "Barrier")), 0, None),
+}
 # Seconds for each step of returning a reference.
 cdef double RELEASE_TIMEOUT = 10.0
 
@@ -63,10 +79,15 @@ cdef class StockChannel(Channel):
 
     cdef object ask(self, tuple request):
         """Send a request and receive its reply."""
+        if limits and isinstance(self.conn, StockConnection):
+            self.conn.stream.set_end(begin_limited())
         try:
             self.conn.send(request)
         except BaseException as error:
             lost = self.is_lost(error)
+            if lost and isinstance(error, TimeoutError) and limit_is_over():
+                self.usable = False
+                raise unanswered("the server", False) from None
             if lost and isinstance(error, (BrokenPipeError, ConnectionResetError)):
                 self.usable = False
                 raise StaleConnection(error) from None
@@ -79,6 +100,8 @@ cdef class StockChannel(Channel):
             # Also where the reply could not be decoded: nobody knows how far it was read.
             self.usable = False
             self.interrupted = not self.is_lost(error)
+            if not self.interrupted and isinstance(error, TimeoutError) and limit_is_over():
+                raise unanswered("the server", None) from None
             raise
 
     cdef bint is_lost(self, error) except -1:
@@ -95,9 +118,44 @@ cdef class StockChannel(Channel):
         self.close()
 
 
+cdef tuple bounded(Target target, object name, object args, object kwds, double seconds):
+    """The arguments by which a call waits for `seconds` at most; None if that is none of ours.
+
+    A server of the stdlib goes on with a call whose client has left: it would take the item.
+    """
+    cdef Py_ssize_t place
+    cdef object flag, timeout
+    cdef dict by_name = dict(kwds or {})
+    cdef list given = [*args]
+    typeids, place, flag = WAITS.get(name, NO_WAIT)
+    if target._token.typeid not in typeids:
+        return None
+    timeout = given[place] if len(given) > place else by_name.get("timeout")
+    del given[place:]
+    if flag:
+        if not (given[place - 1] if len(given) == place else by_name.get(flag, True)):
+            return None
+        del given[place - 1:]
+        by_name[flag] = True
+    if timeout is not None and timeout != -1 and (
+        type(timeout) not in (int, float) or timeout <= seconds
+    ):
+        return None     # its own time is over before, or the server is to say what is wrong with it
+    by_name["timeout"] = seconds
+    return given, by_name
+
+
+cdef bint has_waited_out(object name, object reply) except -1:
+    """Whether the reply to such a call says that the time is over."""
+    if type(reply) is not Outcome:
+        return reply is False and name in ("acquire", "wait")
+    return (<Outcome>reply).op == OP_ERROR and isinstance(
+        (<Outcome>reply).payload, (Empty, Full, BrokenBarrierError))
+
+
 cdef object dial(Connections session, object name):
     """A connection for a thread's calls, which the server calls by `name`."""
-    conn = stock_client(session.serializer, session.time_to_dial() or connect_timeout())(
+    conn = stock_client(session.serializer, session.time_to_dial())(
         session.address, authkey=session.authkey)
     try:
         with Missing("to accept the thread's calls"):
@@ -109,7 +167,7 @@ cdef object dial(Connections session, object name):
         raise
     if isinstance(conn, StockConnection):
         conn.timeout = session.timeout
-        settle(conn.stream, receives_in_time=session.timeout is not None)
+        settle(conn.stream)
     return conn
 
 
@@ -135,6 +193,20 @@ cdef class StockSession(Connections):
     # -- calls ------------------------------------------------------------
 
     cpdef object call(self, Target target, object name, object args, object kwds):
+        cdef double end = begin_limited() if limits else 0.0
+        cdef tuple waits
+        if end == 0.0:
+            return self.make_call(target, name, args, kwds)
+        waits = bounded(target, name, args, kwds, max(end - <double>monotonic(), 0.0))
+        if waits is None:
+            return self.make_call(target, name, args, kwds)
+        with unlimited(end - <double>monotonic() + GRACE):
+            reply = self.make_call(target, name, waits[0], waits[1])
+        if has_waited_out(name, reply):
+            raise unanswered(f"the manager's server at {self.address!r}", False)
+        return reply
+
+    cdef object make_call(self, Target target, object name, object args, object kwds):
         cdef StockChannel channel
         cdef object dead = None
         while True:
@@ -192,17 +264,22 @@ cdef class StockSession(Connections):
     def control(self, name, args=(), kwds=None):
         self.channel()      # the server is there, and the thread's connection as in the stdlib
         # A server counts at once; to make an object may take long.
-        timeout = connect_timeout() if name == "incref" else None
-        conn = stock_client(self.serializer, self.timeout or timeout)(
-            self.address, authkey=self.authkey)
+        timeout = self.timeout or (connect_timeout() if name == "incref" else None)
+        if limits and end_of_calls() != 0.0:
+            timeout = seconds_to_dial(timeout or INFINITY)
+        conn = None
         try:
+            conn = stock_client(self.serializer, timeout)(self.address, authkey=self.authkey)
             return dispatch(conn, None, name, tuple(args), kwds or {})
         except (EOFError, TimeoutError) as error:
-            if self.is_lost(error):
-                raise named(error, self.address) from None
-            raise
+            if not self.is_lost(error):
+                raise
+            if isinstance(error, TimeoutError) and limit_is_over():
+                raise unanswered(f"the manager's server at {self.address!r}", None) from None
+            raise named(error, self.address) from None
         finally:
-            conn.close()
+            if conn is not None:
+                conn.close()
 
     # -- releases -----------------------------------------------------------
 

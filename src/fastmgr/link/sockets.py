@@ -354,11 +354,11 @@ def connect(
     return stream
 
 
-def settle(stream: Stream, *, receives_in_time: bool = False) -> None:
+def settle(stream: Stream) -> None:
     """End the deadline of `connect`: from now on the stream waits for as long as a call takes."""
     stream.set_deadline(None)
     # Python's signal handlers run in the main thread alone.
-    if not receives_in_time and threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         stream.set_timeout(0)
 
 

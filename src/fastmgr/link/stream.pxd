@@ -10,7 +10,7 @@ from fastmgr.link.transport cimport Transport
 cdef class Stream(Cutter):
     cdef Transport transport
     cdef int fd                # the transport's, for a poller; -1 once closed
-    cdef double until          # the deadline of all receives, on the monotonic clock; 0: none
+    cdef double until          # the deadline of sends and receives, monotonic clock; 0: none
     cdef list unsent           # bytes kept until the peer takes them; None for none
     cdef size_t unsent_at      # how many bytes of its first item are sent
     cdef Segment mailbox_segment    # shared with the peer; None: there is no mailbox
@@ -44,4 +44,6 @@ cdef class Stream(Cutter):
     cpdef void close(self) noexcept
     cdef int check_open(self) except -1
     cdef bint wait(self, short events, int milliseconds) except -1
+    cdef bint wait_in_time(self, short events) except -1
+    cdef int milliseconds_left(self) except -1
     cpdef int set_timeout(self, double seconds) except -1

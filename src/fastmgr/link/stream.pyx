@@ -4,6 +4,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, EPIPE
+from libc.math cimport ceil
 from libc.stdlib cimport free, malloc
 
 from fastmgr.link.mailbox cimport (
@@ -16,7 +17,7 @@ from fastmgr.link.system cimport (
 from fastmgr.link.transport cimport SocketTransport
 
 import os
-from math import ceil, inf
+from math import inf
 from struct import pack
 from time import monotonic
 
@@ -130,6 +131,8 @@ cdef class Stream(Cutter):
         cdef ssize_t n
         self.make_room()
         while True:
+            if self.until != 0.0 and not self.wait_in_time(POLLIN):
+                continue
             with nogil:
                 n = self.transport.read_passed(self.into, self.room, passed)
                 if n < 0 and fm_refused(-n):
@@ -151,15 +154,17 @@ cdef class Stream(Cutter):
         arrived within the transport's receive timeout.
         """
         cdef ssize_t n
-        cdef int status
+        cdef int status, left = 0
         cdef bint serves, asked
         while True:
             status = self.take()
             if status != FRAME_PARTIAL:
                 return status
             self.check_open()
-            if self.until != 0.0 and <double>monotonic() >= self.until:
-                return FRAME_TIMEOUT
+            if self.until != 0.0:
+                left = self.milliseconds_left()
+                if left == 0:
+                    return FRAME_TIMEOUT
             self.make_room()
             # A client posts only when all before has been answered.
             serves = self.serves_mail and self.start == self.end and not self.in_buffers
@@ -175,7 +180,9 @@ cdef class Stream(Cutter):
                     if n == 0:
                         n = read_soon(self, spinner, spare)
                 if n == -EAGAIN:
-                    n = self.transport.read(self.into, self.room, True)
+                    if left and patient:
+                        self.transport.wait(POLLIN, left)
+                    n = self.transport.read(self.into, self.room, not left or not patient)
             if n > 0:
                 self.take_in(<size_t>n)
             elif n == 0:
@@ -309,7 +316,10 @@ cdef class Stream(Cutter):
         return FRAME_READY
 
     cdef int send_all(self, const char *source, size_t size, list buffers) except -1:
-        """Send everything; wait where the peer is slow."""
+        """Send everything; wait where the peer is slow.
+
+        TimeoutError says that the stream's deadline has passed before all was sent.
+        """
         cdef ssize_t n
         cdef int status
         self.check_open()
@@ -322,10 +332,10 @@ cdef class Stream(Cutter):
                     refuse(<int>-n)
                 source += n
                 size -= <size_t>n
-                self.wait(POLLOUT, FM_SIGNALS_MS)
+                self.wait_in_time(POLLOUT)
         status = self.send_now(source, size, buffers)
         while status == FRAME_PARTIAL:
-            self.wait(POLLOUT, FM_SIGNALS_MS)
+            self.wait_in_time(POLLOUT)
             status = self.flush_now()
         if status == FRAME_EOF:
             self.unsent = None
@@ -352,7 +362,7 @@ cdef class Stream(Cutter):
         if n < 0:
             refuse(<int>-n)
         if n == 0:
-            self.wait(POLLIN | POLLOUT, FM_SIGNALS_MS)
+            self.wait_in_time(POLLIN | POLLOUT)
         return <size_t>n
 
     cdef int send_passing(self, const char *source, size_t size, int passed) noexcept:
@@ -377,6 +387,18 @@ cdef class Stream(Cutter):
             refuse(-ready)
         PyErr_CheckSignals()
         return False
+
+    cdef bint wait_in_time(self, short events) except -1:
+        """As `wait`, until it is time to look at signals, or the deadline has passed."""
+        cdef int left = FM_SIGNALS_MS if self.until == 0.0 else self.milliseconds_left()
+        if left == 0:
+            raise TimeoutError("nothing sent in time")
+        return self.wait(events, left)
+
+    cdef int milliseconds_left(self) except -1:
+        """How long to wait now, with regard to signals and the deadline; 0: that has passed."""
+        cdef double left = self.until - <double>monotonic()
+        return <int>min(ceil(max(left, 0.0) * 1000), <double>FM_SIGNALS_MS)
 
     # -- the connection ---------------------------------------------------
 
@@ -447,14 +469,15 @@ cdef class Stream(Cutter):
         self.limit = limit
 
     def set_deadline(self, seconds):
-        """Let all receives from now on be done within `seconds`; None for no such limit.
-
-        The stream looks at the clock only when it wakes: a receive timeout has to be set as well.
-        """
+        """Let all sends and receives from now on be done within `seconds`; None: any time."""
         self.until = 0.0 if seconds is None else <double>monotonic() + <double>seconds
 
+    def set_end(self, double until):
+        """Set the deadline to a moment of the monotonic clock; 0 for none."""
+        self.until = until
+
     cpdef int set_timeout(self, double seconds) except -1:
-        """Wake a thread that receives after so long (0: never), to look at signals and deadline."""
+        """Wake a thread that receives after so long (0: never), to look at signals."""
         cdef int status = self.transport.set_timeout(<long>(seconds * 1000))
         return refuse(-status) if status < 0 else 0
 

@@ -315,7 +315,7 @@ def stock_client(serializer: str, timeout: float | None = None) -> Callable[...,
         address: Any, family: str | None = None, authkey: bytes | None = None
     ) -> StockConnection:
         stream = connect(address, authkey, timeout=timeout)
-        settle(stream, receives_in_time=timeout is not None)
+        settle(stream)
         return StockConnection(stream, serializer, timeout=timeout)
 
     return client

@@ -18,6 +18,7 @@ cdef class Connection:
     cdef public list answered       # the same and the reply, of those answered since
     cdef int64_t limit              # nanoseconds in which something must come; 0: any time
     cdef int64_t deadline           # by the monotonic clock; 0: none
+    cdef int64_t end                # what the caller's block has set for its calls; 0: nothing
     cdef Py_ssize_t awaited         # replies to the requests of a pipeline
     cdef list arrived               # the replies to a pipeline that could not be sent whole
     cdef int64_t last               # when the last reply came
@@ -26,6 +27,7 @@ cdef class Connection:
     cpdef object call(self, words, timeout=*)
     cdef object exchange(self)
     cdef int begin(self, object timeout) except -1
+    cdef int begin_limit(self, int64_t now) except -1
     cdef int send_all(self, bint by_turns, bint many) except -1
     cdef object receive(self)
     cdef int receive_posted(self) except -1

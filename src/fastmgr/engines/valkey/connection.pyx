@@ -8,6 +8,7 @@ connection is closed, for the next reply on it would be the wrong one.
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR
 
+from fastmgr.client.limits cimport begin_limited, limits
 from fastmgr.engines.valkey.resp cimport incomplete, Encoder, Parser
 from fastmgr.link.system cimport (
     FM_SIGNALS_MS, MSG_DONTWAIT, POLLIN, POLLOUT, fm_hung_up, fm_look, fm_look_again,
@@ -18,7 +19,9 @@ from fastmgr.link.system cimport (
 import errno
 import os
 import ssl
+from time import monotonic
 
+from fastmgr.client.limits import CallTimeout, unanswered
 from fastmgr.engines.valkey.errors import (
     ConnectionLost, PipelineError, ProtocolError, ReplyError, why_unsent,
 )
@@ -148,13 +151,23 @@ cdef class Connection:
             raise self.lost("it is closed", False)
         if self.busy:
             raise RuntimeError("a request is under way over this connection")
+        if limits:
+            self.begin_limit(now)
         if now - self.last > IDLE_NS and self.tls is None and fm_hung_up(self.fd):
             self.close()
             raise self.lost("the server has closed it", False)
         self.limit = 0 if timeout is None else <int64_t>(<double>timeout * 1e9)
         self.deadline = now + self.limit if self.limit else 0
+        if self.end and not 0 < self.deadline < self.end:
+            self.deadline = self.end
         self.requests.clear()
         self.busy = True
+        return 0
+
+    cdef int begin_limit(self, int64_t now) except -1:
+        """Note until when a request must be done that is about to be sent."""
+        cdef double end = begin_limited()
+        self.end = 0 if end == 0.0 else now + <int64_t>((end - <double>monotonic()) * 1e9) + 1
         return 0
 
     def send(self, words):
@@ -317,6 +330,8 @@ cdef class Connection:
     cdef int cut(self, error, list replies) except -1:
         """Close the connection after what has gone wrong within a pipeline."""
         self.drop()
+        if type(error) is CallTimeout:
+            raise unanswered(self.name, None) from None
         if isinstance(error, (ConnectionLost, TimeoutError)):
             raise PipelineError(
                 f"{error}; {len(replies)} of {self.awaited} calls of the pipeline were answered, "
@@ -446,6 +461,8 @@ cdef class Connection:
         """Something has come: the server has the whole time again."""
         if self.limit:
             self.deadline = fm_now_ns() + self.limit
+            if 0 < self.end < self.deadline:
+                self.deadline = self.end
 
     cdef int wait(self, short events) except -1:
         """Wait until bytes can be received or sent, for as long as the deadline says."""
@@ -456,6 +473,9 @@ cdef class Connection:
             if self.deadline:
                 left = self.deadline - fm_now_ns()
                 if left <= 0:
+                    if self.deadline == self.end:
+                        # A server runs a request once it has all of it.
+                        raise unanswered(self.name, False if events == POLLOUT else None)
                     raise TimeoutError(errno.ETIMEDOUT, f"{self.name} did not answer in time")
                 milliseconds = min(<int64_t>FM_SIGNALS_MS, left // 1000000 + 1)
             with nogil:

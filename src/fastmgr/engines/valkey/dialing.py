@@ -9,6 +9,13 @@ import ssl
 import time
 from multiprocessing import AuthenticationError
 
+from fastmgr.client.limits import (
+    CallTimeout,
+    dial_limit,
+    limit_is_over,
+    not_dialed,
+    unanswered,
+)
 from fastmgr.engines.valkey.address import Address
 from fastmgr.engines.valkey.connection import Connection
 from fastmgr.engines.valkey.errors import ConnectionLost, ReplyError, exception_of
@@ -47,6 +54,7 @@ def dial(
     """
     if timeout is None:
         timeout = connect_timeout(TIMEOUT)
+    timeout = dial_limit(timeout)
     deadline = time.monotonic() + timeout
     name = f"the server at {address.url!r}"
     if address.tls:
@@ -54,6 +62,8 @@ def dial(
     try:
         sock = _connect(address, host, timeout)
     except OSError as error:
+        if isinstance(error, TimeoutError) and limit_is_over():
+            raise not_dialed(_unreachable(error, address)) from None
         raise _unreachable(error, address) from None
     connection = Connection(sock, name)
     try:
@@ -66,6 +76,9 @@ def dial(
         raise ConnectionLost(
             f"{name} has closed the new connection at once{hint}; no call was made", False
         ) from None
+    except CallTimeout:
+        connection.close()
+        raise unanswered(name, False) from None
     except BaseException:
         connection.close()
         raise

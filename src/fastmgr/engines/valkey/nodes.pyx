@@ -14,6 +14,7 @@ from fastmgr.engines.valkey.session cimport ThreadConnections, ValkeySession, wr
 from binascii import crc_hqx
 from time import monotonic, sleep
 
+from fastmgr.client.limits import CallTimeout, dial_limit
 from fastmgr.engines.valkey import library, pipelines
 from fastmgr.engines.valkey.dialing import dial, require_fit
 from fastmgr.engines.valkey.errors import (
@@ -273,7 +274,7 @@ cdef class Attempts:
         self.reads = reads
         self.timeout = timeout
         self.slot = slot_of_request(words)
-        self.end = monotonic() + (PATIENCE if timeout is None else timeout)
+        self.end = monotonic() + dial_limit(PATIENCE if timeout is None else timeout)
         self.pause = FIRST_PAUSE
 
     cdef object run(self, object failure, Connection connection):
@@ -367,6 +368,8 @@ cdef bint may_be_made_again(object error, Connection connection, bint reads) exc
     """Whether a request failed for want of a server, and no server has run it, or it only reads."""
     if isinstance(error, ConnectionLost):
         return error.applied is False or reads
+    if type(error) is CallTimeout:
+        return False
     if connection is None and isinstance(error, OSError):
         return isinstance(error, ConnectionError) or error.errno is not None
     return False

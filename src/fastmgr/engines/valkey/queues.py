@@ -8,6 +8,7 @@ import queue
 from collections.abc import Iterable
 from typing import Any
 
+from fastmgr.client.limits import GRACE, unlimited
 from fastmgr.engines.valkey.errors import ReplyError, exception_of
 from fastmgr.engines.valkey.references import release, store, take_out
 from fastmgr.engines.valkey.waiting import (
@@ -152,7 +153,9 @@ def _not_all_put(is_shut_down: bool, number: int) -> Exception:
 
 
 def get(session: Any, key: bytes, block: Any = True, timeout: Any = None) -> Any:
-    return take_out(session, key, _got(session, key, b"queue_get", block, timeout)[1])
+    reply = _got(session, key, b"queue_get", block, timeout)
+    with unlimited(GRACE):  # the item is nobody's but the caller's by now
+        return take_out(session, key, reply[1])
 
 
 def _got(
@@ -182,7 +185,8 @@ def get_many(
     if most < 1:
         raise ValueError(f"max_items={max_items!r}: 1 or more is needed")
     _, *items = _got(session, key, b"queue_get_many", block, timeout, most)
-    return [take_out(session, key, item) for item in items]
+    with unlimited(GRACE):
+        return [take_out(session, key, item) for item in items]
 
 
 def get_nowait(session: Any, key: bytes) -> Any:

@@ -5,6 +5,7 @@ Each thread has a connection of its own.  A finalizer or a signal's handler may 
 its thread is under way: such a call within a call has a spare connection, which the thread keeps.
 """
 
+from fastmgr.client.limits cimport begin_limited, limits
 from fastmgr.client.session cimport Session, Target
 from fastmgr.engines.valkey.commands cimport Command
 from fastmgr.engines.valkey.connection cimport Connection
@@ -16,6 +17,7 @@ import weakref
 from multiprocessing import util
 from time import monotonic, sleep
 
+from fastmgr.client.limits import CallTimeout, unanswered
 from fastmgr.client.session import raised
 from fastmgr.engines.valkey.commands import METHODS
 from fastmgr.engines.valkey.dialing import dial, require_fit
@@ -308,9 +310,16 @@ cdef class ValkeySession(Session):
                 f"AttributeError: a {target._token.typeid} on a Valkey server has no method "
                 f"{name!r}\n"))
         cdef bytes key = self.key_of(target._id)
+        if limits:
+            begin_limited()
         try:
             return self.perform(method, key, args, kwds)
         except ConnectionLost:
+            raise
+        except CallTimeout as error:
+            if error.applied is False and not isinstance(method, Command):
+                # A step of several was not made.
+                raise unanswered(f"the server at {self.address!r}", None) from None
             raise
         except Exception as error:
             return raised(error)
@@ -339,9 +348,12 @@ cdef class ValkeySession(Session):
     cdef object run_command(self, Command command, bytes key, object args, object kwds):
         """Make the request of a method, and return what the method returns."""
         cdef object reply = self.ask(command.request(key, args, kwds, self), command.reads)
-        if type(reply) is ReplyError:
-            raise command.failure(reply, key, args, kwds, self)
-        return command.result(reply, key, args, kwds, self)
+        try:
+            if type(reply) is ReplyError:
+                raise command.failure(reply, key, args, kwds, self)
+            return command.result(reply, key, args, kwds, self)
+        except CallTimeout:
+            raise unanswered(f"the server at {self.address!r}", None) from None
 
     def fence(self, Target target):
         """Return the number of the grant by which this process holds a lock."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fastmgr.client.limits import CallTimeout, unlimited
 from fastmgr.engines.valkey.commands import METHODS, FunctionMethod
 from fastmgr.engines.valkey.errors import ReplyError, exception_of
 
@@ -100,7 +101,8 @@ class Wait:
         """An exception ends the call: take the wait back, once, unless it is known how it ended."""
         if not (self.answered or self.is_undone):
             self.is_undone = True
-            self.withdraw()
+            with unlimited():  # the server has a limit of its own for that
+                self.withdraw()
 
     def wait(self, reply: list[Any]) -> list[Any] | None:
         """Wait until a reply says no longer that this waiter has its place in a queue."""
@@ -210,7 +212,12 @@ def timeout_of(timeout: Any) -> float | None:
 
 
 def _is_away(error: OSError) -> bool:
-    """Whether an error says that the server is away; the others are of signals' handlers."""
+    """Whether an error says that the server is away.
+
+    The others are of signals' handlers, or say that the time of the caller's block is over.
+    """
+    if isinstance(error, CallTimeout):
+        return False
     if isinstance(error, TimeoutError):
         return error.errno is not None
     return isinstance(error, (ConnectionError, FileNotFoundError))
