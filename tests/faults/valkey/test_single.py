@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.hashes import LIBRARY, hash_of
-from support.valkeys import KINDS, Cutter, Server, free_port, server
+from support.valkeys import KINDS, SLOW_KINDS, Cutter, Server, free_port, server
 from support.waiting import DEADLINE, poll
 
 from fastmgr import OnewayError, RemoteError, SyncManager, oneway
@@ -206,6 +207,38 @@ def test_server_killed_while_a_call_waits() -> None:
         thread.join(DEADLINE)
         assert len(caught) == 1
         manager._session.close()
+
+
+@pytest.mark.parametrize("kind", SLOW_KINDS)
+def test_server_that_reads_its_data(kind: str) -> None:
+    """Calls wait for it, as long as the address says, and what was held is held."""
+    with server(kind, loading_process_events_interval_bytes=1024) as one:
+        manager = SyncManager.from_address(one.url())
+        hurried = SyncManager.from_address(one.url(timeout="0.5"))
+        shared, lock = manager.dict(n=0), manager.Lock()
+        lock.acquire()
+        other = hurried.dict(n=0)
+        for number in range(600):
+            manager._session.run(["SET", f"other {number}", "x" * 100])
+        one.ask("SAVE")
+        one.kill()
+        one.options["key-load-delay"] = "3000"  # microseconds
+        starter = threading.Thread(target=one.start)
+        starter.start()
+
+        def reads() -> bool:
+            with contextlib.suppress(OSError):
+                return one.ask("GET", "a").startswith(b"-LOADING")
+            return False
+
+        poll(reads, "it reads its data")
+        with pytest.raises(RemoteError, match=r"LOADING .*reads its data; the call was not made"):
+            other.incr("n")
+        assert shared.incr("n") == 1
+        starter.join(DEADLINE)
+        lock.release()
+        for session in (manager._session, hurried._session):
+            session.close()
 
 
 # -- a server that refuses ------------------------------------------------------------------

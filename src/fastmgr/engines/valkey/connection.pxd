@@ -28,6 +28,7 @@ cdef class Connection:
     cdef object exchange(self)
     cdef int begin(self, object timeout) except -1
     cdef int begin_limit(self, int64_t now) except -1
+    cdef bint hung_up(self) except -1
     cdef int send_all(self, bint by_turns, bint many) except -1
     cdef object receive(self)
     cdef int receive_posted(self) except -1

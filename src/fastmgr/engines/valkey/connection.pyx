@@ -153,7 +153,7 @@ cdef class Connection:
             raise RuntimeError("a request is under way over this connection")
         if limits:
             self.begin_limit(now)
-        if now - self.last > IDLE_NS and self.tls is None and fm_hung_up(self.fd):
+        if now - self.last > IDLE_NS and self.hung_up():
             self.close()
             raise self.lost("the server has closed it", False)
         self.limit = 0 if timeout is None else <int64_t>(<double>timeout * 1e9)
@@ -169,6 +169,16 @@ cdef class Connection:
         cdef double end = begin_limited()
         self.end = 0 if end == 0.0 else now + <int64_t>((end - <double>monotonic()) * 1e9) + 1
         return 0
+
+    cdef bint hung_up(self) except -1:
+        """Whether the server has closed the connection."""
+        if self.tls is None:
+            return fm_hung_up(self.fd)
+        try:
+            self.receive_tls_now()
+        except ConnectionLost:
+            return True
+        return False
 
     def send(self, words):
         """Send a request that has no reply, or whose reply is a push (as of ``SUBSCRIBE``)."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import AuthenticationError
 from pathlib import Path
@@ -335,6 +337,19 @@ def test_tls(encrypted: tuple[Server, Path]) -> None:
         session.ask(["INCR", "n"])
     assert session.run(["INCR", "n"]) == 1
     assert in_thread(session.run, ["INCR", "n"]) == 2  # no connection stays open
+    session.close()
+
+
+def test_tls_connection_that_the_server_has_closed(encrypted: tuple[Server, Path]) -> None:
+    """As it does with one that is idle for its `timeout`: the request goes over another."""
+    one, folder = encrypted
+    session = open_session(f"rediss://localhost:{one.port}/?ca={folder}/cert.pem&timeout=20")
+    session.run(["SET", "idle", 0])
+    one.ask("CLIENT", "KILL", "TYPE", "normal")
+    descriptor = session.connection().fileno()
+    poll(lambda: select.select([descriptor], [], [], 0)[0], "the end has come")
+    time.sleep(0.02)  # after so long the client looks
+    assert session.run(["INCR", "idle"]) == 1
     session.close()
 
 
