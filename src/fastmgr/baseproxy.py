@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastmgr.client.connections import authkeys
 from fastmgr.client.privates import Locals, OnDemand, privates_of, return_reference
 from fastmgr.client.proxy import ProxyCore
+from fastmgr.client.queues import QueueCore
 from fastmgr.client.session import Session
 from fastmgr.client.sessions import _sessions, session_with
 from fastmgr.kinds.rows import BY_TYPEID
@@ -243,7 +244,7 @@ def RebuildProxy(
 
 if not TYPE_CHECKING:
 
-    class QueueProxy(BaseProxy):
+    class QueueProxy(QueueCore, BaseProxy):
         """A proxy of a queue: of anything that has the methods of `queue.Queue`."""
 
         _apart = frozenset(("put_many",))
@@ -266,11 +267,15 @@ def MakeProxyType(
         return _cache[name, exposed]
     except KeyError:
         pass
-    namespace: dict[str, Any] = {method: _forward(method) for method in exposed}
+    base: type[BaseProxy] = QueueProxy if _QUEUE_METHODS.issubset(exposed) else BaseProxy
+    namespace: dict[str, Any] = {
+        method: _forward(method)
+        for method in exposed
+        if base is BaseProxy or method not in vars(QueueCore)
+    }
     # Without it the type would be given the module of whichever frame calls us.
     namespace["__module__"] = SEEN_IN
     namespace["_exposed_"] = exposed
-    base: type[BaseProxy] = QueueProxy if _QUEUE_METHODS.issubset(exposed) else BaseProxy
     proxytype = type(name, (base,), namespace)
     _cache[name, exposed] = proxytype
     return proxytype

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import pickle
+import queue
 import random
 import select
 import struct
@@ -31,6 +32,7 @@ from support import (
     rss_bytes,
     say,
 )
+from support.places import with_ring
 
 from fastmgr import managers
 from fastmgr.managers import Token
@@ -43,13 +45,13 @@ pytestmark = [
 ROUNDS = int(os.environ.get("FASTMGR_SCRIBBLES", "3"))
 MOST_GROWTH = 48 << 20
 #: What others may meet: numbers that are wrong, and locks that nobody or somebody else has.
-SPOILT = (OverflowError, RuntimeError, ValueError, TypeError)
+SPOILT = (OverflowError, RuntimeError, ValueError, TypeError, queue.Empty, queue.Full)
 
 OBJECTS: list[tuple[str, tuple[Any, ...]]] = [
     ("Lock", ()), ("RLock", ()), ("Semaphore", (3,)), ("Semaphore", (70,)),
     ("BoundedSemaphore", (2,)), ("Event", ()), ("Counter", (5,)), ("Counters", (["a", "b"],)),
     ("Counters", (9,)), ("Value", ("i", 7)), ("Value", ("i", {"a": 1})),
-    ("Array", ("q", [1, 2, 3])), ("Array", ("B", bytes(300_000))),
+    ("Queue", ()), ("Queue", (5,)), ("Array", ("q", [1, 2, 3])), ("Array", ("B", bytes(300_000))),
 ]  # fmt: skip
 CONTENDED, OWNER_DIED, LOCAL = 1 << 63, 1 << 62, 1 << 55
 NASTY = [
@@ -78,7 +80,7 @@ def touch(proxy: Any, typeid: str) -> None:
     look: Callable[[], Any] = {
         "Event": lambda: proxy.is_set(), "Counter": lambda: proxy.get(),
         "Counters": lambda: proxy.snapshot(), "Value": lambda: proxy.get(),
-        "Array": lambda: proxy[0],
+        "Array": lambda: proxy[0], "Queue": lambda: with_ring(proxy),
     }.get(typeid, lambda: proxy.owner_died)  # fmt: skip
     look()
 
@@ -149,6 +151,11 @@ def calls_of(proxy: Any, typeid: str) -> list[Callable[[], Any]]:
         return [lambda: proxy[0], lambda: len(proxy), lambda: proxy.incr(1), lambda: proxy[:3],
                 lambda: proxy.__setitem__(0, 9), lambda: call("__getitem__", (0,)),
                 lambda: call("incr", (1, 1)), lambda: call("__len__")]  # fmt: skip
+    if typeid == "Queue":
+        return [lambda: proxy.put_nowait((1, "two")), lambda: proxy.get_nowait(), proxy.qsize,
+                lambda: proxy.put(3, True, 0.001), lambda: proxy.get(True, 0.001), proxy.full,
+                lambda: call("put", (4, False)), lambda: call("get", (False,)), proxy.task_done,
+                lambda: call("qsize"), lambda: str(proxy)]  # fmt: skip
     return [lambda: proxy.acquire(False), lambda: proxy.acquire(True, 0.001), proxy.release,
             proxy.locked, lambda: proxy.owner_died, proxy.consistent,
             lambda: call("acquire", (False,)), lambda: call("acquire", (True, 0.001)),
@@ -184,6 +191,7 @@ def stock_pass(raw: RawPeer, objects: list[tuple[str, str]]) -> None:
         "Event": [("is_set",), ("set",), ("clear",)], "Counter": [("incr", 1), ("get",)],
         "Counters": [("snapshot",)], "Value": [("get",), ("set", "x"), ("incr",), ("set", 3)],
         "Array": [("__getitem__", 0), ("incr", 1)],
+        "Queue": [("put", 1, False), ("get", False), ("qsize",), ("task_done",)],
     }  # fmt: skip
     for typeid, ident in objects:
         for name, *args in methods.get(typeid, [("acquire", False), ("release",), ("locked",)]):

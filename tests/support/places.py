@@ -156,6 +156,22 @@ class Pinned(Managed):
         assert self.manager.Sleeper().echo(1) == 1
 
 
+def with_ring(proxy: Any) -> Any:
+    """A queue that has a ring, of which the proxy knows."""
+    for _ in range(17):  # calls, after which a proxy asks
+        proxy.qsize()
+    return proxy
+
+
+class Ringed(Managed):
+    """Queues have rings, in which clients put and get by themselves."""
+
+    def __getattr__(self, kind: str) -> Any:
+        if kind != "Queue":
+            return super().__getattr__(kind)
+        return lambda *args: with_ring(self.manager.Queue(*args))
+
+
 class OnValkey(Managed):
     """The primitives as clients of a Valkey or Redis server see them."""
 
@@ -193,6 +209,8 @@ class Stock(Managed):
     def __getattr__(self, kind: str) -> Any:
         def make(*args: Any, **kwds: Any) -> Any:
             self.keep.append(getattr(self.manager, kind)(*args, **kwds))
+            if kind == "Queue" and len(self.keep) % 2:
+                with_ring(self.keep[-1])
             return stock(self.keep[-1])
 
         return make

@@ -23,7 +23,7 @@ cdef class Event(Primitive):
     cdef str state(self):
         return "set" if self.flag else "unset"
 
-    cdef bint blocks(self, object name):
+    cdef int blocks(self, object name):
         return name == "wait"
 
     def _wait(self, Waiter waiter, timeout=None):
@@ -72,7 +72,7 @@ cdef class Barrier(Primitive):
     def n_waiting(self):
         return len(self.waiting) - self.dead
 
-    cdef bint blocks(self, object name):
+    cdef int blocks(self, object name):
         return name == "wait"
 
     cdef int break_up(self) except -1:

@@ -148,7 +148,7 @@ cdef class Condition(RLock):
         self.sleeping = deque()
         self.owed = {}
 
-    cdef bint blocks(self, object name):
+    cdef int blocks(self, object name):
         return name == "acquire" or name == "wait"
 
     cdef int end_sleep(self, Waiter waiter, bint notified) except -1:

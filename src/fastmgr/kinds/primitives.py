@@ -153,7 +153,7 @@ QUEUE = declare(
         make=Queue,
         also_make=("fastmgr.kinds.queues:Queue",),
         types=("fastmgr.kinds.queues:Queue",),
-        cell_calls=frozenset(),
+        cell_calls=names("put put_nowait get get_nowait qsize empty full task_done"),
         unread=Unread(
             keeps={"put": 0, "put_nowait": 0, "put_many": 0}, blind=None, each=names("put_many")
         ),

@@ -1,10 +1,25 @@
 # cython: auto_pickle=False
-"""Queues, on which `get`, `put` and `join` may have to wait."""
+"""Queues, on which `get`, `put` and `join` may have to wait.
 
-from fastmgr.kinds.waits cimport Primitive, Waiter
+A queue begins with all its items in `items`.  When a client on the host asks where it is, it gets a
+ring in shared memory (`kinds/ring.pxd`), in which clients put and get by themselves.  Then its
+items are those of `front`, which were given back, those of the ring, and those of `items`, for
+which the ring has no room; in this order.  Flags in the ring say what clients leave to the server,
+which sets them at the end of each of its turns: what it changes in its own books before takes
+effect for clients then.
+"""
+
+from fastmgr.kinds.ring cimport DONE_ASKS, GET_ASKS, PUT_ASKS, RING_HEAD, ring_count
+from fastmgr.kinds.rings cimport NOTHING, Batch, Ring
+from fastmgr.kinds.waits cimport BUSY, Primitive, Waiter
+from fastmgr.memory.arena cimport KIND_QUEUE, Arena, Cell
+from fastmgr.memory.atomics cimport uint64_t
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
+
+cdef enum:
+    MOST_RINGS = 64     # of one queue: memory that was a ring is not used again while the queue is
 
 import queue
 from collections import deque
@@ -45,8 +60,14 @@ cdef class _BaseQueue(Primitive):
     cdef object items
     cdef object putting         # deque of Waiter, each with what it brings: an item, or a deque
     cdef list joining
-    cdef Py_ssize_t unfinished
+    cdef Py_ssize_t unfinished  # with a ring: those that its state does not count yet
     cdef readonly bint is_shutdown
+    cdef Ring ring              # None: all items are in `items`
+    cdef object front           # deque of items, before those of the ring
+    cdef list old               # cells of rings that have ended
+
+    def __cinit__(self, *args, **kwds):
+        self.kind = KIND_QUEUE
 
     def __init__(self, maxsize=0):
         # No queue gets longer than that; a queue of at most 2.5 items is full when it has 3.
@@ -54,12 +75,16 @@ cdef class _BaseQueue(Primitive):
         self.items = deque()
         self.putting = deque()
         self.joining = []
+        self.front = deque()
+        self.old = []
 
     cdef str state(self):
         bound = f"/{self.maxsize}" if self.maxsize > 0 else ""
-        return f"size={len(self.items)}{bound}" + ", shut down" * self.is_shutdown
+        return f"size={self.size()}{bound}" + ", shut down" * self.is_shutdown
 
-    cdef bint blocks(self, object name):
+    cdef int blocks(self, object name):
+        if self.ring is not None and self.ring.is_busy():
+            return BUSY
         return (
             name == "get" or name == "put" or name == "join" or name == "get_nowait"
             or name == "get_many" or name == "put_many"
@@ -90,32 +115,38 @@ cdef class _BaseQueue(Primitive):
 
     cdef int add_many(self, object bringing) except -1:
         """Take from a deque, in order, what somebody waits for and what there is room for."""
+        cdef Py_ssize_t room = self.room()
         cdef Py_ssize_t brought = len(bringing)
-        self.hand_over(bringing)
-        move(
-            bringing, self.items,
-            PY_SSIZE_T_MAX if self.maxsize <= 0 else self.maxsize - <Py_ssize_t>len(self.items))
+        self.hand_over(bringing)        # nobody waits unless the queue is empty
+        move(bringing, self.items, room)
         self.unfinished += brought - <Py_ssize_t>len(bringing)
-        return 0
+        return self.balance() if self.ring is not None else 0
 
     cdef int admit(self) except -1:
-        """Let the puts that wait have the room of items that were taken, first come first served.
+        """Let the puts that wait have the room of items that were taken, in order."""
+        while self.putting and len(self.items) < self.maxsize:
+            self.admit_first(self.maxsize - <Py_ssize_t>len(self.items))
+        return 0
+
+    cdef int admit_first(self, Py_ssize_t room) except -1:
+        """Take what there is room for from the first put that waits.
 
         A `put_many` stays the first until all of its items are put.
         """
-        cdef Waiter waiter
-        while self.putting and len(self.items) < self.maxsize:
-            waiter = self.putting[0]
-            if waiter.most:
-                self.add_many(waiter.item)
-                if waiter.item:
-                    return 0
-            self.putting.popleft()
-            item, waiter.item = waiter.item, None
-            if not waiter.most:
-                self.add(item)
-            waiter.done(None)
-        return 0
+        cdef Waiter waiter = self.putting[0]
+        cdef Py_ssize_t brought
+        if waiter.most:
+            brought = len(waiter.item)
+            move(waiter.item, self.items, room)
+            self.unfinished += brought - <Py_ssize_t>len(waiter.item)
+            if waiter.item:
+                return 0
+        self.putting.popleft()
+        item, waiter.item = waiter.item, None
+        if not waiter.most:
+            self.items.append(item)
+            self.unfinished += 1
+        return waiter.done(None)
 
     cdef int expire(self, Waiter waiter) except -1:
         if waiter.finished:
@@ -145,8 +176,231 @@ cdef class _BaseQueue(Primitive):
         back = deque(waiter.value if waiter.method == "get_many" else (waiter.value,))
         self.hand_over(back)
         while back:
-            self.items.appendleft(back.pop())
+            self.give_back(back.pop())
+        return self.balance()
+
+    # -- with a ring ------------------------------------------------------------
+
+    cdef bint settle(self, Arena arena) except -1:
+        cdef Cell cell
+        if self.ring is not None:
+            return not self.ring.gone and self.cell.settle(arena)
+        if arena.ring_size == 0 or len(self.old) >= MOST_RINGS:
+            return False
+        cell = Cell(RING_HEAD + arena.ring_size)
+        if not cell.settle(arena):
+            return False
+        if self.ring is None:       # else another thread was quicker
+            self.ring = Ring(cell, self.unfinished, arena.thread)
+            self.unfinished = 0
+            self.cell = cell
+            self.balance()
+        return self.ring is not None and not self.ring.gone
+
+    cdef object about(self):
+        return self.maxsize
+
+    cdef int hand_on_all_of(self, uint64_t session) except -1:
+        if self.ring is not None:
+            self.ring.end_of(session)
+            self.balance()
         return 0
+
+    cdef Py_ssize_t size(self) except -1:
+        if self.ring is None:
+            return len(self.items)
+        return len(self.front) + self.ring.count() + len(self.items)
+
+    cdef uint64_t flags(self) except? 0:
+        """What clients must leave to the server."""
+        cdef uint64_t flags = 0
+        if (
+            self.items or self.putting or self.front or self.is_shutdown
+            or len(self.waiting) > self.dead
+        ):
+            flags |= PUT_ASKS
+        if self.front or self.putting:
+            flags |= GET_ASKS
+        if self.joining:
+            flags |= DONE_ASKS
+        return flags
+
+    cdef Ring enter(self):
+        """Begin a turn at the ring; None: there is none (another thread may have ended it)."""
+        cdef Ring ring
+        while True:
+            ring = self.ring
+            if ring is None:
+                return None
+            ring.enter()
+            if self.ring is ring:
+                break
+        ring.turn.state.unfinished += <uint64_t>self.unfinished
+        self.unfinished = 0
+        return ring
+
+    cdef object take_first(self):
+        """Take the first item of a queue with a ring; NOTHING where there is none."""
+        cdef Ring ring
+        cdef uint64_t size = 0
+        cdef char *data = NULL
+        while True:
+            if self.front:
+                return self.front.popleft()
+            ring = self.enter()
+            if ring is not None:
+                try:
+                    data = ring.pop(&size)
+                finally:
+                    ring.leave(self.flags())
+            if ring is None or data is NULL:
+                # No client puts while there are `items`.
+                return self.items.popleft() if self.items else NOTHING
+            item = ring.read(data, size)
+            if item is not NOTHING:
+                return item
+
+    cdef int give_back(self, object item) except -1:
+        """Put an item before all others."""
+        if self.ring is None:
+            self.items.appendleft(item)
+        else:
+            self.front.appendleft(item)
+        return 0
+
+    cdef int balance(self) except -1:
+        """Serve all who can be served, fill the ring, and tell clients what they may do."""
+        cdef Ring ring = self.ring
+        cdef Batch batch
+        cdef Waiter waiter
+        cdef Py_ssize_t total, moved
+        cdef bint serve, admit, end_joins
+        while True:
+            batch = None
+            if ring is not None and self.items and not ring.gone:
+                batch = ring.encode(self.items)
+            ring = self.enter()
+            if ring is None:
+                return self.all_done() if self.joining and self.unfinished == 0 else 0
+            moved = 0 if batch is None or ring.gone else ring.push(batch, self.items)
+            total = self.size_in(ring)
+            serve = total > 0 and len(self.waiting) > self.dead
+            admit = len(self.putting) > 0 and total < self.maxsize
+            end_joins = len(self.joining) > 0 and ring.turn.state.unfinished == 0
+            ring.leave(self.flags())
+            if end_joins:
+                self.all_done()
+            if serve:
+                item = self.take_first()    # or a client has taken it
+                waiter = None if item is NOTHING else self.next_waiter()
+                if waiter is not None:
+                    self.give(waiter, item)
+                elif item is not NOTHING:
+                    self.give_back(item)
+            elif admit:
+                # No client puts meanwhile: the flags say that somebody waits.
+                self.admit_first(self.maxsize - total)
+            elif not end_joins and (moved == 0 or not self.items):
+                break
+        if ring.gone and total == len(self.front) + len(self.items):
+            self.come_home(ring)
+        return 0
+
+    cdef int give(self, Waiter waiter, object item) except -1:
+        """Give an item to one that waits; to a `get_many` what else there is, too."""
+        if not waiter.most:
+            return waiter.done(item)
+        got = waiter.item
+        while item is not NOTHING:
+            got.append(item)
+            item = NOTHING if len(got) >= waiter.most else self.take_first()
+        return finish_many(waiter)
+
+    cdef Py_ssize_t size_in(self, Ring ring) except -1:
+        """How many items there are, in a turn."""
+        return len(self.front) + <Py_ssize_t>ring_count(&ring.turn) + len(self.items)
+
+    cdef int come_home(self, Ring ring) except -1:
+        """Do without a ring that has ended and is empty."""
+        self.unfinished += <Py_ssize_t>min(
+            ring.turn.state.unfinished, <uint64_t>PY_SSIZE_T_MAX // 2)
+        self.items.extendleft(reversed(self.front))
+        self.front.clear()
+        self.old.append(self.cell)
+        self.ring = self.cell = None
+        return 0
+
+    cdef Py_ssize_t room(self) except -1:
+        """How many items there is room for, which no client takes until `balance` has looked."""
+        cdef Ring ring = self.enter()
+        cdef Py_ssize_t room = PY_SSIZE_T_MAX
+        if ring is None:
+            return room if self.maxsize <= 0 else max(0, self.maxsize - <Py_ssize_t>len(self.items))
+        if self.maxsize > 0:
+            room = max(0, self.maxsize - self.size_in(ring))
+        ring.leave(self.flags() | PUT_ASKS)
+        return room
+
+    cdef int get_beside_ring(self, Waiter waiter, bint block, object timeout) except -1:
+        """Get where there is a ring."""
+        item = self.take_first()
+        if item is not NOTHING:
+            self.give(waiter, item)
+            self.balance()
+        elif self.is_shutdown:
+            waiter.fail(ShutDown())
+        elif not block:
+            waiter.fail(queue.Empty())
+        else:
+            self.park(waiter, self.waiting, timeout)
+            self.balance()
+        return 0
+
+    cdef list get_many_beside_ring(self, Py_ssize_t most):
+        """Take the items that are there, and those for which that makes room."""
+        cdef list got = []
+        while len(got) < most:
+            item = self.take_first()
+            if item is NOTHING:
+                self.balance()
+                item = self.take_first()
+            if item is NOTHING:
+                break
+            got.append(item)
+        self.balance()
+        return got
+
+    cdef bint task_is_done(self) except -1:
+        """Count one task less; False where there is none."""
+        cdef Ring ring = self.enter()
+        cdef bint any_left
+        if ring is None:
+            any_left = self.unfinished > 0
+            self.unfinished -= any_left
+        else:
+            any_left = ring.turn.state.unfinished > 0
+            ring.turn.state.unfinished -= any_left
+            ring.leave(self.flags())
+        return any_left
+
+    cdef int drop_all(self) except -1:
+        """Drop all items, and count their tasks as done."""
+        cdef Ring ring = self.enter()
+        cdef Py_ssize_t dropped = 0
+        cdef uint64_t unfinished
+        if ring is not None:
+            dropped = ring.clear()
+            unfinished = ring.turn.state.unfinished
+            ring.turn.state.unfinished = unfinished - min(
+                unfinished, <uint64_t>(dropped + len(self.front) + len(self.items)))
+            ring.leave(self.flags())
+        else:
+            self.unfinished = max(0, self.unfinished - len(self.items))
+        _fronts, self.front = self.front, deque()
+        _items, self.items = self.items, deque()
+        return 0    # what was dropped is destroyed now that the books agree
+
+    # -- methods ------------------------------------------------------------------
 
     def _put(self, Waiter waiter, item, block=True, timeout=None):
         waiter.puts = True
@@ -154,6 +408,17 @@ cdef class _BaseQueue(Primitive):
             waiter.fail(ShutDown())
         elif block and timeout is not None and timeout < 0 and self.maxsize > 0:
             raise ValueError("'timeout' must be a non-negative number")
+        elif self.ring is not None:
+            bringing = deque((item,))
+            self.add_many(bringing)
+            if not bringing:
+                waiter.done(None)
+            elif not block:
+                waiter.fail(queue.Full())
+            else:
+                self.park(waiter, self.putting, timeout)
+                waiter.item = item
+                self.balance()
         elif self.maxsize <= 0 or len(self.items) < self.maxsize:
             self.add(item)
             waiter.done(None)
@@ -180,13 +445,17 @@ cdef class _BaseQueue(Primitive):
             fail_put(waiter, queue.Full())
         else:
             self.park(waiter, self.putting, timeout)
+            if self.ring is not None:
+                self.balance()
 
     def _get(self, Waiter waiter, block=True, timeout=None):
         if block and timeout is not None and timeout < 0 and not (
-            self.is_shutdown and not self.items
+            self.is_shutdown and not self.size()
         ):
             raise ValueError("'timeout' must be a non-negative number")
-        if self.items:
+        if self.ring is not None:
+            self.get_beside_ring(waiter, block, timeout)
+        elif self.items:
             item = self.items.popleft()
             self.admit()
             waiter.done(item)
@@ -206,6 +475,11 @@ cdef class _BaseQueue(Primitive):
         if most < 1:
             raise ValueError(f"max_items={max_items!r}: 1 or more is needed")
         waiter.most = most
+        if self.ring is not None and not (block and timeout is not None and timeout < 0):
+            got = self.get_many_beside_ring(most)
+            if got:
+                waiter.done(got)
+                return
         if not self.items:
             waiter.item = got
             return self._get(waiter, block, timeout)    # which raises, or waits
@@ -217,10 +491,12 @@ cdef class _BaseQueue(Primitive):
         waiter.done(got)
 
     def _join(self, Waiter waiter):
-        if self.unfinished == 0:
+        if self.ring is None and self.unfinished == 0:
             waiter.done(None)
         else:
             self.park(waiter, self.joining, None)
+            if self.ring is not None:
+                self.balance()
 
     cdef int all_done(self) except -1:
         cdef Waiter waiter
@@ -287,20 +563,19 @@ cdef class _BaseQueue(Primitive):
         return self.block("join", ())
 
     def task_done(self):
-        if self.unfinished <= 0:
+        if not self.task_is_done():
             raise ValueError("task_done() called too many times")
-        self.unfinished -= 1
-        if self.unfinished == 0:
-            self.all_done()
+        if self.joining:
+            self.balance()
 
     def qsize(self):
-        return len(self.items)
+        return self.size()
 
     def empty(self):
-        return not self.items
+        return not self.size()
 
     def full(self):
-        return 0 < self.maxsize <= len(self.items)
+        return 0 < self.maxsize <= self.size()
 
 
 class Queue(_BaseQueue):
@@ -316,14 +591,10 @@ def _shut_down(_BaseQueue q, bint immediate):
     cdef Waiter waiter
     q.is_shutdown = True
     if immediate:
-        while q.items:
-            q.items.popleft()
-            if q.unfinished > 0:
-                q.unfinished -= 1
-        if q.unfinished == 0:
-            q.all_done()
+        q.drop_all()
     for waiter in list(q.putting):
         fail_put(waiter, ShutDown())
     q.putting.clear()
     while (waiter := q.next_waiter()) is not None:
         waiter.fail(ShutDown())
+    q.balance()

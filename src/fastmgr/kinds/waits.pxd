@@ -5,6 +5,10 @@ cimport cython
 from fastmgr.memory.arena cimport Celled
 from fastmgr.memory.atomics cimport uint64_t
 
+# What `blocks` says: the call has to be made by a thread that may wait for a client's next step.
+cdef enum:
+    BUSY = 2
+
 cdef class Waiter
 
 cdef class Owner:
@@ -44,7 +48,7 @@ cdef class Primitive(Celled):
     cdef Py_ssize_t dead             # how many of them are gone
 
     cdef object begin(self, Waiter waiter, object name, object args, object kwds)
-    cdef bint blocks(self, object name)
+    cdef int blocks(self, object name)
     cdef str state(self)
     cdef int park(self, Waiter waiter, object queue, object timeout) except -1
     cdef Waiter next_waiter(self)

@@ -114,8 +114,8 @@ cdef class Primitive(Celled):
 
     # -- for the server, which may call all but `begin` whatever has happened meanwhile -----
 
-    cdef bint blocks(self, object name):
-        """Whether the method of that name may have to wait."""
+    cdef int blocks(self, object name):
+        """Whether the method of that name may have to wait; BUSY where no call is for the loop."""
         return name == "acquire"
 
     cdef object begin(self, Waiter waiter, object name, object args, object kwds):

@@ -41,6 +41,8 @@ cdef class Arena:
     cdef Versions versions           # of objects that clients read again and again
     cdef fm_lifeline line
     cdef bint tied
+    cdef unsigned long thread        # that has opened it: the loop's
+    cdef readonly size_t ring_size   # bytes for items that a queue's ring has; 0: no queue has one
 
     cdef Segment add(self, Segment segment)
     cdef size_t enter(self, uint64_t session) except? 0
@@ -89,6 +91,7 @@ cdef enum Kind:
     KIND_COUNTERS = 6
     KIND_VALUE = 7
     KIND_ARRAY = 8
+    KIND_QUEUE = 10
     KIND_VERSION = 9    # no state: the word that says whether the object has changed
 
 cdef class Cell:

@@ -9,6 +9,7 @@ atomic steps; for a client that cannot map the segment the server makes the step
 """
 
 cimport cython
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
@@ -32,6 +33,9 @@ cdef enum:
     SPACIOUS = 64 * 1024 * 1024  # a segment of large cells; untouched memory costs nothing
     DESCRIPTORS_LEFT = 4         # one in so many is kept for connections
     CONTROL_SIZE = 512 * 1024    # eight bytes for each session that there can be at a time
+    RING_SIZE = 1024 * 1024      # bytes for the items of a queue, unless the environment says more
+    LEAST_RING = 4096
+    LARGEST_RING = 1024 * 1024 * 1024
 
 # Of the servers that run in this process, and of those of the process it was forked from.
 cdef list homes = []
@@ -127,6 +131,7 @@ cdef class Arena:
         self.versions = Versions()
         self.entries = 1
         self.made = 1       # the control segment's number is 0, whenever it is made
+        self.ring_size = wanted_ring_size()
 
     def open(self):
         """Begin, on the thread that lives as long as the server: the loop's.
@@ -136,6 +141,7 @@ cdef class Arena:
         if self.control is None:
             self.control = new_segment(0, CONTROL_SIZE)
             self.segments[0] = self.control
+        self.thread = PyThread_get_thread_ident()
         fm_lifeline_tie(&self.line, <uint32_t *>self.control.at)
         self.tied = True
         homes.append(self)
@@ -251,6 +257,18 @@ cdef class Arena:
         memset(segment.at + offset, 0, size)
         self.unused.setdefault(size, []).append((segment, offset))
         return 0
+
+
+cdef size_t wanted_ring_size() except? 0:
+    """The bytes of a queue's ring that the environment asks for; 0: queues have none."""
+    said = os.environ.get("FASTMGR_RING_SIZE", "").strip()
+    if not said:
+        return RING_SIZE
+    if not said.isdecimal() or not (said == "0" or LEAST_RING <= int(said) <= LARGEST_RING):
+        raise ValueError(
+            f"FASTMGR_RING_SIZE={said!r} in the environment: a number of bytes from {LEAST_RING} "
+            f"to {LARGEST_RING} is needed, or 0 for no rings")
+    return int(said) // PAGE * PAGE
 
 
 cdef tuple take_pages(Arena arena, size_t size):

@@ -8,7 +8,7 @@ cimport cython
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
-from fastmgr.kinds.waits cimport Primitive
+from fastmgr.kinds.waits cimport BUSY, Primitive
 from fastmgr.link.mailbox cimport FM_MAILBOX_SIZE
 from fastmgr.link.message cimport begin_message, seal
 from fastmgr.link.stream cimport (
@@ -175,7 +175,9 @@ cdef class Operations:
         """Serve a call that may have to wait; GO_ON says that it never does."""
         if by.on_loop and not entry.known and name == "shutdown":
             return HAND_OFF     # it may drop users' items
-        blocks = name in entry.names and (<Primitive>entry.obj).blocks(name)
+        cdef int blocks = name in entry.names and (<Primitive>entry.obj).blocks(name)
+        if blocks == BUSY:      # on the loop alone
+            return HAND_OFF
         if conn.is_gone() and (
             blocks or (name == "release" or name == "consistent") and not still_holds(conn)
         ):

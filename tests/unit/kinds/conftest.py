@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import KEY, valkeys
 from support.carried import GHOSTS, SOURCE, Client
-from support.places import Managed, OnValkey, ParkManager, Pinned, Place, Stock
+from support.places import Managed, OnValkey, ParkManager, Pinned, Place, Ringed, Stock
 
 import fastmgr
 
@@ -80,7 +80,7 @@ def on_redis() -> Iterator[OnValkey]:
 
 
 @pytest.fixture(
-    params=["threads", "manager", "pinned", "stock", "polling", "on_valkey", "on_redis"]
+    params=["threads", "manager", "pinned", "stock", "ringed", "polling", "on_valkey", "on_redis"]
 )
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     if request.param.startswith("on_"):
@@ -89,7 +89,9 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         yield there
         there.await_parked(0)
         return
-    kinds = {"manager": Managed, "pinned": Pinned, "stock": Stock, "polling": Managed}
+    kinds = {
+        "manager": Managed, "pinned": Pinned, "stock": Stock, "ringed": Ringed, "polling": Managed,
+    }  # fmt: skip
     if request.param == "threads":
         found = Place()
     else:

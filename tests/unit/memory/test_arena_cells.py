@@ -59,7 +59,7 @@ def test_cells_of_each_kind(peer: PassedPeer) -> None:
 
 def test_what_has_no_cell(peer: PassedPeer) -> None:
     for typeid, *args in [
-        ("Queue",), ("Condition",), ("Barrier", 2),
+        ("Condition",), ("Barrier", 2),
         ("Semaphore", 0), ("Array", "i", []), ("Sleeper",),
     ]:  # fmt: skip
         assert peer.locate(peer.create(typeid, *args)) is None

@@ -1,0 +1,318 @@
+# cython: auto_pickle=False
+"""Proxies of queues that put and get in shared memory themselves; see `client.proxy`.
+
+What the memory alone does not decide goes the way of every call, and so does a call with arguments
+that are not plain: the flags in the ring say what the server has to do (`kinds/ring.pxd`).  A call
+that has to wait looks at the ring again for a while, for the server is slow to wake anybody.  Then
+it waits in the server, where those who wait are served in order.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from posix.unistd cimport usleep
+
+from fastmgr.client.proxy cimport CellCore
+from fastmgr.kinds.ring cimport (
+    GET_ASKS, PUT_ASKS, RING_ASK, RING_BUSY, RING_DONE, RING_EMPTY, RING_FULL, RING_GONE, RING_HEAD,
+    RING_LARGE, RingOutcome, ring_capacity, ring_get, ring_peek, ring_put, ring_spin,
+    ring_task_done,
+)
+from fastmgr.link.system cimport (
+    fm_look, fm_look_again, fm_look_begin, fm_look_end, fm_now_ns, fm_spinner,
+)
+from fastmgr.memory.arena cimport KIND_QUEUE
+from fastmgr.memory.atomics cimport uint64_t
+from fastmgr.wire.reader cimport Reader
+from fastmgr.wire.writer cimport Writer
+
+import queue
+
+cdef enum:
+    ASK_AFTER = 16          # calls of a proxy, after which it asks where its queue is
+    SMALL = 1024            # bytes of an item that are read to the stack
+    # While another process has the ring: how long a thread only lets others run between two looks,
+    # how long it then sleeps each time, and how long it waits before it asks the server.
+    BUSY_YIELD_NS = 5 * 1000 * 1000
+    BUSY_US = 50
+    BUSY_NS = 1000 * 1000 * 1000
+
+cdef enum Operation:
+    PUT, GET, TASK_DONE
+
+cdef struct Request:
+    Operation operation
+    const char *data        # to be put
+    char *into              # where an item goes, and how many bytes there are
+    uint64_t size, room
+
+# The looks of this process at rings in which there was nothing to get, or no room.
+cdef fm_spinner spinner
+# For encoding; in use further up this thread's stack, or by another thread, while `encoding`.
+cdef Writer scratch = Writer()
+cdef bint encoding = False
+
+
+cdef bint is_time(timeout) except -1:
+    """Whether every queue takes the timeout; which it takes besides, the server knows."""
+    return timeout is None or (type(timeout) is int or type(timeout) is float) and timeout > 0
+
+
+cdef int waiting_of(tuple args, Py_ssize_t skip, dict kwds) except -2:
+    """Whether a call waits, by its arguments behind the first `skip`; -1: the server has to say."""
+    cdef Py_ssize_t count = len(args) - skip
+    block, timeout = True, None
+    if count < 0 or count > 2:
+        return -1
+    if count > 0:
+        block = args[skip]
+    if count > 1:
+        timeout = args[skip + 1]
+    for key, value in kwds.items():
+        if key == "block" and count < 1:
+            block = value
+        elif key == "timeout" and count < 2:
+            timeout = value
+        else:
+            return -1
+    if block is False:
+        return 0
+    return 1 if block is True and is_time(timeout) else -1
+
+
+cdef class QueueCore(CellCore):
+    """The compiled part of the proxies of queues.
+
+    A queue of a user's, with the same methods, has no ring: its proxy makes each call.
+    """
+
+    cdef int calls_before       # that were made since the proxy last knew of a ring
+    cdef uint64_t maxsize, capacity
+
+    cdef bint accepts(self, int kind, size_t size, object about) except -1:
+        if kind != KIND_QUEUE or size <= RING_HEAD or type(about) is not int:
+            return False
+        self.maxsize = max(0, about)
+        self.capacity = ring_capacity(size)
+        return True
+
+    cdef bint find(self) except -1:
+        # A ring has its price: memory, and turns of the server.
+        if self.calls_before < ASK_AFTER:
+            self.calls_before += 1
+            return False
+        return CellCore.find(self)
+
+    @cython.final
+    cdef RingOutcome attempt(self, Request *request) noexcept:
+        """Try once, with the cell at hand."""
+        if request.operation == PUT:
+            return ring_put(
+                self.cell, self.capacity, self.view.owner, self.maxsize, request.data, request.size)
+        if request.operation == GET:
+            return ring_get(
+                self.cell, self.capacity, self.view.owner, request.into, request.room,
+                &request.size)
+        return ring_task_done(self.cell, self.capacity, self.view.owner)
+
+    @cython.final
+    cdef RingOutcome perform(self, Request *request, bint waits) except *:
+        """Do it in the ring; with `waits` look for a while whether it can be done."""
+        cdef RingOutcome outcome = RING_ASK
+        if self.at_hand():
+            outcome = self.attempt(request)
+            if outcome == RING_BUSY or waits and (outcome == RING_EMPTY or outcome == RING_FULL):
+                outcome = self.look_for_it(request, waits)
+            if outcome == RING_GONE:
+                self.cell = NULL
+                self.view = None    # the queue may get another ring
+                self.calls_before = 0
+        return outcome
+
+    @cython.final
+    cdef RingOutcome look_for_it(self, Request *request, bint waits) except *:
+        """Try again and again; RING_ASK where that has taken long."""
+        cdef RingOutcome outcome = RING_ASK
+        cdef bint looks = False
+        cdef int64_t busy_since = 0
+        cdef fm_look look
+        memset(&look, 0, sizeof(look))
+        if self.at_hand():
+            ring_spin(self.cell)
+        while self.at_hand():
+            outcome = self.attempt(request)
+            if outcome == RING_BUSY:
+                outcome = RING_ASK
+                if not let_others_run(&busy_since):
+                    break
+            elif waits and (outcome == RING_EMPTY or outcome == RING_FULL):
+                if not looks:
+                    if not fm_look_begin(&look, &spinner, False):
+                        break
+                    looks = True
+                if not look_again(&look):
+                    break
+            else:
+                break
+            outcome = RING_ASK
+        if looks:
+            fm_look_end(&look, outcome == RING_DONE)
+        return outcome
+
+    # -- methods, as the server's ------------------------------------------------------
+
+    @cython.final
+    cdef RingOutcome put_item(self, object item, int waits) except *:
+        global encoding
+        cdef Request request
+        cdef Writer writer
+        cdef bint owner
+        if waits < 0 or not self.at_hand():
+            return RING_ASK
+        owner = not encoding
+        writer = scratch if owner else Writer()
+        encoding = True
+        try:
+            writer.reset()
+            writer.pickles = 0
+            if writer.put_compact(item) or writer.pickles:
+                return RING_ASK
+            request.operation = PUT
+            request.data, request.size = writer.data, writer.size
+            return self.perform(&request, waits)
+        finally:
+            if owner:
+                encoding = False
+
+    @cython.final
+    cdef RingOutcome get_item(self, int waits, list into) except *:
+        """Take the first item, and add it to `into`, which has room for it."""
+        cdef Request request
+        cdef char small[SMALL]
+        cdef char *large = NULL
+        cdef Reader reader
+        if waits < 0 or not self.at_hand():
+            return RING_ASK
+        request.operation = GET
+        request.into, request.room = small, SMALL
+        try:
+            outcome = self.perform(&request, waits)
+            while outcome == RING_LARGE:
+                free(large)
+                large = <char *>malloc(request.size)
+                if large is NULL:
+                    raise MemoryError(f"no memory for an item of {request.size} bytes")
+                request.into, request.room = large, request.size
+                outcome = self.perform(&request, waits)
+            if outcome == RING_DONE:
+                reader = Reader()
+                reader.feed(request.into, request.size, None, False)
+                into[0] = reader.get()
+            return outcome
+        finally:
+            free(large)
+
+    def put(self, /, *args, **kwds):
+        """Put an item into the queue."""
+        cdef int waits = waiting_of(args, 1, kwds)
+        cdef RingOutcome outcome
+        if waits >= 0:
+            outcome = self.put_item(args[0], waits)
+            if outcome == RING_DONE:
+                return
+            if outcome == RING_FULL and not waits:
+                raise queue.Full
+        return self._callmethod("put", args, kwds)
+
+    def put_nowait(self, /, *args, **kwds):
+        """Put an item into the queue without blocking."""
+        cdef RingOutcome outcome
+        if len(args) == 1 and not kwds:
+            outcome = self.put_item(args[0], 0)
+            if outcome == RING_DONE:
+                return
+            if outcome == RING_FULL:
+                raise queue.Full
+        return self._callmethod("put_nowait", args, kwds)
+
+    def get(self, /, *args, **kwds):
+        """Remove and return an item from the queue."""
+        cdef int waits = waiting_of(args, 0, kwds)
+        cdef RingOutcome outcome
+        cdef list into = [None]
+        if waits >= 0:
+            outcome = self.get_item(waits, into)
+            if outcome == RING_DONE:
+                return into[0]
+            if outcome == RING_EMPTY and not waits:
+                raise queue.Empty
+        return self._callmethod("get", args, kwds)
+
+    def get_nowait(self, /, *args, **kwds):
+        """Remove and return an item from the queue without blocking."""
+        cdef RingOutcome outcome
+        cdef list into = [None]
+        if not args and not kwds:
+            outcome = self.get_item(0, into)
+            if outcome == RING_DONE:
+                return into[0]
+            if outcome == RING_EMPTY:
+                raise queue.Empty
+        return self._callmethod("get_nowait", args, kwds)
+
+    def task_done(self, /, *args, **kwds):
+        """Indicate that a formerly enqueued task is complete."""
+        cdef Request request
+        request.operation = TASK_DONE
+        if not args and not kwds and self.perform(&request, False) == RING_DONE:
+            return
+        return self._callmethod("task_done", args, kwds)
+
+    @cython.final
+    cdef int64_t size_here(self) except -2:
+        """How many items there are; -1: the server knows."""
+        cdef uint64_t about = 0
+        if self.at_hand() and ring_peek(self.cell, &about) == RING_DONE and (
+            about & (PUT_ASKS | GET_ASKS) == 0
+        ):
+            return <int64_t>(about >> 8)
+        return -1
+
+    def qsize(self, /, *args, **kwds):
+        """Return the approximate size of the queue."""
+        cdef int64_t size = -1 if args or kwds else self.size_here()
+        return size if size >= 0 else self._callmethod("qsize", args, kwds)
+
+    def empty(self, /, *args, **kwds):
+        """Return True if the queue is empty, False otherwise."""
+        cdef int64_t size = -1 if args or kwds else self.size_here()
+        return size == 0 if size >= 0 else self._callmethod("empty", args, kwds)
+
+    def full(self, /, *args, **kwds):
+        """Return True if the queue is full, False otherwise."""
+        cdef int64_t size = -1 if args or kwds else self.size_here()
+        if size < 0:
+            return self._callmethod("full", args, kwds)
+        return self.maxsize != 0 and <uint64_t>size >= self.maxsize
+
+
+cdef bint let_others_run(int64_t *since) except -1:
+    """Wait a moment for another process, which may not run; False where that has taken long."""
+    cdef int64_t now = fm_now_ns()
+    if since[0] == 0:
+        since[0] = now
+    with nogil:
+        usleep(0 if now - since[0] < BUSY_YIELD_NS else BUSY_US)
+    PyErr_CheckSignals()
+    return now - since[0] < BUSY_NS
+
+
+cdef bint look_again(fm_look *look) except -1:
+    """Let others run, who may put or get; False where it is time to ask the server."""
+    cdef bint more
+    with nogil:
+        more = fm_look_again(look)
+    PyErr_CheckSignals()
+    return more

@@ -1,0 +1,203 @@
+"""Queues whose clients put and get by themselves: one order and one truth for all clients."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from typing import Any
+
+import pytest
+from support import (
+    KEY,
+    ProbeManager,
+    Script,
+    connected,
+    locally,
+    poll,
+    say,
+)
+from support.places import Client, stock, with_ring
+from support.processes import in_child
+
+import fastmgr
+from fastmgr import managers
+from fastmgr.managers import Token
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def manager(own_manager: ProbeManager) -> ProbeManager:
+    return own_manager
+
+
+def test_no_call_is_made(manager: ProbeManager) -> None:
+    q = with_ring(manager.JoinableQueue(3))
+
+    def use() -> list[Any]:
+        q.put("a")
+        q.put(2.5, timeout=5)
+        q.put_nowait((None, [True], {"k": b"v"}))
+        seen: list[Any] = [q.qsize(), q.full(), q.empty()]
+        with pytest.raises(queue.Full):
+            q.put_nowait(4)
+        with pytest.raises(queue.Full):
+            q.put(4, block=False)
+        seen += [q.get(), q.get(True, 1), q.get_nowait()]
+        for call in (q.get_nowait, lambda: q.get(False), lambda: q.get(block=False)):
+            with pytest.raises(queue.Empty):
+                call()
+        for _ in range(3):
+            q.task_done()
+        return seen
+
+    assert locally(manager, use) == [3, True, False, "a", 2.5, (None, [True], {"k": b"v"})]
+    with pytest.raises(ValueError, match="too many times"):
+        q.task_done()
+    q.join()
+
+
+def test_what_no_ring_takes_keeps_its_place(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue())
+    items: list[Any] = [1, "x" * 300_000, 2, manager.list([3]), 4, KeyError(5), b"y" * 100_000, 6]
+    for item in items:
+        q.put(item)
+    assert q.qsize() == len(items)
+    got = [q.get() for _ in items]
+    assert got[3][:] == [3] and repr(got[5]) == "KeyError(5)"
+    del got[3], got[4], items[3], items[4]
+    assert got == items and q.empty()
+    assert locally(manager, lambda: (q.put(7), q.get())) == (None, 7)
+
+
+def test_more_than_a_ring_has_room_for(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue())
+    items = [(i, "z" * 1000) for i in range(5000)]
+    for item in items:
+        q.put(item)
+    assert q.qsize() == 5000
+    assert [q.get() for _ in range(2500)] == items[:2500]
+    q.put("last")
+    assert [q.get() for _ in range(2501)] == [*items[2500:], "last"]
+    assert q.qsize() == 0
+
+
+def test_all_kinds_of_clients_see_one_queue(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue())
+    theirs = stock(q)
+    for i in range(30):
+        (q, theirs)[i % 2].put(i)
+    assert theirs.qsize() == q.qsize() == 30
+    assert [(q, theirs)[i // 2 % 2].get() for i in range(30)] == list(range(30))
+    getter = Client(theirs.get)
+    q.put("theirs")
+    assert getter.result() == "theirs"
+
+
+@pytest.mark.parametrize("way", ["pipeline", "oneway"])
+def test_a_thread_keeps_its_order(manager: ProbeManager, way: str) -> None:
+    q = with_ring(manager.Queue())
+    for i in range(0, 300, 3):
+        if way == "pipeline":
+            with fastmgr.Pipeline(q._session_of()) as pipe:
+                pipe(q).put(i)
+                pipe(q).put(i + 1)
+        else:
+            fastmgr.oneway(q).put(i)
+            fastmgr.oneway(q).put(i + 1)
+        q.put(i + 2)
+    assert [q.get() for _ in range(300)] == list(range(300))
+
+
+def test_a_queue_with_items_gets_a_ring(manager: ProbeManager) -> None:
+    q = manager.JoinableQueue()
+    for i in range(10):
+        q.put(i)
+    with_ring(q)
+    assert locally(manager, lambda: [q.get() for _ in range(10)]) == list(range(10))
+    for _ in range(10):
+        q.task_done()
+    q.join()
+
+
+def test_who_waits_is_served_in_order(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue(2))
+    for i in range(2):
+        q.put(i)
+    putters = []
+    for i in range(2, 12):
+        putters.append(Client(q.put, i))
+        poll(lambda: q.full(), "it is full")
+        time.sleep(0.02)
+    assert [q.get() for _ in range(12)] == list(range(12))
+    for putter in putters:
+        putter.result()
+    with pytest.raises(queue.Empty):
+        q.get(timeout=0.01)
+    q.put(0)  # which finds that nobody waits any more
+    assert q.get() == 0
+    assert locally(manager, lambda: (q.put(1), q.get())) == (None, 1)
+
+
+def test_a_join_ends_with_the_last_task(manager: ProbeManager) -> None:
+    q = with_ring(manager.JoinableQueue())
+    for i in range(3):
+        q.put(i)
+    joiner = Client(q.join)
+    for _ in range(3):
+        assert joiner.outcome is None
+        q.get()
+        q.task_done()
+    joiner.result()
+
+
+def test_a_forked_child_uses_the_ring(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue())
+    q.put("parent")
+    status, text = in_child(lambda: (q.get(), with_ring(q).put("child")))
+    assert (status, text) == (0, "('parent', None)")
+    assert locally(manager, q.get) == "child"
+
+
+def put_many(address: Any, ident: str, first: int, count: int, off: bool) -> None:
+    if off:
+        os.environ["FASTMGR_ARENA"] = "off"
+    token = Token("Queue", tuple(address) if isinstance(address, list) else address, ident)
+    q = managers.AutoProxy(token, "pickle", authkey=KEY)
+    for i in range(first, first + count):
+        q.put(i)
+    say("done")
+
+
+def test_clients_without_shared_memory_take_part(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue())
+    with Script(put_many, manager.address, q._token.id, 0, 100, True) as script:
+        assert script.line() == "done"
+        q.put(100)
+        assert [q.get() for _ in range(101)] == list(range(101))
+
+
+def test_clients_over_tcp_take_part() -> None:
+    with ProbeManager(address=("127.0.0.1", 0), authkey=KEY) as manager:
+        q = with_ring(manager.Queue())
+        for i in range(50):
+            q.put(i)
+        other = connected(manager.address).Queue()
+        assert [q.get() for _ in range(50)] == list(range(50)) and other.empty()
+
+
+@pytest.mark.parametrize("size", ["0", "8192", "1,000"])
+def test_the_size_of_rings_can_be_set(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv("FASTMGR_RING_SIZE", size)
+    manager = ProbeManager(authkey=KEY)
+    if size == "1,000":
+        with pytest.raises(ValueError, match="FASTMGR_RING_SIZE='1,000'"):
+            manager.start()
+        return
+    with manager:
+        q = with_ring(manager.Queue())
+        assert (q._session_of().locate(q) is not None) == (size != "0")
+        for i in range(2000):
+            q.put(i)
+        assert [q.get() for _ in range(2000)] == list(range(2000))

@@ -1,0 +1,135 @@
+"""The server's part of rings: what becomes of those who do not let go, or write nonsense."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any
+
+import pytest
+from model.compiled import compiled
+from support import KEY, TESTS, ProbeManager, Script, connected, in_thread, locally, poll, say
+from support.places import Client, stock, with_ring
+
+from fastmgr import managers
+from fastmgr.managers import Token
+
+pytestmark = pytest.mark.timeout(120)
+
+rings: Any = compiled("rings", TESTS / "support")
+
+
+@pytest.fixture
+def manager(own_manager: ProbeManager) -> ProbeManager:
+    return own_manager
+
+
+def memory_of(proxy: Any) -> Any:
+    """The ring of a queue, in this process's memory."""
+    _, segment, offset, size, _ = proxy._session_of().locate(proxy)
+    return rings.Memory(memoryview(segment)[offset : offset + size])
+
+
+STRANGER = 77 << 24
+
+
+def test_a_process_that_stands_still_blocks_nobody(manager: ProbeManager) -> None:
+    """It has the slot, and does nothing: the queue goes on elsewhere, with all its items."""
+    q = with_ring(manager.Queue())
+    for i in range(5):
+        q.put(i)
+    ring = memory_of(q)
+    turn = rings.Step(ring, STRANGER)
+    assert turn.take() == rings.DONE and turn.push(b"late")
+    begun = time.monotonic()
+    q.put(5)
+    assert time.monotonic() - begun < 30
+    assert [q.get() for _ in range(6)] == list(range(6))
+    turn.write()
+    assert not turn.commit() and ring.put(STRANGER, b"late") == rings.OVER
+    with_ring(q)
+    assert locally(manager, lambda: (q.put(6), q.get())) == (None, 6)
+
+
+def test_the_loop_waits_for_no_client(manager: ProbeManager) -> None:
+    q, d = with_ring(manager.Queue()), manager.dict()
+    turn = rings.Step(memory_of(q), STRANGER)
+    assert turn.take() == rings.DONE
+    putter = Client(stock(q).put, 1)
+    waiting = Client(q._callmethod, "put", (2,))
+    begun = time.monotonic()
+    for i in range(20):
+        d[i] = i
+    assert time.monotonic() - begun < 0.8 and putter.outcome is waiting.outcome is None
+    putter.result()
+    waiting.result()
+    assert {q.get(), q.get()} == {1, 2}
+
+
+def hold(address: Any, ident: str) -> None:
+    """Be killed in the middle of a turn."""
+    q = with_ring(managers.AutoProxy(Token("Queue", address, ident), "pickle", authkey=KEY))
+    turn = rings.Step(memory_of(q), owner_of(q))
+    assert turn.take() == rings.DONE and turn.push(b"half")
+    say("holds")
+    threading.Event().wait()
+
+
+def owner_of(proxy: Any) -> int:
+    """What the process has in a slot: it is seen in the slot of a lock."""
+    lock = connected(proxy._token.address).Lock()
+    lock.acquire()
+    _, segment, offset, _, _ = lock._session_of().locate(lock)
+    number = int.from_bytes(memoryview(segment)[offset : offset + 8], "little") & rings.OWNER_BITS
+    lock.release()
+    return number
+
+
+def test_a_process_that_is_killed_in_a_turn_has_done_nothing(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue())
+    for i in range(5):
+        q.put(i)
+    ring = memory_of(q)
+    with Script(hold, manager.address, q._token.id) as script:
+        assert script.line() == "holds"
+        assert ring.slot & rings.OWNER_BITS
+    poll(lambda: ring.slot & rings.IS_GONE, "the server ends the ring")
+    assert locally(manager, lambda: None) is None
+    q.put(5)
+    assert [q.get() for _ in range(6)] == list(range(6))
+
+
+def test_spoiled_items_are_dropped(manager: ProbeManager) -> None:
+    q = with_ring(manager.JoinableQueue())
+    for i in range(3):
+        q.put(i)
+    ring = memory_of(q)
+    turn = rings.Step(ring, STRANGER)
+    turn.take()
+    turn.push(b"\xff\xff is no value")
+    turn.commit()
+    q.put(3)
+    got = []
+    while not q.empty():
+        try:
+            got.append(q.get(timeout=1))
+        except (ValueError, queue.Empty):
+            got.append("spoiled")
+    assert got == [0, 1, 2, "spoiled", 3]
+
+
+def test_rings_are_not_made_without_end(manager: ProbeManager) -> None:
+    """Where clients do not let go again and again, the queue stays in the server."""
+    q = manager.Queue()
+    for _ in range(70):
+        if q._session_of().locate(with_ring(q)) is None:
+            break
+        ring = memory_of(q)
+        ring.slot = rings.IS_GONE
+        q.put(1)
+        assert q.get() == 1
+    else:
+        pytest.fail("it has a ring yet")
+    q.put(2)
+    assert in_thread(q.get) == 2
