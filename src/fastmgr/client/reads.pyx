@@ -17,7 +17,7 @@ cdef enum:
     MOST_OF_PROXY = 1024 * 1024         # bytes that one proxy keeps
     MOST_OF_ALL = 64 * 1024 * 1024      # bytes that a process keeps
     ROUND = 32                          # replies that are kept before hits are counted
-    OVERHEAD = 100                      # bytes that a reply takes besides its own
+    OVERHEAD = 100                      # bytes that a reply takes besides its own and its key's
 
 
 cdef bint is_plain(object value) noexcept:
@@ -53,6 +53,13 @@ cdef object key_of_call(object args, object kwds):
     return False
 
 
+cdef Py_ssize_t size_of(object key) except -1:
+    """How many bytes take what a reply is kept under."""
+    if type(key) is tuple:
+        return key[0].__sizeof__() + key[2].__sizeof__()
+    return 0 if key is None else key.__sizeof__()
+
+
 @cython.final
 cdef class Reads:
     """What one proxy has read of its object."""
@@ -77,7 +84,7 @@ cdef class Reads:
     cdef int keep(self, dict table, object key, Kept kept) except -1:
         """Keep a reply; the caller has taken its value."""
         global kept_bytes
-        cdef Py_ssize_t size = len(kept.data) + OVERHEAD
+        cdef Py_ssize_t size = len(kept.data) + size_of(key) + OVERHEAD
         if size > MOST_OF_ONE:
             return 0
         # What was kept before under the key is counted until all is cleared.

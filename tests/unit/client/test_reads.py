@@ -40,6 +40,10 @@ class Stats:
     def size(self, unit: str) -> str:
         return f"{self.value} {unit}"
 
+    def has(self, key: str) -> bool:
+        self.reads += 1
+        return key == ""
+
     def put(self, value: int) -> None:
         self.value = value
 
@@ -77,7 +81,7 @@ class OwnManager(managers.SyncManager):
     _Server = OwnServer
 
 
-OwnManager.register("Stats", Stats, readers=["get", "size"])
+OwnManager.register("Stats", Stats, readers=["get", "size", "has"])
 OwnManager.register("Plain", Stats)
 OwnManager.register("Items", Items, managers.DictProxy, readers=["get"])
 OwnManager.register("OtherItems", Items, managers.DictProxy, readers=["__getitem__"])
@@ -491,6 +495,29 @@ def test_much_is_read(manager: Any) -> None:
     for _ in range(3):
         for i in range(20):
             assert again(lambda i=i: len(shared[str(i)])) == len(large)
+
+
+def test_long_keys_count(manager: Any) -> None:
+    shared = manager.Stats()
+    again(lambda: shared.has(""))
+    keys = [str(i) * 100_000 for i in range(40)]
+    for _ in range(3):
+        seen = shared.seen()
+        assert not any(map(shared.has, keys))
+    assert shared.seen() > seen + 20
+
+
+def test_two_managers_of_one_process(manager: Any) -> None:
+    with OwnManager(authkey=KEY) as other:
+        one, two = manager.dict(a=0), other.dict(a=0)
+        for number in range(1, 20):
+            assert again(lambda: (one["a"], two["a"])) == (number - 1, number - 1)
+            one["a"] = number
+            assert (one["a"], two["a"]) == (number, number - 1)
+            two["a"] = number
+    with pytest.raises((OSError, EOFError)):
+        two["a"]
+    assert one["a"] == 19
 
 
 def test_threads_read_and_write(manager: Any) -> None:
