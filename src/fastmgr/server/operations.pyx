@@ -161,7 +161,11 @@ cdef class Operations:
                 if verdict != GO_ON:
                     return verdict
                 if conn.in_transit is not None and (name == "release" or name == "task_done"):
-                    returned = args[0] if args else kwds.get("n", 1) if kwds else 1
+                    # What is no call's arguments makes the method raise.
+                    if type(args) is tuple and args:
+                        returned = (<tuple>args)[0]
+                    else:
+                        returned = (<dict>kwds).get("n", 1) if type(kwds) is dict else 1
         payload = perform(self.calls, conn, entry, name, args, kwds, &op, &handle)
         # The arguments must not outlive the call in this frame.
         entry = args = kwds = None

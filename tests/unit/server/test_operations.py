@@ -23,6 +23,8 @@ from support.servers import RawManager
 from fastmgr import managers
 from fastmgr.link.introduction import SESSION_ID_SIZE
 
+FOLLOWS = 4
+
 
 def test_introduction_is_answered(raw_manager: RawManager) -> None:
     session = os.urandom(SESSION_ID_SIZE)
@@ -96,6 +98,16 @@ def test_arguments_that_are_none(peer: FastPeer, args: Any) -> None:
     reply = peer.ask(OP_CALL, "append", (1,), 5, handle=handle)
     assert reply.op in (OP_ERROR, OP_TRACEBACK)
     assert peer.method(handle, "#GETVALUE").payload == []
+
+
+@pytest.mark.parametrize(("args", "kwds"), [(True, None), ((), True), ((), 5), ([], {})])
+def test_arguments_of_a_release_that_are_none(peer: FastPeer, args: Any, kwds: Any) -> None:
+    """Also where the reply before, which gave the lock, is not known to have been read."""
+    lock = peer.create("Lock")
+    peer.method(lock, "acquire")
+    reply = peer.ask(OP_CALL, "release", args, kwds, handle=lock, flags=FOLLOWS)
+    assert reply.op in (OP_ERROR, OP_TRACEBACK, OP_RETURN)
+    assert peer.method(lock, "locked").op in (OP_RETURN, OP_ERROR)
 
 
 @pytest.mark.parametrize("handle", [0, 1, 2**63, 2**64 - 1])
