@@ -20,7 +20,7 @@ with instrumented():
 
 QUEUE, LOCK, FIRST = 0, 1, 2  # two of the good client's, then what an input creates
 HEADER = struct.Struct("<QQIHBB")
-PICKLED, ANONYMOUS, FOLLOWS, CARRIED, SEGMENTS, ONEWAY = 1, 2, 4, 8, 16, 32
+PICKLED, ANONYMOUS, FOLLOWS, CARRIED, SEGMENTS, ONEWAY, VERSION = 1, 2, 4, 8, 16, 32, 128
 HANG_UP, ABORT = 1, 2
 UNKNOWN, RAW = 0, 99  # the latter: bytes that are no frame
 CALL, CREATE, CONTROL = Op.OP_CALL, Op.OP_CREATE, Op.OP_CONTROL
@@ -125,6 +125,12 @@ def seeds() -> Iterator[bytes]:
         mapping = other(LOCATE) + b"".join(other(ATTACH, handle=number) for number in range(3))
         yield b"\0" + create + mapping + calls + mapping + others + end
         yield bytes([HANG_UP]) + create + silent + mapping + calls
+        reads, asked, lost = (
+            b"".join(request(CALL, name, rest, flags, flags & 1) for name, *rest in talk)
+            for flags in (VERSION, VERSION | PICKLED, VERSION | ONEWAY)
+        )
+        yield b"\0" + create + other(LOCATE) + reads + others + reads + lost + create + reads + end
+        yield bytes([HANG_UP]) + create + other(LOCATE) + reads + asked + other(LOCATE) + reads
         for flags in (PICKLED, PICKLED | CARRIED, CARRIED):
             kept = [request(CALL, name, ("\ud800",), flags) for name in ("append", "set", "put")]
             yield b"\0" + create + b"".join(kept) + calls + end
