@@ -247,7 +247,7 @@ if not TYPE_CHECKING:
     class QueueProxy(QueueCore, BaseProxy):
         """A proxy of a queue: of anything that has the methods of `queue.Queue`."""
 
-        _apart = frozenset(("put_many",))
+        _apart = True
         __class_getitem__ = classmethod(types.GenericAlias)
 
 

@@ -31,8 +31,11 @@ cdef class WriterProbe:
     def put_compact(self, value):
         return self.writer.put_compact(value)
 
-    def put_args(self, tuple args, bint apart=False):
-        return self.writer.put_args(args, apart)
+    def put_args(self, tuple args):
+        return self.writer.put_compact(args) and self.writer.put_args(args)
+
+    def put_apart(self, tuple args):
+        return self.writer.put_apart(args)
 
     def put_each_compact(self, list values):
         return self.writer.put_each_compact(values)

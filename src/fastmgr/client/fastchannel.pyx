@@ -48,7 +48,7 @@ cdef enum:
 
 cdef dict METHOD_NUMBERS = {name: number for number, name in enumerate(METHODS, 1)}
 
-# By what `Writer.put_args` says of a request's values.
+# By what `Writer.put_args` and `put_apart` say of a request's values.
 cdef uint8_t[4] PICKLED_FLAGS = [0, FLAG_PICKLED | FLAG_CARRIED, FLAG_PICKLED, FLAG_PICKLED]
 
 
@@ -57,6 +57,13 @@ cdef bint all_scalars(kwds) except -1:
         if not is_scalar(value):
             return False
     return type(kwds) is dict
+
+
+cdef int put_pickled(Writer writer, Target target, object name, tuple args) except -1:
+    """Encode arguments that need pickle; the result is an index of `PICKLED_FLAGS`."""
+    if name == "put_many" and args and getattr(target, "_apart", False):
+        return writer.put_apart(args)
+    return writer.put_args(args)
 
 
 cdef bint is_whole(Writer frames, size_t size) noexcept:
@@ -187,18 +194,16 @@ cdef class FastChannel(Channel):
         """Encode a call, for which there is room for a header before `start`."""
         cdef object number = METHOD_NUMBERS.get(name) if op == OP_CALL else None
         cdef uint64_t handle = target._handle if target is not None else 0
-        cdef bint apart = False
         cdef int pickled
         if number is None:
-            apart = target is not None and name in getattr(target, "_apart", ())
             writer.put(name)
         if type(args) is not tuple:
             args = tuple(args)
         if not kwds:
-            pickled = writer.put_args(args, apart)
+            pickled = writer.put_compact(args) and put_pickled(writer, target, name, args)
             writer.put(None)
         elif all_scalars(kwds):
-            pickled = writer.put_args(args, apart)
+            pickled = writer.put_compact(args) and put_pickled(writer, target, name, args)
             if writer.put(kwds):
                 pickled = 2     # a string that is no UTF-8
         else:

@@ -101,8 +101,8 @@ cdef class ProxyCore(Target):
     # Calls that take something, which is lost where they raise: they are not made where they
     # would have to tell that one-way calls have failed.
     _gains = GAINS
-    # Calls whose first argument is an iterable of values that share nothing with each other.
-    _apart = frozenset()
+    # Whether what `put_many` is given are values that share nothing with each other.
+    _apart = False
     # A proxy, or its type, that sets this to False makes every call.
     _keeps = True
 

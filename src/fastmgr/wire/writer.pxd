@@ -18,10 +18,12 @@ cdef class Writer:
     cdef int put(self, object value) except -1
     # Encode one value: 0 = done, 1 = it needs pickle and nothing was written. Runs no users' code.
     cdef int put_compact(self, object value) except -1
-    # Encode the arguments of a call: 0 = compact; 1 = one of them is a pickle, which the server can
-    # hand back unread; 2 = pickled as a whole, or a pickle may refer to a process. With `apart` the
-    # first is an iterable of values that share nothing: a list of these, pickles among them.
-    cdef int put_args(self, tuple args, bint apart) except -1
+    # Encode the arguments of a call that `put_compact` cannot: 1 = one of them is a pickle, which the
+    # server can hand back unread; 2 = pickled as a whole, or the pickle may refer to a process.
+    cdef int put_args(self, tuple args) except -1
+    # The same where the first is an iterable of values that share nothing: it becomes a list, in
+    # which each value that needs pickle is one. 0 = none does.
+    cdef int put_apart(self, tuple args) except -1
     # Encode a list whose values share nothing, each by itself; it returns what `put_args` does.
     cdef int put_each(self, list values) except -1
     # The same without pickle: 1 = one needs it, or all are large, and nothing was written.

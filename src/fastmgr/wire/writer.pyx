@@ -435,20 +435,21 @@ cdef class Writer:
                 outcome = max(outcome, _put_pickle(self, value))
         return outcome
 
-    cdef int put_args(self, tuple args, bint apart) except -1:
+    cdef int put_apart(self, tuple args) except -1:
+        cdef Py_ssize_t i, n = PyTuple_GET_SIZE(args)
+        cdef list values = list(args[0])        # a copy: pickling runs any code
+        cdef int outcome
+        _put_head(self, TUPLE, n, 0)
+        outcome = self.put_each(values)
+        for i in range(1, n):
+            if self.put(<object>PyTuple_GET_ITEM(args, i)):
+                outcome = 2
+        return outcome
+
+    cdef int put_args(self, tuple args) except -1:
         cdef Py_ssize_t i, odd = -1, n = PyTuple_GET_SIZE(args)
         cdef size_t start = self.size
         cdef int outcome = 2
-        if apart and n > 0:
-            values = list(args[0])      # a copy: pickling runs any code
-            _put_head(self, TUPLE, n, 0)
-            outcome = self.put_each(values)
-            for i in range(1, n):
-                if self.put(<object>PyTuple_GET_ITEM(args, i)):
-                    outcome = 2
-            return outcome
-        if self.put_compact(args) == 0:
-            return 0
         for i in range(n):
             if not is_scalar(<object>PyTuple_GET_ITEM(args, i)):
                 if odd >= 0:

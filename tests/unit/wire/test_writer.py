@@ -71,7 +71,7 @@ def test_arguments(args: tuple[Any, ...], outcome: int) -> None:
 )
 def test_values_that_share_nothing_are_pickled_one_by_one(values: list[Any], outcome: int) -> None:
     writer = probes.WriterProbe()
-    assert writer.put_args((iter(values), True, None), True) == outcome
+    assert writer.put_apart((iter(values), True, None)) == outcome
     found, *others = probes.read(writer.data)
     assert others == [True, None]
     assert [type(value) for value in found] == [type(value) for value in values]
