@@ -12,3 +12,8 @@ cdef class Command:
 
 cdef class Procedure:
     pass
+
+cdef class FunctionMethod(Procedure):
+    cdef readonly object function
+
+    cdef object apply(self, object session, bytes key, object args, object kwds)

@@ -102,10 +102,15 @@ cdef class FunctionMethod(Procedure):
     taken a lock for the caller, and the caller.
     """
 
-    cdef readonly object function
-
     def __init__(self, function):
         self.function = function
 
     def __call__(self, session, bytes key, args, kwds):
-        return self.function(session, key, *args, **(kwds or {}))
+        return self.apply(session, key, args, kwds)
+
+    cdef object apply(self, object session, bytes key, object args, object kwds):
+        if kwds:
+            return self.function(session, key, *args, **kwds)
+        if not args:
+            return self.function(session, key)
+        return self.function(session, key, *args)

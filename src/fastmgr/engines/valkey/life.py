@@ -14,14 +14,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from itertools import count
 from multiprocessing import ProcessError, current_process, util
 from typing import Any
 from urllib.parse import quote
 
 from fastmgr.engines.valkey import library
 from fastmgr.engines.valkey.connection import Connection
-from fastmgr.engines.valkey.errors import LockLost, ReplyError, exception_of
+from fastmgr.engines.valkey.errors import ReplyError, exception_of
+from fastmgr.engines.valkey.grants import Grants
 from fastmgr.engines.valkey.primaries import follow, is_replica
 from fastmgr.stock.dialect import RemoteError
 
@@ -38,12 +38,8 @@ LOADED_IN = 30.0
 #: Seconds between two attempts to reach a server that is away.
 AGAIN_AFTER = 0.05, 1.0
 
-_numbers = count(1)
-#: The sessions that hold a lock: they live on though nothing else refers to them.
-_holding: set[Any] = set()
 
-
-class Life:
+class Life(Grants):
     """The life of one session with one server.
 
     Parameters
@@ -65,16 +61,10 @@ class Life:
         """Begin anew, as in the child of a fork."""
         self.instance: bytes | None = None
         self._lock = threading.RLock()  # a signal's handler may call in the midst of this
-        self._connection: Connection | None = None
+        self._connection = None
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
-        self._local = threading.local()
-        self._threads = count(1)
-        #: Of each lock or semaphore: by thread how often it was taken, and the fence.
-        self._held: dict[bytes, dict[int, list[int]]] = {}
-        self._lost: dict[bytes, dict[int, list[int]]] = {}
-        #: Of each semaphore: by thread the name of the wait by which it got its last permit.
-        self._permits: dict[bytes, dict[int, bytes]] = {}
+        self.hold_nothing()
         self._owed: list[list[Any]] = []
 
     # -- the connection -----------------------------------------------------------
@@ -138,11 +128,7 @@ class Life:
     def _begin_another(self, session: Any) -> None:
         """The server has gone on without us: be another session, which holds nothing."""
         session.id = os.urandom(8).hex().encode()
-        held, self._held = self._held, {}
-        self._permits.clear()
-        for key, threads in held.items():
-            self._lost.setdefault(key, {}).update(threads)
-        _holding.discard(session)
+        self.lose_all(session)
         self._owed.clear()
 
     def end(self) -> None:
@@ -214,112 +200,6 @@ class Life:
         self.begin()
         return False
 
-    # -- what is held ---------------------------------------------------------------
-
-    def thread(self) -> int:
-        """Return the calling thread's number as an owner."""
-        number: int | None = getattr(self._local, "number", None)
-        if number is None:
-            number = self._local.number = next(self._threads)
-        return number
-
-    def name(self) -> bytes:
-        """Return what a call of this thread is called as an owner or waiter."""
-        return b"%b/%d/%d" % (self._session().id, self.thread(), next(_numbers))  # type: ignore[union-attr]
-
-    def took(self, key: bytes, fence: int) -> None:
-        """The calling thread has taken a lock or a permit."""
-        holders = self._held.setdefault(key, {})
-        mine = holders.setdefault(self.thread(), [0, fence])
-        # Of an earlier grant the client may not know that it has ended.
-        mine[0] = 1 if fence and mine[1] != fence else mine[0] + 1
-        mine[1] = fence
-        if len(self._held) == 1:
-            _holding.add(self._session())
-
-    def gave(self, key: bytes, number: int = 1) -> None:
-        """Locks or permits were given back; another thread or process may have taken them."""
-        holders = self._held.get(key)
-        if not holders:
-            return  # none at all where a signal's handler has raised in the midst of this
-        thread = self.thread()
-        if thread not in holders:
-            thread = next(iter(holders))
-        holders[thread][0] -= number
-        if holders[thread][0] <= 0:
-            del holders[thread]
-            if not holders:
-                self._held.pop(key, None)
-                if not self._held:
-                    _holding.discard(self._session())
-
-    def hold_no_more(self, session: Any) -> None:
-        """Let the session go though it may hold something."""
-        _holding.discard(session)
-
-    def renewed(self, key: bytes, fence: int) -> None:
-        """The calling thread has its lock again, after it has slept at a condition."""
-        mine = self._held.get(key, {}).get(self.thread())
-        if mine is not None:
-            mine[1] = fence
-
-    def fence(self, key: bytes) -> int | None:
-        """Return the number of the grant by which the calling thread, or else another, holds it."""
-        holders = self._held.get(key)
-        if not holders:
-            return None
-        return holders.get(self.thread(), next(iter(holders.values())))[1]
-
-    def grant(self, key: bytes) -> list[int]:
-        """Return the fence and the depth of what the calling thread holds; [] if not known."""
-        depth, fence = self._held.get(key, {}).get(self.thread(), (0, 0))
-        return [fence, depth] if fence else []
-
-    def note_permit(self, key: bytes, name: bytes) -> None:
-        """The calling thread has got a permit by the wait of that name."""
-        self._permits.setdefault(key, {})[self.thread()] = name
-
-    def permit(self, key: bytes) -> bytes | None:
-        """Forget and return the wait by which the calling thread, or else another, got a permit."""
-        permits = self._permits.get(key)
-        if not permits:
-            return None
-        thread = self.thread()
-        name = permits.pop(thread if thread in permits else next(iter(permits)))
-        if not permits:
-            self._permits.pop(key, None)
-        return name
-
-    def check(self, key: bytes, gives: bool = False) -> None:
-        """Raise `LockLost`, once, where the calling thread held this and has lost it.
-
-        A thread that `gives` back may do so for any thread that held a lock or a permit.
-        """
-        if not self._lost:
-            return
-        threads = self._lost.get(key)
-        if threads is None:
-            return
-        thread = self.thread()
-        if thread not in threads:
-            is_owned = b":RLock-" in key or b":Condition-" in key
-            if not gives or is_owned or thread in self._held.get(key, ()):
-                return
-            thread = next(iter(threads))
-        self.forget_lost(key, thread)
-        raise LockLost(
-            "the connection that shows the server that this process lives was lost: others may "
-            "have taken the lock since"
-        )
-
-    def forget_lost(self, key: bytes, thread: int | None = None) -> int:
-        """Return how often the thread had taken what it has lost, and forget it."""
-        threads = self._lost.get(key, {})
-        lost = threads.pop(self.thread() if thread is None else thread, None)
-        if not threads:
-            self._lost.pop(key, None)
-        return 0 if lost is None else lost[0]
-
     # -- what is to be undone -----------------------------------------------------------
 
     def withdraw(self, request: list[Any]) -> Any:
@@ -330,7 +210,7 @@ class Life:
         self.owe(request)
         session = self._session()
         try:
-            reply = session.ask(request, timeout=ANSWER_IN)  # type: ignore[union-attr]
+            reply = session.ask(request, timeout=ANSWER_IN)
         except OSError as error:
             util.debug("an interrupted wait is taken back later: %s", error)
             return None

@@ -12,6 +12,7 @@ cdef class Encoder:
     cdef int put_word(self, const char *word, size_t size) except -1
     cpdef int add(self, words) except -1
     cdef int add_words(self, words) except -1
+    cpdef int clear(self) except -1
 
 cdef class Parser:
     cdef char *data                 # owned; bytes from `start` to `end` are not parsed yet

@@ -114,13 +114,14 @@ cdef class Encoder:
             self.put_word(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
         return 0
 
-    def clear(self):
+    cpdef int clear(self) except -1:
         """Forget all requests."""
         self.size = 0
         if self.capacity > KEPT_CAPACITY:
             free(self.data)
             self.data = NULL
             self.capacity = 0
+        return 0
 
     def __len__(self):
         return self.size

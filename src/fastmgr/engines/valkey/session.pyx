@@ -5,9 +5,13 @@ Each thread has a connection of its own.  A finalizer or a signal's handler may 
 its thread is under way: such a call within a call has a spare connection, which the thread keeps.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.string cimport memchr, memcpy
+
 from fastmgr.client.limits cimport begin_limited, limits
 from fastmgr.client.session cimport Session, Target
-from fastmgr.engines.valkey.commands cimport Command
+from fastmgr.engines.valkey.commands cimport Command, FunctionMethod
 from fastmgr.engines.valkey.connection cimport Connection
 
 import os
@@ -30,6 +34,7 @@ from fastmgr.engines.valkey.primaries import follow
 from fastmgr.engines.valkey.references import References, control, create
 from fastmgr.stock.dialect import NotHosted, RemoteError
 
+cdef dict methods_by_type = METHODS
 # Every session of this process, for the child of a fork.
 cdef object sessions = weakref.WeakSet()
 
@@ -209,10 +214,17 @@ cdef class ValkeySession(Session):
         A condition over a lock is called ``<own id>@<the lock's id>``, and has the lock's hash tag.
         """
         cdef str own, lock
-        if "@" in <str?>ident and not ident.startswith("n:"):
+        cdef Py_ssize_t size, begun = PyBytes_GET_SIZE(self.prefix)
+        cdef const char *text = PyUnicode_AsUTF8AndSize(ident, &size)
+        cdef bytes key
+        if memchr(text, c"@", size) is not NULL and not ident.startswith("n:"):
             own, _, lock = ident.partition("@")
             return self.prefix + lock.encode() + b"}:" + own.encode()
-        return self.prefix + (<str?>ident).encode() + b"}"
+        key = PyBytes_FromStringAndSize(NULL, begun + size + 1)
+        memcpy(PyBytes_AS_STRING(key), PyBytes_AS_STRING(self.prefix), begun)
+        memcpy(PyBytes_AS_STRING(key) + begun, text, size)
+        PyBytes_AS_STRING(key)[begun + size] = c"}"
+        return key
 
     cpdef object ask(self, words, bint reads=False, timeout=None):
         """Make a request over the calling thread's connection; an error reply is a `ReplyError`.
@@ -304,7 +316,8 @@ cdef class ValkeySession(Session):
     # -- calls ------------------------------------------------------------------
 
     cpdef object call(self, Target target, object name, object args, object kwds):
-        cdef object method = (<dict>self.methods_of(target._token.typeid)).get(name)
+        cdef dict methods = methods_by_type.get(target._token.typeid)
+        cdef object method = (methods or self.methods_of(target._token.typeid)).get(name)
         if method is None:
             return raised(RemoteError(
                 f"AttributeError: a {target._token.typeid} on a Valkey server has no method "
@@ -328,6 +341,8 @@ cdef class ValkeySession(Session):
         """Do what a method does; return what it returns, raise what it raises."""
         if isinstance(method, Command):
             return self.run_command(<Command>method, key, args, kwds)
+        if type(method) is FunctionMethod:
+            return (<FunctionMethod>method).apply(self, key, args, kwds)
         return method(self, key, args, kwds)
 
     cdef object call_after_posts(

@@ -11,7 +11,7 @@ uses('q', 'c')
 -- Give the lock to a waiter; `fence` is that of the grant before.
 local function own(k, w, depth, fence, ...)
   fence = (fence or call('HGET', k, 'f') or 0) + 1
-  call('HSET', k, 'o', w, 'd', depth, 'f', string.format('%.0f', fence), ...)
+  call('HSET', k, 'o', w, 'd', depth, 'f', fence, ...)
   return fence
 end
 

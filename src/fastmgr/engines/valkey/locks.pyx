@@ -1,26 +1,26 @@
+# cython: auto_pickle=False, boundscheck=True, wraparound=True
 """The methods of locks, conditions and semaphores."""
 
-from __future__ import annotations
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memchr, strncmp
+
+from fastmgr.engines.valkey.grants cimport Grants
+from fastmgr.engines.valkey.waiting cimport Wait, give_back
 
 import math
 import operator
 import threading
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any
 
 from fastmgr.client.session import Target
 from fastmgr.engines.valkey.commands import METHODS
-from fastmgr.engines.valkey.fences import lock_key
+from fastmgr.engines.valkey.fences import lock_key as lock_key_of
 from fastmgr.engines.valkey.references import Maker, make_ident, store
 from fastmgr.engines.valkey.waiting import (
     LOOK_AFTER,
     LOOK_SELDOM,
     MOST,
-    Wait,
     counted,
     declare,
-    give_back,
     make,
     seconds_of,
     shown_at,
@@ -28,28 +28,33 @@ from fastmgr.engines.valkey.waiting import (
 )  # fmt: skip
 from fastmgr.stock.dialect import NotHosted
 
-__all__: list[str] = []
 
 # -- locks --------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1024)
-def kind_of(key: bytes) -> bytes:
-    """Return L or R, for a lock that its owner may take again."""
-    return b"L" if key.partition(b":")[2].startswith(b"Lock") else b"R"
+cdef bytes lock_key(bytes key):
+    """The key of the lock behind a lock's or condition's key."""
+    return key if PyBytes_AS_STRING(key)[PyBytes_GET_SIZE(key) - 1] == c"}" else lock_key_of(key)
 
 
-class LockWait(Wait):
+cdef bytes kind_of(bytes key):
+    """L or R, for a lock that its owner may take again."""
+    cdef const char *name = <const char *>memchr(
+        PyBytes_AS_STRING(key), c":", PyBytes_GET_SIZE(key))
+    return b"L" if name is not NULL and strncmp(name, ":Lock", 5) == 0 else b"R"
+
+
+cdef class LockWait(Wait):
     """A call that waits for a lock."""
 
-    def granted(self, token: bytes) -> list[Any]:
+    def granted(self, token):
         how, _, fence = token.rpartition(b" ")
         return [1, int(fence), how[:1]]
 
 
-def lock_timeout(blocking: Any, timeout: Any) -> float | None:
+cdef object lock_timeout(object blocking, object timeout):
     """Check what `threading.Lock.acquire` takes; None to wait for ever, 0 not to wait."""
-    if blocking is True and timeout == -1 and type(timeout) is int:
+    if blocking is True and type(timeout) is int and timeout == -1:
         return None
     if type(blocking) is not bool or type(timeout) is not int or timeout != -1:
         # So that wrong arguments get this interpreter's own message.
@@ -60,74 +65,79 @@ def lock_timeout(blocking: Any, timeout: Any) -> float | None:
     return None if timeout == -1 else timeout
 
 
-def acquire(session: Any, key: bytes, blocking: Any = True, timeout: Any = -1) -> bool:
-    seconds = lock_timeout(blocking, timeout)
+def acquire(session, bytes key, blocking=True, timeout=-1):
+    cdef object reply, seconds = lock_timeout(blocking, timeout)
+    cdef bytes block = b"0" if seconds == 0 else b"1"
+    cdef Grants life = session.life
+    cdef LockWait wait = None
+    cdef bint is_noted = False
     key = lock_key(key)
-    session.life.check(key)
-    block = b"0" if seconds == 0 else b"1"
-    wait, is_noted = None, False
+    life.check(key)
     try:
         while True:
-            wait = LockWait(session, key, b"lock")
-            reply = wait.begin(b"lock_acquire", block, kind_of(key), timeout=seconds)
+            wait = LockWait.__new__(LockWait)
+            wait.prepare(session, (key,), b"lock")
+            reply = wait.go([*wait.request_for(b"lock_acquire"), block, kind_of(key)], seconds)
             if not wait.is_void():
                 break
             seconds = wait.left()
         if reply is None:
             return False
-        session.life.took(key, reply[1] if len(reply) > 1 else 0)
+        life.took(key, reply[1] if len(reply) > 1 else 0)
         is_noted = True
     except BaseException:
-        undo(session, key, wait, is_noted)
+        undo(life, key, wait, is_noted)
         raise
     return True
 
 
-def undo(session: Any, key: bytes, wait: Wait | None, is_noted: bool) -> None:
+cdef int undo(Grants life, bytes key, Wait wait, bint is_noted) except -1:
     """Give back what a call has taken that an exception of a signal's handler ends."""
     if is_noted:
-        session.life.gave(key)
+        life.gave(key)
     if wait is not None:
         wait.undo()
+    return 0
 
 
-def release(session: Any, key: bytes) -> None:
+def release(session, bytes key):
+    cdef Grants life = session.life
     key = lock_key(key)
-    session.life.check(key, gives=True)
-    request = [b"FCALL", b"fm1_lock_release", 1, key, session.life.name(), kind_of(key)]
-    give_back(session, key, request, grant=session.life.grant(key))
+    life.check(key, True)
+    request = [b"FCALL", b"fm1_lock_release", b"1", key, life.name(), kind_of(key)]
+    give_back(session, key, request, 1, life.grant(key))
 
 
-def locked(session: Any, key: bytes) -> bool:
+def locked(session, key):
     return bool(session.function(b"lock_locked", lock_key(key), reads=True))
 
 
-def owner_died(session: Any, key: bytes) -> bool:
+def owner_died(session, key):
     return bool(session.function(b"lock_died", lock_key(key), reads=True))
 
 
-def consistent(session: Any, key: bytes) -> None:
+def consistent(session, key):
     session.function(b"consistent", lock_key(key))
 
 
-def make_lock(session: Any, key: bytes, *args: Any, **kwds: Any) -> None:
+def make_lock(session, key, *args, **kwds):
     if args or kwds:
         threading.Lock(*args, **kwds)  # raises as this interpreter does
     make(session, key, "Lock")
 
 
-def make_rlock(session: Any, key: bytes, *args: Any, **kwds: Any) -> None:
+def make_rlock(session, key, *args, **kwds):
     if args or kwds:
         threading.RLock(*args, **kwds)  # some interpreters take any
     make(session, key, "RLock")
 
 
-def _shown_owner(owner: bytes) -> str:
+def _shown_owner(owner):
     session, thread, _ = owner.split(b"/")
     return f"{int(session, 16) % 1000003 + 1}.{int(thread)}"
 
 
-def show_lock(session: Any, key: bytes) -> str:
+def show_lock(session, key):
     """What `threading` shows of a lock."""
     owner, depth = session.function(b"lock_state", lock_key(key), reads=True)
     state = "locked" if owner else "unlocked"
@@ -141,16 +151,16 @@ def show_lock(session: Any, key: bytes) -> str:
 # -- conditions -----------------------------------------------------------------------
 
 
-class SleeperWait(LockWait):
+cdef class SleeperWait(LockWait):
     """A call that waits to be notified, and then for the lock."""
 
-    def pause(self, position: int) -> float:
+    def pause(self, position):
         # A sleeper does not know whether it is in the lock's queue already.
         return min(LOOK_AFTER * (2 + position), LOOK_SELDOM)
 
-    def withdraw(self) -> None:
+    def withdraw(self):
         """Wait for the lock: however the call ends, the lock is the thread's again."""
-        raised: BaseException | None = None
+        raised = None
         reply = None
         self.deadline = None
         while True:
@@ -167,7 +177,7 @@ class SleeperWait(LockWait):
             raise raised
 
 
-def wait(session: Any, key: bytes, timeout: Any = None) -> bool:
+def wait(session, key, timeout=None):
     seconds = timeout_of(timeout)
     lock = lock_key(key)
     session.life.check(lock)
@@ -184,14 +194,14 @@ def wait(session: Any, key: bytes, timeout: Any = None) -> bool:
     return bytes(reply[2]) == b"N"
 
 
-def notify(session: Any, key: bytes, n: Any = 1) -> None:
+def notify(session, key, n=1):
     lock = lock_key(key)
     session.life.check(lock)
     number = math.ceil(min(n, 2**53)) if n > 0 else 0  # no number either (nan) notifies nobody
     Wait(session, key, b"condition", lock).ask(b"condition_notify", kind_of(lock), number)
 
 
-def notify_all(session: Any, key: bytes) -> None:
+def notify_all(session, key):
     notify(session, key, 2**53)
 
 
@@ -202,7 +212,7 @@ class ConditionMaker(Maker):
     has the lock's proxy, which it holds as a container does.
     """
 
-    def make(self, session: Any, typeid: str, args: Sequence[Any], kwds: Mapping[str, Any]) -> str:
+    def make(self, session, typeid, args, kwds):
         lock = self.lock_of(*args, **kwds)
         ident = make_ident(typeid)
         if lock is None:
@@ -222,11 +232,11 @@ class ConditionMaker(Maker):
         session.function(b"condition_over", key, store(session, key, lock))
         return ident
 
-    def lock_of(self, lock: Any = None) -> Any:
+    def lock_of(self, lock=None):
         return lock
 
 
-def show_condition(session: Any, key: bytes) -> str:
+def show_condition(session, key):
     sleepers = session.function(b"condition_sleepers", key, reads=True)
     return f"<Condition({show_lock(session, key)}, {sleepers})>"
 
@@ -234,69 +244,74 @@ def show_condition(session: Any, key: bytes) -> str:
 # -- semaphores -------------------------------------------------------------------------
 
 
-def acquire_permit(session: Any, key: bytes, blocking: Any = True, timeout: Any = None) -> bool:
+def acquire_permit(session, bytes key, blocking=True, timeout=None):
     if not blocking and timeout is not None:
         raise ValueError("can't specify timeout for non-blocking acquire")
-    seconds = None if timeout is None else seconds_of(timeout)
-    block = b"0" if not blocking or (seconds is not None and not seconds > 0) else b"1"
-    session.life.check(key)
-    wait, is_noted = None, False
+    cdef object reply, seconds = None if timeout is None else seconds_of(timeout)
+    cdef bytes block = (
+        b"0" if not blocking or (seconds is not None and not seconds > 0) else b"1")
+    cdef Grants life = session.life
+    cdef Wait wait = None
+    cdef bint is_noted = False
+    life.check(key)
     try:
         while True:
-            wait = Wait(session, key, b"semaphore")
-            reply = wait.begin(b"semaphore_acquire", block, timeout=seconds)
+            wait = Wait.__new__(Wait)
+            wait.prepare(session, (key,), b"semaphore")
+            reply = wait.go([*wait.request_for(b"semaphore_acquire"), block], seconds)
             if not wait.is_void():
                 break
             seconds = wait.left()
         if reply is not None:
-            session.life.took(key, 0)
+            life.took(key, 0)
             is_noted = True
-            session.life.note_permit(key, wait.name)
+            life.note_permit(key, wait.name)
     except BaseException:
-        undo(session, key, wait, is_noted)
+        undo(life, key, wait, is_noted)
         raise
     if reply is None:
         timeout_of(timeout)
     return reply is not None
 
 
-def release_permits(session: Any, key: bytes, n: Any = 1) -> None:
+def release_permits(session, bytes key, n=1):
     if n < 1:
         raise ValueError("n must be one or more")
     if operator.index(n) > MOST:
         if b":Bounded" in key:
             raise ValueError("Semaphore released too many times")
         raise OverflowError("the semaphore's counter cannot be so high")
-    session.life.check(key, gives=True)
-    request = [b"FCALL", b"fm1_semaphore_release", 1, key, session.life.name(), n]
-    permit = session.life.permit(key)
+    cdef Grants life = session.life
+    life.check(key, True)
+    cdef list request = [b"FCALL", b"fm1_semaphore_release", b"1", key, life.name(), n]
+    cdef bytes permit = life.permit(key)
     if permit is not None:
         request.append(permit)
     give_back(session, key, request, n, [1] if permit is not None and n == 1 else [])
 
 
-def permits_locked(session: Any, key: bytes) -> bool:
+def permits_locked(session, key):
     return bool(session.function(b"semaphore_value", key, reads=True)[0] == b"0")
 
 
-def permit_owner_died(session: Any, key: bytes) -> bool:
+def permit_owner_died(session, key):
     return bool(session.function(b"semaphore_died", key, reads=True))
 
 
-def permits_consistent(session: Any, key: bytes) -> None:
+def permits_consistent(session, key):
     session.function(b"consistent", key)
 
 
-def make_semaphore(session: Any, key: bytes, value: Any = 1) -> None:
+def make_semaphore(session, key, value=1):
     make(session, key, "Semaphore", b"v", _permits(value))
 
 
-def make_bounded_semaphore(session: Any, key: bytes, value: Any = 1) -> None:
+def make_bounded_semaphore(session, key, value=1):
     number = _permits(value)
     make(session, key, "BoundedSemaphore", b"v", number, b"b", number)
 
 
-def _permits(value: Any) -> int:
+def _permits(value):
     if value < 0:
         raise ValueError("semaphore initial value must be >= 0")
     number = counted(value)
@@ -305,7 +320,7 @@ def _permits(value: Any) -> int:
     return number
 
 
-def show_semaphore(session: Any, key: bytes) -> str:
+def show_semaphore(session, key):
     value, bound = session.function(b"semaphore_value", key, reads=True)
     name, state = "Semaphore", f"value={value.decode()}"
     if bound is not None:

@@ -1,25 +1,23 @@
+# cython: auto_pickle=False, boundscheck=True, wraparound=True
 """One call that waits, and what the methods of all that can be waited for share.
 
 A waiter is a record on the server (see ``lua/waiters.lua``); the client blocks at the list to which
 the waiter's token is pushed.  Now and then the client *looks*: the function behind that hands on
 what a dead client held, and tells a waiter whose token was lost what it has been granted.
+
+Compiled, so that a signal's handler can raise only where a request is under way, or in the Python
+code of a subclass: `Wait.begin` takes the wait back then.
 """
 
-from __future__ import annotations
+from fastmgr.engines.valkey.grants cimport Grants
+from fastmgr.engines.valkey.session cimport ValkeySession
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from fastmgr.client.limits import CallTimeout, unlimited
 from fastmgr.engines.valkey.commands import METHODS, FunctionMethod
 from fastmgr.engines.valkey.errors import ReplyError, exception_of
-
-__all__ = [
-    "LOOK_AFTER", "LOOK_SELDOM", "MOST", "SeldomWait", "Wait", "counted", "declare", "give_back",
-    "make", "seconds_of", "shown_at", "timeout_of",
-]  # fmt: skip
 
 #: Seconds after which the first in a queue looks whether the holder lives.
 LOOK_AFTER = 0.1
@@ -32,7 +30,14 @@ SLACK = 3.0
 MOST = 2**63 - 1
 
 
-class Wait:
+cdef inline object ask_server(object session, object words, object timeout):
+    """What `ValkeySession.ask` returns."""
+    if isinstance(session, ValkeySession):
+        return (<ValkeySession>session).ask(words, False, timeout)
+    return session.ask(words, timeout=timeout)
+
+
+cdef class Wait:
     """One call that may wait.
 
     Parameters
@@ -44,39 +49,58 @@ class Wait:
         What the names of the functions begin with: ``<kind>_look``, ``_expire``, ``_withdraw``.
     keys : bytes
         Further keys of the functions.
+
+    Attributes
+    ----------
+    name : bytes
+        What the server calls the waiter.
+    patience : float
+        Seconds for a server that is away to be there again.
+    answered : bool
+        The server has said how the call ends, or cannot be reached: nothing is to be undone.
     """
 
-    def __init__(self, session: Any, key: bytes, kind: bytes, *keys: bytes) -> None:
-        session.life.begin()
+    def __init__(self, session, bytes key, bytes kind, *keys):
+        self.prepare(session, (key, *keys), kind)
+
+    cdef int prepare(self, object session, tuple keys, bytes kind) except -1:
+        cdef Grants life = session.life
+        if not life.is_begun():
+            session.life.begin()
         self.session = session
         self.kind = kind
-        self.keys = (key, *keys)
+        self.keys = keys
         self.id = session.id
-        self.name = session.life.name()
-        self.deadline: float | None = None
-        self.end_at: float | None = None
-        #: Seconds for a server that is away to be there again.
+        self.name = life.name()
         self.patience = session.patience
-        #: The server has said how the call ends, or cannot be reached: nothing is to be undone.
-        self.answered = False
-        self.is_undone = False
-        #: What the functions that look get besides the waiter's name.
-        self.looks_with: tuple[Any, ...] = ()
+        self.looks_with = ()
+        return 0
 
-    def request(self, function: bytes, *args: Any) -> list[Any]:
+    cdef list request_for(self, bytes function):
+        """The request that calls a function for this waiter; its other arguments are to follow."""
+        cdef list request = [b"FCALL", b"fm1_" + function]
+        if len(self.keys) == 1:
+            request += [b"1", self.keys[0], self.name]
+        else:
+            request += [len(self.keys), *self.keys, self.name]
+        return request
+
+    def request(self, bytes function, *args):
         """Return the request that calls a function for this waiter."""
-        keys = self.keys
-        return [b"FCALL", b"fm1_" + function, len(keys), *keys, self.name, *args]
+        return self.request_for(function) + list(args)
 
-    def ask(self, function: bytes, *args: Any, timeout: float | None = None) -> Any:
+    def ask(self, bytes function, *args, timeout=None):
         """Call a function for this waiter; raise what an error reply stands for."""
-        reply = self.session.ask(self.request(function, *args), timeout=timeout)
+        return self.make(self.request(function, *args), timeout)
+
+    cdef object make(self, list request, object timeout):
+        cdef object reply = ask_server(self.session, request, timeout)
         if type(reply) is ReplyError:
             self.answered = True
             raise exception_of(reply)
         return reply
 
-    def begin(self, function: bytes, *args: Any, timeout: float | None = None) -> list[Any] | None:
+    def begin(self, bytes function, *args, timeout=None):
         """Ask for something and wait for it.
 
         Returns
@@ -85,26 +109,31 @@ class Wait:
             The reply that grants it; None where it was not granted in time, or the session has been
             taken for dead.
         """
-        answer_in = None
+        return self.go(self.request_for(function) + list(args), timeout)
+
+    cdef object go(self, list request, object timeout):
+        """Make the request of a call, and wait for what it asks for; as `begin` returns it."""
+        cdef object reply, answer_in = None
         if timeout is not None:
             self.deadline = self.end_at = time.monotonic() + timeout
             self.patience = SLACK
             answer_in = max(timeout, 0) + SLACK
         try:
-            reply = self.ask(function, *args, timeout=answer_in)
+            reply = self.make(request, answer_in)
             return reply if reply[0] == 1 else self.wait(reply)
         except BaseException:
             self.undo()
             raise
 
-    def undo(self) -> None:
+    def undo(self):
         """An exception ends the call: take the wait back, once, unless it is known how it ended."""
-        if not (self.answered or self.is_undone):
-            self.is_undone = True
-            with unlimited():  # the server has a limit of its own for that
-                self.withdraw()
+        if self.name is None or self.answered or self.undone:
+            return      # also where the server has never heard of it
+        with unlimited():  # the server has a limit of its own for that
+            self.withdraw()
+        self.undone = True
 
-    def wait(self, reply: list[Any]) -> list[Any] | None:
+    def wait(self, list reply):
         """Wait until a reply says no longer that this waiter has its place in a queue."""
         while reply[0] == 2:
             if self.is_void():
@@ -119,15 +148,15 @@ class Wait:
             reply = self.persist(b"_look") if token is None else self.granted(token)
         return self.end(reply)
 
-    def pause(self, position: int) -> float:
+    def pause(self, position):
         """Return after how many seconds a waiter at that position looks."""
         return min(LOOK_AFTER * (1 + position), LOOK_SELDOM)
 
-    def granted(self, token: bytes) -> list[Any]:
+    def granted(self, bytes token):
         """Return the reply that a token stands for."""
         return [1]
 
-    def end(self, reply: list[Any]) -> list[Any] | None:
+    def end(self, list reply):
         """Return the reply that grants; None where nothing is granted."""
         if reply[0] == 3:
             # The record is gone and the token lost: it was granted, unless the session was taken
@@ -135,13 +164,13 @@ class Wait:
             return [1] if self.session.life.is_seen(self.id) else None
         return reply if reply[0] == 1 else None
 
-    def block(self, seconds: float) -> bytes | None:
+    def block(self, seconds):
         """Wait for the token; None where there is none yet, or the connection was lost."""
         seconds = max(seconds, 0.001)
         tokens = b"%b:w:%b" % (self.keys[-1], self.name)
         words = [b"BLPOP", tokens, b"%.3f" % seconds]
         try:
-            reply = self.session.ask(words, timeout=seconds + SLACK)
+            reply = ask_server(self.session, words, seconds + SLACK)
         except OSError as error:
             if not _is_away(error):
                 raise
@@ -152,16 +181,15 @@ class Wait:
             raise exception_of(reply)
         return None if reply is None else bytes(reply[1])
 
-    def persist(self, function: bytes) -> Any:
+    def persist(self, bytes function):
         """Call a function that may be called again, also where the server is away for a while."""
         end = time.monotonic() + self.patience
         pause = 0.01
-        failure: Exception
         while True:
             try:
-                reply = self.session.ask(
-                    self.request(self.kind + function, *self.looks_with), timeout=SLACK
-                )
+                reply = ask_server(
+                    self.session, self.request_for(self.kind + function) + list(self.looks_with),
+                    SLACK)
                 if type(reply) is not ReplyError:
                     return reply
                 failure = exception_of(reply)
@@ -174,34 +202,34 @@ class Wait:
                 failure = error
             if time.monotonic() > end:
                 self.answered = True
-                self.session.life.owe(self.request(self.kind + b"_withdraw"))
+                self.session.life.owe(self.request_for(self.kind + b"_withdraw"))
                 raise failure
             time.sleep(pause)
             pause = min(pause * 2, 0.2)
 
-    def settle(self) -> list[Any] | None:
+    def settle(self):
         """The session has been taken for dead: say whether the call was served before."""
         return None
 
-    def is_void(self) -> bool:
+    cpdef bint is_void(self) except -1:
         """Whether the session was taken for dead meanwhile: the call is to be made again."""
-        return bool(self.id != self.session.id)
+        return self.id != self.session.id
 
-    def left(self) -> float | None:
+    def left(self):
         """Return how many seconds of the timeout are left."""
         return None if self.end_at is None else max(0.0, self.end_at - time.monotonic())
 
-    def withdraw(self) -> None:
+    def withdraw(self):
         """Leave the queue, and give back what was granted: the caller has been interrupted."""
-        self.session.life.withdraw(self.request(self.kind + b"_withdraw"))
+        self.session.life.withdraw(self.request_for(self.kind + b"_withdraw"))
 
 
-def seconds_of(timeout: Any) -> float:
+def seconds_of(timeout):
     """Return a timeout as a float; TypeError for a str, which `float` would take."""
     return math.copysign(timeout, timeout)
 
 
-def timeout_of(timeout: Any) -> float | None:
+def timeout_of(timeout):
     """Return a timeout as seconds; TypeError or ValueError for one that is no number."""
     if timeout is None:
         return None
@@ -211,7 +239,7 @@ def timeout_of(timeout: Any) -> float | None:
     return seconds
 
 
-def _is_away(error: OSError) -> bool:
+def _is_away(error):
     """Whether an error says that the server is away.
 
     The others are of signals' handlers, or say that the time of the caller's block is over.
@@ -223,16 +251,14 @@ def _is_away(error: OSError) -> bool:
     return isinstance(error, (ConnectionError, FileNotFoundError))
 
 
-def _was_not_made(error: OSError) -> bool:
+def _was_not_made(error):
     """Whether a request has certainly not reached the server."""
     return isinstance(error, (ConnectionRefusedError, FileNotFoundError)) or (
         getattr(error, "applied", None) is False
     )
 
 
-def give_back(
-    session: Any, key: bytes, request: list[Any], number: int = 1, grant: Sequence[int] = ()
-) -> None:
+cpdef object give_back(object session, bytes key, list request, object number, list grant):
     """Give back a lock or permits, also where the server is away for a while.
 
     Parameters
@@ -243,27 +269,36 @@ def give_back(
         What gives back.
     number : int
         How many permits.
-    grant : sequence of int
+    grant : list of int
         Behind the request these make one that may be made again though the server may have served
-        the first. If the server stays away it is made when the server is there again.
+        the first. If the server stays away it is made when the server is there again. [] where
+        there is no such request.
     """
-    again = [*request, *grant]
-    end = time.monotonic() + session.patience
-    pause = 0.01
-    reply: Any = None
+    cdef Grants life = session.life
+    cdef object reply, end = None
+    cdef list again = None
+    cdef double pause = 0.01
     while True:
         try:
-            reply = session.ask(request)
-            if type(reply) is not ReplyError or reply.code != "READONLY" or time.monotonic() > end:
+            reply = ask_server(session, request, None)
+            if type(reply) is not ReplyError or reply.code != "READONLY":
+                break
+            if end is None:
+                end = time.monotonic() + session.patience
+            if time.monotonic() > end:
                 break
         except BaseException as error:
             if session.retired:
                 raise
+            if end is None:
+                end = time.monotonic() + session.patience
+            if again is None:
+                again = request + grant
             if not isinstance(error, OSError) or not _is_away(error):
                 # Of a signal's handler, which does not know that the lock is held on.
                 if grant:
                     session.life.withdraw(again)
-                    session.life.gave(key)
+                    life.gave(key)
                 raise
             if not _was_not_made(error):
                 if not grant:
@@ -272,23 +307,24 @@ def give_back(
             if time.monotonic() > end:
                 if grant:
                     session.life.owe(again)
-                    session.life.gave(key)
+                    life.gave(key)
                 raise
         time.sleep(pause)
         pause = min(pause * 2, 0.2)
     if type(reply) is ReplyError:
         raise exception_of(reply)
-    session.life.gave(key, number)
+    life.gave(key, number)
+    return None
 
 
-class SeldomWait(Wait):
+cdef class SeldomWait(Wait):
     """A call that waits for what nobody's death brings about."""
 
-    def pause(self, position: int) -> float:
+    def pause(self, position):
         return LOOK_SELDOM
 
 
-def counted(number: Any) -> int:
+def counted(number):
     """Return a number of permits or parties; `threading` takes a float, too."""
     if number != int(number):
         raise ValueError(f"{number!r}: a whole number is needed")
@@ -298,17 +334,17 @@ def counted(number: Any) -> int:
 # -- methods ------------------------------------------------------------------------
 
 
-def make(session: Any, key: bytes, typeid: str, *fields: Any) -> None:
+def make(session, bytes key, typeid, *fields):
     session.life.begin()
     session.function(b"make", key, typeid, session.id, *fields)
 
 
-def shown_at(key: bytes) -> str:
+def shown_at(bytes key):
     """What a representation shows in place of an address."""
     return f"0x{key.rstrip(b'}').rpartition(b'-')[2].decode()}"
 
 
-def declare(typeid: str, **functions: Callable[..., Any]) -> None:
+def declare(typeid, **functions):
     names = {"create": "#create", "attribute": "__getattribute__", "show": "__str__"}
     table = METHODS.setdefault(typeid, {})
     for name, function in functions.items():
