@@ -186,6 +186,13 @@ def test_no_item_goes_with_a_getter_that_dies_in_the_moment_of_a_put(
     """rq 2079, 1716: the job was gone with the worker."""
     monkeypatch.setattr(life, "SWEEP_EVERY", 3600)  # or it would strike what shows who took what
     q, chance = manager.Queue(), random.Random(5)
+
+    def connections() -> int:
+        return len(manager._session.run([b"CLIENT", b"LIST"]).splitlines())
+
+    q.put("begins the session")
+    assert q.get() == "begins the session"
+    before = connections()
     for i in range(max(3, KILLS // 4)):
         doomed = start(f"doomed {i}", call, q, "get", parks=True)
         killer = threading.Timer(chance.uniform(0, 0.002), doomed.process.kill)
@@ -193,6 +200,7 @@ def test_no_item_goes_with_a_getter_that_dies_in_the_moment_of_a_put(
         q.put(i)
         killer.join()
         doomed.process.join(DEADLINE)
+        poll(lambda: connections() <= before, "the server has read all that it asked for")
         # Else it has asked for the item, which is its own from then on.
         taken = manager._session.run([b"HVALS", manager._session.key_of(q._id) + b":t"])
         if not any(record.endswith(b" %d" % i) for record in taken):
