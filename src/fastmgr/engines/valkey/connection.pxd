@@ -21,7 +21,7 @@ cdef class Connection:
     cdef int64_t end                # what the caller's block has set for its calls; 0: nothing
     cdef Py_ssize_t awaited         # replies to the requests of a pipeline
     cdef list arrived               # the replies to a pipeline that could not be sent whole
-    cdef int64_t last               # when the last reply came
+    cdef int64_t last               # when the server was last heard
     cdef fm_spinner spinner         # of the thread that waits for replies
 
     cpdef object call(self, words, timeout=*)

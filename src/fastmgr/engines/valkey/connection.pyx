@@ -394,7 +394,6 @@ cdef class Connection:
         while True:
             reply = self.parser.next()
             if reply is not incomplete:
-                self.last = fm_now_ns()
                 return reply
             self.receive_some()
 
@@ -469,8 +468,9 @@ cdef class Connection:
 
     cdef void renew(self) noexcept:
         """Something has come: the server has the whole time again."""
+        self.last = fm_now_ns()
         if self.limit:
-            self.deadline = fm_now_ns() + self.limit
+            self.deadline = self.last + self.limit
             if 0 < self.end < self.deadline:
                 self.deadline = self.end
 

@@ -1,6 +1,7 @@
 # cython: auto_pickle=False, boundscheck=True, wraparound=True
 """The methods of queues."""
 
+from fastmgr.client.limits cimport limits
 from fastmgr.engines.valkey.values cimport decode, encode
 from fastmgr.engines.valkey.waiting cimport SeldomWait, Wait
 
@@ -161,6 +162,7 @@ cdef list take_items(
     cdef bytes how = _blocking(block, seconds)
     cdef list items, reply = None
     cdef GetterWait getter
+    cdef Py_ssize_t i
     while True:
         getter = GetterWait.__new__(GetterWait)
         getter.prepare(session, (key,), b"queue")
@@ -168,7 +170,11 @@ cdef list take_items(
         try:
             reply = getter.go([*getter.request_for(function), how, *most], seconds)
             if reply is not None:
-                items = [decode(data, session.address) for data in reply[1:]]
+                if limits:
+                    with unlimited(GRACE):  # the items are nobody's but the caller's by now
+                        items = decoded(reply, session.address)
+                else:
+                    items = decoded(reply, session.address)
                 break
         except BaseException as error:
             # Items that cannot be unpickled are taken all the same: else nobody gets the next.
@@ -177,9 +183,18 @@ cdef list take_items(
             raise
         session.life.is_seen(getter.id)
         seconds = getter.left()  # the session was taken for dead
-    for data in reply[1:]:
-        if data.startswith(b"R"):
-            release(session, key, (data,))
+    for i in range(1, len(reply)):
+        if reply[i].startswith(b"R"):
+            release(session, key, (reply[i],))
+    return items
+
+
+cdef list decoded(list reply, object address):
+    """The items in a reply, whose first value is none."""
+    cdef Py_ssize_t i
+    cdef list items = []
+    for i in range(1, len(reply)):
+        items.append(decode(reply[i], address))
     return items
 
 
