@@ -256,6 +256,19 @@ _QUEUE_METHODS = frozenset(
 )
 
 
+_MANY = frozenset(("get_many", "put_many"))
+
+
+class _Missing:
+    """Hides a method that compiled proxies of queues have, and the server's object has not."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, obj: object, kind: type) -> Any:
+        raise AttributeError(f"{kind.__name__!r} object has no attribute {self.name!r}")
+
+
 def MakeProxyType(
     name: str,
     exposed: Iterable[str],
@@ -273,6 +286,8 @@ def MakeProxyType(
         for method in exposed
         if base is BaseProxy or method not in vars(QueueCore)
     }
+    if base is not BaseProxy:
+        namespace.update({name: _Missing() for name in _MANY.difference(exposed)})
     # Without it the type would be given the module of whichever frame calls us.
     namespace["__module__"] = SEEN_IN
     namespace["_exposed_"] = exposed

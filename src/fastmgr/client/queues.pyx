@@ -11,14 +11,15 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.unistd cimport usleep
 
+from fastmgr.client.limits cimport begin_limited, limits
 from fastmgr.client.proxy cimport CellCore
 from fastmgr.kinds.ring cimport (
     GET_ASKS, PUT_ASKS, RING_ASK, RING_BUSY, RING_DONE, RING_EMPTY, RING_FULL, RING_GONE, RING_HEAD,
-    RING_LARGE, RingOutcome, ring_capacity, ring_get, ring_peek, ring_put, ring_spin,
-    ring_task_done,
+    RING_LARGE, RingOutcome, ring_capacity, ring_get, ring_get_many, ring_most, ring_peek, ring_put,
+    ring_put_many, ring_spin, ring_task_done,
 )
 from fastmgr.link.system cimport (
     fm_look, fm_look_again, fm_look_begin, fm_look_end, fm_now_ns, fm_spinner,
@@ -28,11 +29,16 @@ from fastmgr.memory.atomics cimport uint64_t
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
 import queue
 
 cdef enum:
     ASK_AFTER = 16          # calls of a proxy, after which it asks where its queue is
     SMALL = 1024            # bytes of an item that are read to the stack
+    MANY = 64 * 1024        # bytes of items that one turn puts or gets, beside the last
+    MANY_ITEMS = 4096       # and how many items
     # While another process has the ring: how long a thread only lets others run between two looks,
     # how long it then sleeps each time, and how long it waits before it asks the server.
     BUSY_YIELD_NS = 5 * 1000 * 1000
@@ -40,13 +46,14 @@ cdef enum:
     BUSY_NS = 1000 * 1000 * 1000
 
 cdef enum Operation:
-    PUT, GET, TASK_DONE
+    PUT, GET, TASK_DONE, PUT_MANY, GET_MANY
 
 cdef struct Request:
     Operation operation
     const char *data        # to be put
     char *into              # where an item goes, and how many bytes there are
     uint64_t size, room
+    uint64_t count          # of many items
 
 # The looks of this process at rings in which there was nothing to get, or no room.
 cdef fm_spinner spinner
@@ -115,6 +122,16 @@ cdef class QueueCore(CellCore):
             return ring_get(
                 self.cell, self.capacity, self.view.owner, request.into, request.room,
                 &request.size)
+        if request.operation == PUT_MANY:
+            request.count = request.size
+            return ring_put_many(
+                self.cell, self.capacity, self.view.owner, self.maxsize, request.data,
+                &request.count)
+        if request.operation == GET_MANY:
+            request.count = request.size
+            return ring_get_many(
+                self.cell, self.capacity, self.view.owner, request.into, request.room,
+                &request.count)
         return ring_task_done(self.cell, self.capacity, self.view.owner)
 
     @cython.final
@@ -214,6 +231,107 @@ cdef class QueueCore(CellCore):
         finally:
             free(large)
 
+    @cython.final
+    cdef Py_ssize_t put_some(self, list items, Py_ssize_t first, int waits) except -1:
+        """Put items, from the first that is left on, in one turn; how many were put."""
+        cdef Writer writer = Writer()
+        cdef Request request
+        cdef uint64_t size = 0, most
+        cdef size_t start
+        cdef Py_ssize_t i = first
+        if not self.at_hand():
+            return 0
+        most = ring_most(self.capacity)
+        while i < len(items) and i - first < MANY_ITEMS and writer.size < MANY:
+            start = writer.size
+            writer.write(&size, sizeof(size))
+            writer.pickles = 0
+            if writer.put_compact(items[i]) or writer.pickles:
+                break
+            size = writer.size - start - sizeof(size)
+            if size > most:
+                break
+            memcpy(writer.data + start, &size, sizeof(size))
+            i += 1
+        if i == first:
+            return 0
+        request.operation = PUT_MANY
+        request.data, request.size = writer.data, <uint64_t>(i - first)
+        if self.perform(&request, waits) != RING_DONE:
+            return 0
+        return <Py_ssize_t>request.count
+
+    @cython.final
+    cdef bint get_some(self, list got, Py_ssize_t most, int waits) except -1:
+        """Add the first items to `got`, in one turn; whether there were any."""
+        cdef Request request
+        cdef Reader reader
+        cdef uint64_t size = 0, _i
+        cdef char *data
+        cdef char *at
+        cdef uint64_t room
+        if not self.at_hand():
+            return False
+        room = MANY + sizeof(size) + ring_most(self.capacity)
+        data = at = <char *>malloc(room)
+        if data is NULL:
+            raise MemoryError(f"no memory for {room} bytes of items")
+        try:
+            request.operation = GET_MANY
+            request.into, request.room = data, room
+            request.size = <uint64_t>min(most, MANY_ITEMS)
+            if self.perform(&request, waits) != RING_DONE:
+                return False
+            reader = Reader()
+            for _i in range(request.count):
+                memcpy(&size, at, sizeof(size))
+                reader.feed(at + sizeof(size), size, None, False)
+                got.append(reader.get())
+                at += sizeof(size) + size
+            return True
+        finally:
+            free(data)
+
+    @cython.final
+    cdef object put_rest(self, list items, Py_ssize_t done, tuple args, dict kwds):
+        """Have the server put the items that are left of a `put_many`."""
+        if done == len(items):
+            return None
+        try:
+            return self._callmethod("put_many", (items[done:], *args[1:]), kwds)
+        except Exception as error:
+            if done and isinstance(getattr(error, "put", None), int):
+                error.put += done
+            raise
+
+    def put_many(self, /, *args, **kwds):
+        """Put each of some items in turn, as one call; it waits for room for each, in order."""
+        cdef int waits = waiting_of(args, 1, kwds)
+        cdef Py_ssize_t moved, done = 0
+        cdef list items
+        if waits < 0 or not self.at_hand():
+            return self._callmethod("put_many", args, kwds)
+        items = list(args[0])
+        while done < len(items):
+            moved = self.put_some(items, done, waits)
+            if moved == 0:
+                break
+            done += moved
+        return self.put_rest(items, done, args, kwds)
+
+    def get_many(self, /, *args, **kwds):
+        """Return a list of those items that are there, `max_items` at most, and at least one."""
+        cdef int waits = waiting_of(args, 1, kwds)
+        cdef list got = []
+        cdef Py_ssize_t most
+        if waits >= 0 and type(args[0]) is int and 0 < args[0] < PY_SSIZE_T_MAX:
+            most = args[0]
+            while len(got) < most and self.get_some(got, most - len(got), waits):
+                waits = 0
+            if got:
+                return got
+        return self._callmethod("get_many", args, kwds)
+
     def put(self, /, *args, **kwds):
         """Put an item into the queue."""
         cdef int waits = waiting_of(args, 1, kwds)
@@ -306,6 +424,8 @@ cdef bint let_others_run(int64_t *since) except -1:
     with nogil:
         usleep(0 if now - since[0] < BUSY_YIELD_NS else BUSY_US)
     PyErr_CheckSignals()
+    if limits:
+        begin_limited()
     return now - since[0] < BUSY_NS
 
 

@@ -153,7 +153,9 @@ QUEUE = declare(
         make=Queue,
         also_make=("fastmgr.kinds.queues:Queue",),
         types=("fastmgr.kinds.queues:Queue",),
-        cell_calls=names("put put_nowait get get_nowait qsize empty full task_done"),
+        cell_calls=names(
+            "put put_nowait put_many get get_nowait get_many qsize empty full task_done"
+        ),
         unread=Unread(
             keeps={"put": 0, "put_nowait": 0, "put_many": 0}, blind=None, each=names("put_many")
         ),

@@ -386,6 +386,81 @@ cdef inline RingOutcome ring_get(
     return outcome
 
 
+cdef inline RingOutcome ring_put_many(
+    char *at, uint64_t capacity, uint64_t owner, uint64_t maxsize, const char *records,
+    uint64_t *count
+) noexcept nogil:
+    """Put items, of each of which there is the size, in a word, and the bytes.
+
+    `count` says how many there are, then how many were put; where that is none, the outcome why.
+    """
+    cdef Turn turn
+    cdef uint64_t size = 0, done = 0, most = count[0]
+    cdef RingOutcome outcome = ring_take(&turn, at, capacity, owner)
+    count[0] = 0
+    if outcome != RING_DONE:
+        return outcome
+    outcome = RING_ASK
+    while done < most and turn.state.about & PUT_ASKS == 0:
+        if maxsize and ring_count(&turn) >= maxsize:
+            outcome = RING_FULL
+            break
+        memcpy(&size, records, sizeof(size))
+        if not ring_push(&turn, records + sizeof(size), size):
+            break
+        records += sizeof(size) + size
+        done += 1
+    if done == 0:
+        ring_let_go(&turn)
+        return outcome
+    turn.state.unfinished += done
+    if not ring_commit(&turn):
+        return RING_GONE
+    count[0] = done
+    return RING_DONE
+
+
+cdef inline RingOutcome ring_get_many(
+    char *at, uint64_t capacity, uint64_t owner, char *into, uint64_t room, uint64_t *count
+) noexcept nogil:
+    """Take the first items, at most `count`, which then says how many there are.
+
+    Of each the size, in a word, and the bytes go to `into`.  Where more are wanted than there are,
+    and the server may have others, it is asked.
+    """
+    cdef Turn turn
+    cdef uint64_t size = 0, done = 0, most = count[0]
+    cdef RingOutcome outcome = ring_take(&turn, at, capacity, owner)
+    count[0] = 0
+    if outcome != RING_DONE:
+        return outcome
+    if turn.state.about & GET_ASKS or turn.state.about & PUT_ASKS and ring_count(&turn) < most:
+        outcome = RING_ASK
+    elif ring_count(&turn) == 0:
+        outcome = RING_EMPTY
+    while outcome == RING_DONE and done < most and ring_count(&turn):
+        if not ring_first(&turn, &size):
+            outcome = RING_SPOILED
+        elif size + sizeof(size) > room:
+            outcome = RING_LARGE
+        else:
+            memcpy(into, &size, sizeof(size))
+            ring_copy_first(&turn, into + sizeof(size), size)
+            ring_drop_first(&turn, size)
+            into += sizeof(size) + size
+            room -= sizeof(size) + size
+            done += 1
+    if done == 0:
+        ring_let_go(&turn)
+        return outcome
+    if not ring_commit(&turn):
+        return RING_GONE
+    if turn.state.used == 0 and turn.state.peak > RING_KEPT:
+        ring_shrink(at, capacity, owner)
+    count[0] = done
+    return RING_DONE
+
+
 cdef inline RingOutcome ring_task_done(
     char *at, uint64_t capacity, uint64_t owner
 ) noexcept nogil:

@@ -58,6 +58,44 @@ def test_no_call_is_made(manager: ProbeManager) -> None:
     q.join()
 
 
+def test_many_items_in_one_turn(manager: ProbeManager) -> None:
+    q = with_ring(manager.JoinableQueue(5000))
+    items = [(i, "x" * (i % 50)) for i in range(5000)]
+
+    def use() -> list[Any]:
+        q.put_many(iter(items))
+        return [q.get_many(100), q.get_many(10_000), q.qsize()]
+
+    first, rest, left = locally(manager, use)
+    assert first + rest == items and left == 0
+    for _ in items:
+        q.task_done()
+    q.join()
+    with pytest.raises(queue.Empty):
+        q.get_many(5, False)
+    with pytest.raises(ValueError, match="1 or more"):
+        q.get_many(0)
+
+
+def test_many_items_that_have_no_room(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue(5))
+    q.put(0)
+    with pytest.raises(queue.Full) as caught:
+        q.put_many(range(1, 10), False)
+    assert caught.value.put == 4  # type: ignore[attr-defined]
+    putter = Client(q.put_many, [5, 6, {"k": manager.dict(a=1)}, 8])
+    got: list[Any] = []
+    while len(got) < 9:
+        got += q.get_many(3)
+    putter.result()
+    assert got.pop(7)["k"].copy() == {"a": 1} and got == [0, 1, 2, 3, 4, 5, 6, 8]
+
+
+def test_a_queue_without_many_has_no_such_methods() -> None:
+    made = managers.MakeProxyType("Few", managers.public_methods(queue.Queue()))
+    assert not hasattr(made, "put_many") and hasattr(made, "put")
+
+
 def test_what_no_ring_takes_keeps_its_place(manager: ProbeManager) -> None:
     q = with_ring(manager.Queue())
     items: list[Any] = [1, "x" * 300_000, 2, manager.list([3]), 4, KeyError(5), b"y" * 100_000, 6]
