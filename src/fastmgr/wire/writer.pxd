@@ -18,7 +18,7 @@ cdef class Writer:
     cdef int put(self, object value) except -1
     # Encode one value: 0 = done, 1 = it needs pickle and nothing was written. Runs no users' code.
     cdef int put_compact(self, object value) except -1
-    # Encode the arguments of a call that `put_compact` cannot: 1 = one of them is a pickle, which the
+    # Encode arguments of a call that `put_compact` cannot: 1 = one of them is a pickle, which the
     # server can hand back unread; 2 = pickled as a whole, or the pickle may refer to a process.
     cdef int put_args(self, tuple args) except -1
     # The same where the first is an iterable of values that share nothing: it becomes a list, in
