@@ -36,6 +36,7 @@ from fastmgr.managers import (
     Namespace,
     NotHosted,
     RemoteError,
+    ServerRestarted,
     StaleFence,
     State,
     SyncManager,
@@ -68,9 +69,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Array", "BaseManager", "CallTimeout", "LockLost", "Manager", "Namespace", "NotHosted",
-    "OnewayError", "Pipeline", "RemoteError", "Server", "StaleFence", "State", "SyncManager",
-    "Token", "Value", "all_methods", "convert_to_error", "dispatch", "install", "installed",
-    "listener_client", "oneway", "public_methods", "timeout", "uninstall",
+    "OnewayError", "Pipeline", "RemoteError", "Server", "ServerRestarted", "StaleFence",
+    "State", "SyncManager", "Token", "Value", "all_methods", "convert_to_error", "dispatch",
+    "install", "installed", "listener_client", "oneway", "public_methods", "timeout", "uninstall",
 ]  # fmt: skip
 __all__ += proxies.__all__
 if HAS_SHMEM:

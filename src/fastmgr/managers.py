@@ -51,6 +51,7 @@ from fastmgr.stock.dialect import (
     LockLost as LockLost,
     NotHosted as NotHosted,
     RemoteError as RemoteError,
+    ServerRestarted as ServerRestarted,
     StaleFence as StaleFence,
     Token as Token,
     convert_to_error as convert_to_error,
@@ -107,8 +108,8 @@ def __dir__() -> list[str]:
 
 # What users see has a name that they can import, in whichever room it lives.
 for _seen in (
-    Array, LockLost, Namespace, NotHosted, RemoteError, StaleFence, Token, convert_to_error,
-    dispatch,
+    Array, LockLost, Namespace, NotHosted, RemoteError, ServerRestarted, StaleFence, Token,
+    convert_to_error, dispatch,
 ):  # fmt: skip
     _seen.__module__ = __name__
 del _seen

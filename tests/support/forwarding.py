@@ -13,6 +13,13 @@ from support import DEADLINE, readable
 __all__ = ["Relay", "forwarder"]
 
 
+def _end(sock: socket.socket) -> None:
+    """Close it for its peer as well, also where a child of this process has a copy."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+
+
 class Relay:
     """A TCP address whose connections are relayed to a server's address.
 
@@ -49,10 +56,10 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._waker.close()
+        self._waker.send(b"end")
         self._thread.join(DEADLINE)
-        for sock in [self._listener, self._woken, *self._peers]:
-            sock.close()
+        for sock in [self._listener, self._woken, self._waker, *self._peers]:
+            _end(sock)
 
     def allow(self, *, up: int | None = None, down: int | None = None) -> None:
         """From now on relay so many bytes more to the server, and to the clients."""
@@ -63,7 +70,7 @@ class Relay:
             self._peers.pop(sock, None)
             self._clients.discard(sock)
             self._stopped.discard(sock)
-            sock.close()
+            _end(sock)
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
@@ -73,7 +80,7 @@ class Relay:
             server.connect(self.target)
         except OSError:  # the server is away
             server.close()
-            client.close()
+            _end(client)
             return
         self._peers[client], self._peers[server] = server, client
         self._clients.add(client)

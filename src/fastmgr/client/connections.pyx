@@ -256,15 +256,17 @@ cdef class Connections(References):
         util.debug("connecting to the manager at %r", self.address)
         try:
             mine.channel = self.open(thread_name())
-        except OSError as error:
+        except (OSError, EOFError) as error:
             if isinstance(error, TimeoutError) and type(error) is not CallTimeout and (
                 self.is_lost(error) and limit_is_over()
             ):
                 raise not_dialed(error) from None
-            if self.retired and error.errno is not None and self.is_lost(error):
-                raise OSError(
-                    error.errno, f"the manager at {self.address!r} has been shut down") from None
-            raise
+            if not self.is_lost(error):
+                raise
+            if self.retired and getattr(error, "errno", None) is not None:
+                error = OSError(
+                    error.errno, f"the manager at {self.address!r} has been shut down")
+            raise told(error, False) from None
         mine.channel.thread = PyThread_get_thread_ident()
         mine.session = weakref.ref(self)
         return mine
@@ -363,10 +365,10 @@ cdef class Connections(References):
         if not stale and self.keepalive is channel:
             self.replace_keepalive()
         if stale:
-            return named(error.args[0], self.address)
+            return told(named(error.args[0], self.address), False)
         if type(error) is CallTimeout:
             return unanswered(f"the manager's server at {self.address!r}", error.applied)
-        return named(error, self.address) if self.is_lost(error) else error
+        return told(named(error, self.address), None) if self.is_lost(error) else error
 
     cdef int disconnect(self) except -1:
         cdef Channel channel
@@ -381,6 +383,21 @@ cdef class Connections(References):
         self.retired = True
         self.take_due()
         self.disconnect()
+
+
+cdef object told(error, applied):
+    """The error of a lost connection, which tells whether the call may have been applied."""
+    cdef str words = "; nobody knows whether the call was made: it may have been applied"
+    cdef list args = list(error.args)
+    if applied is None and args and type(error).__module__ == "builtins":
+        last = args.pop()
+        if type(last) is str and not last.endswith(words):
+            error = type(error)(*args, last + words)
+    try:
+        error.applied = applied
+    except AttributeError:
+        pass        # a user's own type
+    return error
 
 
 cdef object thread_name():

@@ -74,6 +74,7 @@ cdef class ClientSession(Connections):
     cdef Session fallback           # with a server that does not
     cdef bytes id
     cdef object instance             # which server process answered last
+    cdef tuple told                  # which, and the session's number there, know what is held
     cdef uint64_t threads            # of this process that have had a channel
     cdef Py_ssize_t taken            # locks and permits: while there are any it keeps itself alive
 
@@ -318,6 +319,8 @@ cdef class ClientSession(Connections):
                 "another may answer in its place"
             )
         stream.fast = True
+        if self.instance is not None and self.instance != answer[0]:
+            self.has_nothing()      # what was held went with the server
         self.instance, resumed, number, place = answer
         channel = FastChannel(stream)
         if not resumed or self.view is None or not self.view.usable:
@@ -326,7 +329,8 @@ cdef class ClientSession(Connections):
                 <uint64_t>number << THREAD_BITS, place if shares else 0, self.instance, self.view)
         self.adopt(channel)
         channel.limit = seconds
-        if not resumed and self.holdings:
+        # Where it is resumed, the thread that was first may not have told yet what is held.
+        if self.holdings and (not resumed or self.told != (answer[0], number)):
             try:
                 self.reclaim(channel)
             except BaseException as error:
@@ -336,6 +340,7 @@ cdef class ClientSession(Connections):
                 if is_loss(error):
                     raise named(error, self.address) from None
                 raise
+        self.told = answer[0], number
         settle(stream)
         channel.limit = self.timeout or 0.0
         if channel.limit != 0.0:

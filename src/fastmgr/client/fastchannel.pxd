@@ -19,6 +19,7 @@ cdef class FastChannel(Channel):
     cdef Stream stream
     cdef Writer writer
     cdef Reader reader
+    cdef bint is_remote              # the server is reached over TCP
     cdef int pid                     # whose connection it is: a forked child has but a copy
     cdef double limit                # seconds that a reply may take; 0: any time
     cdef bint late                   # `interrupted` since the time of a call was over
@@ -49,6 +50,7 @@ cdef class FastChannel(Channel):
     )
     cdef object exchange(self, Writer writer, list due)
     cdef bint wants_mailbox(self) noexcept
+    cdef int send(self, Writer writer) except -1
     cdef object payload(self)
     cdef int receive(self, uint32_t expected) except -1
     cdef int begin_limit(self) except -1

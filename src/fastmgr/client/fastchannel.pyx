@@ -123,6 +123,7 @@ cdef class FastChannel(Channel):
 
     def __init__(self, Stream stream):
         self.stream = stream
+        self.is_remote = not stream.transport.is_local()
         self.pid = getpid()
         self.writer = Writer()
         self.reader = Reader()
@@ -285,19 +286,13 @@ cdef class FastChannel(Channel):
         if not self.hold_now():     # in line: a call seldom has to wait for it
             self.hold()
         try:
-            if not self.usable:
+            # Over TCP the kernel takes a request for a server that has ended.
+            if not self.usable or self.is_remote and stream.at_end():
                 raise stale()
             mailed = not self.ahead and not writer.buffers and stream.send_by_mail(
                 writer.data, writer.size)
-            try:
-                if not mailed:
-                    self.cut_off = True
-                    stream.send_all(writer.data, writer.size, writer.buffers or None)
-                    self.cut_off = False
-            except OSError as error:
-                if is_loss(error):
-                    raise unsent(error) from None
-                raise
+            if not mailed:
+                self.send(writer)
             try:
                 self.receive(expected)
             except (OSError, EOFError) as error:
@@ -329,6 +324,18 @@ cdef class FastChannel(Channel):
         if versioned:
             return payload if data is None else kept_at(handle, payload, data)
         return outcome_of(op, payload, handle)
+
+    cdef int send(self, Writer writer) except -1:
+        """Send all that `writer` holds."""
+        self.cut_off = True
+        try:
+            self.stream.send_all(writer.data, writer.size, writer.buffers or None)
+        except OSError as error:
+            if is_loss(error):
+                raise unsent(error) from None
+            raise
+        self.cut_off = False
+        return 0
 
     cdef object payload(self):
         """What the last frame carries, or a `PickledReply` of it.
@@ -403,14 +410,9 @@ cdef class FastChannel(Channel):
             if not self.usable:
                 raise stale()
             self.ahead = True
-            self.cut_off = True
-            self.stream.send_all(writer.data, writer.size, writer.buffers or None)
-            self.cut_off = False
+            self.send(writer)
         except BaseException as error:
-            lost = unsent(error) if is_loss(error) else error
-            self.end(lost)
-            if lost is not error:
-                raise lost from None
+            self.end(error)
             raise
         finally:
             self.let_go()

@@ -14,6 +14,7 @@ from fastmgr.memory.arena cimport KIND_EVENT, KIND_LOCK, KIND_RLOCK, KIND_SEMAPH
 import threading
 
 from fastmgr.client.limits import GRACE, unlimited
+from fastmgr.stock.dialect import LockLost, ServerRestarted
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -106,7 +107,10 @@ cdef class LockCore(CellCore):
     @cython.final
     cdef int give_back_now(self, tuple args) except -1:
         if args or not (self.at_hand() and self.free()):
-            self._callmethod("release", args)
+            try:
+                self._callmethod("release", args)
+            except ServerRestarted as error:
+                raise LockLost(f"the lock went with the server that had it: {error}") from None
         self._session().gave(min(args[0], PY_SSIZE_T_MAX) if args else 1)
         return 0
 

@@ -21,6 +21,7 @@ cdef class ProxyCore(Target):
     cdef int rest                     # calls for which none were kept, the last time
     cdef object __weakref__
     cdef dict __dict__
+    cdef object error_in_words(self, error)
     cdef Session _session(self)
     cdef object read(self, Session session, object name, object args, object kwds)
     cdef Reads begin_reads(self, Session session, object name)

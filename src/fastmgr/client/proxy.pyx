@@ -31,7 +31,7 @@ cdef extern from "Python.h":
     object PyObject_GenericGetAttr(object obj, object name)
 
 from fastmgr.kinds.rows import BY_TYPEID, GAINS
-from fastmgr.stock.dialect import RemoteError
+from fastmgr.stock.dialect import RESTARTED, RemoteError, ServerRestarted
 
 
 cdef enum:
@@ -93,6 +93,15 @@ cdef str in_a_line(error):
         lines = format_exception_only(type(error), error)
     line = next((line for line in map(str.strip, reversed(lines)) if line), "")
     return line if len(line) <= 500 else line[:500] + "..."
+
+
+cdef object restarted(Target target):
+    """The error of a call whose object went with the server that had it."""
+    return ServerRestarted(
+        f"the server at {target._token.address!r} was restarted, and has no longer the "
+        f"{target._token.typeid} of this proxy: make it anew. The call was not made. A Counter, "
+        "Counters, Value or Array that has a name (name=...) is found again where the server keeps "
+        "such objects in a file (arena=...)")
 
 
 cdef class ProxyCore(Target):
@@ -234,9 +243,15 @@ cdef class ProxyCore(Target):
             exposed, typeid, proxytype = outcome.payload
             return self._build_proxy(typeid, outcome.ident, exposed, proxytype)
         try:
-            raise error_of(outcome)
+            raise self.error_in_words(error_of(outcome))
         finally:
             outcome = None      # the exception's traceback leads back to this frame
+
+    cdef object error_in_words(self, error):
+        """The error of a call; where the object's server has ended it says that, and what to do."""
+        if type(error) is RemoteError and RESTARTED in str(error.args[0]):
+            return restarted(self)
+        return error
 
     cdef Session _session(self):
         if self._session_ is None:
@@ -255,7 +270,13 @@ cdef class ProxyCore(Target):
     def _take_reference(self):
         """Hold a reference in the server from now on; once is enough."""
         if self._ref is None:
-            self._ref = self._session().acquire(self)
+            try:
+                self._ref = self._session().acquire(self)
+            except RemoteError as error:
+                raised = self.error_in_words(error)
+                if raised is error:
+                    raise
+                raise raised from None
 
     def _close(self):
         """Give the reference back before the proxy is dropped; twice does nothing."""

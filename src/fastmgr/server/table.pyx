@@ -21,6 +21,7 @@ import os
 from weakref import KeyedRef, WeakValueDictionary
 
 from fastmgr.kinds import rows
+from fastmgr.stock.dialect import RESTARTED
 
 # Filled as types are declared.
 cdef set RUN_ON_LOOP = rows.RUN_ON_LOOP
@@ -202,7 +203,7 @@ cdef class Table:
             elif key >> 32 == self.epoch:
                 reason = "its last reference was returned"
             else:
-                reason = "another server shared it: the one at this address was restarted"
+                reason = RESTARTED
             return KeyError(f"{ident}: no such object: {reason}")
         return KeyError(ident)
 

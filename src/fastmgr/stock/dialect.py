@@ -22,8 +22,8 @@ from fastmgr.link.stream import Stream
 from fastmgr.wire.opaque import check_nesting
 
 __all__ = [
-    "SERIALIZERS", "Idle", "LockLost", "NotHosted", "RemoteError", "StaleFence",
-    "StockConnection", "Token",
+    "RESTARTED", "SERIALIZERS", "Idle", "LockLost", "NotHosted", "RemoteError", "ServerRestarted",
+    "StaleFence", "StockConnection", "Token",
     "convert_to_error", "dispatch", "listener_and_client", "listener_client", "receive",
     "stock_client", "uses_raw_sockets",
 ]  # fmt: skip
@@ -87,13 +87,36 @@ class RemoteError(Exception):
 class LockLost(RuntimeError):
     """The lock was the thread's, and others may have taken it since.
 
-    The connection was lost that shows an engine's server that this process lives, and the server
-    has gone on without this process.
+    The server that had the lock has ended, and another one serves at its address.  Or the
+    connection was lost that shows an engine's server that this process lives, and the server has
+    gone on without this process.
     """
 
 
 class StaleFence(RuntimeError):
     """Nothing was changed, for a later holder of the lock has changed the object."""
+
+
+class ServerRestarted(RemoteError):
+    """The object was that of a server which has ended: another one serves at its address now.
+
+    The call was not made.  Objects that have a name (``name=``) are found again, if the server
+    keeps them in a file (``arena=``).
+
+    Attributes
+    ----------
+    applied : bool
+        False: the server has not run the call.
+    """
+
+    applied = False
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+#: What a server says of an ident that is not one of its own.
+RESTARTED = "another server shared it: the one at this address was restarted"
 
 
 class NotHosted(RemoteError):
