@@ -18,6 +18,7 @@ COMMANDS = {
     "ls": "list the objects that have a name on a server",
     "get": "print what a named object has",
     "incr": "add to a named counter or value",
+    "doctor": "say what is slow or missing on this machine, or at a server, and what to do",
     "run": "run a program whose managers are fastmgr's",
     "bench": "measure stock, multiprocessing's own and fastmgr on this machine",
     "demo": "count the words of the standard library in shared state",

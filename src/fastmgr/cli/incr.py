@@ -22,7 +22,11 @@ def _number(text: str) -> int | float:
     try:
         return int(text)
     except ValueError:
+        pass
+    try:
         return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number is needed") from None
 
 
 def run(options: argparse.Namespace) -> int:

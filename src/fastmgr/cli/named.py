@@ -14,10 +14,11 @@ from fastmgr.cli.options import Refusal, shown
 __all__ = ["Named", "add_name", "add_server", "connected", "listed", "one", "part_of"]
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
+def add_server(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """Add the options that say which server is meant."""
     parser.add_argument(
         "address",
+        nargs="?" if optional else None,
         type=common.parse_address,
         metavar="ADDRESS",
         help="HOST:PORT, the path of a Unix socket, @NAME, or an engine's, as valkey://host",

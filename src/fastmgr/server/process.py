@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -17,7 +19,7 @@ from fastmgr.server.driver import share_heap
 if TYPE_CHECKING:
     from fastmgr.server.server import Server
 
-__all__ = ["Workers", "leave_if_copied", "run_server"]
+__all__ = ["Workers", "describe", "leave_if_copied", "run_server"]
 
 #: Seconds that a thread without work waits for some before it ends.
 LINGER = 5.0
@@ -75,6 +77,35 @@ class Workers:
             if reusable is False:
                 return
             self._idle.append(inbox)
+
+
+def describe(server: Server) -> dict[str, Any]:
+    """Return what is known of a server's process, for `Server.about`."""
+    from importlib.metadata import version  # which few programs ask for
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return {
+        "version": version("fastmgr"),
+        "python": platform.python_version(),
+        "process": os.getpid(),
+        "processors": processors(),
+        "descriptors": len(os.listdir("/dev/fd")),
+        "most_descriptors": soft,
+        "hard_descriptors": hard,
+        "threads": threading.active_count(),
+        "objects": len(server.table.entries),
+        "clients": len(server.table.sessions),
+        "shares_memory": server.arena is not None,
+        "file": None if server.names.file is None else server.names.file.path,
+    }
+
+
+def processors() -> int:
+    """Return on how many processors this process may run."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not on this system, or not in this sandbox
+        return os.cpu_count() or 1
 
 
 def _travels(error: Exception) -> bool:

@@ -24,7 +24,7 @@ from fastmgr.server.arenafile import ArenaFile
 from fastmgr.server.calls import create_for_stock, revive
 from fastmgr.server.driver import has_few_descriptors
 from fastmgr.server.names import Finder, Names
-from fastmgr.server.process import Workers, leave_if_copied
+from fastmgr.server.process import Workers, describe, leave_if_copied
 from fastmgr.server.table import Entry, Table
 from fastmgr.server.views import Counts, LocalObjects, Objects
 from fastmgr.stock.dialect import listener_and_client, uses_raw_sockets
@@ -84,7 +84,7 @@ class Server(_StockServer):
     ]  # fmt: skip
 
     #: What clients of ours may call besides; `public` is the stdlib's, and users replace it.
-    _own_public = ("described_names", "kept_names", "forget_name")
+    _own_public = ("about", "described_names", "kept_names", "forget_name")
     #: Seconds in which a new connection has to prove the key.
     handshake_timeout: float = 10.0
     #: Seconds that a server without clients waits for some when the process that started it is
@@ -411,6 +411,10 @@ class Server(_StockServer):
     def number_of_objects(self, c: Any) -> int:
         """Return how many objects clients hold."""
         return len(self.table.entries)
+
+    def about(self, c: Any) -> dict[str, Any]:
+        """Return what can be of interest to who looks for what is slow, as plain values."""
+        return describe(self)
 
     def kept_names(self, c: Any) -> list[str]:
         """Return the names under which objects are kept."""

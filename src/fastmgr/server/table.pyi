@@ -18,6 +18,7 @@ class Entry:
 
 @final
 class Table:
+    sessions: dict[bytes, Any]
     entries: dict[Any, Entry]
     local: WeakValueDictionary[Any, Entry]
     revive: Callable[[Any], Entry | None] | None
