@@ -57,8 +57,8 @@ test-long: build  ## the tests that take long and say little more than others
 SOAK_SECONDS = $(if $(filter file,$(origin SECONDS)),600,$(SECONDS))
 
 soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) of reads and as many of a flat line of memory
-	FASTMGR_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest -m '' --timeout=1800 $(ARGS) \
-	    tests/faults/test_soak.py tests/engines/test_soak.py tests/faults/test_mixed.py
+	FASTMGR_KILLS=1000 FASTMGR_RING_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest -m '' --timeout=1800 $(ARGS) \
+	    tests/faults/test_soak.py tests/engines/test_soak.py tests/faults/test_mixed.py tests/faults/test_rings.py
 	FASTMGR_COHERENCE_SECONDS=$(SOAK_SECONDS) FASTMGR_MEMORY_SECONDS=$(SOAK_SECONDS) \
 	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_coherence.py tests/faults/test_memory.py
 

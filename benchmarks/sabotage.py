@@ -77,6 +77,14 @@ SABOTAGES = (
         said="instructions, (client|server) dict_get: ",
     ),
     Sabotage(
+        name="a queue whose place no client asks for",
+        file="client/queues.pyx",
+        anchor=r"        if self\.calls_before < ASK_AFTER",
+        damage=" + 100_000",
+        test="test_instructions.py -k queue",
+        said="instructions, client queue: ",
+    ),
+    Sabotage(
         name="a loop before what was kept is returned",
         file="memory/versions.pxd",
         anchor=r"cdef inline bint stands\(.*:\n",
