@@ -117,7 +117,8 @@ cdef class _BaseQueue(Primitive):
         """Take from a deque, in order, what somebody waits for and what there is room for."""
         cdef Py_ssize_t room = self.room()
         cdef Py_ssize_t brought = len(bringing)
-        self.hand_over(bringing)        # nobody waits unless the queue is empty
+        if self.ring is None or self.size() == 0:   # else a client put before the flags said to ask
+            self.hand_over(bringing)
         move(bringing, self.items, room)
         self.unfinished += brought - <Py_ssize_t>len(bringing)
         return self.balance() if self.ring is not None else 0
@@ -302,7 +303,7 @@ cdef class _BaseQueue(Primitive):
                 self.admit_first(self.maxsize - total)
             elif not end_joins and (moved == 0 or not self.items):
                 break
-        if ring.gone and total == len(self.front) + len(self.items):
+        if ring.gone and self.ring is ring and total == len(self.front) + len(self.items):
             self.come_home(ring)
         return 0
 
@@ -322,8 +323,7 @@ cdef class _BaseQueue(Primitive):
 
     cdef int come_home(self, Ring ring) except -1:
         """Do without a ring that has ended and is empty."""
-        self.unfinished += <Py_ssize_t>min(
-            ring.turn.state.unfinished, <uint64_t>PY_SSIZE_T_MAX // 2)
+        self.unfinished += <Py_ssize_t>min(ring.turn.state.unfinished, <uint64_t>1 << 62)
         self.items.extendleft(reversed(self.front))
         self.front.clear()
         self.old.append(self.cell)

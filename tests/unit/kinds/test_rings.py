@@ -133,3 +133,18 @@ def test_rings_are_not_made_without_end(manager: ProbeManager) -> None:
         pytest.fail("it has a ring yet")
     q.put(2)
     assert in_thread(q.get) == 2
+
+
+def test_who_begins_to_wait_gets_what_is_in_the_ring_first(manager: ProbeManager) -> None:
+    """A client may put just before the flags say that somebody waits; then comes what is large."""
+    q = with_ring(manager.Queue())
+    ring = memory_of(q)
+    q.put("first")
+    (data,) = ring.items()
+    assert q.get() == "first"
+    getter = Client(q._callmethod, "get", ())
+    poll(lambda: ring.peek()[1] & rings.FLAG_PUT, "it waits")
+    turn = rings.Step(ring, STRANGER)
+    assert turn.take() == rings.DONE and turn.push(data) and turn.commit()
+    q.put("x" * 200_000)
+    assert getter.result() == "first" and len(q.get()) == 200_000
