@@ -34,6 +34,8 @@ cdef extern from "Python.h":
 
 import queue
 
+from fastmgr.client.limits import CallTimeout
+
 cdef enum:
     ASK_AFTER = 16          # calls of a proxy, after which it asks where its queue is
     SMALL = 1024            # bytes of an item that are read to the stack
@@ -270,17 +272,22 @@ cdef class QueueCore(CellCore):
         cdef char *data
         cdef char *at
         cdef uint64_t room
-        if not self.at_hand():
+        cdef RingOutcome outcome
+        # With items in `got` nothing may raise: they would be lost.
+        if not (self.ready() if got else self.at_hand()):
             return False
         room = MANY + sizeof(size) + ring_most(self.capacity)
         data = at = <char *>malloc(room)
         if data is NULL:
+            if got:
+                return False
             raise MemoryError(f"no memory for {room} bytes of items")
         try:
             request.operation = GET_MANY
             request.into, request.room = data, room
             request.size = <uint64_t>min(most, MANY_ITEMS)
-            if self.perform(&request, waits) != RING_DONE:
+            outcome = self.attempt(&request) if got else self.perform(&request, waits)
+            if outcome != RING_DONE:
                 return False
             reader = Reader()
             for _i in range(request.count):
@@ -292,18 +299,6 @@ cdef class QueueCore(CellCore):
         finally:
             free(data)
 
-    @cython.final
-    cdef object put_rest(self, list items, Py_ssize_t done, tuple args, dict kwds):
-        """Have the server put the items that are left of a `put_many`."""
-        if done == len(items):
-            return None
-        try:
-            return self._callmethod("put_many", (items[done:], *args[1:]), kwds)
-        except Exception as error:
-            if done and isinstance(getattr(error, "put", None), int):
-                error.put += done
-            raise
-
     def put_many(self, /, *args, **kwds):
         """Put each of some items in turn, as one call; it waits for room for each, in order."""
         cdef int waits = waiting_of(args, 1, kwds)
@@ -312,12 +307,21 @@ cdef class QueueCore(CellCore):
         if waits < 0 or not self.at_hand():
             return self._callmethod("put_many", args, kwds)
         items = list(args[0])
-        while done < len(items):
-            moved = self.put_some(items, done, waits)
-            if moved == 0:
-                break
-            done += moved
-        return self.put_rest(items, done, args, kwds)
+        try:
+            while done < len(items):
+                moved = self.put_some(items, done, waits)
+                if moved == 0:
+                    return self._callmethod("put_many", (items[done:], *args[1:]), kwds)
+                done += moved
+            return None
+        except Exception as error:
+            if done and isinstance(error, CallTimeout) and error.applied is False:
+                raise CallTimeout(
+                    "the time that fastmgr.timeout has set is over: "
+                    f"{done:,} of {len(items):,} items were put") from None
+            if done and isinstance(getattr(error, "put", None), int):
+                error.put += done
+            raise
 
     def get_many(self, /, *args, **kwds):
         """Return a list of those items that are there, `max_items` at most, and at least one."""
@@ -327,7 +331,7 @@ cdef class QueueCore(CellCore):
         if waits >= 0 and type(args[0]) is int and 0 < args[0] < PY_SSIZE_T_MAX:
             most = args[0]
             while len(got) < most and self.get_some(got, most - len(got), waits):
-                waits = 0
+                pass
             if got:
                 return got
         return self._callmethod("get_many", args, kwds)

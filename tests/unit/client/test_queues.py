@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,3 +240,16 @@ def test_the_size_of_rings_can_be_set(monkeypatch: pytest.MonkeyPatch, size: str
         for i in range(2000):
             q.put(i)
         assert [q.get() for _ in range(2000)] == list(range(2000))
+
+
+def test_a_put_many_that_has_put_some_does_not_say_that_it_has_put_none(
+    manager: ProbeManager,
+) -> None:
+    q = with_ring(manager.Queue(3))
+    with pytest.raises(fastmgr.CallTimeout) as raised, fastmgr.timeout(0):
+        q.put_many(range(5))
+    assert raised.value.applied is None and "3 of 5 items" in str(raised.value)
+    assert q.get_many(5) == [0, 1, 2]
+    with pytest.raises(fastmgr.CallTimeout) as raised, fastmgr.timeout(0):
+        q.put_many([Path("pickled")])
+    assert raised.value.applied is False and q.empty()

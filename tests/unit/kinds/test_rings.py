@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import queue
+import signal
 import threading
 import time
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from model.compiled import compiled
 from support import KEY, TESTS, ProbeManager, Script, connected, in_thread, locally, poll, say
 from support.places import Client, stock, with_ring
+from support.signals import Interrupt
 
 from fastmgr import managers
 from fastmgr.managers import Token
@@ -148,3 +151,38 @@ def test_who_begins_to_wait_gets_what_is_in_the_ring_first(manager: ProbeManager
     assert turn.take() == rings.DONE and turn.push(data) and turn.commit()
     q.put("x" * 200_000)
     assert getter.result() == "first" and len(q.get()) == 200_000
+
+
+def test_a_handler_that_raises_in_a_get_many_loses_no_items(manager: ProbeManager) -> None:
+    """Before Python 3.12 the collector may run between two turns: the second finds no free slot."""
+    q = with_ring(manager.Queue())
+    q.put_many([[i] for i in range(50)])
+    ring = memory_of(q)
+    turn = rings.Step(ring, STRANGER)
+    taken: list[int] = []
+    got: list[Any] = []
+
+    def occupy(phase: str, info: Any) -> None:
+        if phase == "start" and not taken and ring.peek()[0] == 0:
+            taken.append(turn.take())
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    def interrupt(*_: Any) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(occupy)
+    gc.collect()
+    gc.set_threshold(20)
+    try:
+        got = q.get_many(100)
+        if taken:
+            time.sleep(30)
+    except Interrupt:
+        pass
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(occupy)
+        signal.signal(signal.SIGALRM, before)
+    assert got == [[i] for i in range(50)]
