@@ -52,7 +52,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_options(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, refuse=subparser.error)
     return parser
 
 
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser(chosen)
     try:
         try:
-            options = parser.parse_args(given)
+            options, unknown = parser.parse_known_args(given)
+            if unknown:  # the usage that is shown is the command's
+                options.refuse(f"unrecognized arguments: {' '.join(unknown)}")
             status: int = options.run(options)
         finally:
             sys.stdout.flush()

@@ -3,7 +3,6 @@
 import argparse
 
 from fastmgr.cli import named
-from fastmgr.cli.options import Refusal
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             print(value[part[0]])
         except (LookupError, TypeError):
-            raise Refusal(f"{found.name!r} has no {options.part!r}", 1) from None
+            raise named.no_part(found, options) from None
     elif isinstance(value, dict) and found.typeid == "Counters":
         for key, number in value.items():
             print(key, number)

@@ -38,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
         raise Refusal(f"{found.name!r} is a row of numbers: say which, KEY")
     try:
         print(found.proxy(manager).incr(*part, options.by))
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise Refusal(f"{found.name!r}: {said(error)}", 1) from None
+    except LookupError:
+        raise named.no_part(found, options) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Refusal(f"{found.name!r}: {options.by} is not added: {said(error)}", 1) from None
     return 0

@@ -11,7 +11,7 @@ from fastmgr.cli import options as common
 from fastmgr.cli.health import in_words
 from fastmgr.cli.options import Refusal, shown
 
-__all__ = ["Named", "add_name", "add_server", "connected", "listed", "one", "part_of"]
+__all__ = ["Named", "add_name", "add_server", "connected", "listed", "no_part", "one", "part_of"]
 
 
 def add_server(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -41,6 +41,8 @@ def connected(options: argparse.Namespace) -> Any:
         return fastmgr.SyncManager.from_address(options.address, key)
     except (OSError, EOFError, ValueError, ImportError, AuthenticationError) as error:
         why = in_words(error) or "no answer in time"
+        if isinstance(error, AuthenticationError) and not key and "digest" in str(error):
+            why = "the server has a key, and none is given: --authkey-file FILE, or see --help"
         raise Refusal(f"{shown(options.address)}: {why}", 1) from None
 
 
@@ -101,3 +103,8 @@ def part_of(found: Named, options: argparse.Namespace) -> tuple[Any, ...]:
     if options.part is None:
         return ()
     return (int(options.part) if options.part.lstrip("-").isdecimal() else options.part,)
+
+
+def no_part(found: Named, options: argparse.Namespace) -> Refusal:
+    """Return what to raise where the object has no such part."""
+    return Refusal(f"{found.name!r} has no {options.part!r}", 1)

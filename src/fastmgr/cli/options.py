@@ -54,7 +54,9 @@ def seconds(text: str) -> float:
 def said(error: Exception) -> str:
     """Return what an error says, without its number."""
     if isinstance(error, OSError) and error.strerror:
-        file = f": {error.filename!r}" if error.filename is not None else ""
+        file = "" if error.filename is None else f": {error.filename!r}"
+        if isinstance(error.filename, tuple):
+            file = f": {shown(error.filename)}"
         return f"{error.strerror}{file}"
     return str(error) or type(error).__name__
 
@@ -84,6 +86,11 @@ def parse_address(text: str) -> Any:
                 "or the path of a socket"
             )
         return host, int(port)
+    elif text == "localhost" or (text and not text.strip("0123456789.")):
+        raise argparse.ArgumentTypeError(
+            f"{text}: HOST:PORT is needed, as 127.0.0.1:5000; for a socket's file of that name "
+            f"write ./{text}"
+        )
     if not text:
         raise argparse.ArgumentTypeError("an address is needed: HOST:PORT or a path")
     return text
@@ -130,7 +137,7 @@ def read_key(path: str | None) -> tuple[bytes, str, str | None]:
     text = os.environ.get("FASTMGR_AUTHKEY")
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     if not path and text:
-        return os.fsencode(text), "the key in FASTMGR_AUTHKEY", None
+        return os.fsencode(text), "its key is in FASTMGR_AUTHKEY", None
     if not path and credentials and (Path(credentials) / CREDENTIAL).exists():
         path = str(Path(credentials) / CREDENTIAL)
     if not path:
@@ -151,4 +158,4 @@ def read_key(path: str | None) -> tuple[bytes, str, str | None]:
     warning = None
     if mode & 0o004:
         warning = f"every user can read the key (mode {mode:04o}): chmod o-r {path}"
-    return key, f"the key in {path}", warning
+    return key, f"its key is in {path}", warning

@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         kept = logs.Logs(options.log_level, options.log_format, options.log_file)
     except OSError as error:
-        raise Refusal(f"--log-file: {error.strerror}: {options.log_file!r}") from None
+        raise Refusal(f"--log-file: {error.strerror}: {options.log_file!r}", 1) from None
     share_heap()
     try:
         server, source = made(options)

@@ -300,7 +300,10 @@ cdef class QueueCore(CellCore):
             free(data)
 
     def put_many(self, /, *args, **kwds):
-        """Put each of some items in turn, as one call; it waits for room for each, in order."""
+        """Put each of some items in turn, as one call; it waits for room for each, in order.
+
+        It takes ``items, block=True, timeout=None``; the seconds are for all items together.
+        """
         cdef int waits = waiting_of(args, 1, kwds)
         cdef Py_ssize_t moved, done = 0
         cdef list items
@@ -324,7 +327,11 @@ cdef class QueueCore(CellCore):
             raise
 
     def get_many(self, /, *args, **kwds):
-        """Return a list of those items that are there, `max_items` at most, and at least one."""
+        """Return a list of those items that are there, `max_items` at most, and at least one.
+
+        It takes ``max_items, block=True, timeout=None``, and waits, so many seconds at most, for
+        the first item alone.
+        """
         cdef int waits = waiting_of(args, 1, kwds)
         cdef list got = []
         cdef Py_ssize_t most

@@ -20,8 +20,8 @@ REFUSALS = [
     (("get", "hits", "1"), "has no parts"),
     (("incr", "none"), "there is no name 'none'"),
     (("incr", "words"), "say which"),
-    (("incr", "words", "ham"), "ham"),
-    (("incr", "hits", "--by", "1.5"), "hits"),
+    (("incr", "words", "ham"), "has no 'ham'"),
+    (("incr", "hits", "--by", "1.5"), "1.5 is not added"),
     (("incr", "hits", "--by", str(2**63)), "hits"),
 ]
 
@@ -38,3 +38,12 @@ def test_servers_that_cannot_tell(say: Say, tmp_path: Path) -> None:
     with stock.SyncManager(authkey=KEY) as manager:
         status, said = say("ls", manager.address)
         assert status == 1 and "no fastmgr server" in said
+
+
+def test_server_whose_key_is_not_given(
+    manager: Any, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTMGR_AUTHKEY")
+    assert "the server has a key, and none is given" in say("ls", manager.address)[1]
+    monkeypatch.setenv("FASTMGR_AUTHKEY", "another")
+    assert "the key is not the server's" in say("ls", manager.address)[1]

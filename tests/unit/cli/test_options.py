@@ -33,7 +33,13 @@ def test_path_as_other_servers_have_it() -> None:
     assert parse_address("unix:/run/socket") == "/run/socket"
 
 
-@pytest.mark.parametrize("text", ["", "unix:", ":5000", "host:", "host:http", "a:70000", "[::1]:5"])
+NO_ADDRESSES = [
+    *("", "unix:", ":5000", "host:", "host:http", "a:70000", "[::1]:5"),
+    *("localhost", "127.0.0.1", "5000"),
+]
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"address|HOST:PORT"):
         parse_address(text)
@@ -48,6 +54,7 @@ def test_what_is_no_number_of_seconds(text: str) -> None:
 
 def test_errors_in_words() -> None:
     assert said(FileNotFoundError(2, "No such file", "/a")) == "No such file: '/a'"
+    assert said(OSError(98, "In use", ("host", 5000))) == "In use: host:5000"
     assert said(OSError("plain")) == "plain"
     assert said(ValueError()) == "ValueError"
 

@@ -178,11 +178,12 @@ REFUSALS = [
     (("--manager", "fastmgr:Nothing"), "BaseManager, SyncManager"),
     (("--manager", "multiprocessing.managers:SyncManager"), "derive it from fastmgr's"),
     (("--serializer", "yaml"), "'pickle', 'xmlrpclib'"),
-    (("--log-file", "/no/such/file"), "--log-file"),
     (("--authkey-file", "/no/such/file"), "the key cannot be read"),
     (("--mode", "99"), "octal"),
     (("--group", "no such group"), "no such group"),
     (("--grace", "-1"), "seconds"),
+    (("--address", "localhost"), "localhost: HOST:PORT is needed"),
+    (("--nothing",), "usage: python -m fastmgr serve"),
 ]
 
 
@@ -192,8 +193,9 @@ def test_what_cannot_be_is_refused_in_a_sentence(words: tuple[str, ...], why: st
     assert why in said and "Traceback" not in said
 
 
-def test_socket_whose_folder_is_missing() -> None:
+def test_file_whose_folder_is_missing() -> None:
     assert "no such folder" in refused("--address", "/no/such/socket", status=1)
+    assert "--log-file: No such" in refused("--log-file", "/no/such/file", status=1)
 
 
 def test_error_of_the_managers_module_shows_where_it_is(tmp_path: Path) -> None:
