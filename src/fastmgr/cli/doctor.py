@@ -68,7 +68,10 @@ def look_here(findings: Findings) -> None:
     few = "client and server take turns, and each waits to be let run; give them two"
     findings.say(f"processors: {count}", few if count == 1 else None)
     load = os.getloadavg()[0]
-    busy = "more is to be run than there are processors, and every call waits for one"
+    busy = (
+        "more is to be run than there are processors, and every call waits for one; end what is "
+        "not needed, or give more"
+    )
     findings.say(f"load: {load:.1f}", busy if load > BUSY * (count or 1) else None)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     findings.say(f"open files: {soft} at most", descriptors_are_few(soft, hard))
@@ -101,6 +104,7 @@ def look_there(options: argparse.Namespace, findings: Findings) -> None:
     manager = named.connected(options)
     if scheme_of(options.address) is not None:
         findings.say("an engine keeps the objects: a call is a round trip, and no memory is shared")
+        look_at_calls(manager, findings)
         return
     try:
         about = manager._session.control("about")

@@ -109,7 +109,7 @@ class Challenger:
 
     def _check_response(self, frame: bytes) -> list[bytes]:
         if not _is_answer(self._key, self._message, frame):
-            raise AuthenticationError("digest received was wrong")
+            raise AuthenticationError("digest received was wrong: the client has another authkey")
         self._step = self._answer_challenge
         return [WELCOME]
 
@@ -178,7 +178,7 @@ class Responder:
         except Garbage as error:
             raise AuthenticationError(f"the server answered with {error}") from None
         if not proved:
-            raise AuthenticationError("digest received was wrong")
+            raise AuthenticationError("digest received was wrong: the server has another authkey")
         _outstanding.pop(self._message, None)
         return WELCOME
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support import KEY, ProbeManager
+from support.valkeys import program
 
 import fastmgr
 from fastmgr.cli import doctor
@@ -83,3 +84,10 @@ def test_servers_that_cannot_be_asked(say: Say, tmp_path: Path) -> None:
     with stock.SyncManager(authkey=KEY) as manager:
         status, said = say("doctor", manager.address)
         assert status == 1 and "standard library's" in said
+
+
+def test_engine(say: Say) -> None:
+    program("valkey")
+    with fastmgr.SyncManager(address="valkey+embedded://") as manager:
+        status, said = say("doctor", manager.address)
+        assert status == 0 and "an engine keeps" in said and "a small call takes" in said
