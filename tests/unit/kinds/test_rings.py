@@ -15,6 +15,7 @@ from support import KEY, TESTS, ProbeManager, Script, connected, in_thread, loca
 from support.places import Client, stock, with_ring
 from support.signals import Interrupt
 
+import fastmgr
 from fastmgr import managers
 from fastmgr.managers import Token
 
@@ -101,6 +102,28 @@ def test_a_process_that_is_killed_in_a_turn_has_done_nothing(manager: ProbeManag
     assert locally(manager, lambda: None) is None
     q.put(5)
     assert [q.get() for _ in range(6)] == list(range(6))
+
+
+def hold_after_many(address: Any, ident: str, least: int) -> None:
+    """Take the slot as soon as the queue has fewer items, and keep it."""
+    q = with_ring(managers.AutoProxy(Token("Queue", address, ident), "pickle", authkey=KEY))
+    turn = rings.Step(ring := memory_of(q), owner_of(q))
+    say("looks")
+    while ring.peek()[0] >= least or turn.take() != rings.DONE:
+        pass
+    threading.Event().wait()
+
+
+def test_items_at_hand_are_returned_where_the_ring_is_taken(manager: ProbeManager) -> None:
+    """Also where the time of the call is over: nobody else gets them."""
+    q = with_ring(manager.Queue())
+    items = list(range(5000))
+    q.put_many(items)
+    with Script(hold_after_many, manager.address, q._token.id, len(items)) as script:
+        assert script.line() == "looks"
+        with fastmgr.timeout(0):
+            got = q.get_many(len(items))  # in several turns, unless the other was too slow
+    assert len(got) > 1000 and got == items[: len(got)]
 
 
 def test_spoiled_items_are_dropped(manager: ProbeManager) -> None:
