@@ -16,7 +16,7 @@ def run(options: argparse.Namespace) -> int:
     manager = named.connected(options)
     found = named.one(manager, options)
     value = found.value(manager)
-    part = named.part_of(found, options)
+    part = named.part_of(found, manager, options)
     if part:
         try:
             print(value[part[0]])

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """Add, and print the sum."""
     manager = named.connected(options)
     found = named.one(manager, options)
-    part = named.part_of(found, options)
+    part = named.part_of(found, manager, options)
     if not part and found.typeid in ("Counters", "Array"):
         raise Refusal(f"{found.name!r} is a row of numbers: say which, KEY")
     try:

@@ -94,15 +94,25 @@ def one(manager: Any, options: argparse.Namespace) -> Named:
     raise Refusal(f"there is no name {options.name!r}: 'ls' lists those there are", 1)
 
 
-def part_of(found: Named, options: argparse.Namespace) -> tuple[Any, ...]:
-    """Return the key or index that is meant, as arguments; none for the whole."""
+def part_of(found: Named, manager: Any, options: argparse.Namespace) -> tuple[Any, ...]:
+    """Return the key or index that is meant, as arguments; none for the whole.
+
+    Digits are an index, or a number that is a key, unless a counter has these very digits, a str,
+    as its key.
+    """
+    text = options.part
     if found.typeid in ("Counter", "Value"):
-        if options.part is not None:
+        if text is not None:
             raise Refusal(f"{found.name!r} is a {found.typeid}, which has no parts")
         return ()
-    if options.part is None:
+    if text is None:
         return ()
-    return (int(options.part) if options.part.lstrip("-").isdecimal() else options.part,)
+    if found.typeid == "Counters" and text in found.proxy(manager):
+        return (text,)
+    try:
+        return (int(text),)
+    except ValueError:
+        return (text,)
 
 
 def no_part(found: Named, options: argparse.Namespace) -> Refusal:

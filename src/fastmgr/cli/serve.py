@@ -232,8 +232,10 @@ def place(options: argparse.Namespace) -> tuple[Any, int]:
                 "stands between: give your managers this address, and serve nothing"
             )
         has_file = not isinstance(where, tuple) and not is_abstract(where)
-        if not has_file and (options.mode, options.group) != (None, None):
-            raise Refusal("--mode and --group are for the file of a Unix socket")
+        if (where is None or not has_file) and (options.mode, options.group) != (None, None):
+            raise Refusal(
+                "--mode and --group are for the file of a Unix socket, which --address names"
+            )
         default = 0o600 if options.group is None else 0o660
         return where, default if options.mode is None else options.mode
     if options.address is not None and shown(options.address) != shown(passed.address):

@@ -20,3 +20,11 @@ def test_what_an_object_has(manager: Any, objects: Any, say: Say) -> None:
     ]:
         assert say("get", manager.address, *words) == (0, expected)
     assert say("get", manager.address, "samples")[1].count("\n") == 100
+
+
+def test_digits_are_a_key_or_an_index(manager: Any, objects: Any, say: Say) -> None:
+    replies = manager.Counters({"200": 7, 3: 8}, name="replies")
+    assert say("get", manager.address, "replies", "200") == (0, "7\n")
+    assert say("get", manager.address, "replies", "3") == (0, "8\n")
+    assert say("incr", manager.address, "replies", "200") == (0, "8\n")
+    assert replies["200"] == 8

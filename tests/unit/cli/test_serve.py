@@ -122,6 +122,7 @@ def test_mode_and_group_of_the_socket(path: str) -> None:
         assert (stat.S_IMODE(about.st_mode), about.st_gid) == (0o660, int(group))
     assert "every user of this host" in refused("--address", path, "--mode", "666")
     assert "Unix socket" in refused("--address", "127.0.0.1:0", "--mode", "600")
+    assert "--address" in refused("--mode", "600")
 
 
 def test_nobody_else_can_open_the_socket_before_it_has_its_mode(path: str) -> None:
