@@ -259,7 +259,7 @@ _QUEUE_METHODS = frozenset(
 _MANY = frozenset(("get_many", "put_many"))
 
 
-class _Missing:
+class _Hidden:
     """Hides a method that compiled proxies of queues have, and the server's object has not."""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -287,7 +287,7 @@ def MakeProxyType(
         if base is BaseProxy or method not in vars(QueueCore)
     }
     if base is not BaseProxy:
-        namespace.update({name: _Missing() for name in _MANY.difference(exposed)})
+        namespace.update({name: _Hidden() for name in _MANY.difference(exposed)})
     # Without it the type would be given the module of whichever frame calls us.
     namespace["__module__"] = SEEN_IN
     namespace["_exposed_"] = exposed

@@ -65,7 +65,7 @@ cdef bint encoding = False
 
 
 cdef bint is_time(timeout) except -1:
-    """Whether every queue takes the timeout; which it takes besides, the server knows."""
+    """Whether every queue takes this timeout; the server decides about any other."""
     return timeout is None or (type(timeout) is int or type(timeout) is float) and timeout > 0
 
 

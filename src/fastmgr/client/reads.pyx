@@ -54,7 +54,7 @@ cdef object key_of_call(object args, object kwds):
 
 
 cdef Py_ssize_t size_of(object key) except -1:
-    """How many bytes take what a reply is kept under."""
+    """How many bytes the key takes under which a reply is kept."""
     if type(key) is tuple:
         return key[0].__sizeof__() + key[2].__sizeof__()
     return 0 if key is None else key.__sizeof__()

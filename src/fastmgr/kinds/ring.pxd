@@ -3,7 +3,7 @@
 A ring is a cell (`RING_HEAD` bytes, then room for items): a slot, two copies of the state, and the
 items as bytes.  The slot is one word: the number of the process that works on the ring, or 0, and
 
-    PLACED  the ring is some queue's: memory that nobody has made a ring of is not
+    PLACED  a ring was made of this memory; without the bit nobody may use it as one
     SIDE    which copy of the state holds
     GONE    the queue is not here any more
 
