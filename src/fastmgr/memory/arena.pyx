@@ -33,7 +33,7 @@ cdef enum:
     SPACIOUS = 64 * 1024 * 1024  # a segment of large cells; untouched memory costs nothing
     DESCRIPTORS_LEFT = 4         # one in so many is kept for connections
     CONTROL_SIZE = 512 * 1024    # eight bytes for each session that there can be at a time
-    RING_SIZE = 1024 * 1024      # bytes for the items of a queue, unless the environment says otherwise
+    RING_SIZE = 1024 * 1024      # bytes for the items of a queue, if the environment names none
     LEAST_RING = 4096
     LARGEST_RING = 1024 * 1024 * 1024
 
@@ -160,8 +160,8 @@ cdef class Arena:
     def part(self):
         """In the child of a fork: write to no word of a version that clients read.
 
-        A call that was under way in the server may end in the child, too.  Memory of the child alone
-        takes the place of the words.
+        A call that was under way in the server may end in the child, too.  So memory of the child
+        alone takes the place of the words.
         """
         cdef Segment words = self.versions.segment
         if words is not None and fm_part(words.at, words.size) < 0:
