@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "address",
         type=common.parse_address,
         metavar="ADDRESS",
-        help="HOST:PORT, the path of a Unix socket, @NAME, or an engine's, as valkey://host",
+        help="HOST:PORT, the path of a Unix socket, @NAME, or a Valkey server's, as valkey://host",
     )
     parser.add_argument(
         "--timeout",

@@ -28,6 +28,11 @@ def _time_of(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _level_of(record: logging.LogRecord) -> str:
+    """Return the name of a message's level; multiprocessing has one of its own, without a name."""
+    return "WARNING" if record.levelno == util.SUBWARNING else record.levelname
+
+
 def _one_line(text: str) -> str:
     """Return a text without what would begin another line, or change the terminal."""
     lines = " | ".join(line for line in text.splitlines() if line.strip())
@@ -41,7 +46,7 @@ class Text(logging.Formatter):
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
-        return f"{_time_of(record)} {record.levelname} {_one_line(message)}"
+        return f"{_time_of(record)} {_level_of(record)} {_one_line(message)}"
 
 
 class Json(logging.Formatter):
@@ -50,7 +55,7 @@ class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
             "time": _time_of(record),
-            "level": record.levelname.lower(),
+            "level": _level_of(record).lower(),
             "logger": record.name,
             "process": record.process,
             "thread": record.threadName,
@@ -91,7 +96,7 @@ class Logs:
         own = util.get_logger()  # of multiprocessing, by which fastmgr logs
         own.propagate = True
         for logger in (logging.getLogger(), own):
-            logger.setLevel(level.upper())
+            logger.setLevel(util.SUBWARNING if level == "warning" else level.upper())
         logging.getLogger().addHandler(self.handler)
         logging.captureWarnings(True)
         threading.excepthook = _log_uncaught

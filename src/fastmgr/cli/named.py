@@ -21,7 +21,7 @@ def add_server(parser: argparse.ArgumentParser, optional: bool = False) -> None:
         nargs="?" if optional else None,
         type=common.parse_address,
         metavar="ADDRESS",
-        help="HOST:PORT, the path of a Unix socket, @NAME, or an engine's, as valkey://host",
+        help="HOST:PORT, the path of a Unix socket, @NAME, or a Valkey server's, as valkey://host",
     )
     common.add_key_file(parser)
 

@@ -13,7 +13,7 @@ import runpy
 import sys
 
 import fastmgr
-from fastmgr.cli.options import add_start_method
+from fastmgr.cli.options import Refusal, add_start_method
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if options.is_module:
         runpy.run_module(options.program, run_name="__main__", alter_sys=True)
     elif not os.path.exists(options.program):
-        print(f"there is no file {options.program!r}", file=sys.stderr)
-        return 2
+        raise Refusal(f"there is no file {options.program!r}")
     else:
         if not getattr(sys.flags, "safe_path", False):  # Python 3.11
             sys.path[0] = os.path.dirname(os.path.abspath(options.program))

@@ -78,6 +78,22 @@ def test_all_that_a_process_logs_is_there() -> None:
     assert "ZeroDivisionError" in facts[3]["exception"]
 
 
+def log_warnings() -> list[dict[str, Any]]:
+    from multiprocessing import util
+
+    Logs("warning", "json", "/dev/stdout")
+    util.info("not shown")
+    util.sub_warning("calls are cut off")
+    return []
+
+
+def test_warnings_of_multiprocessing_are_warnings() -> None:
+    with Script(log_warnings) as script:
+        fact = script.line()
+        assert script.line() == []
+    assert (fact["level"], fact["message"]) == ("warning", "calls are cut off")
+
+
 def test_file_that_cannot_be_opened() -> None:
     with pytest.raises(OSError):
         Logs("info", "text", str(TESTS))

@@ -66,4 +66,5 @@ def test_a_program_that_fails(tmp_path: Path) -> None:
     done = run("program.py", cwd=tmp_path)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
     done = run("another.py", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "there is no file 'another.py'\n")
+    complaint = "python -m fastmgr run: there is no file 'another.py'\n"
+    assert (done.returncode, done.stderr) == (2, complaint)
