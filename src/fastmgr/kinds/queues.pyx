@@ -46,6 +46,14 @@ cdef int finish_many(Waiter waiter) except -1:
     return waiter.done(got)
 
 
+cdef int give(Waiter waiter, object bringing) except -1:
+    """Give the first of a deque's items to one that waits, or as many as it takes."""
+    if not waiter.most:
+        return waiter.done(bringing.popleft())
+    move(bringing, waiter.item, waiter.most)
+    return finish_many(waiter)
+
+
 cdef int fail_put(Waiter waiter, object error) except -1:
     """Finish a put with an error; that of a `put_many` says how many items were put."""
     if waiter.method == "put_many":
@@ -106,11 +114,7 @@ cdef class _BaseQueue(Primitive):
         """Give the first items of a deque to those who wait, to each as many as it takes."""
         cdef Waiter waiter
         while bringing and (waiter := self.next_waiter()) is not None:
-            if waiter.most:
-                move(bringing, waiter.item, waiter.most)
-                finish_many(waiter)
-            else:
-                waiter.done(bringing.popleft())
+            give(waiter, bringing)
         return 0
 
     cdef int add_many(self, object bringing) except -1:
@@ -261,6 +265,13 @@ cdef class _BaseQueue(Primitive):
             if item is not NOTHING:
                 return item
 
+    cdef list take_some(self, Py_ssize_t most):
+        """Take the first items of a queue with a ring, `most` of them at most."""
+        cdef list got = []
+        while len(got) < most and (item := self.take_first()) is not NOTHING:
+            got.append(item)
+        return got
+
     cdef int give_back(self, object item) except -1:
         """Put an item before all others."""
         if self.ring is None:
@@ -291,13 +302,13 @@ cdef class _BaseQueue(Primitive):
             ring.leave(self.flags())
             if end_joins:
                 self.all_done()
-            if serve:
-                item = self.take_first()    # or a client has taken it
-                waiter = None if item is NOTHING else self.next_waiter()
-                if waiter is not None:
-                    self.give(waiter, item)
-                elif item is not NOTHING:
-                    self.give_back(item)
+            if serve and self.waiting:
+                # A turn may take long: whoever waited may have gone by the time there are items.
+                waiter = self.waiting[0]
+                bringing = deque(self.take_some(max(1, waiter.most)))
+                self.hand_over(bringing)
+                while bringing:
+                    self.give_back(bringing.pop())
             elif admit:
                 # No client puts meanwhile: the flags say that somebody waits.
                 self.admit_first(self.maxsize - total)
@@ -306,16 +317,6 @@ cdef class _BaseQueue(Primitive):
         if ring.gone and self.ring is ring and total == len(self.front) + len(self.items):
             self.come_home(ring)
         return 0
-
-    cdef int give(self, Waiter waiter, object item) except -1:
-        """Give an item to one that waits; to a `get_many` what else there is, too."""
-        if not waiter.most:
-            return waiter.done(item)
-        got = waiter.item
-        while item is not NOTHING:
-            got.append(item)
-            item = NOTHING if len(got) >= waiter.most else self.take_first()
-        return finish_many(waiter)
 
     cdef Py_ssize_t size_in(self, Ring ring) except -1:
         """How many items there are, in a turn."""
@@ -343,9 +344,9 @@ cdef class _BaseQueue(Primitive):
 
     cdef int get_beside_ring(self, Waiter waiter, bint block, object timeout) except -1:
         """Get where there is a ring."""
-        item = self.take_first()
-        if item is not NOTHING:
-            self.give(waiter, item)
+        bringing = deque(self.take_some(max(1, waiter.most)))
+        if bringing:
+            give(waiter, bringing)
             self.balance()
         elif self.is_shutdown:
             waiter.fail(ShutDown())
@@ -359,15 +360,11 @@ cdef class _BaseQueue(Primitive):
     cdef list get_many_beside_ring(self, Py_ssize_t most):
         """Take the items that are there, and those for which that makes room."""
         cdef list got = []
-        while len(got) < most:
-            item = self.take_first()
-            if item is NOTHING:
-                self.balance()
-                item = self.take_first()
-            if item is NOTHING:
-                break
-            got.append(item)
-        self.balance()
+        cdef list more = self.take_some(most)
+        while more:
+            got += more
+            self.balance()
+            more = self.take_some(most - len(got))
         return got
 
     cdef bint task_is_done(self) except -1:
