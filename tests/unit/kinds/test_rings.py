@@ -176,6 +176,32 @@ def test_who_begins_to_wait_gets_what_is_in_the_ring_first(manager: ProbeManager
     assert getter.result() == "first" and len(q.get()) == 200_000
 
 
+def test_who_goes_while_the_server_takes_items_for_him_takes_none(manager: ProbeManager) -> None:
+    """His time is over while the server, with half of the items, waits for the slot."""
+    q = with_ring(manager.Queue())
+    q.put("item")
+    ring = memory_of(q)
+    (data,) = ring.items()
+    assert q.get() == "item"
+    many = 5000
+    getter = Client(q._callmethod, "get_many", (many, True, 0.6))
+    poll(lambda: ring.peek()[1] & rings.FLAG_PUT, "it waits")
+    turn = rings.Step(ring, STRANGER)
+    assert turn.take() == rings.DONE and all(turn.push(data) for _ in range(many))
+    assert turn.commit()
+    putter = Client(stock(q).put, "last")
+    while getter.outcome is None and (ring.peek()[0] >= many or turn.take() != rings.DONE):
+        pass
+    putter.result()  # the server has ended the ring by then
+    try:
+        got = getter.result()
+    except queue.Empty:
+        got = []
+    assert len(got) + len(q.get_many(2 * many)) == many + 1
+    q.put("more")
+    assert Client(q.get, True, 30).result() == "more"
+
+
 def test_a_handler_that_raises_in_a_get_many_loses_no_items(manager: ProbeManager) -> None:
     """Before Python 3.12 the collector may run between two turns: the second finds no free slot."""
     q = with_ring(manager.Queue())
