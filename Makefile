@@ -47,9 +47,12 @@ build: $(VENV)/.stamp-test  ## rebuild the compiled modules that changed
 demo: build  ## see it work
 	$(PY) -m fastmgr demo
 
-# Without ARGS in two parts side by side: most tests wait for something most of the time.
+# Without ARGS in two parts side by side: most tests wait for something most of the time.  Both parts
+# take about as long.
+SIDE = tests/unit tests/behaviour tests/docs tests/engines
+
 test: build  ## the test suite, but for what takes long
-	$(PY) $(if $(ARGS),-m pytest $(ARGS),tests/sides.py tests/unit -- tests --ignore=tests/unit)
+	$(PY) $(if $(ARGS),-m pytest $(ARGS),tests/sides.py $(SIDE) -- tests $(SIDE:%=--ignore=%))
 
 test-long: build  ## the tests that take long and say little more than others
 	$(PY) -m pytest -m long $(ARGS)
