@@ -48,6 +48,7 @@ from support.mailboxes import (
     boxes,
     fresh_box,
 )
+from support.places import with_ring
 
 from fastmgr import managers
 from fastmgr.managers import Token
@@ -725,7 +726,7 @@ def write_some(rng: random.Random, inode: str, states: Iterator[int], frame: byt
 
 def test_scribblers_hurt_themselves_alone(manager: MailManager) -> None:
     d, items, space = manager.dict(n=0), manager.list([0, 0]), manager.Namespace(n=0)
-    adder, q = manager.Adder(), manager.Queue()
+    adder, q = manager.Adder(), with_ring(manager.Queue())
     kept = manager.dict(), manager.Adder()
     theirs = named(*kept)
     objects = named(d, items, space, adder, q)
