@@ -383,13 +383,14 @@ def test_slots_move_under_load(running: Cluster, manager: Any, move: Callable[..
     for load in loads[:3]:
         load.end()
     loads[3].over.set()
-    queue.put(-1)
+    last = Client(queue.put, -1)  # for a getter that waits; the queue may be full, if none does
     loads[3].client.result()
+    while taken[-1] != -1:
+        taken.append(queue.get())
+    last.result()
     total = loads[0].done + loads[1].done
     assert (numbers["total"], plain.value) == (total, total)
-    while not queue.empty():
-        taken.append(queue.get())
-    assert taken[:-1] == list(range(loads[2].done)) and taken[-1] == -1
+    assert taken[:-1] == list(range(loads[2].done)) and queue.empty()
 
 
 def test_clients_that_wait_go_on_where_the_slot_is(
