@@ -425,7 +425,7 @@ cdef class Connection:
                 if not self.usable:
                     raise self.lost("it was closed", None)
             else:
-                raise self.lost(os.strerror(-n), None)
+                raise self.lost(why_unsent(None, n, self.requests.size), None)
 
     cdef int receive_tls(self) except -1:
         """Receive what has come, or comes next, over TLS."""
