@@ -7,14 +7,13 @@ The steps are the compiled ones, on memory of their own.  What the server does a
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compiled import compiled
-from exploring import Result, Violation, uncollected
+from exploring import Result, Violation, explore_runs
 
 rings: Any = compiled("rings", Path(__file__).resolve().parents[1] / "support")
 
@@ -276,6 +275,13 @@ class World:
         asleep = [name for name, actor in self.actors.items() if is_asleep(actor)]
         return bool(asleep) and len(asleep) == len(self.actors) and bool(self.truth)
 
+    def check(self) -> None:
+        if self.is_stuck():
+            raise Violation("somebody sleeps while there is an item")
+
+    def close(self) -> None:
+        pass
+
     def state(self) -> tuple[Any, ...]:
         return (
             *(bytes(buffer) for buffer in self.buffers), tuple(self.home or [None]),
@@ -314,30 +320,4 @@ def known_to(actor: Any) -> tuple[Any, ...]:
 
 
 def explore(config: Config, most: int) -> Result:
-    """Try every order of steps; runs begin anew, for the memory is no value."""
-    result = Result()
-    begun = time.monotonic()
-    seen: set[Any] = set()
-    stack: list[tuple[str, ...]] = [()]
-    with uncollected():
-        while stack:
-            path = stack.pop()
-            run = World(config)
-            trace: list[str] = []
-            try:
-                for name in path:
-                    trace.append(run.step(name))
-                    result.steps += 1
-                if run.is_stuck():
-                    raise Violation("somebody sleeps while there is an item")
-            except Violation as violation:
-                result.violation, result.trace = str(violation), [*trace, path[-1]]
-                break
-            key = run.state()
-            if key not in seen:
-                seen.add(key)
-                assert len(seen) < most, "more states than expected"
-                stack.extend((*path, name) for name in run.choices())
-    result.states = len(seen)
-    result.seconds = time.monotonic() - begun
-    return result
+    return explore_runs(lambda: World(config), most)

@@ -8,13 +8,12 @@ or process may come in between.
 from __future__ import annotations
 
 import enum
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 from compiled import compiled
-from exploring import Result, Violation, uncollected
+from exploring import Result, Violation, explore_runs
 
 traced = compiled("traced_versions")
 
@@ -225,14 +224,20 @@ class World:
 
     # -- steps -------------------------------------------------------------
 
-    def step(self, name: str) -> str | None:
-        """Make an actor's next step; None: it has ended."""
+    def step(self, name: str) -> str:
+        """Make an actor's next step."""
         self.done[name] += 1
         try:
             return f"{name} {next(self.actors[name])}"
         except StopIteration:
             del self.actors[name]
-            return None
+            return f"{name} ends"
+
+    def check(self) -> None:
+        pass
+
+    def choices(self) -> list[str]:
+        return list(self.actors)
 
     def state(self) -> tuple[Any, ...]:
         words = tuple(self.words.held(offset) for offset in (0, 64, 128, 192))
@@ -264,31 +269,5 @@ def known_to(actor: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def explore(config: Config, most: int, world: Callable[[Config], World] = World) -> Result:
-    """Try every order of steps; runs begin anew, for the words are memory and not values."""
-    result = Result()
-    begun = time.monotonic()
-    seen: set[Any] = set()
-    stack: list[tuple[str, ...]] = [()]
-    with uncollected():
-        while stack:
-            path = stack.pop()
-            run = world(config)
-            trace: list[str] = []
-            try:
-                for name in path:
-                    label = run.step(name)
-                    trace.append(label or f"{name} ends")
-                    result.steps += 1
-            except Violation as violation:
-                result.violation, result.trace = str(violation), [*trace, path[-1]]
-                break
-            key, actors = run.state(), list(run.actors)
-            run.close()
-            if key not in seen:
-                seen.add(key)
-                assert len(seen) < most, "more states than expected"
-                stack.extend((*path, name) for name in actors)
-    result.states = len(seen)
-    result.seconds = time.monotonic() - begun
-    return result
+def explore(config: Config, most: int) -> Result:
+    return explore_runs(lambda: World(config), most)
