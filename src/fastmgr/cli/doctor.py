@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
         try:
             look_there(options, findings)
         except Refusal as error:
+            if error.status == 2:
+                raise  # the server was not asked
             findings.say(str(error), "the server cannot be asked")
     return 1 if findings.wrong else 0
 
@@ -110,7 +112,7 @@ def look_there(options: argparse.Namespace, findings: Findings) -> None:
         about = manager._session.control("about")
     except (fastmgr.RemoteError, ValueError):
         raise Refusal(
-            "it tells nothing of itself: it is the standard library's, or older"
+            "it tells nothing of itself: it is the standard library's, or older", 1
         ) from None
     other = about["version"] != fastmgr.__version__
     findings.say(

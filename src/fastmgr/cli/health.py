@@ -1,5 +1,7 @@
 """Say whether a server answers at an address: one line, and exit status 0 if so, 1 if not.
 
+The status is 2 where it was not asked, since the key cannot be read.
+
 With the key of the server, it and the server prove that to each other, and the server answers a
 call. Without a key it is enough that the server asks for one. At an address as valkey://host what
 is there is sent a PING.
@@ -58,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
     thread.start()
     thread.join(options.timeout)
     milliseconds = (perf_counter() - start) * 1000
+    if wrong and isinstance(wrong[0], Refusal) and wrong[0].status == 2:
+        raise wrong[0]  # the server was not asked
     if found:
         print(f"{address}: {found[0]} ({milliseconds:.1f} ms)")
         return 0
@@ -97,5 +101,5 @@ def probe(address: Any, key: bytes, timeout: float) -> str:
     finally:
         stream.close()
     if not frame.startswith(CHALLENGE):
-        raise Refusal(f"what is there is no manager's server (it sent {frame[:20]!r})")
+        raise Refusal(f"what is there is no manager's server (it sent {frame[:20]!r})", 1)
     return "the server answers; no key was tried"

@@ -7,6 +7,8 @@ have a proxy of one can find it.
 import argparse
 import json
 import reprlib
+from itertools import islice
+from typing import Any
 
 from fastmgr.cli import named
 from fastmgr.cli.options import Refusal
@@ -20,6 +22,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _InOrder(reprlib.Repr):
+    """Shortens as `reprlib.repr` does, but keeps a dict's order, which is that of a row."""
+
+    def repr_dict(self, row: dict[Any, Any], level: int) -> str:
+        shown = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}"
+            for key, value in islice(row.items(), self.maxdict)
+        ]
+        return f"{{{', '.join(shown + ['...'] * (len(row) > self.maxdict))}}}"
+
+
+_shortened = _InOrder().repr
+
+
 def run(options: argparse.Namespace) -> int:
     """Print a line for each object."""
     manager = named.connected(options)
@@ -27,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     for found in named.listed(manager):
         try:
             value = found.value(manager)
-            short = reprlib.repr(value)
+            short = _shortened(value)
         except Refusal:
             value, short = None, ""
         if options.json:

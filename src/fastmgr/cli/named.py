@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from multiprocessing import AuthenticationError
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import fastmgr
@@ -37,10 +38,11 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 def connected(options: argparse.Namespace) -> Any:
     """Return a manager that is connected to the server; `Refusal` where that cannot be."""
     key, _, _ = common.read_key(options.authkey_file)
+    start = perf_counter()
     try:
         return fastmgr.SyncManager.from_address(options.address, key)
     except (OSError, EOFError, ValueError, ImportError, AuthenticationError) as error:
-        why = in_words(error) or "no answer in time"
+        why = in_words(error) or f"no answer within {perf_counter() - start:.3g} s"
         if isinstance(error, AuthenticationError) and not key and "digest" in str(error):
             why = "the server has a key, and none is given: --authkey-file FILE, or see --help"
         raise Refusal(f"{shown(options.address)}: {why}", 1) from None

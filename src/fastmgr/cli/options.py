@@ -79,7 +79,10 @@ def parse_address(text: str) -> Any:
         text = text.removeprefix("unix:")
     elif colon and "/" not in text:
         if host.startswith("[") or ":" in host:
-            raise argparse.ArgumentTypeError(f"{text}: IPv6 is not served; give an IPv4 address")
+            raise argparse.ArgumentTypeError(
+                f"{text}: IPv6 is served neither here nor by the standard library; give an IPv4 "
+                "address"
+            )
         if not host or not port.isdecimal() or int(port) > 65535:
             raise argparse.ArgumentTypeError(
                 f"{text}: HOST:PORT is needed, as 127.0.0.1:5000 (0.0.0.0 for all interfaces), "

@@ -54,9 +54,11 @@ def test_what_is_no_server_of_managers(say) -> None:  # type: ignore[no-untyped-
     assert say(address)[0] == 1
 
 
-def test_key_that_cannot_be_read(say) -> None:  # type: ignore[no-untyped-def]
-    status, said = say("127.0.0.1:1", "--authkey-file", "/no/such/key")
-    assert status == 1 and "the key cannot be read" in said
+@pytest.mark.parametrize("command", ["health", "doctor", "ls"])
+def test_key_that_cannot_be_read(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command is wrongly given, whichever it is, and says nothing of the server."""
+    assert main([command, "127.0.0.1:1", "--authkey-file", "/no/such/key"]) == 2
+    assert "the key cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", valkeys.KINDS)

@@ -21,12 +21,21 @@ def test_list(manager: Any, objects: Any, say: Say) -> None:
         "row       Counters  {0: 0, 1: 0}",
         "samples   Array     [0, 1, 2, 3, 4, 5, ...]",
         "settings  Value     {'a': [1]}",
-        "words     Counters  {'eggs': 2, 'spam': 1}",
+        "words     Counters  {'spam': 1, 'eggs': 2}",
     ]
     said = say("ls", manager.address, "--json")[1]
     facts = {fact["name"]: fact for fact in map(json.loads, said.splitlines())}
     assert facts["samples"] == {"name": "samples", "type": "Array", "value": [*range(100)]}
     assert facts["words"]["value"] == {"spam": 1, "eggs": 2}
+
+
+def test_long_rows_are_shortened_in_their_order(manager: Any, say: Say) -> None:
+    row = manager.Counters(["z", "y", "x", "w", "v"], name="letters")
+    assert say("ls", manager.address)[1] == (
+        "letters  Counters  {'z': 0, 'y': 0, 'x': 0, 'w': 0, ...}\n"
+    )
+    manager.forget("letters")
+    del row
 
 
 def test_list_of_nothing(manager: Any, say: Say) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from collections.abc import Callable
 from multiprocessing import managers as stock
 from pathlib import Path
@@ -38,6 +40,13 @@ def test_servers_that_cannot_tell(say: Say, tmp_path: Path) -> None:
     with stock.SyncManager(authkey=KEY) as manager:
         status, said = say("ls", manager.address)
         assert status == 1 and "no fastmgr server" in said
+
+
+def test_server_that_does_not_answer(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTMGR_CONNECT_TIMEOUT", "0.1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        status, said = say("ls", f"127.0.0.1:{silent.getsockname()[1]}")
+    assert status == 1 and re.search(r"no answer within [\d.]+ s", said)
 
 
 def test_server_whose_key_is_not_given(
