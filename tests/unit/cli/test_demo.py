@@ -18,19 +18,19 @@ from fastmgr.cli import demo
 
 @pytest.fixture
 def sources(tmp_path: Path) -> list[Path]:
-    """Three files that count and one that does not."""
+    """Four files that count, one of them in another encoding than most, and two that do not."""
     texts = {
-        "a.py": "spam = eggs\n",
-        "b.py": "spam()\nspam.eggs  # ham\n",
-        "bad.py": "# -*- coding: no-such-encoding -*-\nspam\n",
-        "package/c.py": "import ham\n",
-        "site-packages/d.py": "ham\n",
-        "data.txt": "ham\n",
+        "a.py": b"spam = eggs\n",
+        "b.py": b"spam()\nspam.eggs  # 2 x2\n",
+        "latin.py": b"'\xe9' 'ham'\n",
+        "package/c.py": b"import ham\n",
+        "site-packages/d.py": b"ham\n",
+        "data.txt": b"ham\n",
     }
     for name, text in texts.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_bytes(text)
     return demo.python_files(tmp_path)
 
 
@@ -46,11 +46,11 @@ def count_shared(
 
 
 def test_files_are_those_of_the_library_itself(sources: list[Path]) -> None:
-    assert [path.name for path in sources] == ["a.py", "b.py", "bad.py", "c.py"]
+    assert [path.name for path in sources] == ["a.py", "b.py", "latin.py", "c.py"]
 
 
-def test_words_are_name_tokens(sources: list[Path]) -> None:
-    assert demo.count_words(sources[1]) == {"spam": 2, "eggs": 1}
+def test_words_begin_with_a_letter(sources: list[Path]) -> None:
+    assert demo.count_words(sources[1]) == {"spam": 2, "eggs": 1, "x2": 1}
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_shared_count_equals_the_count_alone(
 ) -> None:
     alone = count_alone(sources)
     shared = count_shared(sources, contender, alone)
-    assert alone.words == shared.words == {"spam": 3, "eggs": 2, "import": 1, "ham": 1}
-    assert alone.skipped == shared.skipped == {"SyntaxError": 1}
-    assert shared.total == 7
+    assert alone.words == shared.words
+    assert shared.words == {"spam": 3, "eggs": 2, "x2": 1, "import": 1, "ham": 2}
+    assert shared.total == 9
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
@@ -74,13 +74,18 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
         show(1)
     assert capsys.readouterr().err == "some files: 1 of 4 files\n"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
     with demo.progress("some files", 4) as show:
         show(2)
-    bar = "#" * 15 + "." * 15
-    assert capsys.readouterr().err.split("\r")[1:] == [
-        f"{'some files':<28} [{bar}]     2 of 4 files",
-        "\x1b[K",
-    ]
+    drawn = f"some files [{'#' * 14}{'.' * 15}]     2 of 4 files"
+    assert capsys.readouterr().err.split("\r")[1:] == [drawn, " " * 59, ""]
+
+
+@pytest.mark.parametrize("columns", [1, 10, 30, 40, 59, 79, 200])
+def test_bar_fits_its_line(columns: int) -> None:
+    lines = [demo.bar("fastmgr, Counters, 2 workers", done, 150, columns) for done in (0, 150)]
+    assert len(lines[0]) == len(lines[1]) <= columns
+    assert columns < 59 or "150 of 150 files" in lines[1]
 
 
 def test_failing_worker_shows_its_traceback_and_ends_the_count(
@@ -101,7 +106,7 @@ def test_failing_worker_shows_its_traceback_and_ends_the_count(
 def test_command_prints_a_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--files", "5", "--workers", "2"]) == 0
     report = capsys.readouterr().out
-    assert "distinct words" in report
+    assert "different ones" in report
     assert "All totals are exact." in report
     assert "fastmgr, 2 workers" in report
     assert "fastmgr, Counters, 2 workers" in report
@@ -113,7 +118,7 @@ def test_command_fails_when_a_total_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def miscount(*_arguments: object) -> demo.Result:
-        return demo.Result({"A": 1}, {}, 1.0)
+        return demo.Result({"A": 1}, 1.0)
 
     monkeypatch.setattr(demo, "count_shared", miscount)
     assert main(["demo", "--files", "1"]) == 1
@@ -139,7 +144,7 @@ def test_interrupt_ends_everything(method: str) -> None:
     """Ctrl-C reaches every process of the terminal, so here every process of the session."""
     command = [sys.executable, "-u", "-m", "fastmgr", "demo", "--no-stock", "--workers", "2"]
     demo_process = subprocess.Popen(
-        [*command, "--files", "100", "--start-method", method],
+        [*command, "--all", "--start-method", method],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
