@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -42,29 +43,46 @@ class Threads:
     """Waits, before a fork, until threads that have ended, to Python, are gone altogether.
 
     They still give memory back, without the GIL.  AddressSanitizer's allocator knows nothing of
-    forks: a child that begins while its lock is held waits for it for ever.
+    forks: a child that begins while its lock is held waits for it for ever.  So from the last look
+    until the fork no other thread is let run, which might end.
     """
 
     #: Seconds after which a thread that Python does not know is a library's, and stays.
     PATIENCE = 2
+    #: Seconds for which no other thread asks for the GIL.
+    ALONE = 1.0
     libraries = 0
+
+    def __init__(self) -> None:
+        self.interval = sys.getswitchinterval()
 
     def let_end(self) -> None:
         end = time.monotonic() + self.PATIENCE
-        while self.unknown() > self.libraries and time.monotonic() < end:
+        while True:
+            tasks = len(os.listdir("/proc/self/task"))
+            sys.setswitchinterval(self.ALONE)
+            unknown = tasks - threading.active_count()
+            if unknown <= self.libraries or time.monotonic() > end:
+                break
+            sys.setswitchinterval(self.interval)
             time.sleep(0.001)
-        self.libraries = self.unknown()
+        self.libraries = unknown
 
-    def unknown(self) -> int:
-        return len(os.listdir("/proc/self/task")) - threading.active_count()
+    def go_on(self) -> None:
+        sys.setswitchinterval(self.interval)
 
     def forget(self) -> None:
         self.libraries = 0
+        self.go_on()
 
 
 if SANITIZED:
     _threads = Threads()
-    os.register_at_fork(before=_threads.let_end, after_in_child=_threads.forget)
+    os.register_at_fork(
+        before=_threads.let_end,
+        after_in_parent=_threads.go_on,
+        after_in_child=_threads.forget,
+    )
 
 
 @pytest.fixture(scope="module")

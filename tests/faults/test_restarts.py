@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, connected, in_thread
+from support import DEADLINE, KEY, ProbeManager, connected, in_thread, poll
 from support.forwarding import Relay
 
 import fastmgr
@@ -102,9 +102,9 @@ def test_server_that_is_away(service: Service, client: ProbeManager) -> None:
 def test_exact_counts_under_restarts(service: Service, client: ProbeManager) -> None:
     """What is said to have been made was made once; what is unknown once or not at all."""
     over, made, unknown = threading.Event(), [0] * 3, [0] * 3
+    hits = client.Counter(name="hits")
 
     def work(number: int) -> None:
-        hits = client.Counter(name="hits")
         while not over.is_set():
             try:
                 hits.incr()
@@ -112,18 +112,21 @@ def test_exact_counts_under_restarts(service: Service, client: ProbeManager) -> 
             except (OSError, EOFError) as error:
                 unknown[number] += error.applied is None  # type: ignore[union-attr]
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    threads = [
+        threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(made))
+    ]
     for thread in threads:
         thread.start()
-    for _ in range(4):
-        before = sum(made)
-        while sum(made) < before + 200:
-            threads[0].join(0.01)
-        service.restart()
-    over.set()
-    for thread in threads:
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
+    try:
+        for _ in range(4):
+            enough = sum(made) + 200
+            poll(lambda enough=enough: sum(made) >= enough, "they have counted on")
+            service.restart()
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(DEADLINE)
+    assert not any(thread.is_alive() for thread in threads)
     total = in_thread(lambda: service.manager.Counter(name="hits").value)
     assert sum(made) <= total <= sum(made) + sum(unknown)
 
