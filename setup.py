@@ -51,7 +51,8 @@ def extensions() -> list[Extension]:
         compile_args += ["-fsanitize=fuzzer-no-link,address,undefined"]
         compile_args += ["-fno-sanitize=function", "-fno-sanitize-recover=undefined"]
         compile_args += ["-O1", "-gline-tables-only", "-fno-omit-frame-pointer", "-UNDEBUG"]
-        sources["fuzz_cutter"] = Path("tests/fuzz/fuzz_cutter.pyx")
+        sources |= {name: Path(f"tests/fuzz/{name}.pyx") for name in ("fuzz_cutter", "fuzz_cells")}
+        sources["rings"] = Path("tests/support/rings.pyx")
         build_dir = "build/fuzz"
     elif SANITIZE:
         link_args = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]

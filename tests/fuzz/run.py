@@ -27,6 +27,7 @@ TARGETS = {
     "intro": ["-max_len=1024"],
     "names": ["-max_len=4096"],
     "resp": ["-max_len=2048"],
+    "ring": ["-max_len=1024"],
     "server": ["-max_len=1024"],
 }
 COMMON = ["-timeout=25", "-rss_limit_mb=1500", "-print_final_stats=1", "-detect_leaks=0"]
