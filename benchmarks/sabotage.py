@@ -25,7 +25,10 @@ CYTHON_LOOP = "    cdef volatile int i = 0\n    while i < {}:\n        i += 1\n"
 
 @dataclass(frozen=True)
 class Sabotage:
-    """What is inserted into a file behind what matches `anchor`; which test has to say what."""
+    """What is inserted into a file behind what matches `anchor`; which test has to say what.
+
+    `also` has to be said, too, where there is any.
+    """
 
     name: str
     file: str
@@ -33,6 +36,7 @@ class Sabotage:
     damage: str
     test: str
     said: str
+    also: str = ""
     place: str = "benchmarks"
 
     def apply(self, text: str) -> str:
@@ -81,8 +85,9 @@ SABOTAGES = (
         file="client/queues.pyx",
         anchor=r"        if self\.calls_before < ASK_AFTER",
         damage=" + 100_000",
-        test="test_instructions.py -k queue",
+        test="test_instructions.py test_counts.py -k queue",
         said="instructions, client queue: ",
+        also="syscalls, queue: ",
     ),
     Sabotage(
         name="a loop before what was kept is returned",
@@ -97,8 +102,9 @@ SABOTAGES = (
         file="server/replies.pyx",
         anchor=r"if header\.op == OP_RETURN and header\.flags == 0",
         damage=" and False",
-        test="test_instructions.py -k dict_kept",
+        test="test_instructions.py test_counts.py -k dict_kept",
         said="instructions, client dict_kept: ",
+        also="syscalls, dict_kept: ",
     ),
     Sabotage(
         name="a system call more before sending",
@@ -192,7 +198,10 @@ def main() -> int:
             target.write_text(sabotage.apply(text))
             found = failures(copy, sabotage.test, sabotage.place)
             target.write_text(text)
-            noticed = any(re.match(sabotage.said, line) for line in found)
+            noticed = all(
+                any(re.match(said, line) for line in found)
+                for said in (sabotage.said, sabotage.also)
+            )
             unexpected |= not noticed
             found[2:] = [f"{len(found) - 2} more"] * (len(found) > 2)
             verdict = "noticed" if noticed else "UNNOTICED"
