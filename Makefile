@@ -18,7 +18,7 @@ PYTHON_H = $(shell $(PY) -c 'import sysconfig; print(sysconfig.get_path("include
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help develop build demo test test-long test-all soak graph bench lint debug asan fuzz fuzz-tools clean
+.PHONY: help develop build demo test test-long test-all soak graph site bench lint debug asan fuzz fuzz-tools clean
 .PHONY: style types cython-style workflows warnings
 
 help:  ## list the targets
@@ -71,6 +71,18 @@ test-all: build  ## CPython's own manager tests, with every interpreter found, a
 
 graph: $(VENV)/.stamp-venv  ## draw docs/rooms.svg: the rooms of src/fastmgr and who imports from whom
 	$(PY) docs/rooms.py
+
+# In an environment of its own: what makes the site is nothing that the tests should see.
+DOCS_PY := $(VENV)-docs/bin/python
+
+$(VENV)-docs/.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(DOCS_PY) -m pip --disable-pip-version-check --quiet install --upgrade 'pip>=25.1'
+	$(DOCS_PY) -m pip --disable-pip-version-check --quiet install --group docs
+	@touch $@
+
+site: build $(VENV)-docs/.stamp  ## the pages of docs/ as a site in build/site; a warning is an error
+	PYTHONPATH=src $(DOCS_PY) -m sphinx --quiet --fail-on-warning --keep-going --fresh-env docs build/site
 
 bench: build  ## the benchmarks
 	$(PY) -m pytest benchmarks $(ARGS)
