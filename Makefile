@@ -47,12 +47,14 @@ build: $(VENV)/.stamp-test  ## rebuild the compiled modules that changed
 demo: build  ## see it work, within seconds; ARGS=--all counts ten times as much
 	$(PY) -m fastmgr demo $(ARGS)
 
-# Without ARGS in two parts side by side: most tests wait for something most of the time.  Both parts
-# take about as long.
-SIDE = tests/unit tests/behaviour tests/docs tests/engines
+# Without ARGS in parts side by side: most tests wait for something most of the time.  Each part takes
+# about as long; the last has what no other has.
+PARTS = tests/unit -- tests/conformance tests/packaging tests/faults/test_coherence.py
+OTHERS = $(patsubst %,--ignore=%,$(filter-out --,$(PARTS)))
 
 test: build  ## the test suite, but for what takes long
-	$(PY) $(if $(ARGS),-m pytest $(ARGS),tests/sides.py $(SIDE) -- tests $(SIDE:%=--ignore=%))
+	$(PY) $(if $(ARGS),-m pytest $(ARGS),tests/sides.py $(PARTS) -- \
+	    tests/faults $(OTHERS) -- tests --ignore=tests/faults $(OTHERS) --)
 
 test-long: build  ## the tests that take long and say little more than others
 	$(PY) -m pytest -m long $(ARGS)
@@ -153,7 +155,8 @@ asan: $(VENV)/.stamp-test  ## most unit, behaviour and fault tests under Address
 	$(SANITIZED) $(PY) -c '$(IMPORTED)'
 	FASTMGR_KILLS=15 $(SANITIZED) $(PY) $(if $(ARGS), \
 	    -m pytest tests/unit tests/behaviour tests/faults $(IGNORED) $(ARGS), \
-	    tests/sides.py tests/unit -- tests/behaviour tests/faults -- $(IGNORED))
+	    tests/sides.py tests/unit --ignore=tests/unit/kinds -- tests/faults -- \
+	    tests/behaviour tests/unit/kinds -- $(IGNORED))
 
 # libFuzzer, with the sanitizers' run-time library, comes from PyPI as atheris, where that has a
 # wheel; an environment of its own keeps it from the others, which it would not serve.

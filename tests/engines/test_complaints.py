@@ -114,18 +114,17 @@ def test_a_holder_whose_threads_do_not_run_keeps_its_lock(manager: Any, start: S
     assert holder.said() is None and not lock.owner_died
 
 
-def test_who_does_nothing_for_long_goes_on_where_it_was(server: Any, manager: Any) -> None:
+def test_who_does_nothing_for_long_goes_on_where_it_was(
+    server: Any, manager: Any, census: Any
+) -> None:
     """rq 1933, 1968: the server had closed the connection of an idle worker, which ended."""
     lock, d, q = manager.Lock(), manager.dict(n=0), manager.Queue()
     lock.acquire()
     waiter = Client(call, q, "get")
+    poll(lambda: census.parked() == 1, "it waits")
+    mine = manager._session.run([b"CLIENT", b"ID"])
     server.ask("CONFIG", "SET", "timeout", "1")
-
-    def connections() -> int:
-        return int(server.ask("INFO", "clients").partition(b"connected_clients:")[2].split()[0])
-
-    before = connections()
-    poll(lambda: connections() < before, "the server has closed what was idle")
+    poll(lambda: b"id=" not in server.ask("CLIENT", "LIST", "ID", mine), "the server closed it")
     assert d.incr("n") == 1
     assert in_thread(lock.acquire, False) is False
     lock.release()

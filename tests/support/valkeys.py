@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import os
+import random
 import re
 import shutil
 import signal
@@ -184,10 +185,16 @@ def path_of(address: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of TCP that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port of TCP that is free.
+
+    It is none of those that kernels choose: until a server has bound it, a connection of another
+    test could get it.
+    """
+    chance = random.SystemRandom()  # that of the module is seeded by tests
+    while True:
+        port = chance.randrange(12000, 32000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.contextmanager

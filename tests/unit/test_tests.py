@@ -92,17 +92,34 @@ def test_each_module_has_its_unit_tests() -> None:
     assert ELSEWHERE.keys() == set(excused.values())  # no longer on the list
 
 
-@pytest.mark.parametrize(("other", "status"), [("assert True", 0), ("assert False", 1)])
-def test_parts_run_side_by_side_are_summed_up(tmp_path: Path, other: str, status: int) -> None:
-    for name, body in (("first", "assert True"), ("second", other)):
-        (tmp_path / f"test_{name}.py").write_text(f"def test_{name}():\n    {body}\n")
-    first, second = tmp_path / "test_first.py", tmp_path / "test_second.py"
+def side_by_side(folder: Path, *bodies: str) -> tuple[int, list[str]]:
+    """The status and the words of `sides.py`, with a part for each body of a test."""
+    words: list[object] = []
+    for number, body in enumerate(bodies):
+        path = folder / f"test_{number}.py"
+        path.write_text(f"def test_{number}():\n    {body}\n")
+        words += [path, "--"]
     done = subprocess.run(
-        [sys.executable, TESTS / "sides.py", first, "--", second, "--", f"--rootdir={tmp_path}"],
+        [sys.executable, TESTS / "sides.py", *words, f"--rootdir={folder}"],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
     )
-    assert done.returncode == status, done.stdout
-    said = "1 failed, 1 passed in" if status else "2 passed in"
-    assert done.stdout.splitlines()[-1].startswith(said)
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("other", "status"), [("assert True", 0), ("assert False", 1)])
+def test_parts_run_side_by_side_are_summed_up(tmp_path: Path, other: str, status: int) -> None:
+    found, said = side_by_side(tmp_path, "assert True", other, "assert True")
+    assert found == status, said
+    assert said[-1].startswith("1 failed, 2 passed in" if status else "3 passed in")
+
+
+def test_a_part_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tests have; a thread that waits for ever keeps the interpreter."""
+    monkeypatch.setenv("FASTMGR_TEST_ENDING", "1")
+    stays = "import threading; threading.Thread(target=threading.Event().wait).start()"
+    found, said = side_by_side(tmp_path, stays)
+    assert found == 1
+    assert said[-1].startswith("1 failed, 1 passed in")
+    assert "FAILED, its tests have ended" in said[-2] and any("in wait" in line for line in said)
