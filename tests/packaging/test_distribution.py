@@ -165,6 +165,7 @@ def test_wheel_has_what_running_needs_and_no_more(wheel: Path) -> None:
         names = [PurePosixPath(name) for name in archive.namelist()]
     licences = [name for name in names if name.match("*.dist-info/licenses/LICENSE")]
     assert len(licences) == 1
+    assert PurePosixPath("_fastmgr_pytest.py") in names
 
     found = {name.as_posix() for name in names if name.parts[0] == "fastmgr"}
     copied = {
