@@ -61,8 +61,8 @@ test-long: build  ## the tests that take long and say little more than others
 
 SOAK_SECONDS = $(if $(filter file,$(origin SECONDS)),600,$(SECONDS))
 
-soak: build  ## a thousand kills, a minute of everything at once, SECONDS (600) of reads and as many of a flat line of memory
-	FASTMGR_KILLS=1000 FASTMGR_RING_KILLS=1000 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest -m '' --timeout=1800 $(ARGS) \
+soak: build  ## thousands of kills, a minute of everything at once, SECONDS (600) of reads and as many of a flat line of memory
+	FASTMGR_KILLS=1000 FASTMGR_RING_KILLS=1000 FASTMGR_RING_STOPS=200 FASTMGR_MIXED_SECONDS=60 $(PY) -m pytest -m '' --timeout=1800 $(ARGS) \
 	    tests/faults/test_soak.py tests/engines/test_soak.py tests/faults/test_mixed.py tests/faults/test_rings.py
 	FASTMGR_COHERENCE_SECONDS=$(SOAK_SECONDS) FASTMGR_MEMORY_SECONDS=$(SOAK_SECONDS) \
 	    $(PY) -m pytest --timeout=0 -s $(ARGS) tests/faults/test_coherence.py tests/faults/test_memory.py
@@ -153,7 +153,7 @@ IGNORED = $(UNSANITIZED:%=--ignore=%)
 asan: $(VENV)/.stamp-test  ## most unit, behaviour and fault tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	FASTMGR_SANITIZE=1 $(PY) setup.py --quiet build --build-base build/$@ --build-lib build/$@/lib
 	$(SANITIZED) $(PY) -c '$(IMPORTED)'
-	FASTMGR_KILLS=15 $(SANITIZED) $(PY) $(if $(ARGS), \
+	FASTMGR_KILLS=15 FASTMGR_RING_KILLS=15 $(SANITIZED) $(PY) $(if $(ARGS), \
 	    -m pytest tests/unit tests/behaviour tests/faults $(IGNORED) $(ARGS), \
 	    tests/sides.py tests/unit --ignore=tests/unit/kinds -- tests/faults -- \
 	    tests/behaviour tests/unit/kinds -- $(IGNORED))
