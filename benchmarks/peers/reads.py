@@ -224,16 +224,24 @@ def shown(seconds: float) -> str:
     return f"{seconds * 1e9:,.0f} ns" if seconds < 1e-6 else f"{seconds * 1e6:,.1f} µs"
 
 
+def factor(ratio: float) -> str:
+    """Return how many times as fast fastmgr is, in bold."""
+    return f"**{ratio:,.0f}**" if ratio >= 10 else f"**{ratio:.2g}**"
+
+
 def print_table(title: str, rows: Mapping[str, Times]) -> None:
-    """Print the medians of all alternations."""
+    """Print how many times as fast as each other leg fastmgr is, then the times.
+
+    All are medians of the alternations.
+    """
     names = [name for name in LOOKS if any(name in row for row in rows.values())]
-    print(f"\n| {title} | " + " | ".join(names) + " |\n|---" + "|---:" * len(names) + "|")
+    others = [name for name in names if name not in (FAST, COMPILED)]
+    headings = [title, *(f"\N{MULTIPLICATION SIGN} {name}" for name in others), *names]
+    print("\n| " + " | ".join(headings) + " |\n|---" + "|---:" * (len(headings) - 1) + "|")
     for label, row in rows.items():
-        print(
-            f"| `{label}` | "
-            + " | ".join(shown(median(row[name])) if name in row else "" for name in names)
-            + " |"
-        )
+        cells = [factor(times(row, name)) if {name, FAST} <= {*row} else "" for name in others]
+        cells += [shown(median(row[name])) if name in row else "" for name in names]
+        print(f"| `{label}` | " + " | ".join(cells) + " |")
 
 
 def draw(panels: Mapping[str, Mapping[str, Times]], path: Path, note: str) -> None:
