@@ -1,11 +1,19 @@
 """How Sphinx makes the site of these pages: ``make site``, without a network, into build/site."""
 
+import contextlib
+import io
+import os
 import re
 from pathlib import Path
 
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
 import fastmgr
+from fastmgr.__main__ import COMMANDS, _parser
 
 REPOSITORY = "https://github.com/fastmgr/fastmgr/"
+os.environ["COLUMNS"] = "90"  # the width of the texts that argparse makes
 DOCS = Path(__file__).parent
 
 project = "fastmgr"
@@ -18,7 +26,6 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["deploy"]
-templates_path = ["_templates"]
 
 html_theme = "furo"
 html_title = "fastmgr"
@@ -32,7 +39,6 @@ html_theme_options = {
 
 # Headings can be linked to, by the anchors that GitHub gives them.
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
 
 # `name` in a doc string is a link, where there is something of that name.
 default_role = "py:obj"
@@ -64,5 +70,22 @@ def link_to_repository(app, docname, source):
     source[0] = re.sub(r"\]\(([^)\s]+)\)", linked, source[0])
 
 
+class CommandHelp(Directive):
+    """What ``--help`` says of the program and of each of its commands."""
+
+    def run(self):
+        found = [nodes.literal_block(text=_parser(None).format_help(), language="text")]
+        for name in COMMANDS:
+            section = nodes.section(ids=[name])
+            section += nodes.title(text=f"fastmgr {name}")
+            text = io.StringIO()
+            with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+                _parser(name).parse_args([name, "--help"])
+            section += nodes.literal_block(text=text.getvalue(), language="text")
+            found.append(section)
+        return found
+
+
 def setup(app):
+    app.add_directive("command-help", CommandHelp)
     app.connect("source-read", link_to_repository)

@@ -152,6 +152,19 @@ WEB = {
     ),
     "uvicorn": ("uvicorn", "--workers", "2", "--port", "{port}", "web:asgi"),
 }
+WEB["page"] = WEB["gunicorn"]  # the application that docs/howto/web-workers.md shows
+
+
+def application(kind: str, container: dict[str, str], folder: Path) -> Path:
+    """The folder in which web.py is."""
+    if kind != "page":
+        return DEPLOY
+    page = (DEPLOY.parent / "howto" / "web-workers.md").read_text()
+    found = re.search(r"`web\.py`:\n\n```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    text = found[1].replace("/run/fastmgr/server.sock", container["FASTMGR_SERVER"])
+    (folder / "web.py").write_text(text)
+    return folder
 
 
 def free_port() -> int:
@@ -179,12 +192,15 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks ps for children as Linux's does")
 @pytest.mark.parametrize("kind", WEB)
-def test_workers_of_a_web_server_count_together(kind: str, container: dict[str, str]) -> None:
+def test_workers_of_a_web_server_count_together(
+    kind: str, container: dict[str, str], tmp_path: Path
+) -> None:
     program, *words = WEB[kind]
     pytest.importorskip(program)
     port = free_port()
     command = [sys.executable, "-m", program, *(word.format(port=port) for word in words)]
-    web = subprocess.Popen(command, cwd=DEPLOY, env={**container, "PYTHONDONTWRITEBYTECODE": "1"})
+    folder = application(kind, container, tmp_path)
+    web = subprocess.Popen(command, cwd=folder, env={**container, "PYTHONDONTWRITEBYTECODE": "1"})
     try:
         answers: list[Any] = []
 

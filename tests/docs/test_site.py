@@ -10,6 +10,7 @@ import pytest
 import fastmgr
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "fastmgr"
 REFERENCE = ROOT / "docs" / "reference"
 HERE = "https://github.com/fastmgr/fastmgr/"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
@@ -48,3 +49,10 @@ def test_reference_has_each_public_name() -> None:
         for name in re.findall(r"^\.\. auto\w+:: (\w+)$", page.read_text(), re.MULTILINE)
     ]
     assert sorted(documented) == sorted({*fastmgr.__all__, *fastmgr._OF_VALKEY})
+
+
+def test_configuration_has_each_variable_of_the_environment() -> None:
+    sources = (path for kind in ("*.py", "*.pyx") for path in SOURCE.rglob(kind))
+    read = {name for path in sources for name in re.findall(r"FASTMGR_[A-Z_]+", path.read_text())}
+    text = (REFERENCE / "configuration.md").read_text()
+    assert read == set(re.findall(r"FASTMGR_[A-Z_]+", text))
