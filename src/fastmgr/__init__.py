@@ -45,6 +45,7 @@ from fastmgr.managers import (
     dispatch,
     listener_client,
 )
+from fastmgr.monitor import Monitor
 from fastmgr.pipeline import OnewayError, Pipeline, oneway
 from fastmgr.proxies import *  # noqa: F403
 
@@ -68,10 +69,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Array", "BaseManager", "CallTimeout", "LockLost", "Manager", "Namespace", "NotHosted",
-    "OnewayError", "Pipeline", "RemoteError", "Server", "ServerRestarted", "StaleFence",
-    "State", "SyncManager", "Token", "Value", "all_methods", "convert_to_error", "dispatch",
-    "install", "installed", "listener_client", "oneway", "public_methods", "timeout", "uninstall",
+    "Array", "BaseManager", "CallTimeout", "LockLost", "Manager", "Monitor", "Namespace",
+    "NotHosted", "OnewayError", "Pipeline", "RemoteError", "Server", "ServerRestarted",
+    "StaleFence", "State", "SyncManager", "Token", "Value", "all_methods", "convert_to_error",
+    "dispatch", "install", "installed", "listener_client", "oneway", "public_methods", "timeout",
+    "uninstall",
 ]  # fmt: skip
 __all__ += proxies.__all__
 if HAS_SHMEM:

@@ -4,12 +4,14 @@ from typing import Any, final
 from fastmgr.memory.arena import Arena
 from fastmgr.server.loop import Loop
 from fastmgr.server.process import Workers
+from fastmgr.server.report import Reporter
 from fastmgr.server.stock_peers import Hooks, StockPeers
 
 @final
 class Engine:
     loop: Loop
     stock_peers: StockPeers
+    reporter: Reporter
     def __init__(
         self,
         hooks: Hooks,

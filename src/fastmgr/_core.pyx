@@ -10,6 +10,7 @@
 `Parking`      calls that wait
 `Gifts`        what replies gave, until the client is known to have taken it
 `Disposal`     drops objects where a destructor may run
+`Reporter`     says what has been counted
 =============  ====================================================================
 
 A part is given the parts that it uses, and calls none that uses it.
@@ -25,6 +26,7 @@ from fastmgr.server.loop cimport Loop
 from fastmgr.server.operations cimport Operations
 from fastmgr.server.replies cimport Replies
 
+from fastmgr.server.report import Reporter
 from fastmgr.server.service import Service
 from fastmgr.server.stock_peers import StockPeers
 
@@ -38,7 +40,7 @@ cdef class Engine:
     """
 
     cdef readonly Loop loop
-    cdef readonly object stock_peers
+    cdef readonly object stock_peers, reporter
     cdef Disposal disposal
     cdef object service
 
@@ -52,6 +54,7 @@ cdef class Engine:
         parking = Parking(self.loop, replies, gifts, self.disposal)
         operations = Operations(hooks, load, calls, replies, gifts, parking, self.disposal, arena)
         self.stock_peers = StockPeers(hooks, calls)
+        self.reporter = Reporter(hooks, workers, self.loop, arena)
         self.service = Service(self.stock_peers, workers, self.loop, operations, offers_fast)
 
     def run(self):

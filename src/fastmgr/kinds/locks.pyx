@@ -7,7 +7,7 @@ from fastmgr.kinds.slots cimport (
     LOCAL, OWNER_DIED, depth_of, holder_of, party_of, session_of, set_depth, step_down,
     take_or_contend, take_rlock,
 )
-from fastmgr.kinds.waits cimport Slots, Waiter, current_owner, shown_module
+from fastmgr.kinds.waits cimport Slots, Waiter, current_owner, shown_module, still_waiting
 from fastmgr.memory.arena cimport KIND_LOCK, KIND_NONE, KIND_RLOCK, Cell
 from fastmgr.memory.atomics cimport THREAD_BITS, uint64_t
 
@@ -150,6 +150,9 @@ cdef class Condition(RLock):
 
     cdef int blocks(self, object name):
         return name == "acquire" or name == "wait"
+
+    cdef list waiters(self):
+        return still_waiting(self.waiting) + still_waiting(self.sleeping)
 
     cdef int end_sleep(self, Waiter waiter, bint notified) except -1:
         """End a waiter's sleep; its call goes on when it owns the lock again."""

@@ -11,7 +11,7 @@ effect for clients then.
 
 from fastmgr.kinds.ring cimport DONE_ASKS, GET_ASKS, PUT_ASKS, RING_HEAD, ring_count
 from fastmgr.kinds.rings cimport NOTHING, Batch, Ring
-from fastmgr.kinds.waits cimport BUSY, Primitive, Waiter
+from fastmgr.kinds.waits cimport BUSY, Primitive, Waiter, still_waiting
 from fastmgr.memory.arena cimport KIND_QUEUE, Arena, Cell
 from fastmgr.memory.atomics cimport uint64_t
 
@@ -85,6 +85,9 @@ cdef class _BaseQueue(Primitive):
         self.joining = []
         self.front = deque()
         self.old = []
+
+    cdef list waiters(self):
+        return still_waiting([*self.waiting, *self.putting, *self.joining])
 
     cdef str state(self):
         bound = f"/{self.maxsize}" if self.maxsize > 0 else ""

@@ -4,7 +4,7 @@
 from fastmgr.kinds.slots cimport OWNER_DIED, holder_of, mark_owner_died, party_of, session_of
 from fastmgr.kinds.waits cimport Slots, Waiter, counted, current_owner
 from fastmgr.memory.arena cimport KIND_NONE, KIND_SEMAPHORE
-from fastmgr.memory.atomics cimport uint64_t
+from fastmgr.memory.atomics cimport THREAD_BITS, uint64_t
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -117,6 +117,12 @@ cdef class Semaphore(Slots):
             self.doubt(self.taken())
             self.unbook(next(iter(self.held)))
         return self.give_spare()
+
+    cdef list holders(self):
+        cdef list found = Slots.holders(self)
+        for session, permits in self.held.items():
+            found += [(session << THREAD_BITS, 0)] * permits
+        return found
 
     cdef int give_spare(self) except -1:
         """Give a permit that has no slot to the first in the queue, or count it as free."""

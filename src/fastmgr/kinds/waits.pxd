@@ -2,6 +2,7 @@
 
 cimport cython
 
+from fastmgr.link.system cimport int64_t
 from fastmgr.memory.arena cimport Celled
 from fastmgr.memory.atomics cimport uint64_t
 
@@ -14,6 +15,7 @@ cdef class Waiter
 cdef class Owner:
     cdef readonly uint64_t number    # in a slot (memory/atomics.h)
     cdef readonly Waiter waiter      # of the call that waits on a thread; None: no call does
+    cdef int64_t waited              # nanoseconds, in calls that have ended
 
     cdef void belong(self, uint64_t session, uint64_t thread) noexcept
     cdef bint is_there(self) noexcept
@@ -25,6 +27,7 @@ cdef class Waiter:
     cdef object gate                 # a locked lock on which the waiting thread sleeps
     cdef Primitive at                # the primitive in whose queue the waiter is
     cdef readonly double deadline    # on the monotonic clock; infinite for none
+    cdef int64_t since               # when it was queued, in nanoseconds of that clock
     cdef readonly bint finished
     cdef readonly bint failed        # `value` is the exception to raise; None: unanswered
     cdef public object value
@@ -39,6 +42,7 @@ cdef class Waiter:
     cdef bint puts                   # it puts into a queue
 
     cdef bint is_there(self)
+    cdef void note_end(self) noexcept
     cdef int done(self, object value) except -1
     cdef int fail(self, object error) except -1
     cdef int finish_unanswered(self) except -1
@@ -46,6 +50,7 @@ cdef class Waiter:
 cdef class Primitive(Celled):
     cdef object waiting              # deque of Waiter, first come first served
     cdef Py_ssize_t dead             # how many of them are gone
+    cdef int64_t waited              # nanoseconds, in calls that have ended
 
     cdef object begin(self, Waiter waiter, object name, object args, object kwds)
     cdef int blocks(self, object name)
@@ -58,6 +63,8 @@ cdef class Primitive(Celled):
     cdef int hand_on_all_of(self, uint64_t session) except -1
     cdef int take_back(self, Waiter waiter) except -1
     cdef int leave(self, Waiter waiter) except -1
+    cdef list waiters(self)
+    cdef list holders(self)
     cdef int finish_dead(self, Waiter waiter) except -1
     cdef object block(self, object name, tuple args)
     cdef object wait_here(self, Waiter waiter, object name, object args, object kwds)
@@ -76,5 +83,6 @@ cdef class Slots(Primitive):
     cdef int prepare(self, Waiter waiter) except -1
 
 cdef Owner current_owner()
+cdef list still_waiting(object queue)
 cdef str shown_module(object obj)
 cdef object counted(object number)

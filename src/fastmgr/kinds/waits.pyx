@@ -20,6 +20,7 @@ from fastmgr.kinds.slots cimport (
     LOCAL, OWNER_DIED, clear_owner_died, hand_to, holder_of, leave_free, owner_died, session_of,
     take_or_contend, take_slot,
 )
+from fastmgr.link.system cimport fm_now_ns
 from fastmgr.memory.arena cimport Cell
 from fastmgr.memory.atomics cimport THREAD_BITS
 
@@ -80,10 +81,19 @@ cdef class Waiter:
         """Whether the waiter still waits, and its owner can be given something."""
         return not self.gone and self.owner.is_there()
 
+    cdef void note_end(self) noexcept:
+        """Count how long the call has waited; the waiter is about to be finished."""
+        cdef int64_t waited
+        if self.at is not None:
+            waited = fm_now_ns() - self.since
+            self.at.waited += waited
+            self.owner.waited += waited
+
     cdef int done(self, object value) except -1:
         """Finish with a result, if nobody has finished the waiter before."""
         if self.finished:
             return 0
+        self.note_end()
         self.finished = True
         self.value = value
         if self.gate is not None:
@@ -94,6 +104,7 @@ cdef class Waiter:
 
     cdef int finish_unanswered(self) except -1:
         """Finish without a result: the client that waited is dead."""
+        self.note_end()
         self.finished = self.failed = True
         if self.gate is not None:
             self.gate.release()
@@ -155,6 +166,16 @@ cdef class Primitive(Celled):
         """End the wait of a thread that leaves the call by an exception."""
         return self.take_back(waiter) if waiter.finished else self.cancel(waiter)
 
+    # -- for who looks at the server ------------------------------------------
+
+    cdef list waiters(self):
+        """Return those that wait now, in the order in which they are served."""
+        return still_waiting(self.waiting)
+
+    cdef list holders(self):
+        """Return the number of each owner that holds this, and since when it does (0: unknown)."""
+        return []
+
     # -- for the primitives ---------------------------------------------------
 
     cdef str state(self):
@@ -169,6 +190,7 @@ cdef class Primitive(Celled):
         cdef double deadline = INFINITY if timeout is None else deadline_of(timeout)
         assert waiter.at is None and not waiter.finished    # in one queue at most
         waiter.at = self
+        waiter.since = fm_now_ns()
         waiter.deadline = deadline
         queue.append(waiter)
         return 0
@@ -252,6 +274,16 @@ cdef class Slots(Primitive):
         self.cell = Cell(slots * sizeof(uint64_t))
         return 0
 
+    cdef list holders(self):
+        cdef list found = []
+        cdef uint64_t holder
+        cdef size_t i
+        for i in range(self.slots):
+            holder = holder_of(self.slot(i))
+            if holder:
+                found.append((holder, 0))
+        return found
+
     cdef bint take_any(self, uint64_t owner, bint wanted) noexcept:
         """Take a free slot; if there is none, and the owner will wait (`wanted`), contend all."""
         cdef uint64_t *slot
@@ -316,6 +348,12 @@ cdef str shown_module(object obj):
     """How `repr` names a type's module: which of ours it is says nothing to users."""
     module = type(obj).__module__
     return "fastmgr" if module.startswith("fastmgr.") else module
+
+
+cdef list still_waiting(object queue):
+    """Those of a queue of waiters whose calls have not ended."""
+    cdef Waiter waiter
+    return [waiter for waiter in list(queue) if not waiter.gone and not waiter.finished]
 
 
 cdef double deadline_of(object timeout) except? -1:

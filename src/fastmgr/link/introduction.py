@@ -14,14 +14,14 @@ import hmac
 import os
 from collections.abc import Callable
 from multiprocessing import AuthenticationError
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastmgr.link.handshake import PROOF_SIZE
 from fastmgr.wire.codec import dumps, loads
 
 __all__ = [
-    "SESSION_ID_SIZE", "Introducer", "answer_introduction", "introduction", "is_off", "is_proved",
-    "parse_introduction", "stock_is_refused",
+    "SESSION_ID_SIZE", "Introducer", "Introduction", "answer_introduction", "introduction",
+    "is_off", "is_proved", "parse_introduction", "stock_is_refused",
 ]  # fmt: skip
 
 VERSION = 3
@@ -34,6 +34,8 @@ Prove = Callable[[str, bytes], bytes]
 _HEAD = b"\x80\x03(NX\x08\x00\x00\x00#fastmgrC"
 _TAIL = b"\x85}t."
 _MOST_NAME_BYTES = 160  # the whole must fit the limit of a handshake's frames
+_MOST_HOST_BYTES = 48
+_UNIT = "\x1f"  # between the name, the process and the host, which older peers do not tell
 _ANSWER = b"#FASTMGR#" + bytes((VERSION,))
 
 
@@ -51,20 +53,37 @@ def stock_is_refused() -> bool:
     return is_off("FASTMGR_STOCK_PEERS")
 
 
-def introduction(session_id: bytes, name: str, thread: int, prove: Prove) -> bytes:
+class Introduction(NamedTuple):
+    """What a client says of itself."""
+
+    session_id: bytes
+    #: Of the thread, as the server's thread is called while it serves the connection.
+    name: str
+    #: The number of the client's thread in its process, from 1.
+    thread: int
+    #: Of the process, as that sees itself; None and "" from peers that do not tell.
+    pid: int | None = None
+    host: str = ""
+
+
+def introduction(
+    session_id: bytes, name: str, thread: int, prove: Prove, pid: int | None = None, host: str = ""
+) -> bytes:
     """Return the first request of a client that speaks the fast dialect.
 
-    The session's id names the client's process.  The server's thread is called `name` while it
-    serves the connection.  `thread` numbers the client's thread in its process, from 1.
+    The session's id names the client's process; `Introduction` says what the others are.
     """
-    encoded = name.encode("utf-8", "replace")[:_MOST_NAME_BYTES]
+    home = b""
+    if pid is not None:
+        home = f"{_UNIT}{pid}{_UNIT}".encode() + host.encode("utf-8", "replace")[:_MOST_HOST_BYTES]
+    encoded = name.encode("utf-8", "replace")[: _MOST_NAME_BYTES - len(home)] + home
     said = bytes((VERSION,)) + session_id + thread.to_bytes(THREAD_SIZE, "little") + encoded
     payload = said + prove("client", said)
     return _HEAD + bytes((len(payload),)) + payload + _TAIL
 
 
-def parse_introduction(frame: bytes) -> tuple[bytes, str, int] | None:
-    """Return the session's id, the thread's name and number; None for any other request."""
+def parse_introduction(frame: bytes) -> Introduction | None:
+    """Return what an introduction says; None for any other request."""
     if not (frame.startswith(_HEAD) and frame.endswith(_TAIL)):
         return None
     said = frame[len(_HEAD) + 1 : -len(_TAIL) - PROOF_SIZE]
@@ -73,7 +92,11 @@ def parse_introduction(frame: bytes) -> tuple[bytes, str, int] | None:
     if len(said) < name or said[0] != VERSION:
         return None
     thread = int.from_bytes(said[end:name], "little")
-    return said[1:end], said[name:].decode("utf-8", "replace"), thread
+    text = said[name:].decode("utf-8", "replace")
+    called, *home = text.rsplit(_UNIT, 2)
+    if len(home) == 2 and home[0].isdecimal():
+        return Introduction(said[1:end], called, thread, int(home[0]), home[1])
+    return Introduction(said[1:end], text, thread)
 
 
 def is_proved(frame: bytes, prove: Prove) -> bool:
@@ -97,7 +120,7 @@ class Introducer:
     def introduce(self, prove: Prove) -> bytes:
         """Return the introduction, for a handshake that is about to end."""
         self._prove = prove
-        self._frame = introduction(*self._says, prove)
+        self._frame = introduction(*self._says, prove, os.getpid(), os.uname().nodename)
         return self._frame
 
     def read_answer(self, frame: bytes) -> Any:

@@ -145,7 +145,35 @@ typedef struct {
     } open[FM_MAIL_MOST];
     int count;
     unsigned turns;
+    /* Of the loop: when its turn began (0: it waits), when this while began, and the longest turn of
+       this while and of the one before. */
+    int64_t woke, since, longest, before;
 } fm_mailroom;
+
+#define FM_WHILE_NS INT64_C(10000000000) /* a while: 10 s */
+
+/* The loop's turn ends: how long was it? */
+static inline void fm_mailroom_rest(fm_mailroom *room, int64_t now) {
+    if (now - room->since > FM_WHILE_NS) {
+        room->before = now - room->since > 2 * FM_WHILE_NS ? 0 : room->longest;
+        room->longest = 0;
+        room->since = now;
+    }
+    if (room->woke && now - room->woke > room->longest)
+        room->longest = now - room->woke;
+    room->woke = 0;
+}
+
+/* The longest turn of the last 10 to 20 seconds, in nanoseconds, with the one that is under way. */
+static inline int64_t fm_mailroom_lag(const fm_mailroom *room) {
+    int64_t now = fm_now_ns(), age = now - room->since;
+    int64_t lag = age < 2 * FM_WHILE_NS ? room->longest : 0;
+    if (age < FM_WHILE_NS && room->before > lag)
+        lag = room->before;
+    if (room->woke && now - room->woke > lag)
+        lag = now - room->woke;
+    return lag;
+}
 
 static inline void fm_mailroom_open(fm_mailroom *room, fm_mailbox *box, int fd) {
     for (int i = 0; i < room->count; i++)
@@ -189,6 +217,7 @@ static inline int fm_mailroom_soon(
         return n;
     if (!fm_look_begin(&look, s, spare))
         return 0;
+    fm_mailroom_rest(room, look.start);
     do {
         n = room->turns % FM_MAIL_TURNS ? fm_mailroom_look(room, events, 0) : 0;
         if (n == 0 && (room->count == 0 || look.looks % FM_MAIL_LOOKS == 0))
@@ -199,6 +228,8 @@ static inline int fm_mailroom_soon(
             room->turns++;
     } while (fm_look_again(&look));
     fm_look_end(&look, n > 0);
+    if (n > 0)
+        room->woke = spare ? look.before : fm_now_ns();
     return n > 0 ? n : 0;
 }
 
@@ -206,7 +237,12 @@ static inline int fm_mailroom_soon(
 static inline int fm_mailroom_sleep(
     fm_mailroom *room, fm_poller *p, fm_event *events, int timeout_ms) {
     int n = fm_mailroom_look(room, events, 1);
-    return n > 0 ? n : fm_poller_wait(p, events, FM_MAIL_MOST, timeout_ms);
+    if (n > 0)
+        return n;
+    fm_mailroom_rest(room, fm_now_ns());
+    n = fm_poller_wait(p, events, FM_MAIL_MOST, timeout_ms);
+    room->woke = fm_now_ns();
+    return n;
 }
 
 #endif

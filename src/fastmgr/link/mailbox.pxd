@@ -1,6 +1,6 @@
 """One message at a time between a client's thread and the server, in memory they share."""
 
-from fastmgr.link.system cimport fm_event, fm_poller, fm_spinner
+from fastmgr.link.system cimport fm_event, fm_poller, fm_spinner, int64_t
 
 cdef extern from "link/mailbox.h" nogil:
     enum: FM_MAIL, FM_MAIL_LOOKS, FM_MAIL_MOST, FM_MAIL_ROOM, FM_MAILBOX_SIZE
@@ -18,6 +18,7 @@ cdef extern from "link/mailbox.h" nogil:
     ctypedef struct fm_mailroom:
         pass
     void fm_mailroom_open(fm_mailroom *room, fm_mailbox *box, int fd)
+    int64_t fm_mailroom_lag(const fm_mailroom *room)
     void fm_mailroom_forget(fm_mailroom *room, int fd)
     int fm_mailroom_soon(
         fm_mailroom *room, fm_poller *poller, fm_event *events, fm_spinner *spinner, int spare)

@@ -133,6 +133,30 @@ class Listener:
         tune(accepted)
         return accepted
 
+    def last_peer(self, accepted: socket.socket) -> tuple[int | None, str]:
+        """Return the process and the address of the peer accepted last, as far as they are known.
+
+        Over a Unix socket that is the process that has connected, and no address.
+        """
+        if accepted.family != socket.AF_UNIX:
+            host, port = self.last_accepted[:2]
+            return None, f"{host}:{port}"
+        try:
+            if hasattr(socket, "SO_PEERCRED"):
+                said = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            else:  # macOS: SOL_LOCAL, LOCAL_PEERPID
+                said = accepted.getsockopt(0, 2, 4)
+        except OSError:
+            return None, ""
+        return int.from_bytes(said[:4], sys.byteorder) or None, ""
+
+    def backlog(self) -> int | None:
+        """Return how many connections wait to be accepted; None where the system does not tell."""
+        if self._socket.family == socket.AF_UNIX or sys.platform != "linux":
+            return None
+        about = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+        return int.from_bytes(about[24:28], sys.byteorder)  # tcpi_unacked
+
     def close(self) -> None:
         """Stop listening and remove the path."""
         self._socket.close()

@@ -10,6 +10,7 @@ class Calls:
     def call(
         self, c: Any, conn: Conn | None, ident: str, name: str, args: Any, kwds: Any
     ) -> tuple[str, Any]: ...
+    def note_sent(self, conn: Conn, ident: str, size: int) -> None: ...
 
 def create_for_stock(
     hooks: Hooks, typeid: str, args: tuple[Any, ...], kwds: dict[str, Any] | None

@@ -9,10 +9,11 @@ cimport cython
 from cpython.object cimport PyObject
 
 from fastmgr.link.stream cimport FLAG_VERSION, OP_ERROR, OP_PROXY, OP_RETURN, OP_TRACEBACK
+from fastmgr.link.system cimport fm_now_ns, int64_t
 from fastmgr.memory.arena cimport Version
 from fastmgr.memory.versions cimport version_at
 from fastmgr.server.replies cimport is_oneway, told
-from fastmgr.server.table cimport key_of
+from fastmgr.server.table cimport Tally, key_of, tell
 from fastmgr.wire.opaque cimport Opaque
 from fastmgr.wire.writer cimport is_scalar
 
@@ -206,6 +207,7 @@ cpdef Entry create(
 
 cdef Entry share(object hooks, object typeid, object obj, bint known, uint64_t handle):
     """Share an object of a registered type; return its entry."""
+    cdef Entry entry
     _function, exposed, method_to_typeid, _proxytype = hooks.registry[typeid]
     if exposed is None:
         exposed = hooks.public_methods(obj)
@@ -215,7 +217,10 @@ cdef Entry share(object hooks, object typeid, object obj, bint known, uint64_t h
                 f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)}, not dict"
             )
         exposed = list(exposed) + list(method_to_typeid)
-    return hooks.table.add(obj, exposed, method_to_typeid, known, handle)
+    entry = hooks.table.add(obj, exposed, method_to_typeid, known, handle)
+    if entry.typeid is None:
+        entry.typeid = typeid
+    return entry
 
 
 cpdef tuple create_for_stock(object hooks, object typeid, object args, object kwds):
@@ -251,6 +256,15 @@ cdef object call_unbound(object function, object obj, object args, object kwds):
     for i in range(n):
         stack[i + 1] = <PyObject *>(<tuple>args)[i]     # held by `args`
     return PyObject_Vectorcall(function, stack, <size_t>(n + 1), NULL)
+
+
+cdef void tell_both(
+    Tally *client, Entry entry, size_t came, bint failed, int64_t ns
+) noexcept:
+    """Count a stock peer's call."""
+    tell(client, came, 0, failed, ns)
+    if entry is not None:
+        tell(&entry.tally, came, 0, failed, ns)
 
 
 cdef bint is_ours(function) except -1:
@@ -398,6 +412,8 @@ cdef class Calls:
         cdef Entry entry = self.table.find(key_of(ident))
         cdef uint8_t op = OP_RETURN
         cdef uint64_t handle = 0
+        cdef int64_t began = fm_now_ns(), waited = 0 if conn is None else conn.waited
+        cdef Tally *client = &self.table.gone if conn is None else conn.tally
         if entry is not None:
             if not shows_values(entry, name) and not are_scalars(args, kwds):
                 entry.known = False
@@ -409,10 +425,21 @@ cdef class Calls:
                 c, conn, entry, ident, name, args, kwds, &op, &handle)
             if conn is not None:
                 conn.reading = None     # the stdlib's dialect has no words for it
-            return KINDS[op], payload
-        if entry is not None:
-            entry.running += 1
-        payload = self.perform(c, conn, entry, ident, name, args, kwds, &op, &handle)
-        if entry is not None:
-            entry.running -= 1
+        else:
+            if entry is not None:
+                entry.running += 1
+            payload = self.perform(c, conn, entry, ident, name, args, kwds, &op, &handle)
+            if entry is not None:
+                entry.running -= 1
+        began += 0 if conn is None else conn.waited - waited
+        tell_both(
+            client, entry, 0 if conn is None else conn.stream.size + 4,
+            op != OP_RETURN and op != OP_PROXY, fm_now_ns() - began)
         return KINDS[op], payload
+
+    def note_sent(self, Conn conn not None, ident, size_t size):
+        """Count the bytes of a reply to a stock peer, with those that say how many they are."""
+        cdef Entry entry = self.table.find(key_of(ident))
+        conn.tally.bytes_out += size + 4
+        if entry is not None:
+            entry.tally.bytes_out += size + 4

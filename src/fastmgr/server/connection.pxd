@@ -3,9 +3,9 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from fastmgr.kinds.waits cimport Owner
 from fastmgr.link.stream cimport Header, Stream
-from fastmgr.link.system cimport uint32_t, uint64_t
+from fastmgr.link.system cimport int64_t, uint32_t, uint64_t
 from fastmgr.memory.arena cimport Version
-from fastmgr.server.table cimport Session
+from fastmgr.server.table cimport Session, Tally
 
 cdef enum Verdict:
     KEEP = 0       # the frame is served; the connection stays with the loop
@@ -42,7 +42,14 @@ cdef class Handler:
 cdef class Conn(Owner):
     cdef readonly Stream stream
     cdef readonly Session session  # None: a stock peer
-    cdef readonly object name     # what the peer calls its thread
+    cdef public object name       # what the peer calls its thread
+    cdef readonly tuple peer      # process and address, as the socket tells them
+    # What is counted of its calls: in the session, in `own` of a stock peer, or, once the peer has
+    # left, in what the table keeps of such peers.
+    cdef Tally *tally
+    cdef Tally own
+    cdef int64_t began            # when the current call began; 0: it is not timed
+    cdef int weight               # how many calls its time stands for
     cdef Handler handler
     # Its life, which the methods below alone change.
     cdef readonly Place place
@@ -112,6 +119,8 @@ cdef class Acceptor:
     cdef dict unproven            # Conn -> by when it must have proved the key, oldest first
     cdef double again             # when a pause without accepting ends; infinite: there is none
     cdef double next              # when there is something to do though nothing arrives
+    cdef readonly Py_ssize_t accepted   # connections so far
+    cdef readonly Py_ssize_t refused    # of these: that have not proved the key, or not in time
 
     cdef int fileno(self) except -2
     cdef Conn accept(self, Handler handler)

@@ -60,6 +60,8 @@ cdef class Conn(Owner):
         self.stream = stream
         self.handler = handler
         self.name = ""
+        self.peer = None, ""
+        self.tally = &self.own
         self.loop = PyThread_get_thread_ident()
 
     def send(self, message):
@@ -192,7 +194,10 @@ cdef class Acceptor:
                 self.again = <double>monotonic() + ACCEPT_PAUSE
                 self.set_next()
             return None     # else no peer waits, or one gave up before it was accepted
+        peer = self.listener.last_peer(sock)
         conn = Conn(Stream(sock.detach(), HANDSHAKE_LIMIT), handler)
+        conn.peer = peer
+        self.accepted += 1
         conn.handshake = Challenger(self.server.authkey)
         self.unproven[conn] = <double>monotonic() + <double>self.server.handshake_timeout
         self.set_next()
@@ -208,10 +213,12 @@ cdef class Acceptor:
             replies = conn.handshake.feed((<const char *>conn.stream.body)[:conn.stream.size])
         except AuthenticationError as error:
             util.info("connection refused: %s", error)
+            self.refused += 1
             conn.serve_no_more()
             return [FAILURE]
         except Garbage as error:
             util.info("connection dropped: %s", error)
+            self.refused += 1
             conn.serve_no_more()
             return []
         if conn.handshake.done:

@@ -5,7 +5,7 @@ what the replies to that call and to those behind it gave.
 """
 
 cimport cython
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 
 from fastmgr.kinds.waits cimport Primitive
 from fastmgr.link.stream cimport OP_ERROR, OP_RETURN
@@ -202,10 +202,12 @@ cdef class Parking:
     ) except -1:
         """Make a call that may have to wait: reply now, or park it; a pinned worker waits."""
         cdef Waiter waiter
+        cdef int64_t waited = conn.waited
         try:
             if conn.pinned:
                 waiter = Waiter(conn)
                 (<Primitive>entry.obj).wait_here(waiter, name, args, kwds or {})
+                conn.began += conn.waited - waited
             else:
                 waiter = Waiter(conn, self.loop.finished)
                 # This comes first: another thread may finish the waiter once it is queued.
@@ -228,6 +230,7 @@ cdef class Parking:
         """Reply to a parked call that is finished; the loop calls this."""
         cdef Waiter waiter = conn.waiter
         conn.waiter = None
+        conn.began = 0      # the call has waited: that is counted elsewhere
         # A timer may keep the waiter until its deadline, but not what the waiter was given.
         value, waiter.value = waiter.value, None
         self.discard(waiter)

@@ -24,7 +24,7 @@ from fastmgr.server.calls cimport (
     create as create_object, failed_creation, is_blind, keeps, may_make, note_carried, shows_values,
 )
 from fastmgr.server.connection cimport CLOSE, CLOSED, HAND_OFF, IN_ORDER, KEEP
-from fastmgr.server.driver cimport is_hard_to_drop, note_request
+from fastmgr.server.driver cimport begin_call, is_hard_to_drop, note_request
 from fastmgr.server.replies cimport method_name, told
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
@@ -98,6 +98,7 @@ cdef class Operations:
     cdef int call(self, Conn conn, Driver by) except -1:
         cdef Entry entry = self.table.at(conn.stream.header.handle)
         cdef int verdict
+        begin_call(conn, by)
         if conn.failed and conn.stream.header.flags & FLAG_GAINS:
             # The client raises the failure, and so could neither use nor give back what it gains.
             return self.replies.reply(conn, by, OP_REFUSED, 0, None)
@@ -357,6 +358,8 @@ cdef class Operations:
         header.call = conn.stream.header.call
         header.op = OP_RETURN
         seal(writer, start, &header)
+        if number != MAILBOX:
+            conn.session.mapped += segment.size
         outcome = conn.stream.send_passing(writer.data, writer.size, segment.fd)
         writer.reset()
         if outcome == FRAME_PARTIAL:
@@ -378,6 +381,9 @@ cdef class Operations:
                 failure, conn.failure = conn.failure, None
                 self.disposal.doom(failure)
         finally:
+            if session is None:
+                self.table.add_gone(&conn.own)
+            conn.tally = &self.table.gone
             if session is not None:
                 session.broken = session.broken or conn.end != IN_ORDER
                 if self.table.leave(session):
@@ -387,6 +393,7 @@ cdef class Operations:
     cdef int end_session(self, Session session) except -1:
         """Release the references of a client process; hand on what it held if it was killed."""
         cdef Entry entry
+        self.table.add_gone(&session.tally)
         if self.arena is not None:
             self.arena.leave(session.place)
         if session.broken and not session.clean:

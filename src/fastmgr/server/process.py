@@ -46,6 +46,8 @@ class Workers:
 
     def __init__(self) -> None:
         self._idle: list[queue.SimpleQueue[_Job]] = []
+        #: The threads that there are, without work or with some.
+        self.threads: set[threading.Thread] = set()
 
     def submit(self, function: Callable[..., Any], name: str, *args: Any) -> None:
         """Run ``function(*args)`` on a thread of that name; False from it ends the thread."""
@@ -54,11 +56,23 @@ class Workers:
             inbox = self._idle.pop()  # atomic; the last to have become idle is the warmest
         except IndexError:
             inbox = queue.SimpleQueue()
-            threading.Thread(target=self._work, args=(inbox,), daemon=True).start()
+            threading.Thread(target=self._run, args=(inbox,), daemon=True).start()
         inbox.put(job)
 
-    def _work(self, inbox: queue.SimpleQueue[_Job]) -> None:
+    @property
+    def idle(self) -> int:
+        """How many threads have no work."""
+        return len(self._idle)
+
+    def _run(self, inbox: queue.SimpleQueue[_Job]) -> None:
         thread = threading.current_thread()
+        self.threads.add(thread)
+        try:
+            self._work(inbox, thread)
+        finally:
+            self.threads.discard(thread)
+
+    def _work(self, inbox: queue.SimpleQueue[_Job], thread: threading.Thread) -> None:
         pid = os.getpid()
         while True:
             try:

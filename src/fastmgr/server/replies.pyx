@@ -6,9 +6,10 @@ from libc.string cimport memset
 
 from fastmgr.link.message cimport begin_message, seal, undo_message
 from fastmgr.link.stream cimport (
-    FLAG_PICKLED, FLAG_VERSION, HEADER_SIZE, OP_ERROR, OP_FAILED, OP_RETURN, OP_UNSERIALIZABLE,
-    Header, is_drained,
+    FLAG_PICKLED, FLAG_VERSION, HEADER_SIZE, OP_ERROR, OP_FAILED, OP_PROXY, OP_RETURN,
+    OP_UNSERIALIZABLE, Header, is_drained,
 )
+from fastmgr.link.system cimport fm_now_ns, int64_t
 from fastmgr.memory.arena cimport Version
 from fastmgr.memory.versions cimport stands
 from fastmgr.server.connection cimport HAND_OFF, KEEP
@@ -81,6 +82,7 @@ cdef class Replies:
         cdef int pickled = 0
         cdef size_t start
         if is_oneway(conn):
+            self.count(conn, op, 0)
             return self.note_failure(conn, by, op, payload)
         if conn.failure is not None and self.report_failure(conn, by):
             conn.undelivered = (op, handle, payload)
@@ -116,14 +118,27 @@ cdef class Replies:
         if conn.reading is not None:
             note_version(conn, &header)
         seal(writer, start, &header)
+        if conn.stream.header.op == OP_CALL:
+            self.count(conn, op, HEADER_SIZE + header.size)
         if is_drained(conn.stream) or writer.size > BATCH_SIZE or writer.buffers:
             by.send_replies(conn)
         return KEEP
+
+    cdef void count(self, Conn conn, uint8_t op, size_t sent) noexcept:
+        """Count the connection's current call, which has been made."""
+        cdef int64_t ns = 0
+        if conn.began:
+            ns = (fm_now_ns() - conn.began) * conn.weight
+            conn.began = 0
+        self.table.count(
+            conn.tally, conn.stream.header.handle, HEADER_SIZE + conn.stream.header.size, sent,
+            op != OP_RETURN and op != OP_PROXY, ns)
 
     cdef int deliver(self, Conn conn, Driver by) except -1:
         """Encode the reply that the loop has left to this worker, if there is one."""
         if conn.undelivered is not None:
             (op, handle, payload), conn.undelivered = conn.undelivered, None
+            conn.began = 0      # the time until a worker had the call is not the call's
             self.reply(conn, by, op, handle, payload)
         return 0
 

@@ -25,6 +25,7 @@ from fastmgr.server.calls import create_for_stock, revive
 from fastmgr.server.driver import has_few_descriptors
 from fastmgr.server.names import Finder, Names
 from fastmgr.server.process import Workers, describe, leave_if_copied
+from fastmgr.server.stock_peers import Served
 from fastmgr.server.table import Entry, Table
 from fastmgr.server.views import Counts, LocalObjects, Objects
 from fastmgr.stock.dialect import listener_and_client, uses_raw_sockets
@@ -84,7 +85,7 @@ class Server(_StockServer):
     ]  # fmt: skip
 
     #: What clients of ours may call besides; `public` is the stdlib's, and users replace it.
-    _own_public = ("about", "described_names", "kept_names", "forget_name")
+    _own_public = ("about", "described_names", "kept_names", "forget_name", "report")
     #: Seconds in which a new connection has to prove the key.
     handshake_timeout: float = 10.0
     #: Seconds that a server without clients waits for some when the process that started it is
@@ -416,6 +417,11 @@ class Server(_StockServer):
         """Return what can be of interest to who looks for what is slow, as plain values."""
         return describe(self)
 
+    def report(self, c: Any, most: int = 1000, by: str = "calls") -> dict[str, Any]:
+        """Return what `fastmgr.Monitor` makes a report of, as plain values."""
+        report: dict[str, Any] = self._prepare().reporter.report(most, by)
+        return report
+
     def kept_names(self, c: Any) -> list[str]:
         """Return the names under which objects are kept."""
         return sorted(self.names.objects)
@@ -459,6 +465,8 @@ class Server(_StockServer):
         if not hasattr(c, "recv"):
             raise TypeError("accept_connection: this client's connection is served already")
         threading.current_thread().name = name
+        if isinstance(c, Served):
+            c.conn.name = name
         c.send(("#RETURN", None))
         self.serve_client(c)
 

@@ -76,6 +76,7 @@ cdef class Service(Handler):
             return KEEP if conn.stream.fast else CLOSE
         if stock_is_refused():
             util.info("connection refused: %s", "a peer of the standard library's")
+            self.loop.acceptor.refused += 1
             return CLOSE
         return HAND_OFF
 
@@ -90,10 +91,15 @@ cdef class Service(Handler):
             return 0
         if not is_proved(frame, handshake.prove):
             util.info("connection refused: the introduction is not of this handshake")
+            self.loop.acceptor.refused += 1
             return 1
-        session_id, conn.name, thread = introduced
-        conn.session = self.operations.table.join(session_id)
-        conn.belong(conn.session.number, thread)
+        conn.name = introduced.name
+        conn.session = self.operations.table.join(introduced.session_id)
+        conn.belong(conn.session.number, introduced.thread)
+        conn.tally = &conn.session.tally
+        if conn.session.connections == 1:
+            conn.session.process = conn.name.partition("|")[0]
+            conn.session.pid, conn.session.host = introduced.pid, introduced.host
         if conn.session.connections == 1 and self.operations.arena is not None:
             # The number stays there as long as the session may work on cells.
             conn.session.place = self.operations.arena.enter(conn.session.number)

@@ -57,6 +57,8 @@ class Served(StockConnection):
         super().__init__(conn.stream, serializer)
         self.conn = conn
         self.may_idle = True
+        #: Bytes of the last reply.
+        self.sent = 0
 
     def send(self, message: object) -> None:
         """Send a reply, and hold what the proxies in it stand for until it has been read."""
@@ -67,6 +69,7 @@ class Served(StockConnection):
         finally:
             transit.sink = None
         self.stream.send_bytes(data)
+        self.sent = len(data)
 
     def close(self) -> None:
         """Close the connection, once the current request is done with."""
@@ -124,10 +127,11 @@ class StockPeers:
             except Exception:
                 # The request arrived whole and could not be read; the next may.
                 message: tuple[str, Any] = ("#TRACEBACK", format_exc())
+                ident = None
             else:
                 message = self.calls.call(c, conn, ident, methodname, args, kwds)
                 # The arguments must not outlive the call in this frame.
-                ident = methodname = args = kwds = None
+                methodname = args = kwds = None
             try:
                 try:
                     c.send(message)
@@ -141,4 +145,6 @@ class StockPeers:
                 util.info(" ... exception was %r", error)
                 c.close()
                 sys.exit(1)
+            if conn is not None and ident is not None:
+                self.calls.note_sent(conn, ident, c.sent)
             del message

@@ -1,9 +1,17 @@
 from cpython.object cimport PyObject
 
-from fastmgr.link.system cimport uint64_t
+from fastmgr.link.system cimport int64_t, uint64_t
 from fastmgr.memory.arena cimport Arena, Version
 
 cpdef object key_of(object ident)
+
+# What is counted of an object, or of a client.  Every number is changed under the GIL alone.
+cdef struct Tally:
+    uint64_t calls          # that have been answered, or need no answer
+    uint64_t errors         # of these: which raised
+    uint64_t bytes_in       # of their requests, with the headers
+    uint64_t bytes_out      # of the replies
+    int64_t ns              # nanoseconds in the calls, without the time that they waited
 
 cdef class Entry:
     cdef readonly object obj
@@ -12,6 +20,8 @@ cdef class Entry:
     cdef public object method_to_typeid   # dict or None
     cdef readonly object ident            # str: how stock peers name it
     cdef readonly object key              # int handle, or the ident where it is no handle
+    cdef public object typeid             # of the type as which it was shared first, or None
+    cdef Tally tally
     cdef public Py_ssize_t refcount       # of clients; 0: only proxies in this process hold it
     # Whether the loop may serve its calls.  `parks` and `pins` never change; the engine changes the
     # others when it shares the entry and when it serves a call of it, on the loop or on a worker,
@@ -51,6 +61,10 @@ cdef class Session:
     cdef bint ended                       # the table holds nothing for it any more
     cdef dict held                        # key -> count
     cdef readonly set parked              # keys of the primitives that it may hold or wait for
+    # What its first connection has said, and what all of them have done.
+    cdef public object pid, host, process
+    cdef Tally tally
+    cdef size_t mapped                    # bytes of shared memory that it was passed
 
 cdef enum:
     RECENT_ENTRIES = 64
@@ -69,6 +83,7 @@ cdef class Table:
     cdef uint64_t next_handle
     cdef public object revive             # key -> Entry or None: a named object that is not shared
     cdef uint64_t sessions_made
+    cdef Tally gone                       # of clients that have left
     cdef Recent recent[RECENT_ENTRIES]    # by the low bits of the handle
 
     cdef Entry find(self, object key)
@@ -84,9 +99,24 @@ cdef class Table:
     )
     cpdef int retain(self, object key, Py_ssize_t count=*) except -1
     cpdef object release(self, object key, Py_ssize_t count=*)
+    cdef void count(
+        self, Tally *client, uint64_t handle, size_t came, size_t sent, bint failed, int64_t ns
+    ) noexcept
+    cdef void add_gone(self, const Tally *client) noexcept
     cdef Session join(self, bytes session_id)
     cdef int leave(self, Session session) except -1
     cdef list forsake(self, Session session)
     cdef int note_parked(self, Session session, Entry entry) except -1
     cdef object session_retain(self, Session session, object key)
     cdef object session_release(self, Session session, object key, Py_ssize_t count)
+
+
+cdef inline void tell(
+    Tally *tally, size_t came, size_t sent, bint failed, int64_t ns
+) noexcept nogil:
+    """Count a call."""
+    tally.calls += 1
+    tally.errors += failed
+    tally.bytes_in += came
+    tally.bytes_out += sent
+    tally.ns += ns

@@ -8,6 +8,7 @@ class Entry:
     method_to_typeid: dict[str, str] | None
     ident: str
     key: Any
+    typeid: str | None
     refcount: int
     def __init__(
         self, obj: Any, exposed: Any, method_to_typeid: Any, key: Any, known: bool = False

@@ -182,6 +182,28 @@ cdef class Table:
         recent.entry = found
         return <Entry>found
 
+    cdef void count(
+        self, Tally *client, uint64_t handle, size_t came, size_t sent, bint failed, int64_t ns
+    ) noexcept:
+        """Count a call of the object at `handle`, if there still is one, by a client."""
+        cdef Recent *recent = &self.recent[handle % RECENT_ENTRIES]
+        cdef Entry entry
+        tell(client, came, sent, failed, ns)
+        if recent.entry is not NULL and recent.handle == handle:
+            tell(&(<Entry>recent.entry).tally, came, sent, failed, ns)
+        else:
+            entry = self.at(handle)
+            if entry is not None:
+                tell(&entry.tally, came, sent, failed, ns)
+
+    cdef void add_gone(self, const Tally *client) noexcept:
+        """Keep in the totals what a client did that has left."""
+        self.gone.calls += client.calls
+        self.gone.errors += client.errors
+        self.gone.bytes_in += client.bytes_in
+        self.gone.bytes_out += client.bytes_out
+        self.gone.ns += client.ns
+
     cdef void forget_recent(self) noexcept:
         """To be called before an entry is taken out of `entries` or replaced there: see `at`."""
         memset(self.recent, 0, sizeof(self.recent))

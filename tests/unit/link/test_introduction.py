@@ -69,8 +69,20 @@ def test_is_a_stock_request(session_id: bytes, name: str) -> None:
     assert len(frame) <= HANDSHAKE_LIMIT
 
 
+@pytest.mark.parametrize("name", ["", "MainProcess|Thread-1", "é" * 150, "a\x1fb"])
+@pytest.mark.parametrize("host", ["", "a.host", "h" * 300])
+def test_a_client_tells_its_process_and_host(name: str, host: str) -> None:
+    frame = introduction(ID, name, 7, prove, 2**22, host)
+    said = parse_introduction(frame)
+    assert said is not None
+    assert (said.thread, said.pid, said.host) == (7, 2**22, host[:48])
+    assert name.startswith(said.name.rstrip("\ufffd"))
+    assert len(frame) <= HANDSHAKE_LIMIT
+
+
 def test_lone_surrogates_in_a_name() -> None:
-    assert parse_introduction(introduction(ID, "a\udc80b", 1, prove)) == (ID, "a?b", 1)
+    said = parse_introduction(introduction(ID, "a\udc80b", 1, prove))
+    assert said == (ID, "a?b", 1, None, "")
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
@@ -110,7 +122,7 @@ def test_mutations(data: st.DataObject) -> None:
         frame[at : at + length] = data.draw(st.binary(max_size=6))
     parsed = parse_introduction(bytes(frame))
     if parsed is not None:
-        session_id, name, thread = parsed
+        session_id, name, thread, _pid, _host = parsed
         assert type(session_id) is bytes
         assert len(session_id) == SESSION_ID_SIZE
         assert type(name) is str

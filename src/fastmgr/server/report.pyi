@@ -1,0 +1,6 @@
+from typing import Any, final
+
+@final
+class Reporter:
+    def __init__(self, hooks: Any, workers: Any, loop: Any, arena: Any) -> None: ...
+    def report(self, most: int, by: str) -> dict[str, Any]: ...
