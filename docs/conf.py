@@ -10,6 +10,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 import fastmgr
+from fastmgr import BaseProxy
 from fastmgr.__main__ import COMMANDS, _parser
 
 REPOSITORY = "https://github.com/fastmgr/fastmgr/"
@@ -18,6 +19,7 @@ DOCS = Path(__file__).parent
 
 project = "fastmgr"
 author = "The fastmgr developers"
+copyright = "the fastmgr developers; MIT licence"
 version = release = fastmgr.__version__
 extensions = [
     "myst_parser",
@@ -86,6 +88,16 @@ class CommandHelp(Directive):
         return found
 
 
+def as_called(app, what, name, obj, options, signature, returns):
+    """Show what a user writes: managers make the proxies, and nobody passes `self`."""
+    if what == "class" and issubclass(obj, BaseProxy):
+        return "", None
+    if what == "method" and signature:  # as Cython has it
+        return re.sub(r"^\(self(, )?", "(", signature), returns
+    return None
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", as_called)
     app.add_directive("command-help", CommandHelp)
     app.connect("source-read", link_to_repository)

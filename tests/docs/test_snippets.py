@@ -144,6 +144,7 @@ def checked(program: str) -> str:
     program = re.sub(
         r"(?m)^( *)(.+?)  # -> (.+)$", r"\1assert (came := (\2)) == (\3), came", program
     )
+    program = re.sub(r"came := \(print\((.+)\)\)\) == ", r"came := (\1)) == ", program)
     raises = r'\1with __import__("pytest").raises(\3): \2'
     return re.sub(r"(?m)^( *)(.+?)  # raises (\w+)$", raises, program)
 
@@ -276,7 +277,13 @@ def test_no_block_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["1 + 1  # -> 3", "{}[1]  # raises ValueError", "[1]  # raises KeyError"]
+    "broken",
+    [
+        "1 + 1  # -> 3",
+        "print(1 + 1)  # -> 3",
+        "{}[1]  # raises ValueError",
+        "[1]  # raises KeyError",
+    ],
 )
 def test_promise_that_is_not_kept_is_noticed(broken: str) -> None:
     exec(checked("1 + 1  # -> 2\n{}[1]  # raises KeyError"))
