@@ -75,15 +75,18 @@ def link_to_repository(app, docname, source):
 class CommandHelp(Directive):
     """What ``--help`` says of the program and of each of its commands."""
 
+    def shown(self, text):
+        return nodes.literal_block(text=text, language="text", classes=["help"])
+
     def run(self):
-        found = [nodes.literal_block(text=_parser(None).format_help(), language="text")]
+        found = [self.shown(_parser(None).format_help())]
         for name in COMMANDS:
             section = nodes.section(ids=[name])
             section += nodes.title(text=f"fastmgr {name}")
             text = io.StringIO()
             with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
                 _parser(name).parse_args([name, "--help"])
-            section += nodes.literal_block(text=text.getvalue(), language="text")
+            section += self.shown(text.getvalue())
             found.append(section)
         return found
 
@@ -98,6 +101,6 @@ def as_called(app, what, name, obj, options, signature, returns):
 
 
 def setup(app):
-    app.connect("autodoc-process-signature", as_called)
+    app.connect("autodoc-process-signature", as_called, priority=400)  # before numpydoc
     app.add_directive("command-help", CommandHelp)
     app.connect("source-read", link_to_repository)
