@@ -420,8 +420,12 @@ def post_call(ValkeySession session, Target target, name, args, kwds):
 
 
 def settle_posts(ValkeySession session, Connection connection):
-    """Take the replies to posted calls; what they raised is kept for the thread's next call."""
+    """Take the replies to posted calls; what they raised is kept for the thread's next call.
+
+    Returns whether some were errors: such a call may have been made again by now.
+    """
     cdef Entry entry
+    cdef bint again = False
     cdef list answered = connection.answered
     cdef ThreadConnections mine = getattr(session.local, "connections", None) or unused
     cdef bint before = mine.settling
@@ -431,9 +435,11 @@ def settle_posts(ValkeySession session, Connection connection):
     mine.settling = True    # a call that is made again comes before those that are not answered
     try:
         for entry, reply in answered:
+            again = again or type(reply) is ReplyError
             session.keep_failure(entry.target, entry.name, entry.outcome(session, reply, False))
     finally:
         mine.settling = before
+    return again
 
 
 # Of a thread that has none.

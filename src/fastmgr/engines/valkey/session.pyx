@@ -116,18 +116,25 @@ cdef class ValkeySession(Session):
             if connection.usable and not connection.busy:
                 return connection
         connection = self.dial()
-        connection.node = self.host
+        while connection.node != self.host:     # another thread has found another primary
+            connection.close()
+            connection = self.dial()
         mine.drop_unusable()
         mine.connections.append(connection)
         return connection
 
     def dial(self):
         """Return a new connection: with the server of the address, or with its primary."""
-        if self.host is not None:
+        cdef Connection connection
+        cdef object host = self.host
+        if host is not None:
             try:
-                return dial(self.where, self.host)
+                connection = dial(self.where, host)
+                connection.node = host
+                return connection
             except OSError:
-                self.host = None    # the server of the address may be the primary again
+                if self.host == host:
+                    self.host = None    # the server of the address may be the primary again
         return dial(self.where)
 
     def move_to(self, host):
@@ -266,11 +273,12 @@ cdef class ValkeySession(Session):
                     raise lost_again(again) from None
                 raise
         if connection.answered:
-            pipelines().settle_posts(self, connection)
+            again = pipelines().settle_posts(self, connection)
             if connection.node != self.host:
                 connection.close()      # its server is a replica now
-                if reads:
-                    reply = self.connection().call(words, timeout)
+                again = True
+            if again and reads:         # what was read is from before
+                reply = self.connection().call(words, timeout)
         if type(reply) is ReplyError:
             return self.after_error(words, reply, timeout)
         return reply

@@ -22,7 +22,7 @@ from support.processes import stopped
 from support.valkeys import Server, free_port, server
 from support.waiting import DEADLINE, in_thread, poll
 
-from fastmgr import RemoteError, SyncManager
+from fastmgr import RemoteError, SyncManager, oneway
 from fastmgr.engines.valkey import dialing
 from fastmgr.engines.valkey.address import PASSWORD, USERNAME, parse
 from fastmgr.engines.valkey.engine import ENGINE
@@ -262,6 +262,18 @@ def test_an_old_server_is_refused(hello: bytes, info: bytes, match: str, tmp_pat
         with pytest.raises(ConnectionError, match=match):
             SyncManager.from_address(f"valkey+unix://{path}")
         thread.join(DEADLINE)
+
+
+def test_a_read_sees_a_posted_call_that_was_refused_at_first() -> None:
+    """The server was a replica when the call came, and is the primary when the read comes."""
+    with server() as one:
+        manager = SyncManager.from_address(one.url())
+        numbers = manager.dict(n=0)
+        one.ask("REPLICAOF", "127.0.0.1", free_port())
+        oneway(numbers).incr("n")
+        poll(lambda: b"errorstat_READONLY" in one.ask("INFO", "errorstats"), "it is refused")
+        one.ask("REPLICAOF", "NO", "ONE")
+        assert numbers["n"] == 1
 
 
 @pytest.fixture(scope="module")
