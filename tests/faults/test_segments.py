@@ -71,9 +71,11 @@ def dict_at(address: Address, ident: str) -> Any:
 
 
 def socket_to(address: Address) -> socket.socket:
-    """The connection of this process's only client."""
+    """The connection of this process's only client, which waits for as long as it takes."""
     place = address if isinstance(address, str) else tuple(address)
     (found,) = [sock.dup() for sock in sockets_to(place) if sock.getpeername() == place]
+    # The main thread's looks for signals now and then: to Python half a reply would be all of it.
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 0))
     return found
 
 

@@ -62,6 +62,11 @@ class Box:
     def state(self) -> int:
         return ctypes.c_uint64.from_address(self.start).value
 
+    @state.setter
+    def state(self, state: int) -> None:
+        """Only while neither side is at work."""
+        ctypes.c_uint64.from_address(self.start).value = state
+
     @property
     def size(self) -> int:
         return ctypes.c_uint64.from_address(self.start + 8).value
