@@ -22,6 +22,8 @@ from support.waiting import poll
 #: Milliseconds after which a node that is silent has failed.
 NODE_TIMEOUT = 1000
 PRIMARIES = 3
+#: Seconds in which nodes agree: on a busy machine they take each other for dead now and then.
+SETTLED_IN = 80.0
 PASSWORD = "secret"
 
 
@@ -156,7 +158,11 @@ class Cluster:
             views = {str(node.call("CLUSTER", "SLOTS")) for node in self.nodes}
             return len(views) == 1
 
-        poll(is_settled, "the cluster")
+        try:
+            poll(is_settled, "the cluster", SETTLED_IN)
+        except AssertionError as error:
+            said = [node.call("CLUSTER", "NODES").decode() for node in self.nodes]
+            raise AssertionError("\n".join([str(error), *said])) from None
 
     def heal(self) -> None:
         """Start the servers that were killed."""
