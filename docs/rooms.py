@@ -18,6 +18,7 @@ SOURCE = HERE.parent / "src" / "fastmgr"
 #: Top to bottom: a room may import from the rows below its own, and from itself.
 ROWS = [
     ["cli"],
+    ["contrib"],
     ["public face"],
     ["engines"],
     ["server", "client"],

@@ -222,3 +222,52 @@ def test_workers_of_a_web_server_count_together(
     finally:
         web.kill()
         web.wait(DEADLINE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks ps for children as Linux's does")
+@pytest.mark.parametrize("how", [[], ["--preload"]], ids=["each", "preload"])
+def test_metrics_of_workers_that_are_killed(how: list[str], container: dict[str, str]) -> None:
+    """Each request that was answered is counted, and a scrape of any worker shows it."""
+    pytest.importorskip("gunicorn")
+    parser = pytest.importorskip("prometheus_client.parser")
+    port = free_port()
+    command = ["gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}", *how, "metrics:app"]
+    web = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=DEPLOY,
+        env={**container, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+    def got(path: str) -> str | None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def shown() -> dict[str, float]:
+        families = list(parser.text_string_to_metric_families(got("/metrics") or ""))
+        samples = (sample for family in families for sample in family.samples)
+        return {sample.name: sample.value for sample in samples if "le" not in sample.labels}
+
+    try:
+        poll(lambda: got("/metrics") is not None, "gunicorn answers")
+        answered = 0
+        for _ in range(3):
+            for _ in range(10):
+                answered += got("/page") == "hello\n"
+            os.kill(children(web.pid)[-1], signal.SIGKILL)
+            poll(lambda: got("/metrics") is not None, "it answers again")
+        found = shown()
+        assert answered >= 20  # a killed worker may have had a connection that it had accepted
+        assert answered <= found["app_requests_total"] <= answered + 10
+        assert found["app_request_seconds_count"] == found["app_requests_total"]
+        assert found["app_busy_workers"] == 0.0
+        web.terminate()
+        assert web.wait(DEADLINE) in (0, -signal.SIGTERM)
+    finally:
+        web.kill()
+        web.wait(DEADLINE)

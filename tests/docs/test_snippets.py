@@ -255,7 +255,7 @@ def test_command_is_right(command: str, tmp_path: Path) -> None:
         assert re.search(rf"^{words[4]} = \[", PYPROJECT, re.MULTILINE), f"no group {words[4]}"
         return
     if words[:3] == ["-m", "pip", "install"]:
-        assert words[3:] in (["."], ["fastmgr"], ["fastmgr[valkey]"]), (
+        assert words[3:] in (["."], ["fastmgr"], ["fastmgr[valkey]"], ["fastmgr[prometheus]"]), (
             "this use of pip the test has to learn"
         )
         return

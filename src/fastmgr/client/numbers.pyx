@@ -1,7 +1,6 @@
 # cython: auto_pickle=False
 """Counters, values and arrays, on which a client works by itself; see `client.proxy`."""
 
-cimport cython
 from cpython.buffer cimport PyObject_GetBuffer
 
 from fastmgr.client.proxy cimport CellCore
@@ -9,8 +8,8 @@ from fastmgr.client.reads cimport is_plain
 from fastmgr.client.session cimport Kept, Session, kept_at
 from fastmgr.kinds.words cimport (
     ITEM_SIZES, SINGLES, add_to_item, check_integers, counter_add, counter_exchange, counter_get,
-    counter_replace, index_in, is_asked, items_at, part_with, plain_item, plain_key, value_of,
-    whole, word_of, words_of,
+    counter_replace, index_in, is_asked, items_at, plain_item, plain_key, value_of, whole, word_of,
+    words_of,
 )
 from fastmgr.memory.atomics cimport fm_load, fm_replace, uint64_t
 from fastmgr.memory.arena cimport (
@@ -101,12 +100,6 @@ cdef class CountersCore(CellCore):
 
     __class_getitem__ = classmethod(types.GenericAlias)
 
-    cdef tuple names
-    cdef dict indices
-    cdef Py_ssize_t length          # of all
-    cdef list parts                 # the cells of those that are not in `cell`
-    cdef Py_ssize_t located         # how often: each time the names may have changed
-
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         cdef Session session = self._session()
         cdef Segment segment
@@ -142,15 +135,6 @@ cdef class CountersCore(CellCore):
         text = f"Counters({values if names is None else dict(zip(names, values))})"
         return text if length == count else shortened(text, length)
 
-    @cython.final
-    cdef inline uint64_t *word(self, Py_ssize_t i) noexcept:
-        cdef Cell part
-        if i < words_of(self.size):
-            return <uint64_t *>self.cell + i
-        i -= words_of(self.size)
-        part = part_with(self.parts, &i)
-        return <uint64_t *>part.at + i
-
     cdef bint whole_at_hand(self) except -1:
         """Whether all counters of the row are at hand, also those that were added meanwhile."""
         if not self.at_hand():
@@ -161,7 +145,6 @@ cdef class CountersCore(CellCore):
             return self.at_hand()
         return True
 
-    @cython.final
     cdef uint64_t *at(self, key) except? NULL:
         """The word of a counter; NULL: ask the server, which also says that there is none."""
         cdef Py_ssize_t i, known
