@@ -14,8 +14,8 @@ import pytest
 from hypothesis import settings
 from support import KEY, SANITIZED, ProbeManager, manager_without_arena, settle
 
-# How long an example takes says nothing on a busy machine.
-settings.register_profile("fastmgr", deadline=None)
+# How long an example takes says nothing on a busy machine.  A sanitizer sees in a few what it sees.
+settings.register_profile("fastmgr", deadline=None, max_examples=30 if SANITIZED else 100)
 settings.load_profile("fastmgr")
 
 

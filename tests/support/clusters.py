@@ -210,6 +210,11 @@ class Cluster:
                 return next(node for node in self.nodes if node.port == primary[1])
         raise LookupError(f"nobody owns the slot {slot}")
 
+    def be_patient(self, times: int) -> None:
+        """Have nodes be silent for so many times as long before others take them for dead."""
+        for node in self.nodes:
+            node.call("CONFIG", "SET", "cluster-node-timeout", times * NODE_TIMEOUT)
+
     # -- moving slots ---------------------------------------------------------------
 
     def begin_move(self, slot: int, source: Node, target: Node) -> None:
