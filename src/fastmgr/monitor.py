@@ -186,6 +186,9 @@ class Party:
         Its name; None where the server knows only which process it is.
     since : float or None
         For how many seconds. Of what was taken in shared memory, without the server, it is None.
+    number : int or None
+        The server's own number of the thread (of the process where it does not know the thread),
+        which tells threads of one name apart.
     """
 
     host: str = ""
@@ -193,6 +196,7 @@ class Party:
     process: str | None = None
     thread: str | None = None
     since: float | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import AuthenticationError
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -12,7 +14,10 @@ from fastmgr.cli import options as common
 from fastmgr.cli.health import in_words
 from fastmgr.cli.options import Refusal, shown
 
-__all__ = ["Named", "add_name", "add_server", "connected", "listed", "no_part", "one", "part_of"]
+__all__ = [
+    "Named", "add_name", "add_server", "connected", "listed", "no_name", "no_part", "one",
+    "part_of", "refusing",
+]  # fmt: skip
 
 
 def add_server(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -38,14 +43,21 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 def connected(options: argparse.Namespace) -> Any:
     """Return a manager that is connected to the server; `Refusal` where that cannot be."""
     key, _, _ = common.read_key(options.authkey_file)
+    with refusing(options.address, key):
+        return fastmgr.SyncManager.from_address(options.address, key)
+
+
+@contextmanager
+def refusing(address: Any, key: bytes) -> Iterator[None]:
+    """Say in a `Refusal` why a server does not answer what it is asked in the block."""
     start = perf_counter()
     try:
-        return fastmgr.SyncManager.from_address(options.address, key)
+        yield
     except (OSError, EOFError, ValueError, ImportError, AuthenticationError) as error:
         why = in_words(error) or f"no answer within {perf_counter() - start:.3g} s"
         if isinstance(error, AuthenticationError) and not key and "digest" in str(error):
             why = "the server has a key, and none is given: --authkey-file FILE, or see --help"
-        raise Refusal(f"{shown(options.address)}: {why}", 1) from None
+        raise Refusal(f"{shown(address)}: {why}", 1) from None
 
 
 class Named(NamedTuple):
@@ -70,7 +82,10 @@ class Named(NamedTuple):
 
     def value(self, manager: Any) -> Any:
         """Return what it has: a number, an object, a dict of counters or a list of items."""
-        proxy = self.proxy(manager)
+        return self.read(self.proxy(manager))
+
+    def read(self, proxy: Any) -> Any:
+        """Return what it has, by a proxy of it."""
         if self.typeid in ("Counter", "Value"):
             return proxy.value
         if self.typeid == "Array":
@@ -93,7 +108,7 @@ def one(manager: Any, options: argparse.Namespace) -> Named:
     for found in listed(manager):
         if found.name == options.name:
             return found
-    raise Refusal(f"there is no name {options.name!r}: 'ls' lists those there are", 1)
+    raise no_name(options.name)
 
 
 def part_of(found: Named, manager: Any, options: argparse.Namespace) -> tuple[Any, ...]:
@@ -115,6 +130,11 @@ def part_of(found: Named, manager: Any, options: argparse.Namespace) -> tuple[An
         return (int(text),)
     except ValueError:
         return (text,)
+
+
+def no_name(name: str) -> Refusal:
+    """Return what to raise where no object has that name."""
+    return Refusal(f"there is no name {name!r}: 'ls' lists those there are", 1)
 
 
 def no_part(found: Named, options: argparse.Namespace) -> Refusal:

@@ -307,6 +307,7 @@ cdef class Parties:
             "process": process,
             "thread": thread,
             "since": (self.now - since) * NS if since else None,
+            "number": number,
         }
 
     def holder(self, uint64_t number, int64_t since):

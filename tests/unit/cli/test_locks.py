@@ -1,0 +1,75 @@
+"""Who holds which lock of a real server, and a deadlock that processes have made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from support import KEY, ProbeManager, Script, poll, say as tell
+
+Say = Callable[..., tuple[int, str]]
+
+
+def take_two(number: int, first: str, second: str) -> None:
+    """Take a lock, say so, and when told to, wait for one that another has."""
+    process = multiprocessing.current_process()
+    process.name, process.authkey = f"worker-{number}", KEY
+    mine, another = (pickle.loads(bytes.fromhex(text)) for text in (first, second))
+    with mine:
+        tell(True)
+        sys.stdin.readline()
+        another.acquire()
+
+
+def report(say: Say, manager: Any) -> tuple[int, Any]:
+    status, said = say("locks", manager.address, "--json")
+    return status, json.loads(said)
+
+
+def test_deadlock_of_three_processes_is_named(say: Say) -> None:
+    with ProbeManager(authkey=KEY) as manager, contextlib.ExitStack() as stack:
+        multiprocessing.current_process().authkey = KEY
+        locks = [manager.Lock(), manager.RLock(), manager.Semaphore(1)]
+        texts = [pickle.dumps(lock).hex() for lock in locks]
+        scripts = [
+            stack.enter_context(Script(take_two, number, texts[number], texts[number - 2]))
+            for number in range(3)
+        ]
+        assert all(script.line() for script in scripts)
+        status, plain = report(say, manager)
+        assert status == 0 and len(plain["locks"]) == 3 and not plain["deadlocks"]
+        for script in scripts:
+            script.tell()
+        poll(lambda: report(say, manager)[0] == 1, "it is seen")
+        (found,) = report(say, manager)[1]["deadlocks"]
+        waits = {wait["waiter"]["process"]: wait for wait in found["waits"]}
+        assert waits.keys() == {"worker-0", "worker-1", "worker-2"} and not found["behind"]
+        for number, script in enumerate(scripts):
+            wait = waits[f"worker-{number}"]
+            assert wait["waiter"]["pid"] == script.pid
+            assert wait["lock"]["id"] == locks[number - 2]._token.id
+            assert [holder["pid"] for holder in wait["holders"]] == [scripts[number - 2].pid]
+        status, said = say("locks", manager.address)
+        assert status == 1 and "deadlock: 3 threads" in said
+        assert f"worker-1 ({scripts[1].pid}) waits for" in said
+
+
+def test_who_holds_and_who_waits(manager: Any, say: Say) -> None:
+    assert say("locks", manager.address) == (0, "nobody holds a lock, or waits for one\n")
+    lock = manager.Lock()
+    thread = threading.Thread(target=lock.acquire, name="second")
+    with lock:
+        thread.start()
+        poll(lambda: "1. waits: " in say("locks", manager.address)[1], "it waits")
+        said = say("locks", manager.address)[1]
+        assert "held by MainProcess" in said and ") second for " in said
+    thread.join()
+    said = say("locks", manager.address)[1]
+    assert "held by MainProcess" in said and "waits" not in said
+    lock.release()
