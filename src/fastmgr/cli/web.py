@@ -1,0 +1,143 @@
+"""The screen of `fastmgr top` in a browser: each page that is opened is a screen of its own.
+
+What a screen shows is shown to whoever can open the page, without a key. So it listens on this host
+alone, unless that is said to be meant, and pages of other sites cannot open it: a browser says from
+which site a page comes, and by which name it has found this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import ipaddress
+import shlex
+import socket
+import sys
+from typing import Any
+
+from aiohttp import web
+from textual_serve.server import Server
+
+from fastmgr.cli import options as common
+from fastmgr.cli.options import Refusal, said, shown
+
+__all__ = ["Pages", "serve"]
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<link rel="stylesheet" href="/static/css/xterm.css">
+<script src="/static/js/textual.js"></script>
+<style>
+body {{ margin: 0; background: #121212; }}
+#ended {{ display: none; color: #ddd; font: 16px sans-serif; padding: 2em; }}
+body.-closed #ended {{ display: block; }}
+body.-closed #terminal {{ display: none; }}
+#terminal {{ width: 100vw; height: 100vh; }}
+</style>
+<p id="ended">The screen has ended. <a href="/" style="color: #8cf">Open it again</a></p>
+<div id="terminal" class="textual-terminal" data-session-websocket-url="ws://{host}/ws"
+     data-font-size="{size}"></div>
+<script>
+addEventListener("load", () => document.querySelector(".xterm-helper-textarea").focus());
+</script>
+</html>
+"""
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve pages until the user ends it; return the exit status."""
+    if not isinstance(options.web, tuple):
+        raise Refusal(f"--web: HOST:PORT is needed, as 127.0.0.1:8789, not {options.web!r}")
+    host, port = options.web
+    is_open = refuse_exposure(host, options.web_without_key)
+    common.read_key(options.authkey_file)  # so that a wrong one is found now
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise Refusal(
+            f"--web: it cannot listen at {shown(options.web)}: {said(error)}", 1
+        ) from None
+    with listener:
+        port = listener.getsockname()[1]
+        print(f"http://{host}:{port} shows {shown(options.address)}; Ctrl-C ends it", flush=True)
+        names = None if is_open else {host, "localhost", "127.0.0.1"}
+        pages = Pages(command(options), shown(options.address), names)
+        web.run_app(pages.made(), sock=listener, print=None, access_log=None)
+    return 0
+
+
+def refuse_exposure(host: str, is_meant: bool) -> bool:
+    """Return whether other hosts can reach the address; `Refusal` where that is not meant."""
+    try:
+        found = socket.gethostbyname(host)
+    except OSError as error:
+        raise Refusal(f"--web {host}: the host is not known: {error.strerror}") from None
+    is_open = not ipaddress.ip_address(found).is_loopback
+    if is_open and not is_meant:
+        raise Refusal(
+            f"--web: {host} can be reached from other hosts, and whoever opens the page sees all "
+            "names, processes and hosts without a key; use 127.0.0.1 and a tunnel (ssh -L), or say "
+            "--web-without-key"
+        )
+    return is_open
+
+
+def command(options: argparse.Namespace) -> str:
+    """Return the command of the shell that runs one screen."""
+    words = [sys.executable, "-m", "fastmgr", "top", "--interval", str(options.interval)]
+    if options.authkey_file is not None:
+        words += ["--authkey-file", options.authkey_file]
+    return shlex.join([*words, "--", shown(options.address)])
+
+
+class Pages(Server):
+    """Pages, and a process for each, which draws its screen.
+
+    Parameters
+    ----------
+    command : str
+        What draws a screen.
+    title : str
+    names : set of str or None
+        The names of this host by which a browser may have come; None for any.
+    """
+
+    def __init__(self, command: str, title: str, names: set[str] | None) -> None:
+        super().__init__(command, title=f"fastmgr top {title}")
+        self.names = names
+
+    async def made(self) -> web.Application:
+        """Return what serves them."""
+        app = web.Application(middlewares=[self.refuse_others])
+        app.router.add_get("/", self.page)
+        app.router.add_get("/ws", self.handle_websocket)
+        app.router.add_static("/static", self.statics_path)
+        return app
+
+    @web.middleware
+    async def refuse_others(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Answer no page of another site, whatever name it has found this host by."""
+        name = request.url.host
+        origin = request.headers.get("Origin", f"http://{request.host}")
+        if (
+            self.names is not None and name not in self.names
+        ) or origin != f"http://{request.host}":
+            raise web.HTTPForbidden(text="this page is for browsers on this host\n")
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async def page(self, request: web.Request) -> web.Response:
+        """Return the page, in which a script draws what the screen's process sends."""
+        size = request.query.get("fontsize", "16")
+        text = PAGE.format(
+            title=html.escape(self.title),
+            host=html.escape(request.host),
+            size=size if size.isdecimal() else "16",
+        )
+        return web.Response(text=text, content_type="text/html")

@@ -1,0 +1,129 @@
+"""What `top` prints without a screen, and when it shows none."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import KEY, ProbeManager, Script, call_in_subprocess
+
+Say = Callable[..., tuple[int, str]]
+
+
+def work(address: str, calls: int) -> None:
+    """Make calls of one object, as a process of its own."""
+    manager = ProbeManager(address, KEY)
+    manager.connect()
+    shared = manager.dict()
+    for number in range(calls):
+        shared[number] = number
+    for _ in range(3):
+        with contextlib.suppress(KeyError):
+            shared.pop("none")
+    print("true", flush=True)
+    sys.stdin.readline()
+
+
+def seen(manager: Any, say: Say) -> dict[str, Any]:
+    status, said = say("top", manager.address, "--once", "--json")
+    assert status == 0
+    report: dict[str, Any] = json.loads(said)
+    return report
+
+
+def test_counts_of_a_known_load_are_exact(say: Say) -> None:
+    """Two processes make so many calls each, of which so many fail: no more, and no less."""
+    with ProbeManager(authkey=KEY) as manager:
+        before = seen(manager, say)
+        with (
+            Script(work, manager.address, 250) as one,
+            Script(work, manager.address, 150) as other,
+        ):
+            assert one.line() and other.line()
+            after = seen(manager, say)
+            objects = sorted(item["calls"] for item in after["objects"] if item["typeid"] == "dict")
+            assert objects == [153, 253]
+            clients = {client["pid"]: client for client in after["clients"]}
+            assert clients[one.pid]["calls"] == 253 and clients[other.pid]["calls"] == 153
+            assert [clients[script.pid]["errors"] for script in (one, other)] == [3, 3]
+            assert after["server"]["calls"] - before["server"]["calls"] == 406
+            assert after["server"]["errors"] - before["server"]["errors"] == 6
+
+
+def test_report_as_text(manager: Any, objects: Any, say: Say) -> None:
+    shared = manager.dict(a=1)
+    objects[0].incr()
+    status, said = say("top", manager.address, "--once", "--interval", "0.01")
+    assert status == 0
+    lines = said.splitlines()
+    assert lines[0].startswith("fastmgr ") and manager.address in lines[0]
+    assert "0 calls/s" in lines[0]
+    assert any(line.split()[0] == "hits" for line in lines[3:] if line)
+    assert "memory: shared" in lines[-1]
+    del shared
+
+
+def test_what_does_not_go_together(manager: Any, say: Say) -> None:
+    assert "--json is for --once" in say("top", manager.address, "--json")[1]
+    assert "leave one of the two" in say("top", manager.address, "--once", "--web")[1]
+    status, said = say("top", manager.address)
+    assert status == 2 and "a screen needs a terminal; --once" in said
+
+
+def test_server_that_is_not_there(say: Say, tmp_path: Any) -> None:
+    status, said = say("top", str(tmp_path / "socket"), "--once")
+    assert status == 1 and "nobody serves there" in said and said.count("\n") == 1
+
+
+def test_extra_that_is_missing(manager: Any, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if "textual" in name else find(name)
+    )
+    status, said = say("top", manager.address, "--web")
+    assert status == 2 and said.count("\n") == 1
+    assert "textual-serve, which is not installed: python -m pip install 'fastmgr[cli]'" in said
+    assert say("top", manager.address, "--once")[0] == 0
+
+
+def test_what_is_printed_needs_no_library() -> None:
+    assert not set(call_in_subprocess(libraries)) & {"textual", "rich", "aiohttp"}
+
+
+def libraries() -> list[str]:
+    """What is loaded by a report."""
+    from fastmgr.__main__ import main
+
+    with ProbeManager(authkey=KEY) as manager:
+        os.environ["FASTMGR_AUTHKEY"] = KEY.decode()
+        sys.stdout = sys.stderr
+        main(["top", manager.address, "--once"])
+        sys.stdout = sys.__stdout__
+    return list(sys.modules)
+
+
+def test_screen_in_a_terminal(manager: Any) -> None:
+    """A real one, of 80 columns: it draws, and ends by Ctrl-C."""
+    pytest.importorskip("textual")
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.environ.update(FASTMGR_AUTHKEY=KEY.decode(), TERM="xterm-256color", NO_COLOR="1")
+        os.execv(sys.executable, [sys.executable, "-m", "fastmgr", "top", manager.address])
+    drawn = b""
+    with os.fdopen(terminal, "r+b", buffering=0) as screen:
+        while b"fastmgr " not in drawn or b"calls" not in drawn:
+            drawn += screen.read(65536)
+        screen.write(b"\x03")
+        try:
+            while screen.read(65536):
+                pass
+        except OSError:  # its other end has been closed
+            pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert b"\x1b[?1049h" in drawn  # the screen that was there before comes back
