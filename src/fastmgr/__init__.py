@@ -107,6 +107,22 @@ def Manager(ctx: Any = None, *, address: Any = None) -> SyncManager:
         Starts the manager's process; the default context if None.
     address : address, optional
         The manager's; ``valkey://host:port`` for objects on a Valkey server (docs/engines.md).
+
+    Returns
+    -------
+    SyncManager
+        Used in a ``with`` block it is shut down at the end, else with the program.
+
+    Raises
+    ------
+    OSError, EOFError, ValueError
+        As `BaseManager.start` does.
+
+    Examples
+    --------
+    >>> with fastmgr.Manager() as manager:
+    ...     manager.dict(a=1).incr("a")
+    2
     """
     manager = SyncManager(address, ctx=ctx)
     manager.start()

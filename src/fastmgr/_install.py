@@ -36,6 +36,15 @@ def install() -> None:
     spawned ones have to call it themselves.  What was imported from the stock
     module before stays what it is, and can still be sent to other processes.  Calling
     it twice does no more than once.
+
+    Examples
+    --------
+    >>> fastmgr.install()
+    >>> import multiprocessing
+    >>> with multiprocessing.Manager() as manager:
+    ...     type(manager)
+    <class 'fastmgr.managers.SyncManager'>
+    >>> fastmgr.uninstall()
     """
     global _replaced
     if installed():

@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 import operator
 import os
-import threading
-import types
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from multiprocessing import connection, get_context, process, util
@@ -28,6 +26,7 @@ from fastmgr.client.sessions import (
     scheme_of,
     session_with,
 )
+from fastmgr.creation import Read, creating, method_that_creates
 from fastmgr.link.stream import SIGNALS_INTERVAL
 from fastmgr.pipeline import Pipeline
 from fastmgr.stock.dialect import Token, listener_and_client, stock_client
@@ -65,7 +64,7 @@ class LoadedLater:
 
 
 class State:
-    """Where a manager is in its life; shared with its proxies' finalizers."""
+    """Where a manager is in its life: in ``value`` one of INITIAL, STARTED, SHUTDOWN."""
 
     __slots__ = ("value",)
 
@@ -83,19 +82,6 @@ ANSWER_TIMEOUT = 10.0
 
 #: What a manager has for its process alone, or makes anew: it is not pickled.
 _LOCAL = frozenset(("_Client", "_Listener", "_process", "_session_", "shutdown"))
-
-
-class _Creating(threading.local):
-    """Whether this thread is in a create method, and the reference that its proxy takes over.
-
-    Whatever is raised on the way, a reference that nobody has taken over is returned.
-    """
-
-    depth = 0
-    reference: Any = None
-
-
-_creating = _Creating()
 
 
 def _address_of_environment() -> str | None:
@@ -132,6 +118,21 @@ class BaseManager(_StockManager):
         A file in which the counters, values and arrays that have a name are kept, also after
         the server has ended or was killed.  True for memory that ends with the server, False to
         share none.
+
+    Examples
+    --------
+    >>> class Account:
+    ...     def __init__(self, balance):
+    ...         self._balance = balance
+    ...     def pay(self, amount):
+    ...         self._balance -= amount
+    ...         return self._balance
+    >>> class Bank(fastmgr.BaseManager):
+    ...     pass
+    >>> Bank.register("Account", Account)
+    >>> with Bank(ctx=fork) as bank:
+    ...     bank.Account(10).pay(3)
+    7
     """
 
     _registry: ClassVar[dict[str, tuple[Any, Any, Any, Any]]] = {}
@@ -181,6 +182,20 @@ class BaseManager(_StockManager):
         cls: type[_M], address: Any, authkey: bytes | None = None, serializer: str = "pickle"
     ) -> _M:
         """Return a manager of this class that is connected to a running server.
+
+        Parameters
+        ----------
+        address : address
+            Where the server listens.
+        authkey : bytes, optional
+            The server's key; that of the current process by default.
+        serializer : str
+            The server's.
+
+        Returns
+        -------
+        BaseManager
+            It can be used at once, and has nothing to shut down.
 
         Raises
         ------
@@ -287,7 +302,9 @@ class BaseManager(_StockManager):
         Parameters
         ----------
         initializer : callable, optional
-            Called first, in the new process, with `initargs`.
+            Called first, in the new process.
+        initargs : iterable
+            What it is called with.
 
         Raises
         ------
@@ -390,13 +407,19 @@ class BaseManager(_StockManager):
             host = onengine.host_of(self, typeid)
             if host is not self:
                 return host._create(typeid, *args, **kwds)
-        ident, exposed, reference = self._session.create(typeid, args, kwds, not _creating.depth)
+        ident, exposed, reference = self._session.create(typeid, args, kwds, not creating.depth)
         if reference is not None:
-            _creating.reference = reference
+            creating.reference = reference
         return Token(typeid, self._address, ident), exposed
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the server's process to end, if `start` began one."""
+        """Wait for the server's process to end, if `start` began one.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+        """
         if self._process is not None:
             join(self._process, timeout)
             if not self._process.is_alive():
@@ -422,10 +445,19 @@ class BaseManager(_StockManager):
         return self._ask(operator.add, "kept_names")
 
     def forget(self, name: str) -> bool:
-        """Drop a name, and what is kept under it; return whether there was such a name.
+        """Drop a name, and what is kept under it.
 
         Clients that hold the object keep it, as one that has no name.  The name can then be given
         to another object.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        bool
+            Whether there was such a name.
         """
         return self._ask(operator.or_, "forget_name", name)
 
@@ -437,6 +469,10 @@ class BaseManager(_StockManager):
         errors : {'raise', 'return'}
             Whether the first error is raised, once all calls have been made, or
             each stands in its call's place among the results.
+
+        Returns
+        -------
+        Pipeline
         """
         return Pipeline(self._session, errors)
 
@@ -511,6 +547,22 @@ class BaseManager(_StockManager):
         readers : iterable of str, optional
             Methods that change nothing.  A client on the host may return again what they returned
             until another is called.  None, if anything else changes the object.
+
+        Raises
+        ------
+        ValueError, TypeError
+            `engine` or `readers` is none of these.
+        AssertionError
+            `method_to_typeid` has something that is no str, as in the stdlib.
+
+        Examples
+        --------
+        >>> class Manager(fastmgr.SyncManager):
+        ...     pass
+        >>> Manager.register("Words", str.split, proxytype=fastmgr.ListProxy)
+        >>> with Manager(ctx=fork) as manager:
+        ...     manager.Words("spam eggs")[1]
+        'eggs'
         """
         if engine not in (None, "local"):
             raise ValueError(f"engine={engine!r}: 'local' or None is needed")
@@ -527,66 +579,10 @@ class BaseManager(_StockManager):
             if type(name) is not str:  # the error's type is the stdlib's, where it is an assert
                 raise AssertionError(f"{name!r} is not a string")
         given = callable, exposed, method_to_typeid, proxytype
-        cls._registry[typeid] = _Read(given, readers) if readers else given
+        cls._registry[typeid] = Read(given, readers) if readers else given
         cls._local_types = cls._local_types - {typeid} | ({typeid} if engine else set())
         if create_method:
-            setattr(cls, typeid, _create_method(typeid, callable, proxytype))
-
-
-class _Read(tuple[Any, Any, Any, Any]):
-    """What a registry has of a type some of whose methods only read."""
-
-    readers: frozenset[str]
-
-    def __new__(cls, registered: tuple[Any, Any, Any, Any], readers: Iterable[str] = ()) -> _Read:
-        made = super().__new__(cls, registered)
-        if isinstance(readers, str):
-            raise TypeError(f"readers={readers!r}: names in a list or tuple are needed")
-        made.readers = frozenset(readers)
-        return made
-
-
-class _Parameters:
-    """What `help` and `inspect.signature` find behind a create method: what it has to be given.
-
-    Only when they ask: to import `inspect` takes half as long as to import all of fastmgr.
-    """
-
-    def __init__(self, maker: Callable[..., Any]) -> None:
-        self.__wrapped__ = maker
-
-    @property
-    def __signature__(self) -> Any:
-        from inspect import Parameter, Signature, signature
-
-        kept = Parameter("self", Parameter.POSITIONAL_ONLY)
-        try:
-            return Signature([kept, *signature(self.__wrapped__).parameters.values()])
-        except (TypeError, ValueError):  # as of `dict`, or of what has an odd `__signature__`
-            return signature(lambda self, /, *args, **kwds: None)
-
-
-def _create_method(typeid: str, maker: Any, proxytype: Callable[..., Any]) -> Any:
-    def create(self: BaseManager, /, *args: Any, **kwds: Any) -> Any:
-        util.debug("requesting creation of a shared %r object", typeid)
-        outer = _creating.depth, _creating.reference
-        try:
-            _creating.depth += 1
-            token, exposed = self._create(typeid, *args, **kwds)
-            _creating.depth = outer[0]
-            return proxytype(
-                token, self._serializer, manager=self, authkey=self._authkey, exposed=exposed
-            )
-        finally:
-            # The proxy took it, unless it is a user's own that takes none.
-            _creating.depth, _creating.reference = outer
-
-    method: Any = create
-    method.__name__, method.__annotations__ = typeid, {}
-    if isinstance(maker, (type, types.FunctionType)):
-        method.__doc__ = maker.__doc__
-        method.__wrapped__ = _Parameters(maker)
-    return method
+            setattr(cls, typeid, method_that_creates(typeid, callable, proxytype))
 
 
 BaseManager.__module__ = State.__module__ = "fastmgr.managers"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import queue
 import types
 from collections.abc import Callable, Iterable
 from multiprocessing import process, util
@@ -36,7 +37,7 @@ SEEN_IN = "fastmgr.proxies"
 
 
 class ProcessLocalSet(set[Any]):
-    """A set that is emptied in the child of a fork."""
+    """A set that is emptied in the child of a fork: the stdlib's class, for code that has some."""
 
     def __init__(self) -> None:
         util.register_after_fork(self, lambda obj: obj.clear())
@@ -89,13 +90,18 @@ def server_here(address: Any) -> Any:
 class BaseProxy(ProxyCore):
     """A base for proxies of shared objects.
 
+    A proxy type of your own names in ``_exposed_`` what may be called, and calls `_callmethod`.
+
     Parameters
     ----------
     token : Token
+        Which object it is.
     serializer : str
+        The manager's.
     manager : BaseManager, optional
         Gives the key, and the proxy types of what methods return.
     authkey : bytes, optional
+        The server's key, if there is no `manager`; by default that of the process.
     exposed : iterable of str, optional
         Accepted for the sake of proxy types that want it.
     incref : bool
@@ -103,6 +109,23 @@ class BaseProxy(ProxyCore):
         is being spawned takes it when the process is ready.
     manager_owned : bool
         The proxy lives in the server itself and holds the object directly.
+
+    Examples
+    --------
+    >>> class LengthProxy(fastmgr.BaseProxy):
+    ...     _exposed_ = ("__len__", "append")
+    ...     def __len__(self):
+    ...         return self._callmethod("__len__")
+    ...     def append(self, item):
+    ...         return self._callmethod("append", (item,))
+    >>> class Manager(fastmgr.SyncManager):
+    ...     pass
+    >>> Manager.register("Log", list, LengthProxy)
+    >>> with Manager(ctx=fork) as manager:
+    ...     log = manager.Log()
+    ...     log.append("spam")
+    ...     len(log)
+    1
     """
 
     # Kept for code that takes this lock, looks into this dict, or makes calls of its own over a
@@ -221,8 +244,21 @@ def find_by_name(name: str) -> Any:
 def RebuildProxy(
     func: Callable[..., Any], token: Token, serializer: str, kwds: dict[str, Any]
 ) -> Any:
-    """Unpickle a proxy.
+    """Unpickle a proxy: what a pickle of one calls.
 
+    Parameters
+    ----------
+    func : callable
+        The proxy's type.
+    token : Token
+        Which object it is.
+    serializer : str
+        The manager's.
+    kwds : dict
+        What else `func` gets.
+
+    Notes
+    -----
     In the server that holds the object the proxy is manager-owned: it counts no
     reference but keeps the object alive, as whatever holds the proxy does.
     """
@@ -245,7 +281,19 @@ def RebuildProxy(
 if not TYPE_CHECKING:
 
     class QueueProxy(QueueCore, BaseProxy):
-        """A proxy of a queue: of anything that has the methods of `queue.Queue`."""
+        """A proxy of a queue: of anything that has the methods of `queue.Queue`.
+
+        On one host small items go from process to process in shared memory.
+
+        Examples
+        --------
+        >>> jobs = manager.Queue(maxsize=2)
+        >>> jobs.put_many(["a", "b"])
+        >>> jobs.full()
+        True
+        >>> jobs.get_many(10)
+        ['a', 'b']
+        """
 
         _apart = True
         __class_getitem__ = classmethod(types.GenericAlias)
@@ -274,7 +322,26 @@ def MakeProxyType(
     exposed: Iterable[str],
     _cache: dict[tuple[str, tuple[str, ...]], type[BaseProxy]] = {},  # noqa: B006
 ) -> Any:
-    """Return a proxy type whose methods are the names in `exposed`."""
+    """Return a proxy type whose methods are the names in `exposed`; the same for the same names.
+
+    Parameters
+    ----------
+    name : str
+        Of the type.
+    exposed : iterable of str
+        The methods; all of them make calls.
+
+    Returns
+    -------
+    type
+        A subclass of `BaseProxy`.
+
+    Examples
+    --------
+    >>> StackProxy = fastmgr.MakeProxyType("StackProxy", ["append", "pop"])
+    >>> StackProxy._exposed_
+    ('append', 'pop')
+    """
     exposed = tuple(exposed)
     try:
         return _cache[name, exposed]
@@ -282,7 +349,7 @@ def MakeProxyType(
         pass
     base: type[BaseProxy] = QueueProxy if _QUEUE_METHODS.issubset(exposed) else BaseProxy
     namespace: dict[str, Any] = {
-        method: _forward(method)
+        method: _forward(method, queue.Queue if base is QueueProxy else None)
         for method in exposed
         if base is BaseProxy or method not in vars(QueueCore)
     }
@@ -296,11 +363,12 @@ def MakeProxyType(
     return proxytype
 
 
-def _forward(name: str) -> Callable[..., Any]:
+def _forward(name: str, texts_of: type | None) -> Callable[..., Any]:
     def method(self: BaseProxy, /, *args: Any, **kwds: Any) -> Any:
         return self._callmethod(name, args, kwds)
 
     method.__name__ = method.__qualname__ = name
+    method.__doc__ = getattr(getattr(texts_of, name, None), "__doc__", None)
     return method
 
 
@@ -313,7 +381,24 @@ def AutoProxy(
     incref: bool = True,
     manager_owned: bool = False,
 ) -> Any:
-    """Return a proxy with the methods that the server exposes (or those of `exposed`)."""
+    """Return a proxy with the methods that the server exposes: it is for types that have no other.
+
+    Parameters
+    ----------
+    token : Token
+        Which object it is.
+    serializer : str
+        The manager's.
+    manager, authkey, incref, manager_owned
+        As for `BaseProxy`.
+    exposed : iterable of str, optional
+        The methods; by default the server is asked.
+
+    Raises
+    ------
+    RemoteError
+        The server has no such object.
+    """
     authkey = choose_authkey(token.address, authkey, manager)
     if exposed is None:
         server = server_here(token.address)

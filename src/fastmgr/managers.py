@@ -140,7 +140,17 @@ class SyncManager(BaseManager, CreateMethods):
     """A manager of the types that threads share and synchronize by.
 
     `fastmgr.Manager` returns a started one.  Without an address it has the engine's that the
-    environment variable ``FASTMGR_ADDRESS`` names, if there is one.
+    environment variable ``FASTMGR_ADDRESS`` names, if there is one.  Its parameters are those of
+    `BaseManager`.
+
+    Examples
+    --------
+    >>> with fastmgr.SyncManager(("127.0.0.1", 0), authkey=b"secret") as manager:
+    ...     queue = manager.Queue()
+    ...     other = fastmgr.SyncManager.from_address(manager.address, b"secret")
+    ...     queue.put(other.list("ab")[:])
+    ...     queue.get()
+    ['a', 'b']
     """
 
     _uses_environment = True
@@ -183,6 +193,8 @@ def register_rows(manager: type[BaseManager], rows: Iterable[Row]) -> None:
             manager.register(
                 typeid, row.make, proxytype, row.exposed, row.method_to_typeid, row.make is not None
             )
+            if typeid in row.texts:
+                vars(manager)[typeid].__doc__ = row.texts[typeid]
 
 
 register_rows(SyncManager, standard.ROWS)
@@ -195,7 +207,19 @@ if HAS_SHMEM:
     class SharedMemoryManager(BaseManager, _StockSharedMemoryManager):
         """A manager whose server unlinks the shared memory it was told of.
 
-        Leaving its ``with`` block, or `shutdown`, frees every segment.
+        Leaving its ``with`` block, or `shutdown`, frees every segment.  Its parameters are those
+        of `BaseManager`.
+
+        Examples
+        --------
+        >>> with fastmgr.SharedMemoryManager() as memory:
+        ...     block = memory.SharedMemory(size=100)
+        ...     block.buf[0] = 7
+        ...     numbers = memory.ShareableList([1, 2])
+        ...     numbers[0] = block.buf[0]
+        ...     block.close()
+        ...     list(numbers)
+        [7, 2]
         """
 
         _Server = cast("type[SharedMemoryServer]", LoadedLater("SharedMemoryServer"))
@@ -219,7 +243,16 @@ if HAS_SHMEM:
             util.debug("%s.__del__ by pid %d", type(self).__name__, getpid())
 
         def SharedMemory(self, size: int) -> shared_memory.SharedMemory:
-            """Return a new segment of `size` bytes.
+            """Return a new segment of shared memory.
+
+            Parameters
+            ----------
+            size : int
+                Bytes, at least; the system may round it up.
+
+            Returns
+            -------
+            multiprocessing.shared_memory.SharedMemory
 
             Raises
             ------
@@ -234,7 +267,17 @@ if HAS_SHMEM:
         def ShareableList(
             self, sequence: Iterable[_SLT] | None
         ) -> shared_memory.ShareableList[_SLT]:
-            """Return a new list in shared memory with the items of `sequence`."""
+            """Return a new list in shared memory.
+
+            Parameters
+            ----------
+            sequence : iterable, optional
+                Its items: None, bools, ints of 64 bits, floats, str, bytes.  Their number stays.
+
+            Returns
+            -------
+            multiprocessing.shared_memory.ShareableList
+            """
             self._require_server("ShareableList")
             made: shared_memory.ShareableList[_SLT] = shared_memory.ShareableList(sequence)
             self._track(made.shm)

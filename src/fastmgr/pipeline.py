@@ -31,17 +31,6 @@ class Pipeline:
 
     The calls are served in order; those of other clients may come in between.
 
-    Examples
-    --------
-    ::
-
-        with manager.pipeline() as pipe:
-            counts = pipe(manager_dict)
-            counts.incr("a")
-            counts["b"] = 1
-            counts.get("c")
-            results = pipe.execute()
-
     A block that ends without `execute` executes what is left; its results are in
     `results`.  A block left by an exception makes no call.
 
@@ -52,6 +41,17 @@ class Pipeline:
     errors : {'raise', 'return'}
         Whether the first error is raised once all calls have been made, or each
         stands in its call's place among the results.
+
+    Examples
+    --------
+    >>> counts = manager.dict()
+    >>> with manager.pipeline() as pipe:
+    ...     recorded = pipe(counts)
+    ...     recorded.incr("a")
+    ...     recorded["b"] = 1
+    ...     recorded.get("c", 0)
+    ...     pipe.execute()
+    [1, None, 0]
     """
 
     def __init__(self, session: Session, errors: Literal["raise", "return"] = "raise") -> None:
@@ -68,7 +68,12 @@ class Pipeline:
     @overload
     def __call__(self, proxy: _P) -> _P: ...
     def __call__(self, proxy: Any) -> Any:
-        """Return an object whose methods record calls of `proxy`.
+        """Return an object whose methods record calls.
+
+        Parameters
+        ----------
+        proxy : BaseProxy
+            Which object they are calls of.
 
         Raises
         ------
@@ -146,12 +151,29 @@ def oneway(proxy: Any) -> Any:
     that ends in order waits up to five seconds for its one-way calls to be served.  With a server
     of the stdlib each call takes its round trip.
 
+    Parameters
+    ----------
+    proxy : BaseProxy
+        Which object they are calls of.
+
+    Returns
+    -------
+    object
+        With the methods that the proxy may call; they return None.
+
     Raises
     ------
     TypeError
         It is no proxy.
     OSError, EOFError
         By the methods: the connection failed.
+
+    Examples
+    --------
+    >>> counts = manager.dict()
+    >>> fastmgr.oneway(counts).incr("spam")
+    >>> counts["spam"]
+    1
     """
     _require_proxy(proxy)
     return Recorder(proxy, partial(Posting, proxy))

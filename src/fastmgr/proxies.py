@@ -92,12 +92,13 @@ def _make_base(name: str, row: Row, abstract: Any = None, core: Any = None) -> A
         )
         own = {key: value for key, value in vars(made).items() if key not in compiled}
         made = type(name, (core, *made.__bases__), own)
+    made.__doc__ = f"What `{row.label}` proxies inherit: they forward the methods that are exposed."
     made._method_to_typeid_ = row.method_to_typeid
     for method in vars(made).keys() & set(row.exposed):
         if method in row.verbs:  # whose text begins with the signature that the server calls
             text = (row.verbs[method].__doc__ or "").partition("\n\n")[2]
         else:
-            text = getattr(row.make, method).__doc__
+            text = row.texts.get(method) or getattr(row.make, method).__doc__
         vars(made)[method].__doc__ = text
     if abstract is not None:
         abstract.register(made)
@@ -130,11 +131,27 @@ def _in_place(operator: str, method: str) -> Callable[[BaseProxy, Any], BaseProx
 
 def _attribute(name: str) -> property:
     """Make a property that is an attribute of the referent."""
-    return property(lambda self: self._callmethod("__getattribute__", (name,)))
+    text = f"As `threading.Barrier.{name}`, at this moment."
+    return property(lambda self: self._callmethod("__getattribute__", (name,)), doc=text)
 
 
 class IteratorProxy(BaseProxy):
-    """A proxy of an iterator or generator."""
+    """A proxy of an iterator or generator: what a method that is registered so returns.
+
+    Each step is a call.
+
+    Examples
+    --------
+    >>> class Manager(fastmgr.SyncManager):
+    ...     pass
+    >>> class Squares:
+    ...     def up_to(self, n):
+    ...         return (i * i for i in range(n))
+    >>> Manager.register("Squares", Squares, method_to_typeid={"up_to": "Iterator"})
+    >>> with Manager(ctx=fork) as manager:
+    ...     list(manager.Squares().up_to(4))
+    [0, 1, 4, 9]
+    """
 
     _exposed_ = ITERATOR.exposed
 
@@ -145,17 +162,31 @@ class IteratorProxy(BaseProxy):
         return self._callmethod("__next__", args)
 
     def send(self, *args: Any) -> Any:
+        """Send a value into the generator, and return what it yields next."""
         return self._callmethod("send", args)
 
     def throw(self, *args: Any) -> Any:
+        """Raise an exception in the generator, and return what it yields next."""
         return self._callmethod("throw", args)
 
     def close(self, *args: Any) -> Any:
+        """End the generator, as where it waits GeneratorExit is raised."""
         return self._callmethod("close", args)
 
 
 class AcquirerProxy(LockCore, BaseProxy):
-    """A proxy of a lock or semaphore."""
+    """A proxy of a lock or semaphore.
+
+    On one host it works on shared memory, and asks the server only where it has to wait, or where
+    somebody waits for it.  What a process holds that dies is handed on.
+
+    Examples
+    --------
+    >>> lock = manager.Lock()
+    >>> lock.acquire(timeout=2)
+    True
+    >>> lock.release()
+    """
 
     _exposed_ = LOCK.exposed
 
@@ -187,7 +218,18 @@ class AcquirerProxy(LockCore, BaseProxy):
 
 
 class ConditionProxy(AcquirerProxy, _Condition):
-    """A proxy of a condition variable."""
+    """A proxy of a condition variable, and of its lock.
+
+    Examples
+    --------
+    >>> ready, condition = manager.Value("b", False), manager.Condition()
+    >>> with condition:
+    ...     ready.value = True
+    ...     condition.notify_all()
+    >>> with condition:
+    ...     condition.wait_for(ready.get, timeout=2)
+    True
+    """
 
     if TYPE_CHECKING:
         _recorder_: ConditionRecorder
@@ -196,7 +238,10 @@ class ConditionProxy(AcquirerProxy, _Condition):
     _has_cell = False  # its waiters are the server's in any case
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for a notification; however it ends, the lock is the thread's again."""
+        """Wait for a notification, `timeout` seconds at most; return whether there was one.
+
+        However it ends, the lock is the thread's again.
+        """
         session = self._session_of()
         before = session.lost_connection()
         try:
@@ -231,13 +276,18 @@ class ConditionProxy(AcquirerProxy, _Condition):
             raise raised
 
     def notify(self, n: int = 1) -> None:
+        """Wake `n` of those who wait, at most; as in `threading` the lock must be held."""
         return self._callmethod("notify", (n,))
 
     def notify_all(self) -> None:
+        """Wake all who wait; as in `threading` the lock must be held."""
         return self._callmethod("notify_all")
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
-        """Wait until `predicate`, called here, is true; return its last value."""
+        """Wait until `predicate` is true, `timeout` seconds at most; return what it returned last.
+
+        It is called in this process.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not (result := predicate()):
             remaining = None if deadline is None else deadline - time.monotonic()
@@ -248,22 +298,42 @@ class ConditionProxy(AcquirerProxy, _Condition):
 
 
 class EventProxy(EventCore, BaseProxy):
-    """A proxy of an event."""
+    """A proxy of an event.  On one host to ask ``is_set`` makes no call.
+
+    Examples
+    --------
+    >>> event = manager.Event()
+    >>> event.set()
+    >>> event.is_set()
+    True
+    """
 
     _exposed_ = EVENT.exposed
 
     def set(self) -> None:
+        """Set the event: all who wait go on, and nobody waits until it is cleared."""
         return self._callmethod("set")
 
     def clear(self) -> None:
+        """Clear the event: those who come from now on wait."""
         return self._callmethod("clear")
 
     def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the event is set, `timeout` seconds at most; return whether it is."""
         return self._callmethod("wait", (timeout,))
 
 
 class BarrierProxy(BaseProxy, _Barrier):
-    """A proxy of a barrier."""
+    """A proxy of a barrier.
+
+    Examples
+    --------
+    >>> barrier = manager.Barrier(1)
+    >>> barrier.wait(timeout=2)
+    0
+    >>> barrier.parties, barrier.n_waiting, barrier.broken
+    (1, 0, False)
+    """
 
     if TYPE_CHECKING:
         _recorder_: BarrierRecorder
@@ -271,12 +341,18 @@ class BarrierProxy(BaseProxy, _Barrier):
     _exposed_ = BARRIER.exposed
 
     def wait(self, timeout: float | None = None) -> int:
+        """Wait until all parties have come; return this one's number, from 0.
+
+        After `timeout` seconds the barrier is broken: `threading.BrokenBarrierError`, for all.
+        """
         return self._callmethod("wait", (timeout,))
 
     def abort(self) -> None:
+        """Break the barrier: all who wait raise `threading.BrokenBarrierError`."""
         return self._callmethod("abort")
 
     def reset(self) -> None:
+        """Make the barrier new; all who wait raise `threading.BrokenBarrierError`."""
         return self._callmethod("reset")
 
     if not TYPE_CHECKING:  # which knows of them by `threading.Barrier`
@@ -284,7 +360,16 @@ class BarrierProxy(BaseProxy, _Barrier):
 
 
 class NamespaceProxy(NamespaceCore, BaseProxy, _Namespace):
-    """A proxy of a namespace; names that begin with ``_`` are the proxy's own."""
+    """A proxy of a namespace; names that begin with ``_`` are the proxy's own.
+
+    Examples
+    --------
+    >>> shared = manager.Namespace(done=0)
+    >>> shared.incr("done")
+    1
+    >>> shared.done
+    1
+    """
 
     if TYPE_CHECKING:
         _recorder_: NamespaceRecorder
@@ -325,7 +410,19 @@ class _Telling(CellCore, BaseProxy):
 
 
 class ValueProxy(ValueCore[_T], _Telling):
-    """A proxy of a `Value`."""
+    """A proxy of a value.
+
+    On one host it works on shared memory, while the value is None, a bool, a float or an int of
+    48 bits.  ``v.value += 1`` is a read and a write, between which others may write: use ``incr``.
+
+    Examples
+    --------
+    >>> total = manager.Value("i", 40)
+    >>> total.incr(2)
+    42
+    >>> total.value
+    42
+    """
 
     _exposed_ = VALUE.exposed
     _gains = VALUE.gains
@@ -338,6 +435,15 @@ class ListProxy(BaseListProxy[_T]):
 
     It has no ``__iter__``: iterating asks for one index after the other, so that
     changes made meanwhile are seen, as in a list.
+
+    Examples
+    --------
+    >>> scores = manager.list([1, 2])
+    >>> scores.incr(0, 10)
+    11
+    >>> scores += [3]
+    >>> scores[:]
+    [11, 2, 3]
     """
 
     if not TYPE_CHECKING:
@@ -351,6 +457,14 @@ class DictProxy(_BaseDictProxy[_K, _V]):
     Three methods do in one step what otherwise takes a lock: ``incr(key,
     amount=1, default=0)`` returns the sum, ``exchange(key, value)`` what the
     value was, ``compare_exchange(key, expected, desired)`` whether it was set.
+
+    Examples
+    --------
+    >>> state = manager.dict(job="new")
+    >>> state.compare_exchange("job", "new", "taken")
+    True
+    >>> state["job"]
+    'taken'
     """
 
     _gains = DICT.gains
@@ -360,7 +474,15 @@ class DictProxy(_BaseDictProxy[_K, _V]):
 
 
 class SetProxy(_BaseSetProxy[_T]):
-    """A proxy of a set."""
+    """A proxy of a set.
+
+    Examples
+    --------
+    >>> seen = manager.set("ab")
+    >>> seen |= {"c"}
+    >>> sorted(seen)
+    ['a', 'b', 'c']
+    """
 
     _takes_exposed_along = True
 
@@ -377,6 +499,14 @@ class ArrayProxy(ArrayCore[_T], _Telling):
     Where the array is in memory that is shared with this process it is a buffer, too:
     ``memoryview(proxy)`` and ``numpy.asarray(proxy)`` are writable views of the items.
     Elsewhere `numpy.asarray` makes a copy that cannot be written to.
+
+    Examples
+    --------
+    >>> numbers = manager.Array("i", [1, 2, 3])
+    >>> numbers.incr(0, 10)
+    11
+    >>> numbers[:2]
+    array('i', [11, 2])
     """
 
     _exposed_ = ARRAY.exposed
@@ -390,6 +520,12 @@ class CounterProxy(CounterCore, AsNumber, _Telling):
     """A proxy of a counter: an integer of 64 bits.
 
     In an expression it is the number that the counter has at the moment.
+
+    Examples
+    --------
+    >>> hits = manager.Counter(5)
+    >>> hits.incr(), hits.decr(2), hits > 3
+    (6, 4, True)
     """
 
     _exposed_ = COUNTER.exposed
@@ -415,7 +551,16 @@ class CounterProxy(CounterCore, AsNumber, _Telling):
 
 
 class CountersProxy(CountersCore[_K], _Telling):
-    """A proxy of counters in a row: integers of 64 bits, by name or by index."""
+    """A proxy of counters in a row: integers of 64 bits, by name or by index.
+
+    Examples
+    --------
+    >>> row = manager.Counters(2)
+    >>> row.incr(1)
+    1
+    >>> row.snapshot()
+    [0, 1]
+    """
 
     _exposed_ = COUNTERS.exposed
 
@@ -425,7 +570,16 @@ class CountersProxy(CountersCore[_K], _Telling):
 
 
 class PoolProxy(BasePoolProxy):
-    """A proxy of a process pool that runs in the server."""
+    """A proxy of a process pool that runs in the server.
+
+    Functions and arguments are pickled on their way to it, and once more to its processes.
+
+    Examples
+    --------
+    >>> with manager.Pool(1) as pool:
+    ...     pool.apply(max, (1, 2))
+    2
+    """
 
     def __enter__(self) -> PoolProxy:
         return self

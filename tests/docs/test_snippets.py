@@ -64,15 +64,6 @@ class SyncManager(fastmgr.SyncManager):
             address = place.address.replace("valkey+embedded", "valkey+unix") + "?ns=shop"
         super().__init__(address)
 """,
-    "fastmgr.timeout": """
-import fastmgr
-jobs = fastmgr.Manager().Queue()
-""",
-    "fastmgr.Pipeline": """
-import fastmgr
-manager = fastmgr.Manager()
-manager_dict = manager.dict()
-""",
 }
 
 #: Where a program of the pages finds a server that `fastmgr serve` runs.
@@ -179,11 +170,12 @@ def name(page: Path) -> str:
 
 
 def sources() -> list[tuple[str, str]]:
-    """Every Python program of the pages and of the doc strings of what is public."""
+    """Every Python program of the pages and of the package's doc string.
+
+    Those of the public names are in tests/docs/test_docstrings.py.
+    """
     blocks = {name(page): fenced(page.read_text()) for page in PAGES}
     blocks["fastmgr"] = literal(inspect.getdoc(fastmgr) or "")
-    for public in fastmgr.__all__:
-        blocks[f"fastmgr.{public}"] = literal(inspect.getdoc(getattr(fastmgr, public)) or "")
     return [
         (key, program) for key in blocks for program in programs(blocks[key], GIVEN.get(key, ""))
     ]
@@ -205,6 +197,10 @@ def test_program_runs(program: str, tmp_path: Path) -> None:
             how = ("--address", f"127.0.0.1:{port}", "--authkey-file", str(key))
             stack.enter_context(service(*how))
             program = program.replace(REMOTE, f'("127.0.0.1", {port})').replace(KEY_FILE, str(key))
+        if re.search("^def test_", program, re.MULTILINE):
+            (tmp_path / "test_page.py").write_text(program)
+            run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
+            return
         if "__main__" not in program:
             run(sys.executable, "-c", program, cwd=tmp_path)  # spawned children do not import that
             return

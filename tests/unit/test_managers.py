@@ -275,14 +275,6 @@ def test_the_first_call_to_a_killed_server_says_that_it_has_ended() -> None:
     manager.shutdown()
 
 
-def test_help_of_create_methods_says_what_they_take() -> None:
-    for name in ("Counter", "Counters", "Value", "Array"):
-        assert "name : str, optional" in getattr(SyncManager, name).__doc__
-    # And nothing of how they are built.
-    helps = [getattr(SyncManager, name, int).__doc__ or "" for name in SyncManager._registry]
-    assert not [text for text in helps if "slot" in text or " cell" in text]
-
-
 @pytest.mark.parametrize("name", ["Counter", "Counters", "Value", "Array"])
 def test_wrong_arguments_are_of_what_the_user_calls(name: str) -> None:
     maker = SyncManager._registry[name][0]

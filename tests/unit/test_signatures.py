@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from multiprocessing import managers as stock
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
@@ -248,34 +248,6 @@ def test_signatures(name: str) -> None:
         assert [kind for _, kind, _ in found] == [kind for _, kind, _ in shape(theirs)]
         return
     assert found == shape(theirs)
-
-
-@pytest.mark.parametrize(
-    ("typeid", "told"),
-    [
-        ("Barrier", "parties, action=None, timeout=None"),
-        ("BoundedSemaphore", "value=1"),
-        ("Condition", "lock=None"),
-        ("Counter", "initial=0, *, name=None"),
-        ("Event", ""),
-        ("Queue", "maxsize=0"),
-        ("RLock", ""),
-        ("Value", "typecode, value, lock=True, *, name=None"),
-        ("dict", "*args, **kwds"),
-        ("frozenset", "x, y=2"),
-    ],
-)
-def test_create_methods_tell_their_parameters(typeid: str, told: str) -> None:
-    class Manager(SyncManager):
-        pass
-
-    Manager.register("frozenset", lambda x, y=2: frozenset((x, y)))
-    for of, first in ((Manager(), ""), (Manager, "self, /, " if told else "self, /")):
-        method = getattr(of, typeid)
-        found = inspect.signature(method).parameters.values()
-        plain = inspect.Signature([each.replace(annotation=each.empty) for each in found])
-        assert str(plain) == f"({first}{told})"
-        assert get_type_hints(method) == {}
 
 
 @pytest.mark.parametrize("name", [n for n in FUNCTIONS if n not in DIFFERENT_SIGNATURES])

@@ -24,6 +24,13 @@ cdef object block = ContextVar("fastmgr.timeout", default=None)
 class CallTimeout(TimeoutError):
     """A call was not done within the time that `timeout` has set.
 
+    Parameters
+    ----------
+    message : str
+        What happened.
+    applied : bool, optional
+        As the attribute.
+
     Attributes
     ----------
     applied : bool or None
@@ -70,13 +77,13 @@ class timeout:
 
     Examples
     --------
-    ::
-
-        try:
-            with fastmgr.timeout(0.1):
-                job = jobs.get()
-        except fastmgr.CallTimeout as error:
-            print(error)
+    >>> jobs = manager.Queue()
+    >>> try:
+    ...     with fastmgr.timeout(0.1):
+    ...         job = jobs.get()
+    ... except fastmgr.CallTimeout:
+    ...     print("no job came")
+    no job came
     """
 
     __module__ = "fastmgr"

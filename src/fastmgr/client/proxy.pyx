@@ -50,6 +50,11 @@ class OnewayError(Exception):
     Raised by the same thread's next call, which was made all the same unless it is one that
     takes something: ``acquire``, ``get`` of a queue, ``pop``, ... (see `ProxyCore._gains`).
 
+    Parameters
+    ----------
+    failed, result, call, reason, made
+        The attributes.
+
     Attributes
     ----------
     failed : int
@@ -64,6 +69,16 @@ class OnewayError(Exception):
     made : bool
         Whether the call that raises this was made. One that was not has changed nothing and can be
         made again.
+
+    Examples
+    --------
+    >>> names = manager.list()
+    >>> fastmgr.oneway(names).remove("spam")
+    >>> try:
+    ...     names.append("eggs")
+    ... except fastmgr.OnewayError as error:
+    ...     type(error.__cause__), error.made
+    (<class 'ValueError'>, True)
     """
 
     __module__ = "fastmgr"      # where users find it

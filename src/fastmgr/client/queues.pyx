@@ -344,7 +344,11 @@ cdef class QueueCore(CellCore):
         return self._callmethod("get_many", args, kwds)
 
     def put(self, /, *args, **kwds):
-        """Put an item into the queue."""
+        """Put an item into the queue.
+
+        It takes ``item, block=True, timeout=None``: it waits for room, `timeout` seconds at most,
+        and then, or without `block`, raises `queue.Full`.
+        """
         cdef int waits = waiting_of(args, 1, kwds)
         cdef RingOutcome outcome
         if waits >= 0:
@@ -356,7 +360,7 @@ cdef class QueueCore(CellCore):
         return self._callmethod("put", args, kwds)
 
     def put_nowait(self, /, *args, **kwds):
-        """Put an item into the queue without blocking."""
+        """Put an item into the queue without blocking; `queue.Full` where there is no room."""
         cdef RingOutcome outcome
         if len(args) == 1 and not kwds:
             outcome = self.put_item(args[0], 0)
@@ -367,7 +371,11 @@ cdef class QueueCore(CellCore):
         return self._callmethod("put_nowait", args, kwds)
 
     def get(self, /, *args, **kwds):
-        """Remove and return an item from the queue."""
+        """Remove and return an item from the queue.
+
+        It takes ``block=True, timeout=None``: it waits for an item, `timeout` seconds at most, and
+        then, or without `block`, raises `queue.Empty`.
+        """
         cdef int waits = waiting_of(args, 0, kwds)
         cdef RingOutcome outcome
         cdef list into = [None]
@@ -380,7 +388,7 @@ cdef class QueueCore(CellCore):
         return self._callmethod("get", args, kwds)
 
     def get_nowait(self, /, *args, **kwds):
-        """Remove and return an item from the queue without blocking."""
+        """Remove and return an item without blocking; `queue.Empty` where there is none."""
         cdef RingOutcome outcome
         cdef list into = [None]
         if not args and not kwds:

@@ -41,6 +41,33 @@ DICT = declare(
             "exchange": DictVerbs.exchange,
             "compare_exchange": DictVerbs.compare_exchange,
         },
+        texts={
+            "dict": """Return a shared dict, made as by `dict`.
+
+Parameters
+----------
+*args, **kwds
+    As for `dict`: a mapping or pairs, and values by name.
+
+Returns
+-------
+DictProxy
+    With the methods of a dict, and `incr`, `exchange` and `compare_exchange`, which need no lock.
+
+Notes
+-----
+What is read is a copy: to change a list in the dict put it there again, or put a shared list there.
+
+Examples
+--------
+>>> counts = manager.dict(spam=1)
+>>> counts.incr("spam")
+2
+>>> counts["eggs"] = 5
+>>> sorted(counts.items())
+[('eggs', 5), ('spam', 2)]
+"""
+        },
         is_closed=True,
         unread=Unread(
             keeps={"__setitem__": 1, "exchange": 1, "get": 1, "pop": 1, "setdefault": 1},
@@ -73,6 +100,31 @@ LIST = declare(
             "index #GETVALUE __repr__ __str__"
         ),
         verbs={"incr": ListVerbs.incr},
+        texts={
+            "list": """Return a shared list, made as by `list`.
+
+Parameters
+----------
+iterable : iterable, optional
+    The items.
+
+Returns
+-------
+ListProxy
+    With the methods of a list, and `incr`.
+
+Notes
+-----
+What is read is a copy: to change a list in the list put it there again, or put a shared one there.
+
+Examples
+--------
+>>> names = manager.list(["spam"])
+>>> names.append("eggs")
+>>> names[:]
+['spam', 'eggs']
+"""
+        },
         is_closed=True,
         unread=Unread(
             keeps={"__setitem__": 1, "append": 0, "insert": 1},
@@ -108,6 +160,29 @@ SET = declare(
             "__ror__ __rsub__ __rxor__ __sub__ __xor__ copy difference intersection isdisjoint "
             "issubset issuperset symmetric_difference union #GETVALUE __repr__ __str__"
         ),
+        texts={
+            "set": """Return a shared set, made as by `set`.
+
+Parameters
+----------
+iterable : iterable, optional
+    The members.
+
+Returns
+-------
+SetProxy
+    With the methods and operators of a set.
+
+Examples
+--------
+>>> seen = manager.set(["spam"])
+>>> seen.add("eggs")
+>>> "eggs" in seen
+True
+>>> len(seen)
+2
+"""
+        },
         loop_makes=True,
         loop_runs=True,
     )
@@ -134,7 +209,20 @@ declare(
 
 
 class Namespace(_StockNamespace):
-    """An object whose attributes are the shared values."""
+    """An object whose attributes are the shared values; `manager.Namespace` returns a proxy of it.
+
+    Parameters
+    ----------
+    **kwds
+        The attributes to begin with.
+
+    Examples
+    --------
+    >>> shared = manager.Namespace(limit=3)
+    >>> shared.limit += 1
+    >>> shared.limit
+    4
+    """
 
     def __init__(self, /, **kwds: Any) -> None:
         self.__dict__.update(kwds)
@@ -171,7 +259,17 @@ NAMESPACE = declare(
 
 
 def Array(typecode: str, sequence: Iterable[Any], lock: bool = True) -> array.array[Any]:
-    """Return an `array.array`; `lock` is accepted and ignored, as in the stdlib."""
+    """Return an `array.array`: the stdlib's function, which nothing of fastmgr calls.
+
+    Parameters
+    ----------
+    typecode : str
+        As for `array.array`.
+    sequence : iterable
+        The items.
+    lock : bool
+        Ignored, as in the stdlib.
+    """
     return array.array(typecode, sequence)
 
 

@@ -35,7 +35,7 @@ def make_named(name: str | None, kind: type, arguments: tuple[Any, ...]) -> Any:
 
 
 def Counter(initial: int = 0, *, name: str | None = None) -> Any:
-    """Return a counter, an integer of 64 bits that changes in one step.
+    """Return a counter, an integer of 64 bits that changes in one step, without a lock.
 
     Parameters
     ----------
@@ -45,16 +45,29 @@ def Counter(initial: int = 0, *, name: str | None = None) -> Any:
         The server keeps the counter under this name until ``manager.forget``, and an arena's file
         beyond the server's life.  If the name is in use, this returns the kept counter as it is.
 
+    Returns
+    -------
+    CounterProxy
+
     Raises
     ------
     TypeError
         `initial` is no integer, or an object of another kind has the name.
+
+    Examples
+    --------
+    >>> hits = manager.Counter()
+    >>> hits.incr()
+    1
+    >>> hits += 2
+    >>> hits.value
+    3
     """
     return make_named(name, counters.Counter, (initial,))
 
 
 def Counters(names: Any, *, name: str | None = None) -> Any:
-    """Return counters in a row.
+    """Return counters in a row, each of which changes in one step, without a lock.
 
     Parameters
     ----------
@@ -64,18 +77,30 @@ def Counters(names: Any, *, name: str | None = None) -> Any:
     name : str, optional
         As for a Counter.  Counters that are not among the kept ones are added to them.
 
+    Returns
+    -------
+    CountersProxy
+
     Raises
     ------
     TypeError
         A number is no integer, or an object of another kind has the name.
     ValueError
         A counter's name occurs twice; or new counters are asked for without all of the kept ones.
+
+    Examples
+    --------
+    >>> words = manager.Counters(["spam", "eggs"])
+    >>> words.incr("spam", 3)
+    3
+    >>> words.as_dict()
+    {'spam': 3, 'eggs': 0}
     """
     return make_named(name, counters.Counters, (names,))
 
 
 def Value(typecode: str, value: Any, lock: bool = True, *, name: str | None = None) -> Any:
-    """Return a value.
+    """Return a value: one object that is read and replaced.
 
     Parameters
     ----------
@@ -88,10 +113,21 @@ def Value(typecode: str, value: Any, lock: bool = True, *, name: str | None = No
     name : str, optional
         As for a Counter.
 
+    Returns
+    -------
+    ValueProxy
+
     Raises
     ------
     TypeError
         An object of another kind or typecode has the name.
+
+    Examples
+    --------
+    >>> best = manager.Value("d", 0.5)
+    >>> best.value = 0.75
+    >>> best.exchange(1.0)
+    0.75
     """
     return make_named(name, values.Value, (typecode, value))
 
@@ -112,12 +148,23 @@ def Array(
     name : str, optional
         As for a Counter.  An empty sequence asks for an array of any length.
 
+    Returns
+    -------
+    ArrayProxy
+
     Raises
     ------
     TypeError
         An object of another kind or typecode has the name.
     ValueError
         The array of that name has another length.
+
+    Examples
+    --------
+    >>> samples = manager.Array("d", [0.0, 1.5])
+    >>> samples[0] = 2.5
+    >>> samples[:]
+    array('d', [2.5, 1.5])
     """
     return make_named(name, arrays.Array, (typecode, sequence))
 

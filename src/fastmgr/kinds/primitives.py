@@ -24,12 +24,40 @@ _RLock = type(threading.RLock())
 
 
 def Lock() -> Any:
-    """As `threading.Lock`: anybody may release it."""
+    """Return a lock, as `threading.Lock`: anybody may release it.
+
+    If the process that holds it dies, the next one gets it, whose ``lock.owner_died`` says so.
+
+    Returns
+    -------
+    AcquirerProxy
+
+    Examples
+    --------
+    >>> lock = manager.Lock()
+    >>> with lock:
+    ...     lock.locked()
+    True
+    """
     return locks.Lock()
 
 
 def RLock(*args: Any, **kwds: Any) -> Any:
-    """As `threading.RLock`: its owner may take it again, and nobody else may release it."""
+    """Return a lock, as `threading.RLock`: its owner may take it again, and must release it.
+
+    The owner is a thread of a process. If the process dies, the next one gets the lock.
+
+    Returns
+    -------
+    AcquirerProxy
+
+    Examples
+    --------
+    >>> lock = manager.RLock()
+    >>> with lock, lock:
+    ...     lock.acquire(blocking=False)
+    True
+    """
     return locks.RLock(*args, **kwds)  # some interpreters take any arguments
 
 
@@ -37,36 +65,142 @@ RLock.__wrapped__ = Lock  # type: ignore[attr-defined]  # for `help`: it needs n
 
 
 def Semaphore(value: int = 1) -> Any:
-    """As `threading.Semaphore`.
+    """Return a semaphore, as `threading.Semaphore`; the permits of a process that dies are free.
 
+    Parameters
+    ----------
+    value : int
+        How many permits there are.
+
+    Returns
+    -------
+    AcquirerProxy
+
+    Notes
+    -----
     When a party without a permit releases while several parties have some, nobody can tell whose
     permit that was.  One becomes free, and the next of these parties to die gives back one less.
+
+    Examples
+    --------
+    >>> permits = manager.Semaphore(1)
+    >>> permits.acquire()
+    True
+    >>> permits.acquire(blocking=False)
+    False
     """
     return semaphores.Semaphore(value)
 
 
 def BoundedSemaphore(value: int = 1) -> Any:
-    """As `threading.BoundedSemaphore`."""
+    """Return a semaphore that no release may raise above where it began.
+
+    As `threading.BoundedSemaphore`: to release more permits than there are raises ValueError.
+
+    Parameters
+    ----------
+    value : int
+        How many permits there are.
+
+    Returns
+    -------
+    AcquirerProxy
+
+    Examples
+    --------
+    >>> with manager.BoundedSemaphore(3):
+    ...     pass
+    """
     return semaphores.BoundedSemaphore(value)
 
 
 def Event() -> Any:
-    """As `threading.Event`."""
+    """Return an event, as `threading.Event`: some wait for it until another sets it.
+
+    Returns
+    -------
+    EventProxy
+
+    Examples
+    --------
+    >>> ready = manager.Event()
+    >>> ready.set()
+    >>> ready.wait(timeout=2)
+    True
+    """
     return events.Event()
 
 
 def Queue(maxsize: int = 0) -> Any:
-    """As `queue.Queue`."""
+    """Return a queue, as `queue.Queue`: first in, first out, for any number of processes.
+
+    Parameters
+    ----------
+    maxsize : int
+        How many items there may be before ``put`` waits; 0 for any number.
+
+    Returns
+    -------
+    QueueProxy
+
+    Examples
+    --------
+    >>> jobs = manager.Queue()
+    >>> jobs.put("a")
+    >>> jobs.put_many(["b", "c"])
+    >>> jobs.get(timeout=2)
+    'a'
+    >>> jobs.get_many(100)
+    ['b', 'c']
+    """
     return queues.Queue(maxsize)
 
 
 def Condition(lock: Any = None) -> Any:
-    """Return a condition; one over a lock that is given waits in threads."""
+    """Return a condition, as `threading.Condition`: a lock, and waiting for what it guards.
+
+    Parameters
+    ----------
+    lock : lock, optional
+        A `threading` lock in the server, for code that runs there; clients leave it out.  Each who
+        waits with such a lock takes a thread of the server.
+
+    Returns
+    -------
+    ConditionProxy
+
+    Examples
+    --------
+    >>> condition = manager.Condition()
+    >>> with condition:
+    ...     condition.wait_for(lambda: True, timeout=2)
+    True
+    """
     return locks.Condition() if lock is None else threading.Condition(lock)
 
 
 def Barrier(parties: int, action: Any = None, timeout: float | None = None) -> Any:
-    """Return a barrier; one with an action to call waits in threads."""
+    """Return a barrier, as `threading.Barrier`: each waits until all parties have come.
+
+    Parameters
+    ----------
+    parties : int
+        How many have to come.
+    action : callable, optional
+        What one of them calls, in the server, before they go on.  Each who waits then takes a
+        thread of the server.
+    timeout : float, optional
+        Seconds that ``wait`` takes at most if it is given none; then the barrier is broken.
+
+    Returns
+    -------
+    BarrierProxy
+
+    Examples
+    --------
+    >>> manager.Barrier(1).wait()
+    0
+    """
     if action is None:
         return events.Barrier(parties, timeout)
     return threading.Barrier(parties, action, timeout)

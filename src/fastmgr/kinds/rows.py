@@ -132,6 +132,9 @@ class Row(NamedTuple):
     #: Methods that the type itself does not have: ``verb(obj, *args, **kwds)``.  A verb that the
     #: loop runs is one step: nothing in it gives the GIL away.
     verbs: Mapping[str, Callable[..., Any]] = {}
+    #: What `help` shows where `make` and its methods say nothing, or what is not true here: by a
+    #: method's name, or by the type's id for the manager's method.
+    texts: Mapping[str, str] = {}
     #: Objects have no attributes of their own, so a method that the type has is the object's.
     is_closed: bool = False
     #: How objects hold values that the server has not read.  None: they never do.

@@ -37,6 +37,35 @@ POOL = declare(
             "imap": "Iterator",
             "imap_unordered": "Iterator",
         },
+        texts={
+            "Pool": """Return a process pool that runs in the server, as `multiprocessing.Pool`.
+
+Parameters
+----------
+processes : int, optional
+    How many; by default one for each processor.
+initializer : callable, optional
+    What each process calls first, with `initargs`.
+initargs : tuple
+maxtasksperchild : int, optional
+    After so many tasks a process is replaced by a new one; by default never.
+context : multiprocessing context, optional
+    Starts the processes.
+
+Returns
+-------
+PoolProxy
+
+Examples
+--------
+>>> with manager.Pool(1) as pool:
+...     pool.map(abs, [-1, 2])
+[1, 2]
+""",
+            "close": "Take no more tasks; the processes end when those there are have been done.",
+            "join": "Wait until the processes have ended; call `close` or `terminate` first.",
+            "terminate": "End the processes at once; tasks that are not done are dropped.",
+        },
     )
 )  # fmt: skip
 

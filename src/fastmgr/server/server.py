@@ -42,12 +42,30 @@ DISPOSAL_TIMEOUT = 1.0
 
 
 def all_methods(obj: object) -> list[str]:
-    """Return the names of the callable attributes of `obj`."""
+    """Return the names of the callable attributes of an object.
+
+    Parameters
+    ----------
+    obj : object
+
+    Returns
+    -------
+    list of str
+    """
     return [name for name in dir(obj) if callable(getattr(obj, name))]
 
 
 def public_methods(obj: object) -> list[str]:
-    """Return the names of the methods of `obj` that do not start with ``_``."""
+    """Return what is exposed of an object by default: methods whose names begin without ``_``.
+
+    Parameters
+    ----------
+    obj : object
+
+    Returns
+    -------
+    list of str
+    """
     return [name for name in all_methods(obj) if not name.startswith("_")]
 
 
@@ -65,6 +83,7 @@ class Server(_StockServer):
     address : address, Listener or None
         Where to listen; None for a fresh Unix socket.
     authkey : bytes
+        What clients have to prove.
     serializer : str
         A key of `listener_client`.
 

@@ -57,7 +57,10 @@ class _SharedMemoryTracker:
 
 
 class SharedMemoryServer(Server, _StockServer):
-    """A server that unlinks the segments it was told of when it shuts down."""
+    """A server that unlinks the segments it was told of when it shuts down.
+
+    Its parameters are those of `Server`.
+    """
 
     __module__ = "fastmgr.managers"
 

@@ -31,7 +31,8 @@ __all__ = [
 STOCK_MODULE = "multiprocessing.managers"
 OUR_MODULE = "fastmgr.managers"
 
-#: Serializer name to its stock Listener and Client.  Users add their own here.
+#: By the name of a serializer: what listens and what connects in the stdlib's dialect.  Users add
+#: their own here, which managers with ``serializer=name`` then use.
 listener_client: dict[str, tuple[Any, Any]] = {
     "pickle": (connection.Listener, connection.Client),
     "xmlrpclib": (connection.XmlListener, connection.XmlClient),  # type: ignore[attr-defined]
@@ -56,7 +57,17 @@ def uses_raw_sockets(serializer: str) -> bool:
 
 
 class Token:
-    """What names a shared object: its type's id, its server's address, its ident."""
+    """What names a shared object.
+
+    Parameters
+    ----------
+    typeid : str
+        The name under which its type is registered.
+    address : address
+        Its server's.
+    id : str
+        Its ident there.
+    """
 
     __slots__ = ("address", "id", "typeid")
 
@@ -77,7 +88,19 @@ class Token:
 
 
 class RemoteError(Exception):
-    """What went wrong in the server, as the server's own traceback."""
+    """What went wrong in the server, as the server's own traceback.
+
+    It stands for what is no exception of the method that was called: the method is not exposed, the
+    object is gone, its result cannot be pickled.
+
+    Examples
+    --------
+    >>> try:
+    ...     manager.dict()._callmethod("no_such_method")
+    ... except fastmgr.RemoteError as error:
+    ...     "no_such_method" in str(error)
+    True
+    """
 
     def __str__(self) -> str:
         rule = "-" * 75
@@ -120,11 +143,40 @@ RESTARTED = "another server shared it: the one at this address was restarted"
 
 
 class NotHosted(RemoteError):
-    """What serves at the manager's address cannot host such an object, or do that with one."""
+    """What serves at the manager's address cannot host such an object, or do that with one.
+
+    The message says what to use in its place.
+
+    Examples
+    --------
+    >>> try:
+    ...     manager.wait_for_replicas()
+    ... except fastmgr.NotHosted:
+    ...     print("a fastmgr server has no replicas")
+    a fastmgr server has no replicas
+    """
 
 
 def convert_to_error(kind: str, result: Any) -> BaseException:
-    """Return the exception that a reply other than ``#RETURN`` stands for."""
+    """Return the exception that a reply of the stdlib's dialect stands for.
+
+    Parameters
+    ----------
+    kind : str
+        What the reply begins with: ``#ERROR``, ``#TRACEBACK`` or ``#UNSERIALIZABLE``.
+    result : object
+        An exception, or a text.
+
+    Returns
+    -------
+    BaseException
+        A ValueError for any other kind.
+
+    Raises
+    ------
+    TypeError
+        It should be a text, and is none.
+    """
     if kind == "#ERROR":
         return result
     if kind not in ("#TRACEBACK", "#UNSERIALIZABLE"):
@@ -151,6 +203,20 @@ def dispatch(
         Anything with ``send`` and ``recv``.
     id : str or None
         A shared object's ident; None for one of the server's own functions.
+    methodname : str
+        What is called.
+    args, kwds
+        What it is called with.
+
+    Returns
+    -------
+    object
+        What it returned.
+
+    Raises
+    ------
+    Exception
+        What it raised; `RemoteError` as `convert_to_error` has it.
     """
     c.send((id, methodname, args, kwds))
     kind, result = c.recv()

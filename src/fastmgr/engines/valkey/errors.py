@@ -20,6 +20,13 @@ __all__ = [
 class ConnectionLost(ConnectionError):
     """The connection was lost; the message says what became of the call.
 
+    Parameters
+    ----------
+    message : str
+        What happened.
+    applied : bool, optional
+        As the attribute.
+
     Attributes
     ----------
     applied : bool or None
@@ -36,6 +43,13 @@ class ConnectionLost(ConnectionError):
 
 class PipelineError(ConnectionLost):
     """The connection was lost within a pipeline.
+
+    Parameters
+    ----------
+    message : str
+        What happened.
+    results, unknown
+        The attributes.
 
     Attributes
     ----------
