@@ -294,6 +294,13 @@ class Monitor:
     ------
     ValueError
         The address is one of an engine's, which the server's own tools look into.
+
+    Examples
+    --------
+    >>> with fastmgr.Monitor(manager.address) as monitor:
+    ...     report = monitor.report()
+    >>> report.server.clients > 0
+    True
     """
 
     def __init__(
