@@ -547,22 +547,6 @@ class BaseManager(_StockManager):
         readers : iterable of str, optional
             Methods that change nothing.  A client on the host may return again what they returned
             until another is called.  None, if anything else changes the object.
-
-        Raises
-        ------
-        ValueError, TypeError
-            `engine` or `readers` is none of these.
-        AssertionError
-            `method_to_typeid` has something that is no str, as in the stdlib.
-
-        Examples
-        --------
-        >>> class Manager(fastmgr.SyncManager):
-        ...     pass
-        >>> Manager.register("Words", str.split, proxytype=fastmgr.ListProxy)
-        >>> with Manager(ctx=fork) as manager:
-        ...     manager.Words("spam eggs")[1]
-        'eggs'
         """
         if engine not in (None, "local"):
             raise ValueError(f"engine={engine!r}: 'local' or None is needed")
