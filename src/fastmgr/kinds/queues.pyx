@@ -292,7 +292,7 @@ cdef class _BaseQueue(Primitive):
         cdef bint serve, admit, end_joins
         while True:
             batch = None
-            if ring is not None and self.items and not ring.gone:
+            if ring is not None and self.items and ring.wants():
                 batch = ring.encode(self.items)
             ring = self.enter()
             if ring is None:

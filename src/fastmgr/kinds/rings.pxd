@@ -27,6 +27,7 @@ cdef class Ring:
     cdef Py_ssize_t clear(self) noexcept
     cdef char *pop(self, uint64_t *size) except? NULL
     cdef object read(self, char *data, uint64_t size)
+    cdef bint wants(self) noexcept
     cdef Batch encode(self, object items)
     cdef Py_ssize_t push(self, Batch batch, object items) except -1
 

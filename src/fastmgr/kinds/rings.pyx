@@ -13,9 +13,10 @@ from libc.string cimport memcpy
 from posix.unistd cimport usleep
 
 from fastmgr.kinds.ring cimport (
-    GONE, RING_BUSY, RING_DONE, RING_FLAGS, RING_KEPT, SIDE, RingOutcome, ring_begin,
+    GONE, RING_BUSY, RING_DONE, RING_FLAGS, RING_KEPT, SIDE, RingOutcome, RingState, ring_begin,
     ring_capacity, ring_commit, ring_copy_first, ring_count, ring_drop_first, ring_empty, ring_end,
-    ring_first, ring_most, ring_peek, ring_push, ring_shrink, ring_slot, ring_spin, ring_take,
+    ring_first, ring_most, ring_peek, ring_push, ring_read_state, ring_shrink, ring_slot, ring_spin,
+    ring_take,
 )
 from fastmgr.kinds.slots cimport LOCAL, OWNER, session_of
 from fastmgr.memory.atomics cimport fm_load, fm_store, uint64_t
@@ -220,6 +221,16 @@ cdef class Ring:
             return NOTHING
         finally:
             free(data)
+
+    cdef bint wants(self) noexcept:
+        """Whether the ring had better be filled: half of it is empty.
+
+        Encoding items for one that is nearly full would be in vain, mostly.
+        """
+        cdef RingState state
+        cdef bint second = fm_load(ring_slot(self.cell.at)) & SIDE != 0
+        ring_read_state(&state, self.cell.at, second)
+        return not self.gone and state.used <= self.capacity // 2
 
     cdef Batch encode(self, object items):
         """Encode the first of `items`, a deque, up to one that the ring takes not; before a turn.

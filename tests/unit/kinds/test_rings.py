@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+from fastmgr.kinds.queues import Queue
 from model.compiled import compiled
 from support import KEY, TESTS, ProbeManager, Script, connected, in_thread, locally, poll, say
 from support.places import Client, stock, with_ring
@@ -18,6 +19,7 @@ from support.signals import Interrupt
 import fastmgr
 from fastmgr import managers
 from fastmgr.managers import Token
+from fastmgr.memory.arena import Arena, settle
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -235,3 +237,28 @@ def test_a_handler_that_raises_in_a_get_many_loses_no_items(manager: ProbeManage
         gc.callbacks.remove(occupy)
         signal.signal(signal.SIGALRM, before)
     assert got == [[i] for i in range(50)]
+
+
+def test_a_put_costs_the_same_however_many_items_have_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FASTMGR_RING_SIZE", "4096")
+    in_ring, few, many = 256, 4, 4000
+
+    def seconds(behind: int) -> float:
+        q = Queue()
+        assert settle(q, arena)
+        q.put_many(range(in_ring + behind))
+        begun = time.perf_counter()
+        for _ in range(10):
+            q.put_nowait(1)
+        spent = time.perf_counter() - begun
+        assert q.get_many(2 * many) == [*range(in_ring + behind), *[1] * 10]
+        return spent
+
+    arena = Arena()
+    arena.open()
+    try:
+        assert min(seconds(many) for _ in range(20)) < 5 * min(seconds(few) for _ in range(20))
+    finally:
+        arena.close()
