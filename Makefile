@@ -89,8 +89,12 @@ site: build $(VENV)-docs/.stamp  ## the pages of docs/ as a site in build/site; 
 bench: build  ## the benchmarks
 	$(PY) -m pytest benchmarks $(ARGS)
 
-lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint  ## style, types, workflows and compiler warnings
-	@$(MAKE) --no-print-directory --keep-going style types cython-style workflows warnings
+# By turns where make cannot keep the words of each together, as on macOS.
+LINTERS = style types cython-style workflows warnings
+TOGETHER = $(if $(filter output-sync,$(.FEATURES)),--jobs=3 --output-sync=target)
+
+lint: build $(VENV)/.stamp-lint  ## style, types, workflows and compiler warnings
+	@$(MAKE) --no-print-directory --keep-going $(TOGETHER) $(LINTERS)
 
 style: $(VENV)/.stamp-lint
 	$(PY) -m ruff check --output-format=concise

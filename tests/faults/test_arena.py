@@ -120,7 +120,7 @@ def test_a_killed_holder_is_replaced_at_once(
     make, depth = kind
     lock = make(manager)
     took = []
-    for _ in range(10):
+    for _ in range(5):
         waiters: list[tuple[Any, Connection]] = []
         with Holder(lock, depth) as holder:
             try:

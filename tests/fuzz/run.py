@@ -1,4 +1,4 @@
-"""Run the fuzz targets one after the other (``make fuzz``), or one of them on given inputs.
+"""Run the fuzz targets, one on each processor (``make fuzz``), or one of them on given inputs.
 
 A finding's input stays in ``build/fuzz/findings``; ``run.py TARGET FILE`` tries it again.
 """
@@ -6,6 +6,7 @@ A finding's input stays in ``build/fuzz/findings``; ``run.py TARGET FILE`` tries
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import os
 import re
 import subprocess
@@ -64,9 +65,10 @@ def run(target: str, seconds: int, files: list[str], scratch: str) -> bool:
         except subprocess.TimeoutExpired:
             status = -1
     said = log.read_text("utf-8", "replace")
-    print(f"{target:7} {summary(said)}; {'no finding' if status == 0 else 'FAILED'}", flush=True)
+    lines = [f"{target:7} {summary(said)}; {'no finding' if status == 0 else 'FAILED'}"]
     if status:
-        print(excerpt(said), f"\nThe whole log is {log}, the input in {FINDINGS}.", flush=True)
+        lines += [excerpt(said), f"The whole log is {log}, the input in {FINDINGS}."]
+    print("\n".join(lines), flush=True)  # at once: other targets run beside this one
     return status == 0
 
 
@@ -108,8 +110,12 @@ def main() -> int:
         parser.error(f"files are for one target: {', '.join(TARGETS)}")
     FINDINGS.mkdir(parents=True, exist_ok=True)
     memory = SHM if os.access(SHM, os.W_OK) else None  # a disk would be slow
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory) as scratch:
-        outcomes = [run(target, arguments.seconds, files, scratch) for target in targets]
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory) as scratch,
+        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        runs = [pool.submit(run, name, arguments.seconds, files, scratch) for name in targets]
+        outcomes = [one.result() for one in runs]
     return 0 if all(outcomes) else 1
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import in_child
 
 TESTS = Path(__file__).parents[1]
 UNIT = TESTS / "unit"
@@ -123,3 +125,10 @@ def test_a_part_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.M
     assert found == 1
     assert said[-1].startswith("1 failed, 1 passed in")
     assert "FAILED, its tests have ended" in said[-2] and any("in wait" in line for line in said)
+
+
+def test_who_is_told_to_end_ends_in_order() -> None:
+    """What the tests have started ends then; a process that they fork just ends."""
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    assert in_child(lambda: signal.getsignal(signal.SIGTERM).name) == (0, "'SIG_DFL'")  # type: ignore[union-attr]
