@@ -16,6 +16,7 @@ cdef class Connection:
     cdef Encoder requests
     cdef readonly list posted       # what the makers of requests keep beside those not answered
     cdef public list answered       # the same and the reply, of those answered since
+    cdef public bint settling       # the owner takes these out
     cdef int64_t limit              # nanoseconds in which something must come; 0: any time
     cdef int64_t deadline           # by the monotonic clock; 0: none
     cdef int64_t end                # what the caller's block has set for its calls; 0: nothing

@@ -426,19 +426,26 @@ def settle_posts(ValkeySession session, Connection connection):
     """
     cdef Entry entry
     cdef bint again = False
-    cdef list answered = connection.answered
     cdef ThreadConnections mine = getattr(session.local, "connections", None) or unused
     cdef bint before = mine.settling
-    connection.answered = []
     if not connection.posted and session.posting is not None:
         session.posting.pop(id(connection), None)
+    if connection.settling:
+        return False    # by who has begun with it: the earlier ones come first
+    connection.settling = True
     mine.settling = True    # a call that is made again comes before those that are not answered
     try:
-        for entry, reply in answered:
-            again = again or type(reply) is ReplyError
-            session.keep_failure(entry.target, entry.name, entry.outcome(session, reply, False))
+        while connection.answered:
+            answered = connection.answered
+            connection.answered = []
+            for entry, reply in answered:
+                again = again or type(reply) is ReplyError
+                session.keep_failure(entry.target, entry.name, entry.outcome(session, reply, False))
     finally:
+        connection.settling = False
         mine.settling = before
+    if not connection.posted and session.posting is not None:
+        session.posting.pop(id(connection), None)
     return again
 
 

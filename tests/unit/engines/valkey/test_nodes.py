@@ -305,3 +305,29 @@ def test_redirected_calls_come_before_those_that_are_not_answered(
     assert hashes[0].push("x") == b"OK"
     served = [words[-1] for words in nodes.high.served]
     assert served == [str(number).encode() for number in range(count)] + [b"x"]
+
+
+def test_redirected_calls_of_two_nodes_keep_their_order(nodes: Nodes, hashes: list[Any]) -> None:
+    """Each node has got what is the other's: what is made again finds calls that are not answered.
+
+    The last answer of the one comes while the first of its calls is made again.
+    """
+    here, there = hashes[0], hashes[2]
+    session = here._session_of()
+    key, other = session.key_of(here._id), session.key_of(there._id)
+    count = POSTED_AT_ONCE
+    for node, wrong, right, most in (
+        (nodes.low, key, nodes.high, count), (nodes.high, other, nodes.low, 3),
+    ):  # fmt: skip
+        moved = f"-MOVED {slot_of(wrong)} {HOST}:{right.port}\r\n"
+        node.say("HSET", *[moved.encode()] * most)
+    for number in range(3):
+        oneway(there).set("a", number)
+    for number in range(count - 1):
+        oneway(here).set("a", number)
+    poll(lambda: len(nodes.low.served) == count - 1, "the calls are answered")
+    oneway(here).set("a", count - 1)
+    assert (here.push("x"), there.push("x")) == (b"OK", b"OK")
+    for node, which, most in ((nodes.high, key, count), (nodes.low, other, 3)):
+        served = [words[-1] for words in node.served if words[1] == which]
+        assert served == [str(number).encode() for number in range(most)] + [b"x"]
