@@ -6,21 +6,21 @@ pytest's fixtures (docs/howto/testing.md) look at the end of each test; with ano
 
 from __future__ import annotations
 
-import re
+import os
 import time
 from collections.abc import Iterator
 
 from fastmgr.basemanager import BaseManager
 from fastmgr.client.sessions import scheme_of
+from fastmgr.monitor import Monitor, NoReport
 
 __all__ = ["left_behind"]
 
 #: Seconds that a process which has been told to end has until it counts as left behind.
 PATIENCE = 3.0
 
-_HELD = re.compile(
-    r"^    <(?:Condition\(<)?locked (?:fastmgr\.|_thread\.)?(R?Lock)\b", re.MULTILINE
-)
+#: What must not be held when a test is over.
+LOCKS = ("Lock", "RLock", "Condition")
 
 
 def left_behind(manager: BaseManager, patience: float = PATIENCE) -> list[str]:
@@ -32,7 +32,8 @@ def left_behind(manager: BaseManager, patience: float = PATIENCE) -> list[str]:
     Parameters
     ----------
     manager : BaseManager
-        A manager that runs, on this host or another.  Of an engine's nothing is said.
+        A manager that runs.  Nothing is said of one whose server makes no reports: an engine's, or
+        the standard library's.
     patience : float
         Seconds to wait, at most, until nothing is left: a process that has ended a moment ago is a
         client until the server has noticed.
@@ -40,15 +41,16 @@ def left_behind(manager: BaseManager, patience: float = PATIENCE) -> list[str]:
     Returns
     -------
     list of str
-        A sentence for each kind of thing; empty where nothing is left.
+        A sentence for each lock and process; empty where nothing is left.
 
     Examples
     --------
     >>> lock = manager.Lock()
     >>> lock.acquire()
     True
-    >>> left_behind(manager, patience=0)
-    ['a Lock is still held']
+    >>> left = left_behind(manager, patience=0)
+    >>> left[0].startswith("a Lock is still held by process")
+    True
     >>> lock.release()
     >>> left_behind(manager)
     []
@@ -56,16 +58,21 @@ def left_behind(manager: BaseManager, patience: float = PATIENCE) -> list[str]:
     if scheme_of(manager.address) is not None:
         return []
     end = time.monotonic() + patience
-    while (found := list(_found(manager))) and time.monotonic() < end:
-        time.sleep(0.01)
+    with Monitor(manager.address, authkey=manager._authkey) as monitor:
+        try:
+            while (found := list(_found(monitor))) and time.monotonic() < end:
+                time.sleep(0.01)
+        except NoReport:
+            return []
     return found
 
 
-def _found(manager: BaseManager) -> Iterator[str]:
-    held = _HELD.findall(manager._debug_info())
-    for kind in sorted(set(held)):
-        number = held.count(kind)
-        yield f"{number} {kind}s are still held" if number > 1 else f"a {kind} is still held"
-    others = manager._session.control("about")["clients"] - 1  # without this process, which asks
-    if others > 0:
-        yield f"{others} other process{'es are' if others > 1 else ' is'} still connected"
+def _found(monitor: Monitor) -> Iterator[str]:
+    report = monitor.report()
+    for lock in report.locks:
+        kind = lock.typeid if lock.name is None else f"{lock.typeid} {lock.name!r}"
+        for holder in lock.holders if lock.typeid in LOCKS else ():
+            yield f"a {kind} is still held by process {holder.pid}"
+    for client in report.clients:
+        if client.pid != os.getpid():
+            yield f"process {client.pid} ({client.name}) is still connected"

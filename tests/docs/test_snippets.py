@@ -39,21 +39,6 @@ CANNOT_RUN["docs/monitoring.md", "deadlock: 3 threads"] = "what a command prints
 # What the text around a page's fragments takes for granted.  Blocks that begin with an import are
 # programs of their own, and get nothing.
 GIVEN = {
-    "README.md": """
-from typing import TYPE_CHECKING, ClassVar
-from unittest.mock import Mock
-import fastmgr
-from fastmgr import BaseProxy, SyncManager
-try:
-    import numpy
-except ImportError:  # there is none for this Python
-    numpy = Mock()
-class Journal: ...
-class Ledger: ...
-class LedgerProxy(BaseProxy): ...
-manager = fastmgr.Manager()
-counts = manager.dict()
-""",
     "docs/valkey.md": """
 import re
 import fastmgr

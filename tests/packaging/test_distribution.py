@@ -204,10 +204,10 @@ def test_what_a_wheel_says_of_itself_leads_somewhere(wheel: Path) -> None:
         metadata = email.message_from_bytes(archive.read(name))
     links = re.findall(r"\]\(([^)]*)\)", str(metadata.get_payload()))
     assert links and all(link.startswith("https://") for link in links), links
-    base = "https://github.com/fastmgr/fastmgr/blob/main/"
+    ours = r"https://(?:github\.com/fastmgr/fastmgr/blob|raw\.githubusercontent\.com/fastmgr/fastmgr)/main/"
     for link in links:
-        if link.startswith(base):
-            assert (ROOT / link.removeprefix(base).partition("#")[0]).is_file(), link
+        if into := re.match(ours, link):
+            assert (ROOT / link[into.end() :].partition("#")[0]).is_file(), link
     assert {"Homepage", "Changelog", "Issues"} <= {
         url.partition(",")[0] for url in metadata.get_all("Project-URL", [])
     }
