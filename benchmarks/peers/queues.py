@@ -226,6 +226,7 @@ def in_turns(
 def enough(client: Client, workload: Workload, seconds: float) -> int:
     """Return how many items take about so many seconds; this warms up, too."""
     count = 100
+    client(workload, count)  # the processes may still be starting
     while (spent := client(workload, count) * count) < 0.8 * seconds:
         count = max(count + 1, int(count * min(10, seconds / spent)))
     return count
