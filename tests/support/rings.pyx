@@ -7,9 +7,10 @@ from fastmgr.kinds.ring cimport *
 from fastmgr.memory.atomics cimport fm_load, fm_replace, fm_store, uint64_t
 
 HEAD, MOST_FLAGS = RING_HEAD, RING_FLAGS
-FLAG_PUT, FLAG_GET, FLAG_DONE = PUT_ASKS, GET_ASKS, DONE_ASKS
-DONE, BUSY, OVER, SPOILED, ASK, FULL, EMPTY, LARGER = (
-    RING_DONE, RING_BUSY, RING_GONE, RING_SPOILED, RING_ASK, RING_FULL, RING_EMPTY, RING_LARGE)
+FLAG_PUT, FLAG_GET, FLAG_DONE, FLAG_NONE = PUT_ASKS, GET_ASKS, DONE_ASKS, NONE_ASKS
+DONE, BUSY, OVER, SPOILED, ASK, FULL, EMPTY, LARGER, CROWDED = (
+    RING_DONE, RING_BUSY, RING_GONE, RING_SPOILED, RING_ASK, RING_FULL, RING_EMPTY, RING_LARGE,
+    RING_CROWDED)
 IS_GONE, IS_SIDE, IS_PLACED = GONE, SIDE, PLACED
 OWNER_BITS = (1 << 56) - 1
 
@@ -50,6 +51,9 @@ cdef class Memory:
             return into[:size]
         finally:
             free(into)
+
+    def shrink(self, uint64_t owner):
+        ring_shrink(self.at, self.capacity, owner)
 
     def task_done(self, uint64_t owner):
         return ring_task_done(self.at, self.capacity, owner)

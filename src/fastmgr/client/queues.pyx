@@ -5,25 +5,30 @@ What the memory alone does not decide goes the way of every call, and so does a 
 that are not plain: the flags in the ring say what the server has to do (`kinds/ring.pxd`).  A call
 that has to wait looks at the ring again for a while, for the server is slow to wake anybody.  Then
 it waits in the server, where those who wait are served in order.
+
+Between two looks a thread first spins, for a moment, for whoever answers on another processor.
+Then it lets others run, and then it naps.  While items stream, many come during one nap, and the
+other end has the ring for itself meanwhile.  While somebody waits in the server each put is a call,
+and the one that is woken comes too early for the next item: so it pays to look for long.
 """
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.math cimport INFINITY
+from libc.string cimport memcpy
 from posix.unistd cimport usleep
 
 from fastmgr.client.limits cimport begin_limited, limits
 from fastmgr.client.proxy cimport CellCore
 from fastmgr.kinds.ring cimport (
-    GET_ASKS, PUT_ASKS, RING_ASK, RING_BUSY, RING_DONE, RING_EMPTY, RING_FULL, RING_GONE, RING_HEAD,
-    RING_LARGE, RingOutcome, ring_capacity, ring_get, ring_get_many, ring_most, ring_peek, ring_put,
-    ring_put_many, ring_spin, ring_task_done,
+    GET_ASKS, NONE_ASKS, RING_ASK, RING_BUSY, RING_CROWDED, RING_DONE, RING_EMPTY, RING_FULL,
+    RING_GONE, RING_HEAD, RING_LARGE, RingOutcome, fm_ring_pause, ring_capacity, ring_get,
+    ring_get_many, ring_most, ring_peek, ring_put, ring_put_many, ring_shrink, ring_spin,
+    ring_task_done,
 )
-from fastmgr.link.system cimport (
-    fm_look, fm_look_again, fm_look_begin, fm_look_end, fm_now_ns, fm_spinner,
-)
+from fastmgr.link.system cimport fm_now_ns
 from fastmgr.memory.arena cimport KIND_QUEUE
 from fastmgr.memory.atomics cimport uint64_t
 from fastmgr.wire.reader cimport Reader
@@ -31,6 +36,9 @@ from fastmgr.wire.writer cimport Writer
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 import queue
 
@@ -46,6 +54,18 @@ cdef enum:
     BUSY_YIELD_NS = 5 * 1000 * 1000
     BUSY_US = 50
     BUSY_NS = 1000 * 1000 * 1000
+    SPINS = 64              # for a slot that changes hands quickly, before the thread sleeps
+    # Looks at a ring that has nothing to get, or no room: how many with pauses between them, how
+    # long these are, until when the thread lets others run, and how often it naps then.
+    PAUSES = 8
+    PAUSE_NS = 1000
+    YIELD_NS = 60 * 1000
+    NAPS = 12
+    MANY_MEANWHILE = 4      # items that came, or went, during a nap: they stream
+    SOON_NS = 1000 * 1000   # a wait in the server that was no longer had better been a look
+    MOST_SKIPS = 16         # waits that are no looks after one that has found nothing
+    SHRINK_NS = 1000 * 1000 * 1000  # between two times that a proxy gives a ring's memory back
+    MOST_REST = 1 << 12     # calls of a proxy, after which it asks again whether there is a ring
 
 cdef enum Operation:
     PUT, GET, TASK_DONE, PUT_MANY, GET_MANY
@@ -57,20 +77,33 @@ cdef struct Request:
     uint64_t size, room
     uint64_t count          # of many items
 
-# The looks of this process at rings in which there was nothing to get, or no room.
-cdef fm_spinner spinner
+cdef struct Habit:          # of one proxy's gets, or of its puts
+    bint streams            # the last nap has paid
+    int skip, backoff       # waits that are still to be no looks; how many the last failure cost
+
+cdef struct Wait:
+    Habit *habit
+    double limit            # seconds that it may take
+    int64_t since
+    int looks, naps
+
 # For encoding; in use further up this thread's stack, or by another thread, while `encoding`.
 cdef Writer scratch = Writer()
 cdef bint encoding = False
 
 
-cdef bint is_time(timeout) except -1:
-    """Whether every queue takes this timeout; the server decides about any other."""
-    return timeout is None or (type(timeout) is int or type(timeout) is float) and timeout > 0
+cdef double time_of(timeout) except? -1:
+    """How many seconds a timeout is; -1: the server has to say."""
+    if timeout is None:
+        return INFINITY
+    return timeout if (type(timeout) is int or type(timeout) is float) and timeout > 0 else -1
 
 
-cdef int waiting_of(tuple args, Py_ssize_t skip, dict kwds) except -2:
-    """Whether a call waits, by its arguments behind the first `skip`; -1: the server has to say."""
+cdef double waiting_of(tuple args, Py_ssize_t skip, dict kwds) except? -1:
+    """For how many seconds a call may wait, by its arguments behind the first `skip`.
+
+    -1: the server has to say.
+    """
     cdef Py_ssize_t count = len(args) - skip
     block, timeout = True, None
     if count < 0 or count > 2:
@@ -88,7 +121,7 @@ cdef int waiting_of(tuple args, Py_ssize_t skip, dict kwds) except -2:
             return -1
     if block is False:
         return 0
-    return 1 if block is True and is_time(timeout) else -1
+    return time_of(timeout) if block is True else -1
 
 
 cdef class QueueCore(CellCore):
@@ -98,7 +131,10 @@ cdef class QueueCore(CellCore):
     """
 
     cdef int calls_before       # that were made since the proxy last knew of a ring
+    cdef int rest               # calls for which the proxy knew of none, the last time
     cdef uint64_t maxsize, capacity
+    cdef Habit gets, puts
+    cdef int64_t shrunk         # when the proxy has given the ring's memory back
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:
         if kind != KIND_QUEUE or size <= RING_HEAD or type(about) is not int:
@@ -112,7 +148,20 @@ cdef class QueueCore(CellCore):
         if self.calls_before < ASK_AFTER:
             self.calls_before += 1
             return False
-        return CellCore.find(self)
+        if CellCore.find(self):
+            self.rest = 0
+            return True
+        if self.cell is NULL and self.view is not None:
+            self.forget()       # there is none, now
+        return False
+
+    @cython.final
+    cdef void forget(self) noexcept:
+        """Know of no ring; the queue may get another, for which the proxy asks later."""
+        self.cell = NULL
+        self.view = None
+        self.rest = min(2 * self.rest + ASK_AFTER, MOST_REST)
+        self.calls_before = ASK_AFTER - self.rest
 
     @cython.final
     cdef RingOutcome attempt(self, Request *request) noexcept:
@@ -137,53 +186,111 @@ cdef class QueueCore(CellCore):
         return ring_task_done(self.cell, self.capacity, self.view.owner)
 
     @cython.final
-    cdef RingOutcome perform(self, Request *request, bint waits) except *:
-        """Do it in the ring; with `waits` look for a while whether it can be done."""
+    cdef RingOutcome perform(self, Request *request, double waits) except *:
+        """Do it in the ring; if it may wait, look for a while whether it can be done."""
         cdef RingOutcome outcome = RING_ASK
         if self.at_hand():
             outcome = self.attempt(request)
-            if outcome == RING_BUSY or waits and (outcome == RING_EMPTY or outcome == RING_FULL):
+            if outcome == RING_BUSY or waits > 0 and is_for_later(outcome):
                 outcome = self.look_for_it(request, waits)
             if outcome == RING_GONE:
-                self.cell = NULL
-                self.view = None    # the queue may get another ring
-                self.calls_before = 0
+                self.forget()
+            elif outcome == RING_EMPTY:
+                self.shrink()
         return outcome
 
     @cython.final
-    cdef RingOutcome look_for_it(self, Request *request, bint waits) except *:
+    cdef void shrink(self) noexcept:
+        """Give memory back where nobody waits; else the server does it."""
+        cdef int64_t now = fm_now_ns()
+        if now - self.shrunk > SHRINK_NS:
+            self.shrunk = now
+            ring_shrink(self.cell, self.capacity, self.view.owner)
+
+    @cython.final
+    cdef RingOutcome look_for_it(self, Request *request, double waits) except *:
         """Try again and again; RING_ASK where that has taken long."""
         cdef RingOutcome outcome = RING_ASK
-        cdef bint looks = False
+        cdef bint is_get = request.operation == GET or request.operation == GET_MANY
+        cdef bint more = True
+        cdef int spins = 0
         cdef int64_t busy_since = 0
-        cdef fm_look look
-        memset(&look, 0, sizeof(look))
-        if self.at_hand():
-            ring_spin(self.cell)
-        while self.at_hand():
+        cdef Wait wait
+        wait.habit = &self.gets if is_get else &self.puts
+        wait.limit = waits
+        wait.looks = wait.naps = 0
+        while more and self.at_hand():
             outcome = self.attempt(request)
             if outcome == RING_BUSY:
-                outcome = RING_ASK
-                if not let_others_run(&busy_since):
-                    break
-            elif waits and (outcome == RING_EMPTY or outcome == RING_FULL):
-                if not looks:
-                    if not fm_look_begin(&look, &spinner, False):
-                        break
-                    looks = True
-                if not look_again(&look):
-                    break
+                spins += 1
+                if spins % SPINS == 0 or not ring_spin(self.cell):
+                    more = let_others_run(&busy_since)
+            elif waits > 0 and is_for_later(outcome):
+                more = self.look_again(&wait, outcome)
             else:
-                break
+                return outcome
             outcome = RING_ASK
-        if looks:
-            fm_look_end(&look, outcome == RING_DONE)
         return outcome
+
+    @cython.final
+    cdef bint look_again(self, Wait *wait, RingOutcome outcome) except -1:
+        """Let a moment pass; False where it is time to ask the server."""
+        cdef Habit *habit = wait.habit
+        cdef bint crowded = outcome == RING_CROWDED     # then nobody needs an answer soon
+        cdef int64_t now = fm_now_ns()
+        if wait.looks == 0:
+            wait.since = now
+        elif (now - wait.since) * 2e-9 > wait.limit:
+            return False
+        wait.looks += 1
+        if wait.looks <= PAUSES and not crowded:
+            pause(now + PAUSE_NS)
+        elif wait.naps == 0 and habit.skip > 0:
+            habit.skip -= 1
+            return False
+        elif now - wait.since < YIELD_NS and not habit.streams and not crowded:
+            with nogil:
+                sched_yield()
+        elif wait.naps == NAPS:
+            return fail(habit)
+        else:
+            return self.nap(wait, crowded)
+        PyErr_CheckSignals()
+        return True
+
+    @cython.final
+    cdef bint nap(self, Wait *wait, bint crowded) except -1:
+        """Sleep for the shortest time that the system knows."""
+        cdef Habit *habit = wait.habit
+        cdef uint64_t before = 0, after = 0
+        cdef bint knows = ring_peek(self.cell, &before) == RING_DONE
+        wait.naps += 1
+        with nogil:
+            usleep(1)
+        PyErr_CheckSignals()
+        if not knows or not self.ready() or ring_peek(self.cell, &after) != RING_DONE:
+            return True
+        before, after = before >> 8, after >> 8
+        if before != after:
+            habit.streams = max(before, after) - min(before, after) >= MANY_MEANWHILE
+            habit.backoff = 0
+        elif crowded:
+            return fail(habit)      # nobody is taking anything out
+        return True
+
+    @cython.final
+    cdef object ask(self, Habit *habit, object name, object args, object kwds):
+        """Make the call of an operation that waits for the other end."""
+        cdef int64_t since = fm_now_ns()
+        result = self._callmethod(name, args, kwds)
+        if fm_now_ns() - since < SOON_NS:
+            habit.skip = habit.backoff = 0
+        return result
 
     # -- methods, as the server's ------------------------------------------------------
 
     @cython.final
-    cdef RingOutcome put_item(self, object item, int waits) except *:
+    cdef RingOutcome put_item(self, object item, double waits) except *:
         global encoding
         cdef Request request
         cdef Writer writer
@@ -206,7 +313,7 @@ cdef class QueueCore(CellCore):
                 encoding = False
 
     @cython.final
-    cdef RingOutcome get_item(self, int waits, list into) except *:
+    cdef RingOutcome get_item(self, double waits, list into) except *:
         """Take the first item, and add it to `into`, which has room for it."""
         cdef Request request
         cdef char small[SMALL]
@@ -234,7 +341,7 @@ cdef class QueueCore(CellCore):
             free(large)
 
     @cython.final
-    cdef Py_ssize_t put_some(self, list items, Py_ssize_t first, int waits) except -1:
+    cdef Py_ssize_t put_some(self, list items, Py_ssize_t first, double waits) except -1:
         """Put items, from the first that is left on, in one turn; how many were put."""
         cdef Writer writer = Writer()
         cdef Request request
@@ -264,7 +371,7 @@ cdef class QueueCore(CellCore):
         return <Py_ssize_t>request.count
 
     @cython.final
-    cdef bint get_some(self, list got, Py_ssize_t most, int waits) except -1:
+    cdef bint get_some(self, list got, Py_ssize_t most, double waits) except -1:
         """Add the first items to `got`, in one turn; whether there were any."""
         cdef Request request
         cdef Reader reader
@@ -304,7 +411,7 @@ cdef class QueueCore(CellCore):
 
         It takes ``items, block=True, timeout=None``; the seconds are for all items together.
         """
-        cdef int waits = waiting_of(args, 1, kwds)
+        cdef double waits = waiting_of(args, 1, kwds)
         cdef Py_ssize_t moved, done = 0
         cdef list items
         if waits < 0 or not self.at_hand():
@@ -332,7 +439,7 @@ cdef class QueueCore(CellCore):
         It takes ``max_items, block=True, timeout=None``, and waits, so many seconds at most, for
         the first item alone.
         """
-        cdef int waits = waiting_of(args, 1, kwds)
+        cdef double waits = waiting_of(args, 1, kwds)
         cdef list got = []
         cdef Py_ssize_t most
         if waits >= 0 and type(args[0]) is int and 0 < args[0] < PY_SSIZE_T_MAX:
@@ -341,7 +448,7 @@ cdef class QueueCore(CellCore):
                 pass
             if got:
                 return got
-        return self._callmethod("get_many", args, kwds)
+        return self.ask(&self.gets, "get_many", args, kwds)
 
     def put(self, /, *args, **kwds):
         """Put an item into the queue.
@@ -349,7 +456,7 @@ cdef class QueueCore(CellCore):
         It takes ``item, block=True, timeout=None``: it waits for room, `timeout` seconds at most,
         and then, or without `block`, raises `queue.Full`.
         """
-        cdef int waits = waiting_of(args, 1, kwds)
+        cdef double waits = waiting_of(args, 1, kwds)
         cdef RingOutcome outcome
         if waits >= 0:
             outcome = self.put_item(args[0], waits)
@@ -357,6 +464,8 @@ cdef class QueueCore(CellCore):
                 return
             if outcome == RING_FULL and not waits:
                 raise queue.Full
+            if self.maxsize:
+                return self.ask(&self.puts, "put", args, kwds)
         return self._callmethod("put", args, kwds)
 
     def put_nowait(self, /, *args, **kwds):
@@ -376,7 +485,7 @@ cdef class QueueCore(CellCore):
         It takes ``block=True, timeout=None``: it waits for an item, `timeout` seconds at most, and
         then, or without `block`, raises `queue.Empty`.
         """
-        cdef int waits = waiting_of(args, 0, kwds)
+        cdef double waits = waiting_of(args, 0, kwds)
         cdef RingOutcome outcome
         cdef list into = [None]
         if waits >= 0:
@@ -385,7 +494,7 @@ cdef class QueueCore(CellCore):
                 return into[0]
             if outcome == RING_EMPTY and not waits:
                 raise queue.Empty
-        return self._callmethod("get", args, kwds)
+        return self.ask(&self.gets, "get", args, kwds)
 
     def get_nowait(self, /, *args, **kwds):
         """Remove and return an item without blocking; `queue.Empty` where there is none."""
@@ -403,7 +512,7 @@ cdef class QueueCore(CellCore):
         """Indicate that a formerly enqueued task is complete."""
         cdef Request request
         request.operation = TASK_DONE
-        if not args and not kwds and self.perform(&request, False) == RING_DONE:
+        if not args and not kwds and self.perform(&request, 0) == RING_DONE:
             return
         return self._callmethod("task_done", args, kwds)
 
@@ -412,7 +521,7 @@ cdef class QueueCore(CellCore):
         """How many items there are; -1: the server knows."""
         cdef uint64_t about = 0
         if self.at_hand() and ring_peek(self.cell, &about) == RING_DONE and (
-            about & (PUT_ASKS | GET_ASKS) == 0
+            about & (NONE_ASKS | GET_ASKS) == 0
         ):
             return <int64_t>(about >> 8)
         return -1
@@ -448,10 +557,19 @@ cdef bint let_others_run(int64_t *since) except -1:
     return now - since[0] < BUSY_NS
 
 
-cdef bint look_again(fm_look *look) except -1:
-    """Let others run, who may put or get; False where it is time to ask the server."""
-    cdef bint more
-    with nogil:
-        more = fm_look_again(look)
-    PyErr_CheckSignals()
-    return more
+cdef void pause(int64_t until) noexcept:
+    """Stay away from the ring, for a moment in which nobody else need run here."""
+    while fm_now_ns() < until:
+        fm_ring_pause()
+
+
+cdef bint fail(Habit *habit) noexcept:
+    """Enter that looks have found nothing; False: it is time to ask the server."""
+    habit.streams = False
+    habit.backoff = habit.skip = min(2 * habit.backoff + 1, MOST_SKIPS)
+    return False
+
+
+cdef inline bint is_for_later(RingOutcome outcome) noexcept:
+    """Whether what cannot be done now can be done when others have put or taken something."""
+    return outcome == RING_EMPTY or outcome == RING_FULL or outcome == RING_CROWDED

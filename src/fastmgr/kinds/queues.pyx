@@ -9,7 +9,9 @@ which sets them at the end of each of its turns: what it changes in its own book
 effect for clients then.
 """
 
-from fastmgr.kinds.ring cimport DONE_ASKS, GET_ASKS, PUT_ASKS, RING_HEAD, ring_count
+from fastmgr.kinds.ring cimport (
+    DONE_ASKS, GET_ASKS, NONE_ASKS, PUT_ASKS, RING_HEAD, ring_count,
+)
 from fastmgr.kinds.rings cimport NOTHING, Batch, Ring
 from fastmgr.kinds.waits cimport BUSY, Primitive, Waiter, still_waiting
 from fastmgr.memory.arena cimport KIND_QUEUE, Arena, Cell
@@ -229,6 +231,8 @@ cdef class _BaseQueue(Primitive):
             flags |= PUT_ASKS
         if self.front or self.putting:
             flags |= GET_ASKS
+        if self.items or self.is_shutdown:
+            flags |= NONE_ASKS
         if self.joining:
             flags |= DONE_ASKS
         return flags
@@ -255,13 +259,14 @@ cdef class _BaseQueue(Primitive):
         while True:
             if self.front:
                 return self.front.popleft()
-            ring = self.enter()
+            data = NULL
+            ring = self.enter() if self.ring is not None and self.ring.count() > 0 else None
             if ring is not None:
                 try:
                     data = ring.pop(&size)
                 finally:
                     ring.leave(self.flags())
-            if ring is None or data is NULL:
+            if data is NULL:
                 # No client puts while there are `items`.
                 return self.items.popleft() if self.items else NOTHING
             item = ring.read(data, size)
@@ -345,20 +350,14 @@ cdef class _BaseQueue(Primitive):
         ring.leave(self.flags() | PUT_ASKS)
         return room
 
-    cdef int get_beside_ring(self, Waiter waiter, bint block, object timeout) except -1:
-        """Get where there is a ring."""
+    cdef bint get_beside_ring(self, Waiter waiter) except -1:
+        """Get what is there, where there is a ring; False where that is nothing."""
         bringing = deque(self.take_some(max(1, waiter.most)))
         if bringing:
             give(waiter, bringing)
             self.balance()
-        elif self.is_shutdown:
-            waiter.fail(ShutDown())
-        elif not block:
-            waiter.fail(queue.Empty())
-        else:
-            self.park(waiter, self.waiting, timeout)
-            self.balance()
-        return 0
+            return True
+        return False
 
     cdef list get_many_beside_ring(self, Py_ssize_t most):
         """Take the items that are there, and those for which that makes room."""
@@ -453,18 +452,20 @@ cdef class _BaseQueue(Primitive):
             self.is_shutdown and not self.size()
         ):
             raise ValueError("'timeout' must be a non-negative number")
-        if self.ring is not None:
-            self.get_beside_ring(waiter, block, timeout)
-        elif self.items:
+        if self.ring is None and self.items:
             item = self.items.popleft()
             self.admit()
             waiter.done(item)
+        elif self.ring is not None and self.get_beside_ring(waiter):
+            pass
         elif self.is_shutdown:
             waiter.fail(ShutDown())
         elif not block:
             waiter.fail(queue.Empty())
         else:
             self.park(waiter, self.waiting, timeout)
+            if self.ring is not None:
+                self.balance()
 
     def _get_nowait(self, Waiter waiter):
         self._get(waiter, False)

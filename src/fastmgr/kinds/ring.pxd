@@ -68,13 +68,15 @@ cdef enum:
     RING_HEAD = 3 * 64      # bytes: the slot and both copies of the state
     RING_PAGE = 4096
     RING_KEPT = 64 * 1024   # bytes of memory that an empty ring may keep
-    RING_SPINS = 200        # looks at a slot that another has, before a thread lets others run
+    RING_SPINS = 50         # looks at a slot that another has, before a thread lets others run
+    RING_PAUSES = 4         # of the processor, between two looks
 
 # Flags, which the server alone sets: what a client must leave to it.
 cdef enum RingFlag:
     PUT_ASKS = 1        # others wait, there are items behind those of the ring, or it is shut down
-    GET_ASKS = 2        # others wait, or there are items before those of the ring
+    GET_ASKS = 2        # puts wait, or there are items before those of the ring
     DONE_ASKS = 4       # somebody joins the queue
+    NONE_ASKS = 8       # of an empty ring: there are items behind, or the queue is shut down
     RING_FLAGS = 255
 
 # What has come of a step.
@@ -87,6 +89,7 @@ cdef enum RingOutcome:
     RING_FULL = 5
     RING_EMPTY = 6
     RING_LARGE = 7      # the item does not fit into the caller's buffer
+    RING_CROWDED = 8    # the queue is not full, but the ring has no room for the item
 
 
 cdef struct Turn:
@@ -243,13 +246,18 @@ cdef inline RingOutcome ring_peek(char *at, uint64_t *about) noexcept nogil:
             return RING_DONE
 
 
-cdef inline void ring_spin(char *at) noexcept nogil:
-    """Look at a slot that another has for a moment: it mostly is free by then."""
-    cdef int _
+cdef inline bint ring_spin(char *at) noexcept nogil:
+    """Look at a slot that another has for a moment; whether it is free now, as it mostly is.
+
+    Each look takes the slot's memory from the processor of the one who works there.
+    """
+    cdef int _, _pause
     for _ in range(RING_SPINS):
         if fm_load(ring_slot(at)) & OWNER == 0:
-            return
-        fm_ring_pause()
+            return True
+        for _pause in range(RING_PAUSES):
+            fm_ring_pause()
+    return False
 
 
 # -- items, for who has the slot ------------------------------------------------------
@@ -304,7 +312,8 @@ cdef inline void ring_shrink(char *at, uint64_t capacity, uint64_t owner) noexce
     """Give the memory of an empty ring back, where that was long: all whole pages but the first.
 
     This is a turn of its own.  Before the turn that took the last item has been committed that item
-    is still there.
+    is still there.  While items stream the memory will be needed again soon: so it is given back
+    when somebody wants an item and there is none.
     """
     cdef Turn turn
     cdef size_t page = RING_PAGE
@@ -344,14 +353,14 @@ cdef inline RingOutcome ring_put(
         turn.state.unfinished += 1
         return RING_DONE if ring_commit(&turn) else RING_GONE
     else:
-        outcome = RING_ASK
+        outcome = RING_CROWDED
     ring_let_go(&turn)
     return outcome
 
 
 cdef inline RingOutcome ring_none(uint64_t about) noexcept nogil:
     """What a `get` comes to where the ring is empty."""
-    return RING_ASK if about & PUT_ASKS else RING_EMPTY
+    return RING_ASK if about & NONE_ASKS else RING_EMPTY
 
 
 cdef inline RingOutcome ring_get(
@@ -377,11 +386,7 @@ cdef inline RingOutcome ring_get(
     else:
         ring_copy_first(&turn, into, size[0])
         ring_drop_first(&turn, size[0])
-        if not ring_commit(&turn):
-            return RING_GONE
-        if turn.state.used == 0 and turn.state.peak > RING_KEPT:
-            ring_shrink(at, capacity, owner)
-        return RING_DONE
+        return RING_DONE if ring_commit(&turn) else RING_GONE
     ring_let_go(&turn)
     return outcome
 
@@ -407,6 +412,7 @@ cdef inline RingOutcome ring_put_many(
             break
         memcpy(&size, records, sizeof(size))
         if not ring_push(&turn, records + sizeof(size), size):
+            outcome = RING_CROWDED
             break
         records += sizeof(size) + size
         done += 1
@@ -434,7 +440,7 @@ cdef inline RingOutcome ring_get_many(
     count[0] = 0
     if outcome != RING_DONE:
         return outcome
-    if turn.state.about & GET_ASKS or turn.state.about & PUT_ASKS and ring_count(&turn) < most:
+    if turn.state.about & GET_ASKS or turn.state.about & NONE_ASKS and ring_count(&turn) < most:
         outcome = RING_ASK
     elif ring_count(&turn) == 0:
         outcome = RING_EMPTY
@@ -455,8 +461,6 @@ cdef inline RingOutcome ring_get_many(
         return outcome
     if not ring_commit(&turn):
         return RING_GONE
-    if turn.state.used == 0 and turn.state.peak > RING_KEPT:
-        ring_shrink(at, capacity, owner)
     count[0] = done
     return RING_DONE
 
@@ -481,7 +485,7 @@ cdef inline RingOutcome ring_task_done(
 cdef inline void ring_begin(char *at, uint64_t unfinished) noexcept nogil:
     """Make an empty ring of a cell that nobody knows yet."""
     cdef RingState state
-    state.about = PUT_ASKS | GET_ASKS
+    state.about = PUT_ASKS | GET_ASKS | NONE_ASKS
     state.head = state.used = state.peak = 0
     state.unfinished = unfinished
     ring_write_state(&state, at, False)

@@ -12,6 +12,7 @@ cdef class Batch:
 cdef class Ring:
     cdef readonly Cell cell
     cdef readonly bint gone     # clients do not use it any more, and what `turn` says holds
+    cdef bint loses             # items were lost in this turn, of which `leave` tells
     cdef Turn turn              # the server's, while it has the slot
     cdef uint64_t capacity
     cdef unsigned long loop     # the thread that must not wait long

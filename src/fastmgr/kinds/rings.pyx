@@ -29,9 +29,9 @@ from time import monotonic_ns
 from fastmgr.wire.opaque import WireError
 
 cdef enum:
-    # How long one client may have the slot; the loop, which waits only where the slot was taken
-    # just now, and another thread.
-    LOOP_PATIENCE_NS = 2 * 1000 * 1000
+    # How long one client may have the slot: the loop, which waits only where the slot was taken
+    # just now, and another thread.  A client that has it may have to wait for a processor first.
+    LOOP_PATIENCE_NS = 25 * 1000 * 1000
     PATIENCE_NS = 1000 * 1000 * 1000
     MOST_TURNS_NS = 2 * 1000 * 1000 * 1000      # and how long several may, one after the other
     NAP_US = 50
@@ -93,14 +93,15 @@ cdef class Ring:
         """End a turn: what `turn` says holds from now on."""
         cdef uint64_t kept = flags | self.turn.state.about & ~<uint64_t>RING_FLAGS
         self.turn.state.about = kept
-        if self.gone:
-            return 0
-        if not ring_commit(&self.turn):
+        if not self.gone and not ring_commit(&self.turn):
             # Nobody but the server may change a slot that the server has.
             fm_store(ring_slot(self.cell.at), GONE)
             self.gone = True
             util.info("a client has written nonsense into a queue's memory")
-        elif self.turn.state.used == 0 and self.turn.state.peak > RING_KEPT:
+        elif self.loses:
+            self.loses = False
+            util.info("a client has spoiled a queue's memory: its items are lost")
+        elif not self.gone and self.turn.state.used == 0 and self.turn.state.peak > RING_KEPT:
             ring_shrink(self.cell.at, self.capacity, SERVER)
         return 0
 
@@ -197,7 +198,7 @@ cdef class Ring:
             if not self.gone:
                 self.gone = True
                 fm_store(ring_slot(self.cell.at), GONE)
-            util.info("a client has spoiled a queue's memory: its items are lost")
+            self.loses = True
             return NULL
         data = <char *>malloc(size[0] if size[0] else 1)
         if data is NULL:

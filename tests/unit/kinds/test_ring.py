@@ -44,7 +44,7 @@ def test_items_come_out_in_order_at_every_place_of_a_ring() -> None:
 def test_what_does_not_fit_is_the_servers() -> None:
     ring = new(256)
     assert ring.put(ME, bytes(33)) == rings.ASK
-    assert [ring.put(ME, bytes(24)) for _ in range(9)] == [rings.DONE] * 8 + [rings.ASK]
+    assert [ring.put(ME, bytes(24)) for _ in range(9)] == [rings.DONE] * 8 + [rings.CROWDED]
     assert ring.get(ME, 23) == rings.LARGER and ring.get(ME, 24) == bytes(24)
     assert ring.put(ME, b"", 8) == rings.DONE and ring.put(ME, b"", 8) == rings.FULL
 
@@ -64,6 +64,7 @@ def test_an_empty_ring_gives_its_memory_back() -> None:
             assert ring.put(ME, b"\xff" * 1000) == rings.DONE
         for _ in range(200):
             assert ring.get(ME, 1000) == b"\xff" * 1000
+        ring.shrink(ME)
         # All but the first page, and a part of the last.
         assert not any(shared[mmap.PAGESIZE : 200_000 // mmap.PAGESIZE * mmap.PAGESIZE])
         assert ring.state()[4] == 0
@@ -73,7 +74,8 @@ def test_an_empty_ring_gives_its_memory_back() -> None:
 
 def test_flags_say_what_the_server_does() -> None:
     ring = new(4096, rings.FLAG_PUT)
-    assert ring.put(ME, b"a") == rings.ASK and ring.get(ME) == rings.ASK
+    assert ring.put(ME, b"a") == rings.ASK and ring.get(ME) == rings.EMPTY
+    assert new(4096, rings.FLAG_NONE).get(ME) == rings.ASK
     ring = new(4096, rings.FLAG_GET)
     assert ring.put(ME, b"a") == rings.DONE and ring.get(ME) == rings.ASK
     assert new(4096).get(ME) == rings.EMPTY
@@ -116,7 +118,7 @@ def test_memory_that_is_no_ring_is_nobodys() -> None:
 
 OUTCOMES = {
     rings.DONE, rings.BUSY, rings.OVER, rings.SPOILED, rings.ASK, rings.FULL, rings.EMPTY,
-    rings.LARGER,
+    rings.LARGER, rings.CROWDED,
 }  # fmt: skip
 NASTY = st.sampled_from([0, 1, 7, 8, 16, 64, 255, 256, 4096, 2**32, 2**63, 2**64 - 8, 2**64 - 1])
 WORDS = st.lists(st.one_of(NASTY, st.integers(0, 2**64 - 1)), min_size=5, max_size=5)

@@ -58,6 +58,21 @@ def test_a_process_that_stands_still_blocks_nobody(manager: ProbeManager) -> Non
     assert locally(manager, lambda: (q.put(6), q.get())) == (None, 6)
 
 
+def test_who_asks_too_early_for_another_ring_asks_again(manager: ProbeManager) -> None:
+    q = with_ring(manager.JoinableQueue())
+    for i in range(3):
+        q.put(i)
+    turn = rings.Step(memory_of(q), STRANGER)
+    assert turn.take() == rings.DONE
+    for i in range(3, 50):  # the ring has ended, and still has items: there is no other yet
+        q._callmethod("put", (i,))
+        q.task_done()
+    assert [q.get() for _ in range(50)] == list(range(50))
+    for _ in range(200):
+        q.qsize()
+    assert locally(manager, lambda: (q.put(3), q.get())) == (None, 3)
+
+
 def test_the_loop_waits_for_no_client(manager: ProbeManager) -> None:
     q, d = with_ring(manager.Queue()), manager.dict()
     turn = rings.Step(memory_of(q), STRANGER)
