@@ -1,7 +1,8 @@
 """An exhaustive exploration of how clients and the server share a queue's ring.
 
 The steps are the compiled ones, on memory of their own.  What the server does around them is
-`kinds/rings.pyx` and `kinds/queues.pyx`, cut where another process may come in between.
+in `kinds/rings.pyx`, `kinds/stores.pyx` and `kinds/queues.pyx`, cut where another process may come
+in between.
 """
 
 from __future__ import annotations

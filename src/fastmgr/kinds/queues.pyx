@@ -1,27 +1,19 @@
 # cython: auto_pickle=False
 """Queues, on which `get`, `put` and `join` may have to wait.
 
-A queue begins with all its items in `items`.  When a client on the host asks where it is, it gets a
-ring in shared memory (`kinds/ring.pxd`), in which clients put and get by themselves.  Then its
-items are those of `front`, which were given back, those of the ring, and those of `items`, for
-which the ring has no room; in this order.  Flags in the ring say what clients leave to the server,
-which sets them at the end of each of its turns: what it changes in its own books before takes
-effect for clients then.
+The items are where `kinds/stores.pyx` has them.  This is about who waits: for an item, for room or
+for the last task, and in which order they are served, whether clients put and get by themselves
+meanwhile or not.
 """
 
-from fastmgr.kinds.ring cimport (
-    DONE_ASKS, GET_ASKS, NONE_ASKS, PUT_ASKS, RING_HEAD, ring_count,
-)
-from fastmgr.kinds.rings cimport NOTHING, Batch, Ring
-from fastmgr.kinds.waits cimport BUSY, Primitive, Waiter, still_waiting
-from fastmgr.memory.arena cimport KIND_QUEUE, Arena, Cell
+from fastmgr.kinds.ring cimport DONE_ASKS, GET_ASKS, NONE_ASKS, PUT_ASKS
+from fastmgr.kinds.rings cimport Batch, Ring
+from fastmgr.kinds.stores cimport Store
+from fastmgr.kinds.waits cimport BUSY, Waiter, still_waiting
 from fastmgr.memory.atomics cimport uint64_t
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
-
-cdef enum:
-    MOST_RINGS = 64     # of one queue: memory that was a ring is not used again while the queue is
 
 import queue
 from collections import deque
@@ -63,30 +55,19 @@ cdef int fail_put(Waiter waiter, object error) except -1:
     return waiter.fail(error)
 
 
-cdef class _BaseQueue(Primitive):
+cdef class _BaseQueue(Store):
     """As `queue.Queue`; `waiting` has the waiters of `get` and `get_many`."""
 
     cdef readonly Py_ssize_t maxsize
-    cdef object items
     cdef object putting         # deque of Waiter, each with what it brings: an item, or a deque
     cdef list joining
-    cdef Py_ssize_t unfinished  # with a ring: those that its state does not count yet
     cdef readonly bint is_shutdown
-    cdef Ring ring              # None: all items are in `items`
-    cdef object front           # deque of items, before those of the ring
-    cdef list old               # cells of rings that have ended
-
-    def __cinit__(self, *args, **kwds):
-        self.kind = KIND_QUEUE
 
     def __init__(self, maxsize=0):
         # No queue gets longer than that; a queue of at most 2.5 items is full when it has 3.
         self.maxsize = ceil(max(-PY_SSIZE_T_MAX, min(maxsize, PY_SSIZE_T_MAX)))
-        self.items = deque()
         self.putting = deque()
         self.joining = []
-        self.front = deque()
-        self.old = []
 
     cdef list waiters(self):
         return still_waiting([*self.waiting, *self.putting, *self.joining])
@@ -191,35 +172,8 @@ cdef class _BaseQueue(Primitive):
 
     # -- with a ring ------------------------------------------------------------
 
-    cdef bint settle(self, Arena arena) except -1:
-        cdef Cell cell
-        if self.ring is not None:
-            return not self.ring.gone and self.cell.settle(arena)
-        if arena.ring_size == 0 or len(self.old) >= MOST_RINGS:
-            return False
-        cell = Cell(RING_HEAD + arena.ring_size)
-        if not cell.settle(arena):
-            return False
-        if self.ring is None:       # else another thread was quicker
-            self.ring = Ring(cell, self.unfinished, arena.thread)
-            self.unfinished = 0
-            self.cell = cell
-            self.balance()
-        return self.ring is not None and not self.ring.gone
-
     cdef object about(self):
         return self.maxsize
-
-    cdef int hand_on_all_of(self, uint64_t session) except -1:
-        if self.ring is not None:
-            self.ring.end_of(session)
-            self.balance()
-        return 0
-
-    cdef Py_ssize_t size(self) except -1:
-        if self.ring is None:
-            return len(self.items)
-        return len(self.front) + self.ring.count() + len(self.items)
 
     cdef uint64_t flags(self) except? 0:
         """What clients must leave to the server."""
@@ -236,57 +190,6 @@ cdef class _BaseQueue(Primitive):
         if self.joining:
             flags |= DONE_ASKS
         return flags
-
-    cdef Ring enter(self):
-        """Begin a turn at the ring; None: there is none (another thread may have ended it)."""
-        cdef Ring ring
-        while True:
-            ring = self.ring
-            if ring is None:
-                return None
-            ring.enter()
-            if self.ring is ring:
-                break
-        ring.turn.state.unfinished += <uint64_t>self.unfinished
-        self.unfinished = 0
-        return ring
-
-    cdef object take_first(self):
-        """Take the first item of a queue with a ring; NOTHING where there is none."""
-        cdef Ring ring
-        cdef uint64_t size = 0
-        cdef char *data = NULL
-        while True:
-            if self.front:
-                return self.front.popleft()
-            data = NULL
-            ring = self.enter() if self.ring is not None and self.ring.count() > 0 else None
-            if ring is not None:
-                try:
-                    data = ring.pop(&size)
-                finally:
-                    ring.leave(self.flags())
-            if data is NULL:
-                # No client puts while there are `items`.
-                return self.items.popleft() if self.items else NOTHING
-            item = ring.read(data, size)
-            if item is not NOTHING:
-                return item
-
-    cdef list take_some(self, Py_ssize_t most):
-        """Take the first items of a queue with a ring, `most` of them at most."""
-        cdef list got = []
-        while len(got) < most and (item := self.take_first()) is not NOTHING:
-            got.append(item)
-        return got
-
-    cdef int give_back(self, object item) except -1:
-        """Put an item before all others."""
-        if self.ring is None:
-            self.items.appendleft(item)
-        else:
-            self.front.appendleft(item)
-        return 0
 
     cdef int balance(self) except -1:
         """Serve all who can be served, fill the ring, and tell clients what they may do."""
@@ -326,19 +229,6 @@ cdef class _BaseQueue(Primitive):
             self.come_home(ring)
         return 0
 
-    cdef Py_ssize_t size_in(self, Ring ring) except -1:
-        """How many items there are, in a turn."""
-        return len(self.front) + <Py_ssize_t>ring_count(&ring.turn) + len(self.items)
-
-    cdef int come_home(self, Ring ring) except -1:
-        """Do without a ring that has ended and is empty."""
-        self.unfinished += <Py_ssize_t>min(ring.turn.state.unfinished, <uint64_t>1 << 62)
-        self.items.extendleft(reversed(self.front))
-        self.front.clear()
-        self.old.append(self.cell)
-        self.ring = self.cell = None
-        return 0
-
     cdef Py_ssize_t room(self) except -1:
         """How many items there is room for, which no client takes until `balance` has looked."""
         cdef Ring ring = self.enter()
@@ -368,36 +258,6 @@ cdef class _BaseQueue(Primitive):
             self.balance()
             more = self.take_some(most - len(got))
         return got
-
-    cdef bint task_is_done(self) except -1:
-        """Count one task less; False where there is none."""
-        cdef Ring ring = self.enter()
-        cdef bint any_left
-        if ring is None:
-            any_left = self.unfinished > 0
-            self.unfinished -= any_left
-        else:
-            any_left = ring.turn.state.unfinished > 0
-            ring.turn.state.unfinished -= any_left
-            ring.leave(self.flags())
-        return any_left
-
-    cdef int drop_all(self) except -1:
-        """Drop all items, and count their tasks as done."""
-        cdef Ring ring = self.enter()
-        cdef Py_ssize_t dropped = 0
-        cdef uint64_t unfinished
-        if ring is not None:
-            dropped = ring.clear()
-            unfinished = ring.turn.state.unfinished
-            ring.turn.state.unfinished = unfinished - min(
-                unfinished, <uint64_t>(dropped + len(self.front) + len(self.items)))
-            ring.leave(self.flags())
-        else:
-            self.unfinished = max(0, self.unfinished - len(self.items))
-        _fronts, self.front = self.front, deque()
-        _items, self.items = self.items, deque()
-        return 0    # what was dropped is destroyed now that the books agree
 
     # -- methods ------------------------------------------------------------------
 

@@ -97,31 +97,6 @@ def test_a_queue_without_many_has_no_such_methods() -> None:
     assert not hasattr(made, "put_many") and hasattr(made, "put")
 
 
-def test_what_no_ring_takes_keeps_its_place(manager: ProbeManager) -> None:
-    q = with_ring(manager.Queue())
-    items: list[Any] = [1, "x" * 300_000, 2, manager.list([3]), 4, KeyError(5), b"y" * 100_000, 6]
-    for item in items:
-        q.put(item)
-    assert q.qsize() == len(items)
-    got = [q.get() for _ in items]
-    assert got[3][:] == [3] and repr(got[5]) == "KeyError(5)"
-    del got[3], got[4], items[3], items[4]
-    assert got == items and q.empty()
-    assert locally(manager, lambda: (q.put(7), q.get())) == (None, 7)
-
-
-def test_more_than_a_ring_has_room_for(manager: ProbeManager) -> None:
-    q = with_ring(manager.Queue())
-    items = [(i, "z" * 1000) for i in range(5000)]
-    for item in items:
-        q.put(item)
-    assert q.qsize() == 5000
-    assert [q.get() for _ in range(2500)] == items[:2500]
-    q.put("last")
-    assert [q.get() for _ in range(2501)] == [*items[2500:], "last"]
-    assert q.qsize() == 0
-
-
 def test_all_kinds_of_clients_see_one_queue(manager: ProbeManager) -> None:
     q = with_ring(manager.Queue())
     theirs = stock(q)
@@ -147,17 +122,6 @@ def test_a_thread_keeps_its_order(manager: ProbeManager, way: str) -> None:
             fastmgr.oneway(q).put(i + 1)
         q.put(i + 2)
     assert [q.get() for _ in range(300)] == list(range(300))
-
-
-def test_a_queue_with_items_gets_a_ring(manager: ProbeManager) -> None:
-    q = manager.JoinableQueue()
-    for i in range(10):
-        q.put(i)
-    with_ring(q)
-    assert locally(manager, lambda: [q.get() for _ in range(10)]) == list(range(10))
-    for _ in range(10):
-        q.task_done()
-    q.join()
 
 
 def test_who_waits_is_served_in_order(manager: ProbeManager) -> None:
