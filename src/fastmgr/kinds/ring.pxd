@@ -68,8 +68,8 @@ cdef enum:
     RING_HEAD = 3 * 64      # bytes: the slot and both copies of the state
     RING_PAGE = 4096
     RING_KEPT = 64 * 1024   # bytes of memory that an empty ring may keep
-    RING_SPINS = 50         # looks at a slot that another has, before a thread lets others run
-    RING_PAUSES = 4         # of the processor, between two looks
+    RING_SPINS = 12         # looks at a slot that another has, before a thread lets others run
+    RING_PAUSES = 32        # of the processor, between two looks
 
 # Flags, which the server alone sets: what a client must leave to it.
 cdef enum RingFlag:
