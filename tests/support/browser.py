@@ -13,10 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from support.processes import SANITIZED
 from support.waiting import poll
 
-#: Whether there is one.
-FOUND = shutil.which("chromium") is not None and shutil.which("chromedriver") is not None
+#: Whether there is one, which no sanitizer is loaded into.
+FOUND = not SANITIZED and all(map(shutil.which, ("chromium", "chromedriver")))
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import Any
 
 from fastmgr.cli import named, options as common
+from fastmgr.cli.options import Refusal
 from fastmgr.cli.units import as_seconds
 from fastmgr.cli.waitfor import Deadlock, Wait, chain, deadlocks, tree, waits, who
+from fastmgr.client.sessions import scheme_of
 from fastmgr.link.sockets import connect_timeout
-from fastmgr.monitor import ClientReport, LockReport, Monitor, ObjectReport, Report
+from fastmgr.monitor import ClientReport, LockReport, Monitor, NoReport, ObjectReport, Report
 
 __all__ = [
     "Source",
@@ -37,6 +39,12 @@ class Source:
     def report(self) -> Report:
         """Return what the server reports now; `Refusal` where it does not."""
         key, _, _ = common.read_key(self._options.authkey_file)
+        scheme = scheme_of(self._options.address)
+        if scheme is not None:
+            raise Refusal(
+                f"{scheme}://: what is there is no fastmgr server; its own tools look "
+                "into it, as INFO and CLIENT LIST of valkey-cli"
+            )
         try:
             with named.refusing(self._options.address, key):
                 if self._monitor is None:
@@ -44,8 +52,10 @@ class Source:
                         self._options.address, authkey=key, timeout=connect_timeout()
                     )
                 return self._monitor.report()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, NoReport):
+                raise Refusal(str(error), 1) from None
             raise
 
     def close(self) -> None:

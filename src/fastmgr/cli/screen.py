@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import threading
 from collections import deque
@@ -31,6 +32,8 @@ from fastmgr.cli.units import as_number
 
 __all__ = ["Top", "show"]
 
+#: The variable by which Textual is told to draw for a browser.
+DRIVER = "TEXTUAL_DRIVER"
 #: How many reports are remembered, for the sparklines.
 HISTORY = 120
 #: Lines below which a terminal has no room for a sparkline.
@@ -41,7 +44,10 @@ MOST = 300
 
 def show(options: argparse.Namespace) -> int:
     """Show the screen until the user leaves it; return the exit status."""
-    app = Top(Source(options), shown(options.address), options.interval)
+    source = Source(options)
+    if DRIVER not in os.environ:  # a page in a browser says itself that there is no server
+        source.report()
+    app = Top(source, shown(options.address), options.interval)
     app.run()
     return app.return_code or 0
 
@@ -293,7 +299,8 @@ class Top(App[None]):
     def lose(self, message: Lost) -> None:
         """Say that the server does not answer; what it has said last stays."""
         with suppress(NoMatches, IndexError):
-            self._alarm(f"{message.why}; trying again. What is shown is what the server said last.")
+            stays = " What is shown is what the server said last." if self.history else ""
+            self._alarm(f"{message.why}; trying again.{stays}")
 
     @property
     def _base(self) -> Screen[Any]:

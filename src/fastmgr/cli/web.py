@@ -114,23 +114,25 @@ class Pages(Server):
 
     async def made(self) -> web.Application:
         """Return what serves them."""
-        app = web.Application(middlewares=[self.refuse_others])
+
+        @web.middleware
+        async def refuse_others(request: web.Request, handler: Any) -> web.StreamResponse:
+            if not self.is_from_here(request):
+                raise web.HTTPForbidden(text="this page is for browsers on this host\n")
+            response: web.StreamResponse = await handler(request)
+            return response
+
+        app = web.Application(middlewares=[refuse_others])
         app.router.add_get("/", self.page)
         app.router.add_get("/ws", self.handle_websocket)
         app.router.add_static("/static", self.statics_path)
         return app
 
-    @web.middleware
-    async def refuse_others(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Answer no page of another site, whatever name it has found this host by."""
-        name = request.url.host
-        origin = request.headers.get("Origin", f"http://{request.host}")
-        if (
-            self.names is not None and name not in self.names
-        ) or origin != f"http://{request.host}":
-            raise web.HTTPForbidden(text="this page is for browsers on this host\n")
-        response: web.StreamResponse = await handler(request)
-        return response
+    def is_from_here(self, request: web.Request) -> bool:
+        """Whether a browser has come by a name of this host, and from a page of this one's."""
+        site = f"http://{request.host}"
+        named = self.names is None or request.url.host in self.names
+        return named and request.headers.get("Origin", site) == site
 
     async def page(self, request: web.Request) -> web.Response:
         """Return the page, in which a script draws what the screen's process sends."""

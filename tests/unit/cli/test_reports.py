@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing import managers as stock
 
 import pytest
 from support import KEY
@@ -60,6 +61,14 @@ def test_reports_as_json() -> None:
     (found,) = plain["deadlocks"]
     assert [wait["waiter"]["process"] for wait in found["waits"]] == ["other", "one"]
     assert [wait["lock"]["id"] for wait in found["behind"]] == ["00a1"]
+
+
+def test_servers_that_report_nothing(say: Callable[..., tuple[int, str]]) -> None:
+    with stock.SyncManager(authkey=KEY) as manager:
+        status, said = say("locks", manager.address)
+        assert status == 1 and "reports nothing: it is the standard library's" in said
+    status, said = say("top", "valkey://localhost", "--once")
+    assert status == 2 and "its own tools look into it" in said and said.count("\n") == 1
 
 
 class FakeMonitor:

@@ -109,7 +109,7 @@ def libraries() -> list[str]:
 
 
 def test_screen_in_a_terminal(manager: Any) -> None:
-    """A real one, of 80 columns: it draws, and ends by Ctrl-C."""
+    """A real one: it draws, and ends by Ctrl-C."""
     pytest.importorskip("textual")
     pid, terminal = os.forkpty()
     if pid == 0:
@@ -127,3 +127,18 @@ def test_screen_in_a_terminal(manager: Any) -> None:
             pass
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert b"\x1b[?1049h" in drawn  # the screen that was there before comes back
+
+
+def test_screen_of_a_server_that_is_not_there(tmp_path: Any) -> None:
+    """It is no screen that waits for ever, but a line."""
+    pytest.importorskip("textual")
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        words = ["-m", "fastmgr", "top", str(tmp_path / "socket")]
+        os.execv(sys.executable, [sys.executable, *words])
+    said = b""
+    with os.fdopen(terminal, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+        while more := screen.read(65536):
+            said += more
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert b"nobody serves there" in said and b"\x1b[?1049h" not in said
