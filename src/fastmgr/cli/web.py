@@ -68,7 +68,8 @@ def serve(options: argparse.Namespace) -> int:
         print(f"http://{host}:{port} shows {shown(options.address)}; Ctrl-C ends it", flush=True)
         names = None if is_open else {host, "localhost", "127.0.0.1"}
         pages = Pages(command(options), shown(options.address), names)
-        web.run_app(pages.made(), sock=listener, print=None, access_log=None)
+        # A page that is open is not waited for.
+        web.run_app(pages.made(), sock=listener, print=None, access_log=None, shutdown_timeout=1.0)
     return 0
 
 
