@@ -49,12 +49,13 @@ demo: build  ## see it work, within seconds; ARGS=--all counts ten times as much
 
 # Without ARGS in parts side by side: most tests wait for something most of the time.  Each part takes
 # about as long; the last has what no other has.
-PARTS = tests/unit -- tests/conformance tests/packaging tests/faults/test_coherence.py
-OTHERS = $(patsubst %,--ignore=%,$(filter-out --,$(PARTS)))
+PARTS = tests/unit -- tests/conformance tests/model tests/packaging tests/faults/test_coherence.py
+OTHERS = $(filter-out --,$(PARTS))
+KILLED = $(wildcard tests/faults/test_*.py) tests/faults/waiters
 
 test: build  ## the test suite, but for what takes long
 	$(PY) $(if $(ARGS),-m pytest $(ARGS),tests/sides.py $(PARTS) -- \
-	    tests/faults $(OTHERS) -- tests --ignore=tests/faults $(OTHERS) --)
+	    $(filter-out $(OTHERS),$(KILLED)) -- tests $(addprefix --ignore=,$(OTHERS) $(KILLED)) --)
 
 test-long: build  ## the tests that take long and say little more than others
 	$(PY) -m pytest -m long $(ARGS)
