@@ -32,6 +32,17 @@ server, as multiprocessing.managers does, and is many times faster.
 """
 
 
+class _Help(argparse.HelpFormatter):
+    """Fills each paragraph to the width of the terminal; what is indented stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        parts = text.strip().split("\n\n")
+        return "\n\n".join(
+            part if part.startswith(" ") else fill(part, width, indent) for part in parts
+        )
+
+
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """Return the parser; only the chosen command's module is loaded, and its options declared."""
     is_script = os.path.basename(sys.argv[0]) == "fastmgr"
@@ -39,7 +50,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
         prog="fastmgr" if is_script else "python -m fastmgr",
         description=DESCRIPTION,
         epilog="'%(prog)s COMMAND --help' says more of a command.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"fastmgr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -52,7 +63,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
             name,
             help=does,
             description=(command.__doc__ or "").replace("`", ""),  # which is marked up
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
         )
         command.add_options(subparser)
         subparser.set_defaults(run=command.run, refuse=subparser.error)

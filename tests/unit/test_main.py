@@ -22,6 +22,18 @@ def test_help_is_plain_text(command: tuple[str, ...], capsys: pytest.CaptureFixt
     assert "usage: python -m fastmgr" in said and "`" not in said
 
 
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=" ".join)
+def test_help_fits_the_terminal(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    text = capsys.readouterr().out.partition("\noptions:")[0].partition("\n\n")[2]
+    prose = [line for line in text.splitlines() if not line.startswith("    ")]  # not an example
+    assert prose and max(map(len, prose)) <= 60
+
+
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["sreve"])

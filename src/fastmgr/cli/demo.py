@@ -45,6 +45,7 @@ from time import monotonic, perf_counter
 from typing import Any, cast
 
 from fastmgr import managers as fast
+from fastmgr.cli.doctor import BUSY
 from fastmgr.cli.options import add_start_method
 from fastmgr.client.sessions import carried_address
 
@@ -358,6 +359,10 @@ def run(options: argparse.Namespace) -> int:
     if options.address is not None:
         print(f"The shared state is kept at {carried_address(options.address)}.")
         print("The stock manager has no such addresses: it is left out.\n")
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load > BUSY * processors:
+        busy = f"The machine is busy (load {load:.0f}, processors: {processors})"
+        print(textwrap.fill(f"{busy}: the times say little.", width()) + "\n")
     print(f"{'':<30}{'seconds':>9}{'words/s':>12}")
     show_time(title, expected)
     seconds: dict[str, float] = {}
