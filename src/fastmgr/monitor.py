@@ -30,6 +30,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+#: What objects may be put in order by.
+ORDERS = ("calls", "seconds", "errors", "bytes", "references", "waiters")
+
+
 class NoReport(RuntimeError):
     """The server at an address reports nothing: it is another's, or an older one."""
 
@@ -335,9 +339,15 @@ class Monitor:
         ------
         NoReport
             The server reports nothing: it is the standard library's, or an older one.
+        ValueError
+            There is no such number, or no such order.
         OSError, EOFError, multiprocessing.AuthenticationError
             There is no server, or it has another key.
         """
+        if type(most) is not int or most < 0:
+            raise ValueError(f"most={most!r}: a number of objects, 0 or more, is needed")
+        if by not in ORDERS:
+            raise ValueError(f"by={by!r}: one of {', '.join(ORDERS)} is needed")
         try:
             told = self._session.control("report", (), {"most": most, "by": by})
         except (RemoteError, ValueError) as error:

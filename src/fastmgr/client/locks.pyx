@@ -82,7 +82,9 @@ cdef class LockCore(CellCore):
     @cython.final
     cdef bint free(self) except -1:
         """Free a slot that is not contended; False: the server is to be asked."""
-        cdef uint64_t owner = self.owner_here()
+        # But for an RLock the process counts, and not its thread.
+        cdef uint64_t owner = (
+            self.owner_here() if self.kind == KIND_RLOCK else (<View>self.view).owner)
         cdef uint64_t *slot = <uint64_t *>self.cell
         cdef size_t i
         if owner == 0:
@@ -118,9 +120,9 @@ cdef class LockCore(CellCore):
     cdef inline uint64_t owner_here(self) except? 0:
         """The number that this thread has in a slot; 0 if the cell is not at hand any more."""
         cdef View view = self.view
-        cdef uint64_t owner
-        if self.kind != KIND_RLOCK:
-            return view.owner       # nothing has run since the cell was found to be at hand
+        cdef uint64_t owner = fm_owner_here(view.serial)
+        if owner != 0:
+            return owner            # nothing has run since the cell was found to be at hand
         while True:
             owner = self.this_thread()
             if not self.ready():

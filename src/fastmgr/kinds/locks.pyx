@@ -106,10 +106,13 @@ cdef class RLock(Lock):
 
     cdef bint take_now(self, uint64_t owner, bint wanted):
         if take_rlock(self.slot(0), owner):
+            if depth_of(self.slot(0)) == 1:
+                self.note_grant(0, owner)
             return True
         if not wanted or not take_or_contend(self.slot(0), owner):
             return False
         set_depth(self.slot(0), 1)
+        self.note_grant(0, owner)
         return True
 
     cdef int prepare(self, Waiter waiter) except -1:

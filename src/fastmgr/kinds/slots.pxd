@@ -33,7 +33,7 @@ cdef extern from *:
     const uint64_t CONTENDED "FM_CONTENDED"
     const uint64_t OWNER_DIED "FM_OWNER_DIED"   # an owner was killed, without `consistent` since
 
-# -- an owner's number: a session's above a thread's (0: any), or LOCAL and a running number --
+# -- an owner's number: a session's above a thread's (0: unknown), or LOCAL and a running number --
 
 cdef inline uint64_t session_of(uint64_t owner) noexcept nogil:
     """The number of the session that an owner belongs to; 0 for none."""
@@ -48,6 +48,10 @@ cdef inline uint64_t party_of(uint64_t owner) noexcept nogil:
 cdef inline uint64_t holder_of(const uint64_t *slot) noexcept nogil:
     """The owner's number; 0 where the slot is free."""
     return fm_load(slot) & OWNER
+
+cdef inline bint is_contended(const uint64_t *slot) noexcept nogil:
+    """Whether somebody waits, so that the server alone changes the slot."""
+    return fm_load(slot) & CONTENDED != 0
 
 cdef inline bint owner_died(const uint64_t *slot) noexcept nogil:
     """Whether an owner was killed, and nobody has said since that all is well."""

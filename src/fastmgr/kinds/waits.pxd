@@ -72,12 +72,18 @@ cdef class Primitive(Celled):
 cdef class Slots(Primitive):
     cdef size_t slots
     cdef Py_ssize_t returned         # given back because of deaths, and released by nobody since
+    # To whom the server gave the first slot last, when, and how it was then (see `note_grant`).
+    cdef uint64_t granted_to
+    cdef int64_t granted_at
+    cdef bint granted_alone, granted_contended
 
     @cython.final
     cdef inline uint64_t *slot(self, size_t i) noexcept:
         return <uint64_t *>self.cell.at + i
 
     cdef int make_slots(self, size_t slots) except -1
+    cdef void note_grant(self, size_t i, uint64_t owner) noexcept
+    cdef int64_t held_since(self, size_t i, uint64_t holder) noexcept
     cdef bint take_any(self, uint64_t owner, bint wanted) noexcept
     cdef bint hand_on(self, size_t i, uint64_t holder, uint64_t died) except -1
     cdef int prepare(self, Waiter waiter) except -1

@@ -17,8 +17,8 @@ cimport cython
 from libc.math cimport INFINITY
 
 from fastmgr.kinds.slots cimport (
-    LOCAL, OWNER_DIED, clear_owner_died, hand_to, holder_of, leave_free, owner_died, session_of,
-    take_or_contend, take_slot,
+    LOCAL, OWNER_DIED, clear_owner_died, hand_to, holder_of, is_contended, leave_free, owner_died,
+    session_of, take_or_contend, take_slot,
 )
 from fastmgr.link.system cimport fm_now_ns
 from fastmgr.memory.arena cimport Cell
@@ -281,8 +281,31 @@ cdef class Slots(Primitive):
         for i in range(self.slots):
             holder = holder_of(self.slot(i))
             if holder:
-                found.append((holder, 0))
+                found.append((holder, self.held_since(i, holder)))
         return found
+
+    cdef void note_grant(self, size_t i, uint64_t owner) noexcept:
+        """Note when the server gives the first slot to an owner."""
+        if i == 0:
+            self.granted_to = owner
+            self.granted_alone = self.cell.segment is None
+            self.granted_contended = is_contended(self.slot(0))
+            if self.granted_alone or self.granted_contended:
+                self.granted_at = fm_now_ns()
+
+    cdef int64_t held_since(self, size_t i, uint64_t holder) noexcept:
+        """Since when a slot is held; 0 where that is unknown.
+
+        A client may free and take a slot that it shares with the server, and that is not contended,
+        without the server's knowledge.
+        """
+        if i > 0 or holder != self.granted_to:
+            return 0
+        if self.granted_alone and self.cell.segment is None:
+            return self.granted_at
+        if self.granted_contended and is_contended(self.slot(0)):
+            return self.granted_at
+        return 0
 
     cdef bint take_any(self, uint64_t owner, bint wanted) noexcept:
         """Take a free slot; if there is none, and the owner will wait (`wanted`), contend all."""
@@ -291,6 +314,7 @@ cdef class Slots(Primitive):
         for i in range(self.slots):
             slot = self.slot(i)
             if take_or_contend(slot, owner) if wanted else take_slot(slot, owner):
+                self.note_grant(i, owner)
                 return True
         return False
 
@@ -302,10 +326,13 @@ cdef class Slots(Primitive):
             return False
         waiter = self.next_waiter()
         if waiter is None:
+            if i == 0:
+                self.granted_to = 0
             return leave_free(slot, holder, died)
         self.prepare(waiter)
         assert waiter.owner.number and not waiter.finished
         hand_to(slot, waiter.owner.number, died, len(self.waiting) > 0)
+        self.note_grant(i, waiter.owner.number)
         waiter.done(waiter.value if waiter.again else True)
         return True
 

@@ -229,7 +229,7 @@ static inline int fm_mailroom_soon(
     } while (fm_look_again(&look));
     fm_look_end(&look, n > 0);
     if (n > 0)
-        room->woke = spare ? look.before : fm_now_ns();
+        room->woke = look.before;
     return n > 0 ? n : 0;
 }
 
@@ -239,7 +239,8 @@ static inline int fm_mailroom_sleep(
     int n = fm_mailroom_look(room, events, 1);
     if (n > 0)
         return n;
-    fm_mailroom_rest(room, fm_now_ns());
+    if (room->woke)
+        fm_mailroom_rest(room, fm_now_ns());
     n = fm_poller_wait(p, events, FM_MAIL_MOST, timeout_ms);
     room->woke = fm_now_ns();
     return n;

@@ -229,7 +229,7 @@ typedef struct {
     fm_habit *habit;        /* the one that it follows */
     int spare;              /* there is a processor to spare */
     int looks, yield_after; /* looks so far; looks until a spinning thread yields */
-    int64_t start, before;  /* when the wait began, and when the thread looked last */
+    int64_t start, before;  /* when the wait began, and when the thread read the clock last */
 } fm_look;
 
 enum {
@@ -290,7 +290,7 @@ static inline int fm_look_again(fm_look *look) {
 static inline void fm_look_end(fm_look *look, int hit) {
     fm_habit *h = look->habit;
     int64_t most = look->spare ? FM_SPIN_MOST_NS : FM_YIELD_MOST_NS;
-    int64_t cost = hit && look->spare ? 0 : fm_now_ns() - look->start;
+    int64_t cost = hit && look->spare ? 0 : (look->before = fm_now_ns()) - look->start;
     if (look->spare)
         look->spinner->shares = hit && look->yield_after == 0;
     if (hit && cost < FM_YIELD_LOST_NS) {

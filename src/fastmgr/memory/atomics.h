@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The owner of a lock is a number: that of a session, above that of a thread in it (0: any). */
+/* The owner of a lock is a number: that of a session, above that of a thread in it (0: unknown). */
 enum { FM_THREAD_BITS = 24 };
 
 /* ---- steps on a word ---------------------------------------------------- */

@@ -262,9 +262,11 @@ cdef void tell_both(
     Tally *client, Entry entry, size_t came, bint failed, int64_t ns
 ) noexcept:
     """Count a stock peer's call."""
-    tell(client, came, 0, failed, ns)
+    tell(client, came, 0, failed)
+    client.ns += ns
     if entry is not None:
-        tell(&entry.tally, came, 0, failed, ns)
+        tell(&entry.tally, came, 0, failed)
+        entry.tally.ns += ns
 
 
 cdef bint is_ours(function) except -1:

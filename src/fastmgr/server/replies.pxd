@@ -14,7 +14,6 @@ cdef class Replies:
     cdef int reply(
         self, Conn conn, Driver by, uint8_t op, uint64_t handle, object payload
     ) except -1
-    cdef void count(self, Conn conn, uint8_t op, size_t sent) noexcept
     cdef int deliver(self, Conn conn, Driver by) except -1
     cdef int respond(self, Conn conn, object message) except -1
     cdef int note_failure(self, Conn conn, Driver by, uint8_t op, object payload) except -1

@@ -14,7 +14,7 @@ from fastmgr.memory.arena cimport Version
 from fastmgr.memory.versions cimport stands
 from fastmgr.server.connection cimport HAND_OFF, KEEP
 from fastmgr.server.driver cimport Worker
-from fastmgr.server.table cimport Entry
+from fastmgr.server.table cimport Entry, Tally, tally_at, tell
 
 from traceback import format_exc
 
@@ -61,6 +61,23 @@ cdef int note_version(Conn conn, Header *header) except -1:
     return 0
 
 
+cdef inline void count_call(Table table, Conn conn, uint8_t op, size_t sent) noexcept:
+    """Count the connection's current call, which has been made.  The caller has the GIL."""
+    cdef size_t came = HEADER_SIZE + conn.stream.header.size
+    cdef bint failed = op != OP_RETURN and op != OP_PROXY
+    cdef Tally *tally = tally_at(table, conn.stream.header.handle)
+    cdef int64_t ns
+    tell(conn.tally, came, sent, failed)
+    if tally is not NULL:
+        tell(tally, came, sent, failed)
+    if conn.began:
+        ns = (fm_now_ns() - conn.began) * conn.weight
+        conn.began = 0
+        conn.tally.ns += ns
+        if tally is not NULL:
+            tally.ns += ns
+
+
 @cython.final
 cdef class Replies:
     """The replies to fast peers' requests."""
@@ -82,7 +99,7 @@ cdef class Replies:
         cdef int pickled = 0
         cdef size_t start
         if is_oneway(conn):
-            self.count(conn, op, 0)
+            count_call(self.table, conn, op, 0)
             return self.note_failure(conn, by, op, payload)
         if conn.failure is not None and self.report_failure(conn, by):
             conn.undelivered = (op, handle, payload)
@@ -119,20 +136,10 @@ cdef class Replies:
             note_version(conn, &header)
         seal(writer, start, &header)
         if conn.stream.header.op == OP_CALL:
-            self.count(conn, op, HEADER_SIZE + header.size)
+            count_call(self.table, conn, op, HEADER_SIZE + header.size)
         if is_drained(conn.stream) or writer.size > BATCH_SIZE or writer.buffers:
             by.send_replies(conn)
         return KEEP
-
-    cdef void count(self, Conn conn, uint8_t op, size_t sent) noexcept:
-        """Count the connection's current call, which has been made."""
-        cdef int64_t ns = 0
-        if conn.began:
-            ns = (fm_now_ns() - conn.began) * conn.weight
-            conn.began = 0
-        self.table.count(
-            conn.tally, conn.stream.header.handle, HEADER_SIZE + conn.stream.header.size, sent,
-            op != OP_RETURN and op != OP_PROXY, ns)
 
     cdef int deliver(self, Conn conn, Driver by) except -1:
         """Encode the reply that the loop has left to this worker, if there is one."""

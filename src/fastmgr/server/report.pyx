@@ -11,7 +11,6 @@ from fastmgr.kinds.waits cimport Primitive, Waiter
 from fastmgr.link.mailbox cimport FM_MAILBOX_SIZE, fm_mailroom_lag
 from fastmgr.link.system cimport fm_now_ns, int64_t, uint64_t
 from fastmgr.memory.arena cimport Arena, Celled
-from fastmgr.memory.atomics cimport THREAD_BITS
 from fastmgr.memory.segments cimport Segment
 from fastmgr.server.connection cimport Conn
 from fastmgr.server.loop cimport Loop
@@ -117,8 +116,8 @@ cdef class Reporter:
         names = self.names()
         parties = Parties(conns, list(self.table.sessions.values()))
         entries = list(self.table.entries.values())
-        entries += [
-            entry for entry in list(self.table.local.values()) if entry.key not in self.table.entries]
+        held = self.table.entries
+        entries += [entry for entry in list(self.table.local.values()) if entry.key not in held]
         return {
             "version": self.about_version(),
             "pid": os.getpid(),
@@ -229,7 +228,7 @@ cdef class Reporter:
         for i, conn in enumerate(conns):
             if conn.session is not None:
                 conns_of.setdefault(conn.session, []).append(conn)
-            elif conn.introduced:
+            elif conn.name:         # a peer of the stdlib's, whose calls are served
                 conns_of.setdefault(conn.peer if conn.peer[0] else conn, []).append(conn)
             let_others_run(i)
         for i, (whose, its) in enumerate(conns_of.items()):

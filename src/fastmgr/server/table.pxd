@@ -99,9 +99,7 @@ cdef class Table:
     )
     cpdef int retain(self, object key, Py_ssize_t count=*) except -1
     cpdef object release(self, object key, Py_ssize_t count=*)
-    cdef void count(
-        self, Tally *client, uint64_t handle, size_t came, size_t sent, bint failed, int64_t ns
-    ) noexcept
+    cdef Tally *tally_elsewhere(self, uint64_t handle) noexcept
     cdef void add_gone(self, const Tally *client) noexcept
     cdef Session join(self, bytes session_id)
     cdef int leave(self, Session session) except -1
@@ -111,12 +109,17 @@ cdef class Table:
     cdef object session_release(self, Session session, object key, Py_ssize_t count)
 
 
-cdef inline void tell(
-    Tally *tally, size_t came, size_t sent, bint failed, int64_t ns
-) noexcept nogil:
+cdef inline void tell(Tally *tally, size_t came, size_t sent, bint failed) noexcept nogil:
     """Count a call."""
     tally.calls += 1
     tally.errors += failed
     tally.bytes_in += came
     tally.bytes_out += sent
-    tally.ns += ns
+
+
+cdef inline Tally *tally_at(Table table, uint64_t handle) noexcept:
+    """What is counted of the object at a handle; NULL: there is none.  See `Table.at`."""
+    cdef Recent *recent = &table.recent[handle % RECENT_ENTRIES]
+    if recent.entry is not NULL and recent.handle == handle:
+        return &(<Entry>recent.entry).tally
+    return table.tally_elsewhere(handle)

@@ -182,19 +182,10 @@ cdef class Table:
         recent.entry = found
         return <Entry>found
 
-    cdef void count(
-        self, Tally *client, uint64_t handle, size_t came, size_t sent, bint failed, int64_t ns
-    ) noexcept:
-        """Count a call of the object at `handle`, if there still is one, by a client."""
-        cdef Recent *recent = &self.recent[handle % RECENT_ENTRIES]
-        cdef Entry entry
-        tell(client, came, sent, failed, ns)
-        if recent.entry is not NULL and recent.handle == handle:
-            tell(&(<Entry>recent.entry).tally, came, sent, failed, ns)
-        else:
-            entry = self.at(handle)
-            if entry is not None:
-                tell(&entry.tally, came, sent, failed, ns)
+    cdef Tally *tally_elsewhere(self, uint64_t handle) noexcept:
+        """The same as `tally_at`, for an object that `recent` does not have."""
+        cdef Entry entry = self.at(handle)
+        return NULL if entry is None else &entry.tally      # the table holds the entry
 
     cdef void add_gone(self, const Tally *client) noexcept:
         """Keep in the totals what a client did that has left."""
