@@ -27,6 +27,8 @@ PLAIN, MANAGER, FIFO = "mp.Queue", "mp.Manager", "faster-fifo"
 CLIENTS = {OURS: "circle", PLAIN: "square", MANAGER: "pale bar", FIFO: "diamond"}
 #: Items of one `put_many`, and the most of one `get_many`.
 MANY = 100
+#: The least items of a figure.
+FEW = 100
 #: Seconds in which processes have to answer.
 PATIENCE = 120.0
 SPAWN = multiprocessing.get_context("spawn")
@@ -215,6 +217,8 @@ def in_turns(
         for name, client in everybody.items()
         if not workload.many or name in (OURS, FIFO)
     }
+    for client in clients.values():
+        client(workload, FEW)  # until all processes have started, and know the queue
     counts = {name: enough(client, workload, seconds) for name, client in clients.items()}
     turns = [
         [client(workload, counts[name]) for name, client in clients.items()]
@@ -225,8 +229,7 @@ def in_turns(
 
 def enough(client: Client, workload: Workload, seconds: float) -> int:
     """Return how many items take about so many seconds; this warms up, too."""
-    count = 100
-    client(workload, count)  # the processes may still be starting
+    count = FEW
     while (spent := client(workload, count) * count) < 0.8 * seconds:
         count = max(count + 1, int(count * min(10, seconds / spent)))
     return count
