@@ -162,6 +162,7 @@ EVERYTHING = "test_instructions.py test_counts.py test_calls.py::test_call[dict_
 def failures(copy: Path, test: str, place: str = "benchmarks") -> list[str]:
     """Build the copy and run some benchmarks, or tests; return what those that failed said."""
     environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
+    environment.setdefault("FASTMGR_COHERENCE_SECONDS", "30")
 
     def run(directory: str, *arguments: str) -> tuple[int, str]:
         command, place = [sys.executable, *arguments], copy / directory
