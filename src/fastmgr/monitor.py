@@ -282,6 +282,12 @@ def _decoded(kind: Any, told: dict[str, Any]) -> Any:
     return kind(**values)
 
 
+def report_of(told: dict[str, Any]) -> Report:
+    """Return the report that a server's own function `report` has told."""
+    report: Report = _decoded(Report, told)
+    return report
+
+
 class Monitor:
     """One connection to a server, by which it is asked for reports.
 
@@ -357,8 +363,7 @@ class Monitor:
                 f"the server at {self.address!r} reports nothing: it is the standard library's, or "
                 "an older one of fastmgr"
             ) from None
-        report: Report = _decoded(Report, told)
-        return report
+        return report_of(told)
 
     def close(self) -> None:
         """Close the connection."""

@@ -212,6 +212,8 @@ def test_what_a_wheel_says_of_itself_leads_somewhere(wheel: Path) -> None:
         url.partition(",")[0] for url in metadata.get_all("Project-URL", [])
     }
     assert metadata["Version"] == fastmgr.__version__
+    needed = metadata.get_all("Requires-Dist", [])
+    assert needed and all("extra ==" in one for one in needed), needed
 
 
 def test_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
@@ -228,6 +230,18 @@ def test_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
     assert "it works" in run(python, "-W", "error", script, cwd=tmp_path)
     said = run(python, "-m", "fastmgr", "--version", cwd=tmp_path)
     assert said == f"fastmgr {fastmgr.__version__}\n"
+    for extra in ("prometheus", "opentelemetry"):
+        program = f"""
+try:
+    import fastmgr.contrib.{extra}
+except ModuleNotFoundError as error:
+    print(error)
+"""
+        said = run(python, "-c", program, cwd=tmp_path)
+        assert said.count("\n") == 1 and f"pip install 'fastmgr[{extra}]'" in said
+    program = "import sys; from fastmgr.__main__ import main; sys.exit(main(sys.argv[1:]) - 2)"
+    served = ("serve", "--address", tmp_path / "s", "--metrics", "127.0.0.1:0")
+    assert "pip install 'fastmgr[prometheus]'" in run(python, "-c", program, *served, cwd=tmp_path)
 
 
 def test_the_layout_names_every_module() -> None:

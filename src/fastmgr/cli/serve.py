@@ -82,6 +82,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="pickle, xmlrpclib, or one that the manager's module adds (default: %(default)s)",
     )
     how = parser.add_argument_group("how it runs")
+    how.add_argument(
+        "--metrics",
+        type=_tcp,
+        metavar="HOST:PORT",
+        help="where Prometheus finds the server's numbers, at /metrics, and the metrics that "
+        "programs keep on the server; whoever reaches that port can read them (port 0: a free one)",
+    )
     how.add_argument("--log-level", choices=logs.LEVELS, default="info", help="default: info")
     how.add_argument("--log-format", choices=logs.FORMATS, default="text", help="default: text")
     how.add_argument(
@@ -110,6 +117,13 @@ def _mode(text: str) -> int:
     return mode
 
 
+def _tcp(text: str) -> tuple[str, int]:
+    address = common.parse_address(text)
+    if not isinstance(address, tuple):
+        raise argparse.ArgumentTypeError(f"{text}: HOST:PORT is needed, as 127.0.0.1:9464")
+    return address
+
+
 def _group(text: str) -> int:
     try:
         return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
@@ -126,6 +140,7 @@ def run(options: argparse.Namespace) -> int:
     share_heap()
     try:
         server, source = made(options)
+        start_metrics(server, options.metrics)
     except Refusal as error:
         if options.log_file is None and options.log_format == "text":
             raise
@@ -138,6 +153,26 @@ def run(options: argparse.Namespace) -> int:
         extra={"facts": {"address": address, "version": fastmgr.__version__}},
     )
     return Service(server, kept, options.grace, f"serves at {address}").run()
+
+
+def start_metrics(server: Any, address: tuple[str, int] | None) -> None:
+    """Have a thread of this process serve metrics; `Refusal` where that cannot be."""
+    if address is None:
+        return
+    try:
+        from fastmgr.contrib import endpoint
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "prometheus_client":
+            raise
+        raise Refusal(
+            "--metrics needs prometheus-client: pip install 'fastmgr[prometheus]'"
+        ) from None
+    try:
+        port = endpoint.start(server, *address)
+    except OSError as error:
+        raise Refusal(f"--metrics {shown(address)}: {said(error)}", 1) from None
+    facts = {"port": port}
+    log.info("metrics are at http://%s:%d/metrics", address[0], port, extra={"facts": facts})
 
 
 # -- what is served -------------------------------------------------------------------------

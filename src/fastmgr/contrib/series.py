@@ -211,9 +211,17 @@ class Series:
 
     # -- whose a record is ----------------------------------------------------------------
 
+    def here(self) -> tuple[bytes, int]:
+        """Return which server it is, and the number of this process's session there."""
+        return party_of(self.row) or (b"", os.getpid())
+
+    def sessions(self) -> set[int] | None:
+        """Return the numbers of the sessions of living processes; None where nobody can tell."""
+        return live_sessions(self.row)
+
     def party(self) -> int:
         """Return the word that stands for this process's session, as long as the server lives."""
-        instance, number = party_of(self.row) or (b"", os.getpid())
+        instance, number = self.here()
         return zlib.crc32(instance) >> 1 << 32 | number & 0xFFFFFFFF
 
     def living(self, owners: Iterable[int]) -> set[int]:
@@ -221,8 +229,7 @@ class Series:
 
         Where its memory is not mapped here, all count that the server has had.
         """
-        sessions = live_sessions(self.row)
-        server = self.party() >> 32
+        sessions, server = self.sessions(), self.party() >> 32
         return {
             owner
             for owner in owners

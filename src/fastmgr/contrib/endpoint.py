@@ -1,0 +1,114 @@
+"""A server's own numbers for Prometheus, served by its process: ``fastmgr serve --metrics``.
+
+A thread of prometheus-client's answers.  It asks the server for a report as a worker would, so the
+loop has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector as _Collector
+
+from fastmgr.contrib.metrics import OBJECTS, Readings
+from fastmgr.contrib.prometheus import NAME, Collector
+from fastmgr.contrib.series import FIRST, FORMAT, Series
+from fastmgr.kinds.counters import Counters
+from fastmgr.monitor import Report, report_of
+
+__all__ = ["HostedSeries", "ServerCollector", "start"]
+
+
+class ServerCollector(_Collector):
+    """Collects the numbers of a server.
+
+    Parameters
+    ----------
+    ask : callable
+        Returns a report; as of ``lambda: monitor.report(most=10_000)``.
+    """
+
+    def __init__(self, ask: Callable[[], Report]) -> None:
+        self._readings = Readings(ask)
+
+    def describe(self) -> list[Metric]:
+        """Return no names: nothing is asked before the first scrape."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, as of one report."""
+        for metric, numbers in self._readings.read():
+            kind = CounterMetricFamily if metric.grows else GaugeMetricFamily
+            name = "_".join(filter(None, ("fastmgr", metric.name, metric.unit)))
+            labels = ["typeid", "name"] if metric.name.startswith("object_") else []
+            family = kind(name, metric.about, labels=labels)
+            for named, value in numbers:
+                family.add_metric([text for _, text in named], value)
+            yield family
+
+
+class HostedSeries(Series):
+    """The series that `fastmgr.contrib.prometheus` keeps in the server of this very process."""
+
+    def __init__(self, server: Any, name: str) -> None:
+        super().__init__(server.address, None, name)
+        self.server = server
+
+    def reach(self) -> bool:
+        """Return whether the server has such a row; nobody makes one for a scrape."""
+        row = self.server.names.objects.get(self.name)
+        if not isinstance(row, Counters) or row.names is not None or len(row) <= FIRST:
+            return False
+        if row is not self.row:
+            self.row = row
+            self.forget()
+        return bool(row[0] == FORMAT)
+
+    def here(self) -> tuple[bytes, int]:
+        """Return which server it is; this process has no session there."""
+        return self.server.instance, 0
+
+    def sessions(self) -> set[int]:
+        """Return the numbers of the sessions that there are."""
+        return {session.number for session in list(self.server.table.sessions.values())}
+
+
+class _HostedCollector(Collector):
+    """Collects what programs count here, if any does."""
+
+    def collect(self) -> Iterator[Metric]:
+        if self._series.reach():
+            yield from super().collect()
+
+
+def start(server: Any, host: str, port: int) -> int:
+    """Serve the numbers of a server of this process, and what programs count there.
+
+    Parameters
+    ----------
+    server : Server
+    host : str
+    port : int
+        0 for one that is free.
+
+    Returns
+    -------
+    int
+        The port.
+
+    Raises
+    ------
+    OSError
+        The address cannot be used.
+    """
+    registry = CollectorRegistry()
+    registry.register(ServerCollector(lambda: report_of(server.report(None, OBJECTS))))
+    _HostedCollector(registry, series=HostedSeries(server, NAME))
+    httpd, _ = start_http_server(port, host, registry)
+    # What the server's code forks must not keep the port.
+    os.register_at_fork(after_in_child=httpd.socket.close)
+    return int(httpd.server_port)

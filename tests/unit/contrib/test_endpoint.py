@@ -1,0 +1,134 @@
+"""``fastmgr serve --metrics``: what Prometheus finds there, of a load that is known."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import DEADLINE
+from support.services import COMMAND, environment, refused, service
+
+import fastmgr
+
+parser = pytest.importorskip("prometheus_client.parser")
+
+USE = """
+import sys, prometheus_client
+from fastmgr.contrib import prometheus
+prometheus.use(sys.argv[1], b"")
+prometheus_client.Counter("hits", "Hits").inc(3)
+prometheus_client.Gauge("level", "Level").set(1)
+"""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Where a server listens, and where its metrics are."""
+    path = str(tmp_path / "server.sock")
+    with service("--address", path, "--metrics", "127.0.0.1:0") as started:
+        port = started.logged("metrics are at")["port"]
+        yield path, f"http://127.0.0.1:{port}/metrics"
+
+
+def scraped(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
+        assert answer.status == 200
+        text: str = answer.read().decode()
+        return text
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """By name and labels: the type's id, then the object's name."""
+    return {
+        (sample.name, *(text for _, text in sorted(sample.labels.items(), reverse=True))): (
+            sample.value
+        )
+        for family in parser.text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_numbers_of_a_known_load(served: tuple[str, str]) -> None:
+    path, url = served
+    manager = fastmgr.SyncManager.from_address(path, b"")
+    shared, queue = manager.dict(), manager.Queue()
+    held = manager.Counter(name="hits of a program")
+    for i in range(50):
+        shared[i] = i
+    with pytest.raises(KeyError):
+        shared["none"]
+    queue.put(1)
+    for _ in range(2):  # nothing is counted twice
+        found = samples(scraped(url))
+        assert found["fastmgr_object_calls_total", "dict", ""] == 51.0
+        assert found["fastmgr_object_call_errors_total", "dict", ""] == 1.0
+        assert found["fastmgr_object_items", "dict", ""] == 50.0
+        assert found["fastmgr_object_references", "Counter", "hits of a program"] == 1.0
+        assert found["fastmgr_calls_total",] == 52.0
+        assert (found["fastmgr_clients",], found["fastmgr_connections",]) == (1.0, 1.0)
+        assert found["fastmgr_start_time_seconds",] > 1e9
+    assert queue.get() == 1 and held.get() == 0
+    del shared
+    manager.list().append(1)  # which tells the server that the dict has gone
+    found = samples(scraped(url))
+    assert found["fastmgr_calls_total",] == 54.0
+    assert found["fastmgr_object_calls_total", "dict", ""] == 51.0
+    assert ("fastmgr_object_references", "dict", "") not in found
+
+
+def test_metrics_that_programs_keep_there(served: tuple[str, str]) -> None:
+    path, url = served
+    assert not [name for name, *_ in samples(scraped(url)) if not name.startswith("fastmgr_")]
+    for count in (3.0, 6.0):
+        subprocess.run([sys.executable, "-c", USE, path], check=True, timeout=DEADLINE)
+        found = samples(scraped(url))
+        assert found["hits_total",] == count
+    assert ("level",) not in {key[:1] for key in found}  # whose process has ended
+
+
+def test_names_are_as_prometheus_wants_them(served: tuple[str, str]) -> None:
+    text = scraped(served[1])
+    families = list(parser.text_string_to_metric_families(text))
+    names = [family.name for family in families]
+    assert len(set(names)) == len(names) > 20
+    for family in families:
+        assert family.documentation and family.type in ("counter", "gauge")
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+            assert set(sample.labels) in (set(), {"typeid", "name"})
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        done = subprocess.run([promtool, "check", "metrics"], input=text, text=True, check=False)
+        assert done.returncode == 0
+
+
+def test_endpoint_does_not_keep_the_service(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with service("--address", path, "--metrics", "127.0.0.1:0") as started:
+        url = f"http://127.0.0.1:{started.logged('metrics are at')['port']}/metrics"
+        with urllib.request.urlopen(url, timeout=DEADLINE):
+            started.process.terminate()
+            assert started.ends() == 0
+
+
+def test_where_it_cannot_be(served: tuple[str, str], tmp_path: Path) -> None:
+    where = ("--address", str(tmp_path / "other"))
+    assert "HOST:PORT is needed" in refused(*where, "--metrics", "a/path")
+    port = served[1].split(":")[2].partition("/")[0]
+    said: Any = refused(*where, "--metrics", f"127.0.0.1:{port}", status=1)
+    assert "--metrics" in said and "in use" in said
+    (tmp_path / "prometheus_client.py").write_text("raise ModuleNotFoundError(name=__name__)")
+    done = subprocess.run(
+        [*COMMAND, "serve", *where, "--metrics", "127.0.0.1:0"],
+        env=environment({"PYTHONPATH": str(tmp_path)}),
+        capture_output=True, text=True, timeout=DEADLINE,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith(
+        "--metrics needs prometheus-client: pip install 'fastmgr[prometheus]'"
+    )
