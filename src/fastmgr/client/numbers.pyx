@@ -1,6 +1,7 @@
 # cython: auto_pickle=False
 """Counters, values and arrays, on which a client works by itself; see `client.proxy`."""
 
+cimport cython
 from cpython.buffer cimport PyObject_GetBuffer
 
 from fastmgr.client.proxy cimport CellCore
@@ -145,6 +146,7 @@ cdef class CountersCore(CellCore):
             return self.at_hand()
         return True
 
+    @cython.final
     cdef uint64_t *at(self, key) except? NULL:
         """The word of a counter; NULL: ask the server, which also says that there is none."""
         cdef Py_ssize_t i, known
