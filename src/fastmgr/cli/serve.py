@@ -82,13 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="pickle, xmlrpclib, or one that the manager's module adds (default: %(default)s)",
     )
     how = parser.add_argument_group("how it runs")
-    how.add_argument(
-        "--metrics",
-        type=_tcp,
-        metavar="HOST:PORT",
-        help="where Prometheus finds the server's numbers, at /metrics, and the metrics that "
-        "programs keep on the server; whoever reaches that port can read them (port 0: a free one)",
-    )
+    _add_metrics(how)
     how.add_argument("--log-level", choices=logs.LEVELS, default="info", help="default: info")
     how.add_argument("--log-format", choices=logs.FORMATS, default="text", help="default: text")
     how.add_argument(
@@ -115,6 +109,16 @@ def _mode(text: str) -> int:
     if not 0 <= mode <= 0o777:
         raise argparse.ArgumentTypeError(f"{text!r}: an octal number is needed, as 0660")
     return mode
+
+
+def _add_metrics(how: argparse._ArgumentGroup) -> None:
+    how.add_argument(
+        "--metrics",
+        type=_tcp,
+        metavar="HOST:PORT",
+        help="where Prometheus finds the server's numbers, at /metrics, and the metrics that "
+        "programs keep on the server; whoever reaches that port can read them (port 0: a free one)",
+    )
 
 
 def _tcp(text: str) -> tuple[str, int]:
