@@ -28,13 +28,13 @@ from fastmgr.contrib.metrics import (
 
 try:
     from opentelemetry import metrics
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "opentelemetry":
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] != "opentelemetry":
         raise
     raise ModuleNotFoundError(
         "fastmgr.contrib.opentelemetry needs opentelemetry-api: "
         "pip install 'fastmgr[opentelemetry]'",
-        name=error.name,
+        name=_error.name,
     ) from None
 
 __all__ = ["observe"]

@@ -30,12 +30,12 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Metric, metrics, values
     from prometheus_client.registry import Collector as _Collector
     from prometheus_client.utils import floatToGoString as _spelled
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "prometheus_client":
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] != "prometheus_client":
         raise
     raise ModuleNotFoundError(
         "fastmgr.contrib.prometheus needs prometheus-client: pip install 'fastmgr[prometheus]'",
-        name=error.name,
+        name=_error.name,
     ) from None
 
 __all__ = ["Collector", "use"]
