@@ -159,6 +159,9 @@ class ClientReport:
         How many objects it has references to; None: it is the standard library's.
     mapped : int
         Bytes of shared memory that it was passed.
+    number : int or None
+        The server's own number of it. A process may be there twice, as a client of ours and as one
+        of the standard library's; the numbers tell the two apart.
     """
 
     pid: int | None = None
@@ -174,6 +177,7 @@ class ClientReport:
     bytes_out: int = 0
     references: int | None = None
     mapped: int = 0
+    number: int | None = None
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,21 @@ def test_a_stock_client_is_counted(manager: Any, monitor: Monitor) -> None:
     assert (report.server.calls, report.server.errors) == (2, 1)
     (one,) = (one for one in report.clients if one.references is None)
     assert (one.calls, one.errors, one.pid) == (2, 1, os.getpid())
+    # The process is two clients.
+    assert len({each.number for each in report.clients}) == len(report.clients) == 2
     del shared
+
+
+def test_a_report_has_no_values_and_no_keys(manager: Any, monitor: Monitor) -> None:
+    shared, queue = manager.dict({"secret key": "secret value"}), manager.Queue()
+    value, row = manager.Value("O", "secret"), manager.Counters(["secret counter"])
+    queue.put(["secret item"])
+    with pytest.raises(KeyError):
+        shared["secret error"]
+    text = repr(monitor.report())
+    assert all(repr(kind) in text for kind in ("dict", "Queue", "Value", "Counters"))
+    assert "secret" not in text and KEY.decode() not in text
+    assert value.value == "secret" and row["secret counter"] == 0
 
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition"])

@@ -123,7 +123,7 @@ OBJECTS = Table(
 CLIENTS = Table(
     "clients",
     "clients",
-    lambda one: (one.host, one.pid, one.address),
+    lambda one: (one.host, one.pid, one.address) if one.number is None else one.number,
     (
         Column("process", _field("name"), str),
         Column("pid", _field("pid"), lambda pid: "" if pid is None else str(pid)),

@@ -12,6 +12,7 @@ threads may give it back: it is held by all of its threads that use the server.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -77,7 +78,9 @@ def who(party: Party) -> Who:
 def waits(locks: Iterable[LockReport], clients: Iterable[ClientReport]) -> list[Wait]:
     """Return each wait for a lock, in the order of the locks and of those who wait for it."""
     locks = list(locks)
-    threads = {(one.host, one.pid): one.connections for one in clients}
+    threads: Counter[tuple[str, int | None]] = Counter()
+    for one in clients:  # a process may be two clients
+        threads[one.host, one.pid] += one.connections
     waiting: dict[tuple[str, int | None], dict[Who, None]] = {}
     for lock in locks:
         for party in lock.waiters:
@@ -89,7 +92,7 @@ def waits(locks: Iterable[LockReport], clients: Iterable[ClientReport]) -> list[
         process = (party.host, party.pid)
         found = list(waiting.get(process, ()))
         # Its other threads are one who does not wait.
-        return found if len(found) >= threads.get(process, len(found) + 1) else [who(party), *found]
+        return found if len(found) >= (threads[process] or len(found) + 1) else [who(party), *found]
 
     return [
         Wait(

@@ -26,6 +26,7 @@ from fastmgr.server.calls cimport (
 from fastmgr.server.connection cimport CLOSE, CLOSED, HAND_OFF, IN_ORDER, KEEP
 from fastmgr.server.driver cimport begin_call, is_hard_to_drop, note_request
 from fastmgr.server.replies cimport method_name, told
+from fastmgr.server.table cimport add_tally
 from fastmgr.wire.reader cimport Reader
 from fastmgr.wire.writer cimport Writer
 
@@ -382,7 +383,7 @@ cdef class Operations:
                 self.disposal.doom(failure)
         finally:
             if session is None:
-                self.table.add_gone(&conn.own)
+                add_tally(&self.table.gone, &conn.own)
             conn.tally = &self.table.gone
             if session is not None:
                 session.broken = session.broken or conn.end != IN_ORDER
@@ -393,7 +394,7 @@ cdef class Operations:
     cdef int end_session(self, Session session) except -1:
         """Release the references of a client process; hand on what it held if it was killed."""
         cdef Entry entry
-        self.table.add_gone(&session.tally)
+        add_tally(&self.table.gone, &session.tally)
         if self.arena is not None:
             self.arena.leave(session.place)
         if session.broken and not session.clean:

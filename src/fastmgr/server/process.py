@@ -19,7 +19,7 @@ from fastmgr.server.driver import share_heap
 if TYPE_CHECKING:
     from fastmgr.server.server import Server
 
-__all__ = ["Workers", "describe", "leave_if_copied", "run_server"]
+__all__ = ["Workers", "describe", "leave_if_copied", "own_version", "run_server"]
 
 #: Seconds that a thread without work waits for some before it ends.
 LINGER = 5.0
@@ -93,13 +93,18 @@ class Workers:
             self._idle.append(inbox)
 
 
-def describe(server: Server) -> dict[str, Any]:
-    """Return what is known of a server's process, for `Server.about`."""
+def own_version() -> str:
+    """Return the version of fastmgr in this process."""
     from importlib.metadata import version  # which few programs ask for
 
+    return version("fastmgr")
+
+
+def describe(server: Server) -> dict[str, Any]:
+    """Return what is known of a server's process, for `Server.about`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return {
-        "version": version("fastmgr"),
+        "version": own_version(),
         "python": platform.python_version(),
         "process": os.getpid(),
         "processors": processors(),

@@ -14,13 +14,15 @@ from fastmgr.memory.arena cimport Arena, Celled
 from fastmgr.memory.segments cimport Segment
 from fastmgr.server.connection cimport Conn
 from fastmgr.server.loop cimport Loop
-from fastmgr.server.table cimport Entry, Session, Table, Tally
+from fastmgr.server.table cimport Entry, Session, Table, Tally, add_tally
 
 import array
 import os
 from collections import deque
 from heapq import nlargest
 from time import time
+
+from fastmgr.server.process import own_version
 
 cdef enum:
     AT_ONCE = 256           # objects that are looked at before other threads may run
@@ -90,7 +92,7 @@ cdef class Reporter:
     cdef Table table
     cdef Arena arena
     cdef double started
-    cdef str version
+    cdef object version         # None: nobody has asked yet
 
     def __init__(self, hooks, workers, Loop loop, Arena arena):
         self.hooks = hooks
@@ -111,6 +113,8 @@ cdef class Reporter:
         if by not in ("calls", "seconds", "errors", "bytes", "references", "waiters"):
             raise ValueError(
                 f"by={by!r}: calls, seconds, errors, bytes, references or waiters is needed")
+        if self.version is None:
+            self.version = own_version()
         limit = min(most, MOST)
         conns = list(self.loop.conns.values())
         names = self.names()
@@ -119,7 +123,7 @@ cdef class Reporter:
         held = self.table.entries
         entries += [entry for entry in list(self.table.local.values()) if entry.key not in held]
         return {
-            "version": self.about_version(),
+            "version": self.version,
             "pid": os.getpid(),
             "started": self.started,
             "uptime": max(<double>time() - self.started, 0.0),
@@ -128,12 +132,6 @@ cdef class Reporter:
             "clients": self.clients(conns, limit),
             "locks": self.locks(entries, names, parties, limit),
         }
-
-    cdef str about_version(self):
-        if self.version is None:
-            from importlib.metadata import version
-            self.version = version("fastmgr")
-        return self.version
 
     cdef dict names(self):
         """The names of the objects that have one, by their ids."""
@@ -152,11 +150,11 @@ cdef class Reporter:
         cdef size_t shared = 0
         cdef Segment segment
         for i, session in enumerate(list(self.table.sessions.values())):
-            add(&all, &session.tally)
+            add_tally(&all, &session.tally)
             let_others_run(i)
         for i, conn in enumerate(conns):
             if conn.tally == &conn.own:
-                add(&all, &conn.own)
+                add_tally(&all, &conn.own)
             if conn.stream.mailbox is not NULL:
                 shared += FM_MAILBOX_SIZE
             let_others_run(i)
@@ -335,10 +333,11 @@ cdef dict about_client(Session session, list conns):
         pid, host, process, references = conn.peer[0], "", conn.name.partition("|")[0], None
         all = conn.own
         for conn in conns[1:]:
-            add(&all, &conn.own)
+            add_tally(&all, &conn.own)
     for conn in conns:
         if conn.stream.mailbox is not NULL:
             mapped += FM_MAILBOX_SIZE
+    conn = conns[0]
     about = {
         "pid": pid or conn.peer[0],
         "host": host or (os.uname().nodename if not conn.peer[1] else conn.peer[1]),
@@ -348,17 +347,10 @@ cdef dict about_client(Session session, list conns):
         "threads": [thread_of(conn) for conn in conns],
         "references": references,
         "mapped": mapped,
+        "number": conn.number if session is None else session.number,
     }
     put_tally(about, &all)
     return about
-
-
-cdef void add(Tally *to, const Tally *tally) noexcept:
-    to.calls += tally.calls
-    to.errors += tally.errors
-    to.bytes_in += tally.bytes_in
-    to.bytes_out += tally.bytes_out
-    to.ns += tally.ns
 
 
 cdef bint is_in_memory(Entry entry) except -1:

@@ -100,7 +100,6 @@ cdef class Table:
     cpdef int retain(self, object key, Py_ssize_t count=*) except -1
     cpdef object release(self, object key, Py_ssize_t count=*)
     cdef Tally *tally_elsewhere(self, uint64_t handle) noexcept
-    cdef void add_gone(self, const Tally *client) noexcept
     cdef Session join(self, bytes session_id)
     cdef int leave(self, Session session) except -1
     cdef list forsake(self, Session session)
@@ -115,6 +114,15 @@ cdef inline void tell(Tally *tally, size_t came, size_t sent, bint failed) noexc
     tally.errors += failed
     tally.bytes_in += came
     tally.bytes_out += sent
+
+
+cdef inline void add_tally(Tally *to, const Tally *tally) noexcept:
+    """Add what was counted of one client to what is counted of several."""
+    to.calls += tally.calls
+    to.errors += tally.errors
+    to.bytes_in += tally.bytes_in
+    to.bytes_out += tally.bytes_out
+    to.ns += tally.ns
 
 
 cdef inline Tally *tally_at(Table table, uint64_t handle) noexcept:

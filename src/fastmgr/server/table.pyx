@@ -187,14 +187,6 @@ cdef class Table:
         cdef Entry entry = self.at(handle)
         return NULL if entry is None else &entry.tally      # the table holds the entry
 
-    cdef void add_gone(self, const Tally *client) noexcept:
-        """Keep in the totals what a client did that has left."""
-        self.gone.calls += client.calls
-        self.gone.errors += client.errors
-        self.gone.bytes_in += client.bytes_in
-        self.gone.bytes_out += client.bytes_out
-        self.gone.ns += client.ns
-
     cdef void forget_recent(self) noexcept:
         """To be called before an entry is taken out of `entries` or replaced there: see `at`."""
         memset(self.recent, 0, sizeof(self.recent))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from support import DEADLINE
-from support.reports import report
+from support.reports import CLIENTS, report
 
 pytest.importorskip("textual")
 
@@ -147,6 +148,17 @@ def test_detail_of_a_lock() -> None:
         assert not isinstance(seat.app.screen, Detail)
 
     sit(FakeSource(report()), do)
+
+
+def test_a_process_that_is_two_clients() -> None:
+    """As one that speaks the stdlib's dialect besides."""
+    clients = [dataclasses.replace(CLIENTS[0], number=number) for number in (1, 2)]
+
+    async def do(seat: Seat) -> None:
+        await seat.press("c")
+        await seat.until(lambda: seat.column() == ["one", "one"])
+
+    sit(FakeSource(report(clients=tuple(clients))), do)
 
 
 def test_detail_of_what_goes_away() -> None:
