@@ -26,7 +26,7 @@ LOCKS = ("Lock", "RLock", "Condition")
 def left_behind(manager: BaseManager, patience: float = PATIENCE) -> list[str]:
     """Say what the clients of a manager have left behind.
 
-    That are locks which are held (not semaphores: another thread may release those), and other
+    These are locks that are held (not semaphores: another thread may release those), and other
     processes that still are clients of the server.
 
     Parameters

@@ -12,7 +12,6 @@ from fastmgr.cli import named, options as common
 from fastmgr.cli.options import Refusal
 from fastmgr.cli.units import as_seconds
 from fastmgr.cli.waitfor import Deadlock, Wait, chain, deadlocks, tree, waits, who
-from fastmgr.client.sessions import scheme_of
 from fastmgr.link.sockets import connect_timeout
 from fastmgr.monitor import ClientReport, LockReport, Monitor, NoReport, ObjectReport, Report
 
@@ -39,18 +38,15 @@ class Source:
     def report(self) -> Report:
         """Return what the server reports now; `Refusal` where it does not."""
         key, _, _ = common.read_key(self._options.authkey_file)
-        scheme = scheme_of(self._options.address)
-        if scheme is not None:
-            raise Refusal(
-                f"{scheme}://: what is there is no fastmgr server; its own tools look "
-                "into it, as INFO and CLIENT LIST of valkey-cli"
-            )
+        if self._monitor is None:  # it connects when it is asked
+            try:
+                self._monitor = Monitor(
+                    self._options.address, authkey=key, timeout=connect_timeout()
+                )
+            except ValueError as error:
+                raise Refusal(str(error)) from None
         try:
             with named.refusing(self._options.address, key):
-                if self._monitor is None:
-                    self._monitor = Monitor(
-                        self._options.address, authkey=key, timeout=connect_timeout()
-                    )
                 return self._monitor.report()
         except BaseException as error:
             self.close()
@@ -115,8 +111,8 @@ def how_long(seconds: float | None) -> str:
 def about_deadlock(found: Deadlock) -> Iterator[str]:
     """Yield the lines that say who is in a deadlock."""
     many = len(found.waits)
-    who = "a thread waits for what it has itself" if many == 1 else f"{many} threads"
-    yield f"deadlock: {who}"
+    whose = "a thread waits for what it has itself" if many == 1 else f"{many} threads"
+    yield f"deadlock: {whose}"
     for wait in found.waits:
         yield f"  {_about_wait(wait)}"
     for wait in found.behind:

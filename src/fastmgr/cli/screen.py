@@ -28,12 +28,11 @@ from textual.widgets import DataTable, Footer, Sparkline, Static, TabbedContent,
 from fastmgr.cli.options import Refusal, shown
 from fastmgr.cli.reports import Source, about_deadlock, about_thing, about_waits
 from fastmgr.cli.tables import TABLES, UNCOUNTED, Sight, Table
+from fastmgr.cli.top import DRIVER
 from fastmgr.cli.units import as_number
 
 __all__ = ["Top", "show"]
 
-#: The variable by which Textual is told to draw for a browser.
-DRIVER = "TEXTUAL_DRIVER"
 #: How many reports are remembered, for the sparklines.
 HISTORY = 120
 #: Lines below which a terminal has no room for a sparkline.

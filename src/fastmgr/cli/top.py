@@ -20,6 +20,8 @@ from fastmgr.cli.tables import TABLES, UNCOUNTED, Sight, as_text
 
 INTERVAL = 1.0
 PLACE = "127.0.0.1:8789"
+#: The variable by which Textual is told to draw for a browser.
+DRIVER = "TEXTUAL_DRIVER"
 HOW_TO_INSTALL = "python -m pip install 'fastmgr[cli]'"
 
 
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         web = _needed("web", "textual_serve")
         return web.serve(options)
     # A browser's screen is run by `web`, behind a pipe.
-    if "TEXTUAL_DRIVER" not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if DRIVER not in os.environ and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Refusal(
             "a screen needs a terminal; --once prints a report, --once --json for programs"
         )

@@ -15,8 +15,8 @@ and the one that is woken comes too early for the next item: so it pays to look 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.math cimport INFINITY
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.unistd cimport usleep
 
@@ -62,8 +62,8 @@ cdef enum:
     YIELD_NS = 60 * 1000
     NAPS = 12
     MANY_MEANWHILE = 4      # items that came, or went, during a nap: they stream
-    SOON_NS = 1000 * 1000   # a wait in the server that was no longer had better been a look
-    MOST_SKIPS = 16         # waits that are no looks after one that has found nothing
+    SOON_NS = 1000 * 1000   # a wait in the server that took less: looks would have found it
+    MOST_SKIPS = 16         # waits that go to the server at once, after looks that found nothing
     SHRINK_NS = 1000 * 1000 * 1000  # between two times that a proxy gives a ring's memory back
     MOST_REST = 1 << 12     # calls of a proxy, after which it asks again whether there is a ring
 
@@ -79,7 +79,7 @@ cdef struct Request:
 
 cdef struct Habit:          # of one proxy's gets, or of its puts
     bint streams            # the last nap has paid
-    int skip, backoff       # waits that are still to be no looks; how many the last failure cost
+    int skip, backoff       # waits that still go to the server at once; how many the last time
 
 cdef struct Wait:
     Habit *habit
@@ -241,7 +241,7 @@ cdef class QueueCore(CellCore):
         if wait.looks == 0:
             wait.since = now
         elif (now - wait.since) * 2e-9 > wait.limit:
-            return False
+            return False        # half of the caller's time is left for the server
         wait.looks += 1
         if wait.looks <= PAUSES and not crowded:
             pause(now + PAUSE_NS)
