@@ -24,9 +24,13 @@ def pytest_configure() -> None:
     # process that the tests start and interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Who is told to end ends what the tests have started, as with Ctrl-C; but not a process forked.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def pytest_runtest_setup() -> None:
+    # Who is told to end ends what the tests have started, as with Ctrl-C; but not a process forked.
+    # An event loop that had a handler of its own has left none.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -39,11 +39,14 @@ def prove(role: str, said: bytes) -> bytes:
 def introduced(frame: bytes) -> None:
     found = parse_introduction(frame)
     if found is not None:
-        session, name, thread = found
+        session, name, thread, pid, host = found
         assert len(session) == SESSION_ID_SIZE and isinstance(name, str)
-        again = parse_introduction(introduction(session, name, thread, prove))
-        assert again is not None and (again[0], again[2]) == (session, thread)
-        assert name.startswith(again[1].rstrip("\N{REPLACEMENT CHARACTER}"))
+        again = parse_introduction(introduction(session, name, thread, prove, pid, host))
+        assert again is not None and (again.session_id, again.thread) == (session, thread)
+        if pid is not None:  # else what is cut off a name may leave what looks like a process
+            assert again.pid == pid
+            assert host.startswith(again.host.rstrip("\N{REPLACEMENT CHARACTER}"))
+            assert name.startswith(again.name.rstrip("\N{REPLACEMENT CHARACTER}"))
 
 
 def serve(frames: list[bytes]) -> None:

@@ -35,6 +35,7 @@ _HEAD = b"\x80\x03(NX\x08\x00\x00\x00#fastmgrC"
 _TAIL = b"\x85}t."
 _MOST_NAME_BYTES = 160  # the whole must fit the limit of a handshake's frames
 _MOST_HOST_BYTES = 48
+_MOST_PID_DIGITS = 10
 _UNIT = "\x1f"  # between the name, the process and the host, which older peers do not tell
 _ANSWER = b"#FASTMGR#" + bytes((VERSION,))
 
@@ -94,7 +95,7 @@ def parse_introduction(frame: bytes) -> Introduction | None:
     thread = int.from_bytes(said[end:name], "little")
     text = said[name:].decode("utf-8", "replace")
     called, *home = text.rsplit(_UNIT, 2)
-    if len(home) == 2 and home[0].isdecimal():
+    if len(home) == 2 and home[0].isdecimal() and len(home[0]) <= _MOST_PID_DIGITS:
         return Introduction(said[1:end], called, thread, int(home[0]), home[1])
     return Introduction(said[1:end], text, thread)
 

@@ -112,6 +112,11 @@ def test_truncated_introductions_are_none() -> None:
     assert parse_introduction(frame + b".") is None
 
 
+def test_a_number_that_is_no_process_is_part_of_the_name() -> None:
+    name = f"a\x1f{'9' * 30}\x1fb"
+    assert parse_introduction(introduction(ID, name, 7, prove)) == (ID, name, 7, None, "")
+
+
 @settings(max_examples=500)
 @given(st.data())
 def test_mutations(data: st.DataObject) -> None:
