@@ -10,6 +10,7 @@ import reprlib
 from itertools import islice
 from typing import Any
 
+import fastmgr
 from fastmgr.cli import named
 from fastmgr.cli.options import Refusal
 
@@ -43,7 +44,10 @@ def run(options: argparse.Namespace) -> int:
     for found in named.listed(manager):
         try:
             value = found.value(manager)
-            short = _shortened(value)
+            if isinstance(value, fastmgr.BaseProxy):  # `get` prints what the other object has
+                value = short = f"<{value._token.typeid} {value._token.id}>"  # as `top` calls it
+            else:
+                short = _shortened(value)
         except Refusal:
             value, short = None, ""
         if options.json:

@@ -13,6 +13,7 @@ from datetime import datetime
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
+import fastmgr
 from fastmgr.cli import named, options as common
 from fastmgr.cli.named import Named
 
@@ -89,6 +90,8 @@ class Look:
 
     def __init__(self, found: Named, proxy: Any) -> None:
         value = found.read(proxy)
+        if isinstance(value, fastmgr.BaseProxy):  # each look gets another proxy, so compare texts
+            value = str(value)
         self.name = found.name
         self.values = value if found.typeid == "Counters" else {None: value}
         self.moment = monotonic()

@@ -38,6 +38,16 @@ def test_long_rows_are_shortened_in_their_order(manager: Any, say: Say) -> None:
     del row
 
 
+def test_an_object_in_a_value(manager: Any, say: Say) -> None:
+    held = manager.dict(spam=1)
+    root = manager.Value("O", held, name="root")
+    name = f"<dict {held._token.id}>"
+    assert say("ls", manager.address)[1] == f"root  Value  {name}\n"
+    assert json.loads(say("ls", manager.address, "--json")[1])["value"] == name
+    manager.forget("root")
+    del root
+
+
 def test_list_of_nothing(manager: Any, say: Say) -> None:
     assert say("ls", manager.address) == (0, "nothing has a name there\n")
     assert say("ls", manager.address, "--json") == (0, "")

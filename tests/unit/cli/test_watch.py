@@ -70,3 +70,15 @@ def test_an_object_that_goes_away(
     """It has a proxy here, and so its last value; the name may be another's by now."""
     at_each_look += [lambda: manager.forget("hits"), objects[0].incr]
     assert say("watch", manager.address, "hits", "--count", "2")[0] == 0
+
+
+def test_an_object_in_a_value(manager: Any, say: Say, at_each_look: list[Any]) -> None:
+    held = manager.dict(spam=1)
+    root = manager.Value("O", held, name="root")
+    at_each_look += [lambda: None, lambda: held.incr("spam")]
+    said = say("watch", manager.address, "root", "--count", "2")[1]
+    manager.forget("root")
+    assert [line.split("  ", 1)[1] for line in said.splitlines()] == [
+        "root  {'spam': 1}", "root  {'spam': 2}"
+    ]  # fmt: skip
+    del root
