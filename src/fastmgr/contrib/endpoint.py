@@ -1,16 +1,20 @@
 """A server's own numbers for Prometheus, served by its process: ``fastmgr serve --metrics``.
 
-A thread of prometheus-client's answers.  It asks the server for a report as a worker would, so the
+A thread for each connection answers.  It asks the server for a report as a worker would, so the
 loop has nothing to do with it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as _Collector
 
@@ -21,6 +25,12 @@ from fastmgr.kinds.counters import Counters
 from fastmgr.monitor import Report, report_of
 
 __all__ = ["HostedSeries", "ServerCollector", "start"]
+
+#: Connections that are served at once; one more is closed, for each takes a thread and a descriptor
+#: of the server.
+CONNECTIONS = 32
+#: Seconds for which a connection may be silent, or not read.
+SILENCE = 5.0
 
 
 class ServerCollector(_Collector):
@@ -85,6 +95,48 @@ class _HostedCollector(Collector):
             yield from super().collect()
 
 
+class _Handler(WSGIRequestHandler):
+    """Answers one connection, and logs nothing."""
+
+    timeout = SILENCE
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log no request."""
+
+
+class _HTTPServer(ThreadingMixIn, WSGIServer):
+    """Serves each connection by a thread, and no more of them than `CONNECTIONS` at once."""
+
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self.free = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection, or close it."""
+        if not self.free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self.free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a connection, in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a peer that was silent or has gone."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 def start(server: Any, host: str, port: int) -> int:
     """Serve the numbers of a server of this process, and what programs count there.
 
@@ -108,7 +160,9 @@ def start(server: Any, host: str, port: int) -> int:
     registry = CollectorRegistry()
     registry.register(ServerCollector(lambda: report_of(server.report(None, OBJECTS))))
     _HostedCollector(registry, series=HostedSeries(server, NAME))
-    httpd, _ = start_http_server(port, host, registry)
+    httpd = _HTTPServer((host, port), _Handler)
+    httpd.set_app(make_wsgi_app(registry))
+    threading.Thread(target=httpd.serve_forever, name="fastmgr-metrics", daemon=True).start()
     # What the server's code forks must not keep the port.
     os.register_at_fork(after_in_child=httpd.socket.close)
     return int(httpd.server_port)

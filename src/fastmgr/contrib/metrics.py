@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fastmgr.monitor import ObjectReport, Report
 
-__all__ = ["Labels", "Metric", "Readings"]
+__all__ = ["Labels", "Metric", "Readings", "encodable"]
 
 #: Objects of one report, and names that get numbers of their own: the others are one by type.
 OBJECTS, NAMES = 10_000, 1000
@@ -77,6 +78,11 @@ OF_OBJECTS = (
 Numbers = dict[str, float]
 
 
+def encodable(text: str) -> str:
+    """Return a text with "?" for each lone surrogate, which UTF-8 cannot encode."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class Readings:
     """Reads a server's numbers again and again, and adds up those of objects.
 
@@ -93,6 +99,8 @@ class Readings:
     def __init__(self, ask: Callable[[], Report]) -> None:
         self.ask = ask
         self.started = 0.0
+        # Two readings at once would count what is new twice, or an older report after a newer one.
+        self.lock = threading.Lock()
         self.begin()
 
     def begin(self) -> None:
@@ -103,7 +111,12 @@ class Readings:
         self.names: set[str] = set()
 
     def read(self) -> Iterator[tuple[Metric, list[tuple[Labels, float]]]]:
-        """Yield each metric with its numbers, of one report."""
+        """Yield each metric with its numbers, of one report.  Several threads may read."""
+        with self.lock:
+            found = list(self._read())
+        yield from found
+
+    def _read(self) -> Iterator[tuple[Metric, list[tuple[Labels, float]]]]:
         report = self.ask()
         if report.started != self.started:
             self.started = report.started
@@ -150,10 +163,10 @@ class Readings:
 
     def labels_of(self, one: ObjectReport) -> Labels:
         """Return the labels of an object: it has its name as long as there are not too many."""
-        name = one.name or ""
+        name = encodable(one.name or "")
         if name not in self.names:
             if len(self.names) < NAMES:
                 self.names.add(name)
             else:
                 name = ""
-        return ("typeid", one.typeid), ("name", name)
+        return ("typeid", encodable(one.typeid)), ("name", name)

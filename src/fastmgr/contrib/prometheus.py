@@ -23,6 +23,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from fastmgr.contrib.metrics import encodable
 from fastmgr.contrib.series import AWAY, OWNER, PID, TIME, VALUE, Series, float_of
 from fastmgr.contrib.values import EXTREMES, OF_THE_DEAD, SHARED, Ledger
 
@@ -290,6 +291,8 @@ class Collector(_Collector):
         found = self._parsed.get(key)
         if found is None:
             typ, mode, metric, name, names, values_, help_text, part = json.loads(key)
-            labels = tuple(zip(names, values_, strict=False))
+            # One bad label would spoil each scrape of all processes: a record is never removed.
+            labels = tuple(zip(names, map(encodable, values_), strict=False))
+            help_text = encodable(help_text)
             found = self._parsed[key] = typ, mode, metric, name, labels, help_text, part
         return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,11 @@ from support.services import COMMAND, environment, refused, service
 
 import fastmgr
 
-parser = pytest.importorskip("prometheus_client.parser")
+pytest.importorskip("prometheus_client")
+
+from prometheus_client import parser
+
+from fastmgr.contrib.endpoint import CONNECTIONS
 
 USE = """
 import sys, prometheus_client
@@ -132,3 +139,27 @@ def test_where_it_cannot_be(served: tuple[str, str], tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith(
         "--metrics needs prometheus-client: pip install 'fastmgr[prometheus]'"
     )
+
+
+def test_names_that_utf_8_cannot_encode(served: tuple[str, str]) -> None:
+    path, url = served
+    kept = fastmgr.SyncManager.from_address(path, b"").Counter(name="caf\udce9")
+    assert ("fastmgr_object_references", "Counter", "caf?") in samples(scraped(url))
+    use = USE.replace('"Hits")', '"Hits", ["path"]).labels("caf\\udce9")')
+    subprocess.run([sys.executable, "-c", use, path], check=True, timeout=DEADLINE)
+    assert samples(scraped(url))["hits_total", "caf?"] == 3.0
+    assert kept.get() == 0
+
+
+def test_connections_that_say_nothing(served: tuple[str, str]) -> None:
+    """Each would take a thread and a descriptor of the server for ever."""
+    place = urllib.parse.urlsplit(served[1])
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection((place.hostname, place.port), DEADLINE))
+            for _ in range(CONNECTIONS + 1)
+        ]
+        assert silent[-1].recv(1) == b""  # it was one too many
+        for one in silent:  # the others have had their time
+            assert one.recv(1) == b""
+        assert scraped(served[1])

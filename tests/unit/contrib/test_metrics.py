@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -61,3 +62,22 @@ def test_what_a_server_cannot_tell_is_left_out() -> None:
     readings = Readings(lambda: Report(server=ServerReport(calls=3)))
     found = {metric.name: numbers for metric, numbers in readings.read()}
     assert found["calls"] == [((), 3.0)] and "backlog_connections" not in found
+
+
+def test_readings_at_once() -> None:
+    """An older report that came after a newer one would be taken for an object made anew."""
+    calls = iter((5, 7))
+    others: list[threading.Thread] = []
+
+    def ask() -> Report:
+        report = Report(started=1.0, objects=(ObjectReport("1", "dict", calls=next(calls)),))
+        if not others:
+            others.append(threading.Thread(target=lambda: list(readings.read())))
+            others[0].start()
+            others[0].join(0.2)  # it would end here if it did not wait for this reading
+        return report
+
+    readings = Readings(ask)
+    list(readings.read())
+    others[0].join()
+    assert {key[0][1]: value["calls"] for key, value in readings.totals.items()} == {"dict": 7.0}
