@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("FASTMGR_PROMETHEUS_KILLS", "30"))
 SEED = os.environ.get("FASTMGR_SEED") or str(random.randrange(10**6))
 RUNNING = 4
 #: What a worker notes in a file: how many it has begun to count, and how many it has counted.
-NOTES = struct.Struct("<QQ")
+NOTES = struct.Struct("QQ")
 
 pytestmark = pytest.mark.timeout(120 + KILLS)
 
@@ -38,15 +38,17 @@ def work(address: Any, path: str, number: int) -> None:
     hits = pc.Counter("hits", "Hits", ["path"])
     taken = pc.Histogram("taken", "Time", ["path"], buckets=[1, 2])
     pc.Gauge("busy", "Busy", multiprocess_mode="livesum").inc()
-    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as notes:
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        # Each note is one store: `pack_into` first writes zeros, which a kill would leave there.
+        notes = memoryview(memory).cast("Q")
         done = 0
         while True:
             label = str(done % 50 + number)
-            NOTES.pack_into(notes, 0, done + 1, done)
+            notes[0] = done + 1
             hits.labels(label).inc(0.5)
             taken.labels(label).observe(1.5)
             done += 1
-            NOTES.pack_into(notes, 0, done, done)
+            notes[1] = done
 
 
 def totals(address: Any) -> tuple[float, float, float]:
