@@ -9,8 +9,13 @@ import argparse
 import json
 import os
 import platform
+import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -125,6 +130,29 @@ def plot(
     chart.draw(title, [chart.Panel("", rows, columns)], looks, path, caption)
 
 
+@contextmanager
+def compiled(source: Path, *flags: str) -> Iterator[str]:
+    """Give the program that a file in C becomes."""
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+        program = f"{folder}/{source.stem}"
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        subprocess.run([*compiler, "-O2", *flags, "-o", program, str(source)], check=True)
+        yield program
+
+
+def line_ns() -> str:
+    """Return how many nanoseconds a cache line takes from one processor to another; "?": unknown.
+
+    The host of a virtual machine decides on which of its processors ours are, near to each other or
+    far, and may decide anew at any time.
+    """
+    compiler = shlex.split(os.environ.get("CC", "cc"))[0]
+    if sys.platform != "linux" or not shutil.which(compiler) or len(os.sched_getaffinity(0)) < 2:
+        return "?"
+    with compiled(Path(__file__).with_name("line.c"), "-pthread") as program:
+        return subprocess.run([program], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def versions(*packages: str) -> str:
     """Return what was compared, and how busy the machine was."""
     found = {
@@ -180,7 +208,9 @@ def run(
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
     chosen = [row for row in rows if not options.workloads or row.name in options.workloads]
     caption = f"{versions(*packages)}; alternations: {options.alternations}"
+    before = line_ns()
     results = measure(chosen, options.alternations, options.seconds)
+    caption += f"; a cache line passes in {before} ns (after the run: {line_ns()})"
     if options.plot:
         plot(title, results, clients, options.plot, caption)
     if options.json:

@@ -8,10 +8,8 @@ They are measured in turns, and so is a fastmgr server, which needs no Valkey se
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from turns import OURS, Result, Row, run
+from turns import OURS, Result, Row, compiled, run
 
 from fastmgr.managers import SyncManager
 
@@ -185,10 +183,7 @@ def lithops_client(path: str) -> Iterator[Client | None]:
 @contextmanager
 def c_client(path: str, key: bytes) -> Iterator[Client]:
     """Give the client in C, compiled now."""
-    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        program = f"{folder}/valkey_loop"
-        compiler = shlex.split(os.environ.get("CC", "cc"))
-        subprocess.run([*compiler, "-O2", "-o", program, str(SOURCE)], check=True)
+    with compiled(SOURCE) as program:
         process = subprocess.Popen(
             [program, path, key.decode()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
