@@ -17,10 +17,11 @@ LOOKS: Mapping[str, Mapping[str, Any]] = {
     "bar": {"marker": "|", "s": 190, "color": "black", "linewidths": 2.2},
     "circle": {"marker": "o", "s": 48, "color": "#1f4e9c"},
 }
-LEFT, ACROSS, COLUMN, MARGIN = 2.75, 4.6, 1.0, 0.2  # inches, from left to right
+ACROSS, COLUMN, MARGIN = 4.6, 1.0, 0.2  # inches; labels are left of the scale, columns right
 TOP, ROW, GAP, BOTTOM = 0.75, 0.3, 0.75, 0.6  # inches, from top to bottom
 HEADING = -0.95  # where names and headings stand, in rows
-NAMES_APART = 0.75  # inches from one contender's name to the next
+NAMES_APART = 0.15  # inches between one contender's name and the next
+FONT_SIZE = 9.5
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
@@ -67,18 +68,19 @@ def draw(
     decades = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
     limits = (10.0 ** decades[0] / 1.1, 10.0 ** decades[1] * 1.1)
     counts = [len(panel.rows) + 1 for panel in panels]  # one for the contenders' names
-    width = LEFT + ACROSS + COLUMN * max(len(panel.columns) for panel in panels) + MARGIN
+    left = 2 * MARGIN + max(inches(label) for panel in panels for label in panel.rows)
+    width = left + ACROSS + COLUMN * max(len(panel.columns) for panel in panels) + MARGIN
     height = TOP + ROW * sum(counts) + GAP * (len(counts) - 1) + BOTTOM
     # The same file for the same figures.
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    with rc_context({"font.size": 9.5, "svg.hashsalt": "fastmgr", "svg.fonttype": "none"}):
+    with rc_context({"font.size": FONT_SIZE, "svg.hashsalt": "fastmgr", "svg.fonttype": "none"}):
         figure = Figure(figsize=(width, height))
         place: dict[str, Any] = {"fontweight": "bold", "va": "center"}
         figure.text(0.15 / width, 1 - 0.3 / height, plain(title), fontsize=12, **place)
         top = height - TOP
         for panel, count in zip(panels, counts, strict=True):
             top -= ROW * count
-            box = (LEFT / width, top / height, ACROSS / width, ROW * count / height)
+            box = (left / width, top / height, ACROSS / width, ROW * count / height)
             axes = figure.add_axes(box, xscale="log", xlim=limits, ylim=(count - 1.5, -1.5))
             draw_panel(axes, panel, looks)
             top -= GAP
@@ -120,7 +122,9 @@ def name_contenders(axes: Any, first: Mapping[str, float]) -> None:
     low, high = axes.get_xlim()
     marks = {name: math.log(at / low) / math.log(high / low) for name, at in first.items()}
     in_order = sorted(marks, key=lambda name: marks[name])
-    for name, place in zip(in_order, apart([marks[name] for name in in_order]), strict=True):
+    widths = [(inches(name, "bold") + NAMES_APART) / ACROSS for name in in_order]
+    places = apart([marks[name] for name in in_order], widths)
+    for name, place in zip(in_order, places, strict=True):
         axes.annotate(
             name,
             (marks[name], -0.25),
@@ -133,12 +137,22 @@ def name_contenders(axes: Any, first: Mapping[str, float]) -> None:
         )
 
 
-def apart(places: list[float]) -> list[float]:
-    """Move what is too near to its neighbour to both sides."""
+def inches(text: str, weight: str = "normal") -> float:
+    """Return how wide a text is."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(weight=weight)
+    width: float = TextPath((0, 0), plain(text), FONT_SIZE, font).get_extents().width
+    return width / 72
+
+
+def apart(places: list[float], widths: list[float]) -> list[float]:
+    """Move what would overlap its neighbour to both sides."""
     moved = list(places)
     for _ in range(100):  # moving two may bring one of them near to a third
         for i, (left, right) in enumerate(itertools.pairwise(moved)):
-            push = max(0.0, NAMES_APART / ACROSS - (right - left)) / 2
+            push = max(0.0, (widths[i] + widths[i + 1]) / 2 - (right - left)) / 2
             moved[i], moved[i + 1] = left - push, right + push
     return moved
 

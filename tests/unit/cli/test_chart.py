@@ -33,11 +33,22 @@ def test_chart_is_well_formed(tmp_path: Path) -> None:
         chart.draw("", [chart.Panel("", {})], looks, tmp_path / "chart.svg")
 
 
-@pytest.mark.parametrize(
-    ("places", "moved"), [([0.1, 0.5], [0.1, 0.5]), ([0.5, 0.5], [0.418, 0.582])]
-)
+@pytest.mark.parametrize(("places", "moved"), [([0.1, 0.5], [0.1, 0.5]), ([0.5, 0.5], [0.4, 0.6])])
 def test_names_do_not_overlap(places: list[float], moved: list[float]) -> None:
-    assert chart.apart(places) == pytest.approx(moved, abs=0.001)
+    assert chart.apart(places, [0.1, 0.3]) == pytest.approx(moved, abs=0.001)
+
+
+def test_long_labels_have_room(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    starts = []
+    for label in ("short", "a label that is as long as this one, and then some"):
+        panel = chart.Panel("", {label: {"ours": 1e-6, "theirs": 1e-3}})
+        chart.draw("", [panel], {"theirs": "square", "ours": "circle"}, tmp_path / "chart.svg")
+        root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+        (found,) = (text for text in root.iter(f"{SVG}text") if text.text == label)
+        end = float(found.get("x") or 0)
+        starts.append(end - 72 * chart.inches(label))
+    assert min(starts) > 0
 
 
 def test_chart_needs_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
