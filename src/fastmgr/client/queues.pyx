@@ -442,11 +442,15 @@ cdef class QueueCore(CellCore):
         cdef double waits = waiting_of(args, 1, kwds)
         cdef list got = []
         cdef Py_ssize_t most
+        cdef uint64_t about = 0
         if waits >= 0 and type(args[0]) is int and 0 < args[0] < PY_SSIZE_T_MAX:
             most = args[0]
-            while len(got) < most and self.get_some(got, most - len(got), waits):
-                pass
-            if got:
+            if self.get_some(got, most, waits):
+                # More would come for ever where others put quickly.
+                if self.ready() and ring_peek(self.cell, &about) == RING_DONE:
+                    most = min(most, len(got) + <Py_ssize_t>(about >> 8))
+                while len(got) < most and self.get_some(got, most - len(got), waits):
+                    pass
                 return got
         return self.ask(&self.gets, "get_many", args, kwds)
 

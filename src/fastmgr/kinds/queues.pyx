@@ -250,13 +250,18 @@ cdef class _BaseQueue(Store):
         return False
 
     cdef list get_many_beside_ring(self, Py_ssize_t most):
-        """Take the items that are there, and those for which that makes room."""
+        """Take the items that are there, and those for which that makes room.
+
+        It takes none that clients put meanwhile: it would follow quick producers for ever.
+        """
         cdef list got = []
-        cdef list more = self.take_some(most)
+        cdef list more = self.take_some(min(most, self.size()))
+        cdef bint makes_room
         while more:
             got += more
+            makes_room = len(self.putting) > 0
             self.balance()
-            more = self.take_some(most - len(got))
+            more = self.take_some(min(most - len(got), self.size())) if makes_room else []
         return got
 
     # -- methods ------------------------------------------------------------------

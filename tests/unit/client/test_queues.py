@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import queue
 import time
@@ -24,6 +26,8 @@ from support.processes import in_child
 import fastmgr
 from fastmgr import managers
 from fastmgr.managers import Token
+
+FORK: Any = multiprocessing.get_context("fork")
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -218,3 +222,24 @@ def test_a_put_many_that_has_put_some_does_not_say_that_it_has_put_none(
     with pytest.raises(fastmgr.CallTimeout) as raised, fastmgr.timeout(0):
         q.put_many([Path("pickled")])
     assert raised.value.applied is False and q.empty()
+
+
+def flood(q: Any, stop: Any) -> None:
+    while not stop.is_set():
+        q.put_many(range(50))
+
+
+def test_many_items_are_those_that_are_there(manager: ProbeManager) -> None:
+    """Else a call would go on for as long as others put quickly."""
+    q, stop = with_ring(manager.Queue(1000)), FORK.Event()
+    producers = [FORK.Process(target=flood, args=(q, stop)) for _ in range(2)]
+    for producer in producers:
+        producer.start()
+    most = max(len(q.get_many(10**9)) for _ in range(3000))
+    stop.set()
+    while any(producer.is_alive() for producer in producers):
+        with contextlib.suppress(queue.Empty):
+            q.get_many(10**9, timeout=0.1)
+    for producer in producers:
+        producer.join()
+    assert most <= 2 * 1000 + 2 * 50  # with those that came before the call knew how many
