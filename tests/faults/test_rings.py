@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import KEY, ProbeManager, kill
+from support import KEY, ProbeManager, kill, poll
 from support.places import with_ring
 from support.processes import stopped
+
+import fastmgr
 
 KILLS = int(os.environ.get("FASTMGR_RING_KILLS", "40"))
 #: How often one is stopped; 0: until some were stopped while they had the ring.
@@ -169,6 +171,13 @@ def test_killed_producers_take_nothing_with_them(batch: int, tmp_path: Path) -> 
         for consumer in consumers:
             consumer.start()
         kill_at_random((produce, produce), q, puts, random.Random(SEED), batch)
+        # The server may yet have to read what the last ones have sent.
+        living = {os.getpid(), *(consumer.pid for consumer in consumers)}
+        with fastmgr.Monitor(manager.address, authkey=KEY) as monitor:
+            poll(
+                lambda: {client.pid for client in monitor.report().clients} == living,
+                "the server knows that the producers are dead",
+            )
         q.put(None)
         for consumer in consumers:
             consumer.join()
