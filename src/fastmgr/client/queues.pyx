@@ -96,7 +96,9 @@ cdef double time_of(timeout) except? -1:
     """How many seconds a timeout is; -1: the server has to say."""
     if timeout is None:
         return INFINITY
-    return timeout if (type(timeout) is int or type(timeout) is float) and timeout > 0 else -1
+    if type(timeout) is float and timeout > 0:
+        return timeout
+    return timeout if type(timeout) is int and 0 < timeout < PY_SSIZE_T_MAX else -1
 
 
 cdef double waiting_of(tuple args, Py_ssize_t skip, dict kwds) except? -1:

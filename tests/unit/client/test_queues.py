@@ -96,6 +96,16 @@ def test_many_items_that_have_no_room(manager: ProbeManager) -> None:
     assert got.pop(7)["k"].copy() == {"a": 1} and got == [0, 1, 2, 3, 4, 5, 6, 8]
 
 
+def test_a_timeout_that_no_clock_knows_matters_only_to_who_waits(manager: ProbeManager) -> None:
+    for q in (manager.Queue(1), with_ring(manager.Queue(1))):
+        assert q.put("item", True, 10**400) is None and q.get(True, 10**400) == "item"
+        for _ in range(2):
+            with pytest.raises(OverflowError):
+                q.get(True, 10**400)
+        q.put_many(["item"], timeout=10**400)
+        assert q.get_many(5, timeout=10**400) == ["item"]
+
+
 def test_a_queue_without_many_has_no_such_methods() -> None:
     made = managers.MakeProxyType("Few", managers.public_methods(queue.Queue()))
     assert not hasattr(made, "put_many") and hasattr(made, "put")
