@@ -18,7 +18,14 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as _Collector
 
-from fastmgr.contrib.metrics import OBJECTS, Readings
+from fastmgr.contrib.metrics import (
+    OBJECTS,
+    OF_OBJECTS,
+    OF_SERVER,
+    STARTED,
+    Metric as Number,
+    Readings,
+)
 from fastmgr.contrib.prometheus import NAME, Collector
 from fastmgr.contrib.series import FIRST, FORMAT, Series
 from fastmgr.kinds.counters import Counters
@@ -31,6 +38,10 @@ __all__ = ["HostedSeries", "ServerCollector", "start"]
 CONNECTIONS = 32
 #: Seconds for which a connection may be silent, or not read.
 SILENCE = 5.0
+
+
+def _name(number: Number) -> str:
+    return "_".join(filter(None, ("fastmgr", number.name, number.unit)))
 
 
 class ServerCollector(_Collector):
@@ -53,9 +64,8 @@ class ServerCollector(_Collector):
         """Yield the metrics, as of one report."""
         for metric, numbers in self._readings.read():
             kind = CounterMetricFamily if metric.grows else GaugeMetricFamily
-            name = "_".join(filter(None, ("fastmgr", metric.name, metric.unit)))
             labels = ["typeid", "name"] if metric.name.startswith("object_") else []
-            family = kind(name, metric.about, labels=labels)
+            family = kind(_name(metric), metric.about, labels=labels)
             for named, value in numbers:
                 family.add_metric([text for _, text in named], value)
             yield family
@@ -90,9 +100,10 @@ class HostedSeries(Series):
 class _HostedCollector(Collector):
     """Collects what programs count here, if any does."""
 
-    def collect(self) -> Iterator[Metric]:
-        if self._series.reach():
-            yield from super().collect()
+    _taken = tuple(_name(one) + "_total" * one.grows for one in (STARTED, *OF_SERVER, *OF_OBJECTS))
+
+    def _nothing(self) -> None:
+        """No program counts here."""
 
 
 class _Handler(WSGIRequestHandler):

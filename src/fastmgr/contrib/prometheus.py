@@ -21,7 +21,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastmgr.contrib.metrics import encodable
 from fastmgr.contrib.series import AWAY, OWNER, PID, TIME, VALUE, Series, float_of
@@ -150,6 +150,45 @@ atexit.register(_pay)
 
 Labels = tuple[tuple[str, str], ...]
 
+#: What comes behind a metric's name in the names of its samples.
+SUFFIXES = {
+    "counter": ("_total", "_created"),
+    "gauge": ("",),
+    "summary": ("_count", "_sum", "_created"),
+    "histogram": ("_bucket", "_count", "_sum", "_created"),
+}
+
+
+class _About(NamedTuple):
+    """What the key of a series says."""
+
+    typ: str
+    mode: str
+    metric: str
+    name: str
+    labels: Labels
+    #: Of a bucket of a histogram.
+    bound: float | None
+    help: str
+    part: int
+
+
+def _about(key: bytes) -> _About:
+    """Read a key; an exception of any class where it would spoil a scrape."""
+    typ, mode, metric, name, names, values_, help_text, part = json.loads(key)
+    # One bad text would spoil each scrape of all processes: a record is never removed.
+    labels = dict(zip(map(encodable, names), map(encodable, values_), strict=True))
+    bound = float(labels.pop("le")) if (typ, name) == ("histogram", f"{metric}_bucket") else None
+    spoiled = "" in labels or len(labels) + (bound is not None) != len(names)
+    if spoiled or name not in [metric + suffix for suffix in SUFFIXES[typ]]:
+        raise ValueError(key)
+    shown = Metric(encodable(metric), encodable(help_text), typ)
+    # Two programs may name the same labels in another order.
+    in_order = tuple(sorted(labels.items()))
+    return _About(
+        typ, str(mode), shown.name, encodable(name), in_order, bound, shown.documentation, int(part)
+    )
+
 
 class _Family:
     """A metric with the samples of all processes."""
@@ -163,24 +202,29 @@ class _Family:
         self.times: dict[Labels, float] = {}
         self.buckets: dict[Labels, dict[float, float]] = {}
 
-    def add(self, name: str, labels: Labels, value: float, stamp: float) -> None:
+    def __str__(self) -> str:
+        return f"{self.name} ({' '.join(filter(None, self.kind))})"
+
+    def names(self) -> set[str]:
+        """Return the names that no other metric may have."""
+        return {self.name, *(self.name + suffix for suffix in SUFFIXES[self.kind[0]])}
+
+    def add(self, about: _About, value: float, stamp: float) -> None:
         """Count a series of a metric to which all processes add."""
-        of_all = labels
-        if self.kind[0] == "histogram" and labels and labels[-1][0] == "le":
-            of_all = labels[:-1]
-            buckets = self.buckets.setdefault(of_all, {})
-            bound = float(labels[-1][1])
-            buckets[bound] = buckets.get(bound, 0.0) + value
+        labels = about.labels
+        if about.bound is not None:
+            buckets = self.buckets.setdefault(labels, {})
+            buckets[about.bound] = buckets.get(about.bound, 0.0) + value
         else:
-            key = name, labels
+            key = about.name, labels
             self.samples[key] = self.samples.get(key, 0.0) + value
-        self.times[of_all] = min(stamp, self.times.get(of_all, stamp))
+        self.times[labels] = min(stamp, self.times.get(labels, stamp))
 
     def add_gauge(self, labels: Labels, value: float, stamp: float, pid: int) -> None:
         """Count a gauge, or that of one process."""
         mode = self.kind[1].removeprefix("live")
         if mode == "all":
-            labels = (*labels, ("pid", str(pid)))
+            labels = tuple({**dict(labels), "pid": str(pid)}.items())
         key = self.name, labels
         before = self.samples.get(key)
         if before is not None:
@@ -225,6 +269,9 @@ class Collector(_Collector):
         `use` was not called.
     """
 
+    #: Names that no metric may have here.
+    _taken: Iterable[str] = ()
+
     def __init__(
         self, registry: CollectorRegistry | None = None, *, series: Series | None = None
     ) -> None:
@@ -233,7 +280,7 @@ class Collector(_Collector):
                 raise RuntimeError("fastmgr.contrib.prometheus.use(address) has to be called first")
             series = _used.series
         self._series = series
-        self._parsed: dict[bytes, tuple[Any, ...]] = {}
+        self._read: dict[bytes, _About | None] = {}
         if registry is not None:
             registry.register(self)
 
@@ -252,7 +299,7 @@ class Collector(_Collector):
         series = self._series
         with series.lock:
             if not series.reach():
-                raise ConnectionError(f"the server at {series.address!r} is away")
+                return self._nothing()
             if _used is not None and _used.series is series:
                 _used.note_meeting()
                 _used.pay()
@@ -263,36 +310,70 @@ class Collector(_Collector):
             except AWAY:
                 series.lose()
                 raise
-        for family in families:
+        for family in self._apart(families):
             yield family.metric()
 
-    def _families(self, words: list[int]) -> Iterable[_Family]:
-        families: dict[str, _Family] = {}
+    def _nothing(self) -> None:
+        """There is no row that can be shown."""
+        raise ConnectionError(f"the server at {self._series.address!r} is away")
+
+    def _families(self, words: list[int]) -> list[_Family]:
+        """Add up the series; the families come in the order in which programs made them."""
+        families: dict[tuple[str, ...], _Family] = {}
         records = self._series.records
-        living = self._series.living({words[at + OWNER] for at, _ in records})
-        for at, key in records:
-            typ, mode, metric, name, labels, help_text, part = self._parse(key)
-            family = families.get(metric)
-            if family is None or family.kind != (typ, mode):
-                # Where a program has changed what a metric is, what is new counts.
-                family = families[metric] = _Family(typ, mode, metric)
-            family.help = help_text
+        living = self._series.living({words[at + OWNER] for at in records})
+        for at, key in records.items():
+            about = self._about(key)
+            if about is None:
+                continue
+            kind = about.metric, about.typ, about.mode
+            family = families.get(kind)
+            if family is None:
+                family = families[kind] = _Family(about.typ, about.mode, about.metric)
+            family.help = about.help
             value, stamp = float_of(words[at + VALUE]), float_of(words[at + TIME])
             owner = words[at + OWNER]
-            if typ != "gauge":
-                family.add(name, labels, value, stamp)
-            elif part == OF_THE_DEAD and not math.isfinite(value):
+            if about.typ != "gauge":
+                family.add(about, value, stamp)
+            elif about.part == OF_THE_DEAD and not math.isfinite(value):
                 pass  # nobody has left anything
-            elif part <= SHARED or owner in living or (owner and mode in EXTREMES):
-                family.add_gauge(labels, value, stamp, words[at + PID])
-        return families.values()
+            elif about.part <= SHARED or owner in living or (owner and about.mode in EXTREMES):
+                family.add_gauge(about.labels, value, stamp, words[at + PID])
+        return [family for family in families.values() if family.times]
 
-    def _parse(self, key: bytes) -> tuple[Any, ...]:
-        found = self._parsed.get(key)
-        if found is None:
-            typ, mode, metric, name, names, values_, help_text, part = json.loads(key)
-            # One bad label would spoil each scrape of all processes: a record is never removed.
-            labels = tuple(zip(names, map(encodable, values_), strict=False))
-            help_text = encodable(help_text)
-            found = self._parsed[key] = typ, mode, metric, name, labels, help_text, part
-        return found
+    def _about(self, key: bytes) -> _About | None:
+        """Read a key, once; None where it cannot be shown."""
+        if key not in self._read:
+            self._read[key] = None
+            try:
+                self._read[key] = _about(key)
+            except Exception:
+                self._series.tell(
+                    "the row %r has a series that is no metric of prometheus-client, and is not "
+                    "shown: %.200r", self._series.name, key,
+                )  # fmt: skip
+        return self._read[key]
+
+    def _apart(self, families: list[_Family]) -> list[_Family]:
+        """Return what can be shown at once: of metrics that share a name the one made last."""
+        tell, row = self._series.tell, self._series.name
+        owners: dict[str, object] = dict.fromkeys(self._taken, "a metric of the server's own")
+        shown = []
+        for family in reversed(families):
+            other = next((owners[name] for name in family.names() if name in owners), None)
+            if other is not None:
+                tell(
+                    "the row %r has metrics that share a name: %s is not shown, but %s is; rename "
+                    "one of them, or give each program a row of its own (use(..., name=...))",
+                    row, str(family), str(other),
+                )  # fmt: skip
+                continue
+            owners.update(dict.fromkeys(family.names(), family))
+            shown.append(family)
+            named = {tuple(name for name, _ in labels) for labels in family.times}
+            if len(named) > 1:
+                tell(
+                    "the row %r has the metric %s with different labels, by several programs or "
+                    "versions of one: %s; all are shown", row, str(family), str(sorted(named)),
+                )  # fmt: skip
+        return shown[::-1]

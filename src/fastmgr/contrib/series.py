@@ -8,10 +8,15 @@ A process claims room for a record by one step, which writes the record's first 
 last that there is; it marks the record as done when it has written all of it.  So a process that
 is killed meanwhile leaves a record that nobody uses, and whose size is known.  No record is ever
 removed: where a series is, it stays, for all processes and, with an arena's file, for all servers.
+
+Whoever has the server's key can write to the row.  What is no record is passed over: the next one
+begins with a header whose two sizes agree.  All processes find the same, for the words of a key
+are text, and no other word of a record looks like a header.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import threading
@@ -23,7 +28,7 @@ from typing import Any
 import fastmgr
 from fastmgr.client.floats import is_mapped, live_sessions, party_of
 
-__all__ = ["WORDS", "Record", "Series", "float_of", "word_of"]
+__all__ = ["WORDS", "Series", "float_of", "word_of"]
 
 #: What the words of a record hold, in order: its size and whether it is done; the float; when that
 #: began or was set; which session has the record (0: all have it); the process of that session.
@@ -45,7 +50,7 @@ LIMIT, PAUSE = 2.0, 1.0
 #: What is raised where the server cannot be reached, or has no room.
 AWAY = (OSError, EOFError, MemoryError, AssertionError, fastmgr.RemoteError)
 
-Record = tuple[int, bytes]
+log = logging.getLogger("fastmgr.contrib.prometheus")
 
 
 def word_of(value: float) -> int:
@@ -58,6 +63,12 @@ def float_of(word: int) -> float:
     """Return the float whose bits a word has."""
     value: float = struct.unpack("d", struct.pack("q", word))[0]
     return value
+
+
+def size_of(header: int, room: int) -> int:
+    """Return the words of a record that has this header; 0 where it is no header of a record."""
+    size, length = header & 0xFFFFFFFF, (header & ~DONE) >> 32
+    return size if length > 0 and size == KEY + -(-length // 8) <= room else 0
 
 
 class Series:
@@ -77,6 +88,8 @@ class Series:
         self.address, self.authkey, self.name = address, authkey, name
         #: Of the row that was last met: another one has another.
         self.row_id = 0
+        #: What was logged.
+        self.told: set[tuple[object, ...]] = set()
         self.forget()
         self.begin_process()
 
@@ -91,9 +104,9 @@ class Series:
 
     def forget(self) -> None:
         """Forget what was found: it is another row."""
-        #: Where each key is, and all records in their order.
+        #: Where each key is, and the key of each record, in the order of the records.
         self.places: dict[bytes, int] = {}
-        self.records: list[Record] = []
+        self.records: dict[int, bytes] = {}
         #: Records that were claimed and are not done.
         self.unfinished: list[int] = []
         self.end = FIRST
@@ -155,11 +168,15 @@ class Series:
         return found
 
     def claim(self, key: bytes, initial: float, began: float) -> int | None:
-        """Add a record behind the last that is known; None where another process was quicker."""
+        """Add a record behind the last that is known; None where that is to be tried again."""
         row, at = self.row, self.end
         size = KEY + -(-len(key) // 8)
         if at + size >= len(row):
             self.manager.Counters(2 * (len(row) + size), name=self.name)
+            return None
+        if any(row[i] for i in range(at + 1, at + size)):
+            if not row[at]:  # a header is written first: nobody has begun a record meanwhile
+                self.pass_over(at)
             return None
         header = size | len(key) << 32
         if not row.compare_exchange(at, 0, header):
@@ -174,23 +191,26 @@ class Series:
 
     def note(self, at: int, key: bytes) -> None:
         self.places.setdefault(key, at)
-        self.records.append((at, key))
+        self.records[at] = key
 
     def look(self, words: Sequence[int], patience: float = 0.0) -> None:
         """Take in what was added since, in the row itself or a copy of its words.
 
-        Raises
-        ------
-        ValueError
-            Something else has written there.
+        It waits for all records together that are not done, `patience` seconds at most.
         """
-        self.unfinished = [at for at in self.unfinished if not self.take(words, at)]
-        while self.end < len(words) and (header := words[self.end]):
-            at, size = self.end, header & 0xFFFFFFFF
-            if not KEY <= size < len(words) - at:
-                raise ValueError(f"the row {self.name!r} has something else than series: {header}")
-            until = time.monotonic() + patience
-            while not (done := self.take(words, at)) and time.monotonic() < until:
+        for at in self.unfinished.copy():
+            if self.take(words, at):
+                self.unfinished.remove(at)
+        until = 0.0
+        while self.end < len(words) and (words[self.end] or self.is_wiped(words)):
+            at, size = self.end, size_of(words[self.end], len(words) - self.end)
+            if not size:
+                self.pass_over(at)
+                continue
+            while not (done := self.take(words, at)):
+                until = until or time.monotonic() + patience
+                if time.monotonic() >= until:
+                    break
                 time.sleep(0.001)
             if not done:
                 self.unfinished.append(at)
@@ -201,13 +221,33 @@ class Series:
         header = words[at]
         if not header & DONE:
             return False
-        size, length = header & 0xFFFFFFFF, (header & ~DONE) >> 32
-        count = size - KEY
-        if count != -(-length // 8):
-            raise ValueError(f"the row {self.name!r} has something else than series: {header}")
-        key = struct.pack(f"{count}q", *(words[at + KEY + i] for i in range(count)))
-        self.note(at, key[:length])
+        if size := size_of(header, len(words) - at):
+            count = size - KEY
+            key = struct.pack(f"{count}q", *(words[at + KEY + i] for i in range(count)))
+            self.note(at, key[: (header & ~DONE) >> 32])
         return True
+
+    def is_wiped(self, words: Sequence[int]) -> bool:
+        """Return whether a copy of the row shows that the next record has lost its header."""
+        return isinstance(words, list) and any(words[self.end + 1 :]) and not self.row[self.end]
+
+    def pass_over(self, at: int) -> None:
+        """Go on behind something that is no record: at the next one, or behind all words."""
+        words = self.row.snapshot()
+        self.tell(
+            "the row %r has something else than series at word %d (%d), which another program has "
+            "written: it is passed over", self.name, at, words[at],
+        )  # fmt: skip
+        rest = range(at + 1, len(words))
+        records = (i for i in rest if size_of(words[i], len(words) - i))
+        behind_all = max((i for i in rest if words[i]), default=at) + 1
+        self.end = next(records, behind_all)
+
+    def tell(self, what: str, *about: object) -> None:
+        """Log what is wrong, once in a process."""
+        if (what, *about) not in self.told:
+            self.told.add((what, *about))
+            log.warning(what, *about)
 
     # -- whose a record is ----------------------------------------------------------------
 

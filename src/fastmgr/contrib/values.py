@@ -7,7 +7,6 @@ needs no prometheus-client.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 import weakref
@@ -25,6 +24,7 @@ from fastmgr.contrib.series import (
     VALUE,
     Series,
     float_of,
+    log,
     word_of,
 )
 
@@ -35,8 +35,6 @@ __all__ = ["EXTREMES", "OF_THE_DEAD", "SHARED", "Ledger", "OwnGauge", "Value"]
 SHARED, OF_THE_DEAD = 0, -1
 #: Modes of gauges in which what a process has had counts when it has ended.
 EXTREMES: dict[str, Callable[[float, float], float]] = {"min": min, "max": max}
-
-log = logging.getLogger("fastmgr.contrib.prometheus")
 
 
 class Ledger:

@@ -7,6 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import types
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ pytest.importorskip("prometheus_client")
 
 from prometheus_client import parser
 
+from fastmgr.contrib import endpoint
 from fastmgr.contrib.endpoint import CONNECTIONS
 
 USE = """
@@ -97,6 +100,34 @@ def test_metrics_that_programs_keep_there(served: tuple[str, str]) -> None:
         found = samples(scraped(url))
         assert found["hits_total",] == count
     assert ("level",) not in {key[:1] for key in found}  # whose process has ended
+
+
+def test_row_is_looked_for_under_its_lock() -> None:
+    """Another scrape must not find another row while one reads."""
+    free = []
+
+    class Names(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            asking = threading.Thread(
+                target=lambda: free.append(hosted.lock.acquire(blocking=False))
+            )
+            asking.start()
+            asking.join()
+            return default
+
+    server = types.SimpleNamespace(address="", names=types.SimpleNamespace(objects=Names()))
+    hosted = endpoint.HostedSeries(server, "prometheus")
+    assert list(endpoint._HostedCollector(series=hosted).collect()) == []
+    assert free == [False]
+
+
+def test_metric_of_a_program_named_as_the_servers(served: tuple[str, str]) -> None:
+    path, url = served
+    use = USE.replace('"hits"', '"fastmgr_calls"')
+    subprocess.run([sys.executable, "-c", use, path], check=True, timeout=DEADLINE)
+    text = scraped(url)
+    assert text.count("# TYPE fastmgr_calls_total ") == 1
+    assert samples(text)["fastmgr_calls_total",] != 3.0
 
 
 def test_names_are_as_prometheus_wants_them(served: tuple[str, str]) -> None:

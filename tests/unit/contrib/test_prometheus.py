@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -44,15 +45,17 @@ def used(
 
 
 def scraped(created: bool = False) -> Totals:
-    """What a scrape shows, by name and labels."""
+    """What a scrape shows, by name and labels; each has to be there once."""
     registry = pc.CollectorRegistry()
     prometheus.Collector(registry)
-    return {
-        (sample.name, tuple(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(pc.generate_latest(registry).decode())
-        for sample in family.samples
-        if created or not sample.name.endswith("_created")
-    }
+    families = list(text_string_to_metric_families(pc.generate_latest(registry).decode()))
+    samples = [sample for family in families for sample in family.samples]
+    found = {(sample.name, tuple(sample.labels.items())): sample.value for sample in samples}
+    assert len(found) == len(samples)
+    assert len({family.name for family in families}) == len(families)
+    return found if created else {
+        key: value for key, value in found.items() if not key[0].endswith("_created")
+    }  # fmt: skip
 
 
 def in_child(function: Callable[[], object], killed: bool = False) -> Any:
@@ -198,6 +201,74 @@ def test_a_metric_that_was_changed(used: pc.CollectorRegistry) -> None:
     gauges("sum", used).set(5)
     gauges("mostrecent", None).set(3)
     assert scraped() == {("level", ()): 3.0}
+
+
+def place(typ: str, mode: str, metric: str, suffix: str = "", **labels: str) -> int:
+    """Have a series in the row, as another program makes one; return where."""
+    about = [typ, mode, metric, metric + suffix, list(labels), list(labels.values()), "", 0]
+    shared: Any = prometheus._used
+    at: int = shared.series.place(json.dumps(about).encode(), 1.0)
+    return at
+
+
+STRANGE = [
+    b"\xff", b"[", b"null", b"[" * 50_000, b'["counter"]',
+    b'["counter", "", "a", "b_total", [], [], "", 0]',
+    b'["counter", "", "a", "a_total", ["x", "x"], ["1", "2"], "", 0]',
+    b'["counter", "", "a", "a_total", ["x"], [], "", 0]',
+    b'["counter", "", "a", "a_total", [""], ["1"], "", 0]',
+    b'["counter", "", "a", "a_total", [1], ["1"], "", 0]',
+    b'["counter", "", "", "_total", [], [], "", 0]',
+    b'["stateset", "", "a", "a", [], [], "", 0]',
+    b'["histogram", "", "a", "a_bucket", ["le"], ["many"], "", 0]',
+    b'["histogram", "", "a", "a_bucket", [], [], "", 0]',
+]  # fmt: skip
+
+
+def test_what_is_no_metric_spoils_no_scrape(
+    used: pc.CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    pc.Counter("hits", "Hits", registry=used).inc()
+    for key in STRANGE:
+        prometheus._used.series.place(key)  # type: ignore[union-attr]
+    for _ in range(2):
+        assert scraped() == {("hits_total", ()): 1.0}
+    assert len(caplog.records) == len(STRANGE)
+
+
+def test_programs_that_disagree_on_a_metric(
+    used: pc.CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The scrape stays valid, shows what was made last, and says what is wrong."""
+    gauges = place("gauge", "sum", "jobs"), place("gauge", "sum", "jobs", kind="a")
+    place("counter", "", "jobs", "_total")
+    place("gauge", "sum", "jobs", kind="b")
+    place("summary", "", "size", "_sum")
+    place("gauge", "sum", "size_sum")
+    for _ in range(2):
+        assert scraped() == {("jobs_total", ()): 1.0, ("size_sum", ()): 1.0}
+    first, second = (record.message for record in caplog.records)
+    assert "size (summary) is not shown, but size_sum (gauge sum) is" in first
+    assert "jobs (gauge sum) is not shown, but jobs (counter) is" in second
+    assert len(set(gauges)) == 2
+
+
+def test_programs_that_disagree_on_labels(
+    used: pc.CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    place("counter", "", "hits", "_total", path="/", code="1")
+    place("counter", "", "hits", "_total", code="1", path="/")
+    assert scraped() == {("hits_total", (("code", "1"), ("path", "/"))): 2.0}
+    assert not caplog.records
+    place("counter", "", "hits", "_total", path="/")
+    for _ in range(2):
+        assert scraped()["hits_total", (("path", "/"),)] == 1.0
+    (said,) = (record.message for record in caplog.records)
+    assert "hits (counter) with different labels" in said
+    level = pc.Gauge("level", "", ["pid"], multiprocess_mode="all", registry=used)
+    level.labels("1").set(1)
+    level.labels("2").set(1)
+    assert scraped()["level", (("pid", str(os.getpid())),)] == 1.0
 
 
 def test_while_the_server_is_away(
