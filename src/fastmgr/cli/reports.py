@@ -74,11 +74,16 @@ class Source:
 
 def as_json(report: Report) -> dict[str, Any]:
     """Return a report as plain values, with the deadlocks that are in it."""
-    found = [
-        {part: [_wait_as_json(wait) for wait in getattr(one, part)] for part in one._fields}
-        for one in deadlocks(waits(report.locks, report.clients))
-    ]
-    return {**dataclasses.asdict(report), "deadlocks": found}
+    found = deadlocks(waits(report.locks, report.clients))
+    return {
+        **dataclasses.asdict(report),
+        "deadlocks": [_deadlock_as_json(one) for one in found if one.is_certain],
+        "possible_deadlocks": [_deadlock_as_json(one) for one in found if not one.is_certain],
+    }
+
+
+def _deadlock_as_json(found: Deadlock) -> dict[str, Any]:
+    return {part: [_wait_as_json(wait) for wait in getattr(found, part)] for part in found._fields}
 
 
 def _wait_as_json(wait: Wait) -> dict[str, Any]:
@@ -112,7 +117,10 @@ def about_deadlock(found: Deadlock) -> Iterator[str]:
     """Yield the lines that say who is in a deadlock."""
     many = len(found.waits)
     whose = "a thread waits for what it has itself" if many == 1 else f"{many} threads"
-    yield f"deadlock: {whose}"
+    if found.is_certain:
+        yield f"deadlock: {whose}"
+    else:
+        yield f"possible deadlock, unless another thread releases the semaphore: {whose}"
     for wait in found.waits:
         yield f"  {_about_wait(wait)}"
     for wait in found.behind:

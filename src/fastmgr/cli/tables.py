@@ -23,7 +23,12 @@ class Row(NamedTuple):
     now: Any
     before: Any
     seconds: float
-    is_deadlocked: bool = False
+    deadlock: str = ""  # of a lock: "deadlock" or "possible" where it is in one
+
+    @property
+    def is_deadlocked(self) -> bool:
+        """Whether it is in a deadlock that only its threads could end."""
+        return self.deadlock == "deadlock"
 
     def rate(self, field: str) -> float | None:
         """Return by how much a total has grown each second; None where that is not known."""
@@ -148,7 +153,7 @@ LOCKS = Table(
         Column("next", _first, str),
         Column("held by", _holders, str),
         Column("since", lambda row: _since(row.now.holders), as_seconds),
-        Column("deadlock", lambda row: "deadlock" if row.is_deadlocked else "", str),
+        Column("deadlock", lambda row: row.deadlock, str),
     ),
     "waiters",
 )
@@ -170,8 +175,15 @@ class Sight:
         self.report = report
         self.before = before
         self.seconds = report.uptime - before.uptime if before is not None else 0.0
-        self.deadlocks: list[Deadlock] = deadlocks(waits(report.locks, report.clients))
-        self._deadlocked = {wait.lock.id for one in self.deadlocks for wait in one.waits}
+        found = deadlocks(waits(report.locks, report.clients))
+        #: Of the possible ones nothing is wrong, perhaps.
+        self.deadlocks: list[Deadlock] = [one for one in found if one.is_certain]
+        self.possible: list[Deadlock] = [one for one in found if not one.is_certain]
+        self._deadlocked = {
+            wait.lock.id: "deadlock" if one.is_certain else "possible"
+            for one in (*self.possible, *self.deadlocks)
+            for wait in one.waits
+        }
 
     def rows(self, table: Table) -> list[Row]:
         """Return the rows of a table, in no order."""
@@ -183,7 +195,7 @@ class Sight:
                 one,
                 before.get(table.key(one)),
                 self.seconds,
-                table is LOCKS and one.id in self._deadlocked,
+                self._deadlocked.get(one.id, "") if table is LOCKS else "",
             )
             for one in getattr(self.report, table.part)
         ]

@@ -118,7 +118,7 @@ def as_json(sight: Sight) -> dict[str, Any]:
 def as_lines(sight: Sight, address: str) -> list[str]:
     """Return what is seen as lines for people."""
     lines = [f"fastmgr {sight.report.version} at {address}: {', '.join(sight.facts())}"]
-    for found in sight.deadlocks:
+    for found in (*sight.deadlocks, *sight.possible):
         lines += about_deadlock(found)
     for table in TABLES:
         rows = table.column(table.order).sorted(sight.rows(table))

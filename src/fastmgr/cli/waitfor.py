@@ -7,6 +7,9 @@ queue, anybody may end the wait.
 
 Of a lock that was taken in shared memory only the process is known that holds it, and any of its
 threads may give it back: it is held by all of its threads that use the server.
+
+Who has taken a permit of a semaphore need not give it back: another thread may release it, which
+perhaps waits for nothing. So where a deadlock has a semaphore in it, it is only a possible one.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ __all__ = ["Deadlock", "Wait", "Who", "chain", "deadlocks", "tree", "waits", "wh
 
 #: This host, which is not named.
 HERE = os.uname().nodename
+
+#: Types whose holders give back what they hold; of all others anybody may.
+OWNED = ("Lock", "RLock", "Condition")
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Wait(NamedTuple):
 
 
 class Deadlock(NamedTuple):
-    """Waits none of which can end: each is for what only other waiters of them hold.
+    """Waits none of which ends by the holders: each is for what only other waiters of them hold.
 
     Where they are one cycle, each waits for the next, and the last for the first. `behind` are the
     waits of others, who wait for these at first or at second hand.
@@ -67,6 +73,11 @@ class Deadlock(NamedTuple):
 
     waits: tuple[Wait, ...]
     behind: tuple[Wait, ...]
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether only the holders can end these waits: there is no semaphore among the locks."""
+        return all(wait.lock.typeid in OWNED for wait in self.waits)
 
 
 def who(party: Party) -> Who:
@@ -145,7 +156,7 @@ def tree(all_waits: Iterable[Wait]) -> Iterator[tuple[int, Who, Wait | None]]:
 
 
 def deadlocks(all_waits: Iterable[Wait]) -> list[Deadlock]:
-    """Return the deadlocks among those who wait."""
+    """Return the deadlocks among those who wait, certain and possible ones."""
     hopeless = _hopeless(list(all_waits))
     reached = {waiter: _reached(waiter, hopeless) for waiter in hopeless}
     knots: list[set[Who]] = []

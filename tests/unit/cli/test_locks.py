@@ -27,6 +27,15 @@ def take_two(number: int, first: str, second: str) -> None:
         another.acquire()
 
 
+def consume(text: str) -> None:
+    """Wait for two signals."""
+    multiprocessing.current_process().authkey = KEY
+    signal = pickle.loads(bytes.fromhex(text))
+    for _ in range(2):
+        signal.acquire()
+        tell(True)
+
+
 def report(say: Say, manager: Any) -> tuple[int, Any]:
     status, said = say("locks", manager.address, "--json")
     return status, json.loads(said)
@@ -35,7 +44,7 @@ def report(say: Say, manager: Any) -> tuple[int, Any]:
 def test_deadlock_of_three_processes_is_named(say: Say) -> None:
     with ProbeManager(authkey=KEY) as manager, contextlib.ExitStack() as stack:
         multiprocessing.current_process().authkey = KEY
-        locks = [manager.Lock(), manager.RLock(), manager.Semaphore(1)]
+        locks = [manager.Lock(), manager.RLock(), manager.Lock()]
         texts = [pickle.dumps(lock).hex() for lock in locks]
         scripts = [
             stack.enter_context(Script(take_two, number, texts[number], texts[number - 2]))
@@ -58,6 +67,24 @@ def test_deadlock_of_three_processes_is_named(say: Say) -> None:
         status, said = say("locks", manager.address)
         assert status == 1 and "deadlock: 3 threads" in said
         assert f"worker-1 ({scripts[1].pid}) waits for" in said
+
+
+def test_semaphore_that_is_used_as_a_signal(manager: Any, say: Say) -> None:
+    """Its consumer has taken a permit, and waits for the next: another thread releases it."""
+    multiprocessing.current_process().authkey = KEY
+    signal = manager.Semaphore(0)
+    with Script(consume, pickle.dumps(signal).hex()) as consumer:
+        signal.release()
+        assert consumer.line()
+        poll(lambda: report(say, manager)[1]["possible_deadlocks"], "it waits again")
+        status, plain = report(say, manager)
+        assert status == 0 and not plain["deadlocks"]
+        status, said = say("locks", manager.address)
+        assert status == 0 and "possible deadlock, unless another thread releases" in said
+        said = say("top", manager.address, "--once")[1]
+        assert "possible deadlock" in said and said.rstrip().endswith("possible")
+        signal.release()
+        assert consumer.line()
 
 
 def test_who_holds_and_who_waits(manager: Any, say: Say) -> None:

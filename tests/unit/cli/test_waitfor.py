@@ -15,13 +15,13 @@ def party(name: str) -> Party:
     return Party(host="here", pid=ord(name[0]), process=name, thread="MainThread", since=1.5)
 
 
-def lock(text: str) -> LockReport:
+def lock(text: str, typeid: str = "Lock") -> LockReport:
     """A lock as ``name: holders < waiters``, with a letter for each."""
     name, _, rest = text.partition(": ")
     holders, _, waiters = rest.partition(" < ")
     return LockReport(
         id=name,
-        typeid="Lock",
+        typeid=typeid,
         name=None,
         holders=tuple(map(party, holders.strip())),
         waiters=tuple(map(party, waiters.strip())),
@@ -61,6 +61,15 @@ CASES = {
 def test_deadlocks(case: str) -> None:
     texts, expected = CASES[case]
     assert found(*texts) == expected
+
+
+@pytest.mark.parametrize("typeid", ["RLock", "Condition", "Semaphore", "BoundedSemaphore", "Gate"])
+def test_deadlock_with_a_semaphore_is_only_possible(typeid: str) -> None:
+    """Another thread may release it: it, and what a user has registered, perhaps has no owner."""
+    locks = [lock("1: a < b"), lock("2: b < a", typeid), lock("3: c < d"), lock("4: d < c")]
+    mixed, certain = deadlocks(waits(locks, ()))
+    assert mixed.is_certain == (typeid in ("RLock", "Condition"))
+    assert certain.is_certain
 
 
 def for_ever(locks: list[LockReport], order: tuple[str, ...]) -> set[str]:
