@@ -10,6 +10,7 @@ from typing import TextIO
 
 from fastmgr import __version__
 from fastmgr.cli.options import Refusal
+from fastmgr.cli.units import one_line
 
 #: What each command does; the module of `fastmgr.cli` that does it has the same name.
 COMMANDS = {
@@ -66,7 +67,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
             formatter_class=_Help,
         )
         command.add_options(subparser)
-        subparser.set_defaults(run=command.run, refuse=subparser.error)
+        subparser.set_defaults(run=command.run, command=name, refuse=subparser.error)
     return parser
 
 
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except Refusal as error:
-        print(f"{parser.prog} {chosen}: {error}", file=sys.stderr)
+        print(one_line(f"{parser.prog} {chosen}: {error}"), file=sys.stderr)
         status = error.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -34,6 +34,27 @@ CLIENTS = (
 )
 
 
+#: A name that begins a line, commands the terminal, and cannot be encoded.
+HOSTILE = "\x1b[31mred\n\u202e\udcff"
+
+
+def hostile() -> Report:
+    """What a server says where every name is such a one."""
+    one, other = (
+        party(HOSTILE, number, thread=HOSTILE, host=f"{HOSTILE} {number}") for number in range(2)
+    )
+    named = {"id": HOSTILE, "typeid": HOSTILE, "name": HOSTILE}
+    return report(
+        version=HOSTILE,
+        objects=(ObjectReport(**named),),
+        clients=(ClientReport(1, HOSTILE, HOSTILE, HOSTILE, 1, (HOSTILE,)),),
+        locks=(
+            LockReport("1", HOSTILE, HOSTILE, (one,), (other,)),
+            LockReport(HOSTILE, HOSTILE, None, (other,), (one,)),
+        ),
+    )
+
+
 def report(seconds: float = 10.0, calls: int = 0, **more: Any) -> Report:
     """What a server says so many seconds after its start, and after so many calls more."""
     objects = (dataclasses.replace(OBJECTS[0], calls=1000 + calls), *OBJECTS[1:])

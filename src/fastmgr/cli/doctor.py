@@ -15,6 +15,7 @@ from typing import Any
 import fastmgr
 from fastmgr.cli import named
 from fastmgr.cli.options import Refusal, shown
+from fastmgr.cli.units import one_line
 from fastmgr.client.sessions import scheme_of
 
 #: Descriptors below which a server with many clients runs out of them.
@@ -40,7 +41,7 @@ class Findings:
 
     def say(self, fact: str, wrong: str | None = None) -> None:
         """Print a fact; where something is wrong with it, what that is and what to do."""
-        print(f"  {fact}" if wrong is None else f"! {fact}: {wrong}")
+        print(one_line(f"  {fact}" if wrong is None else f"! {fact}: {wrong}"))
         self.wrong += wrong is not None
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastmgr.cli import options as common
 from fastmgr.cli.options import Refusal, said, shown
+from fastmgr.cli.units import one_line
 from fastmgr.client.sessions import ClientSession, engine_of
 from fastmgr.link.handshake import CHALLENGE, HANDSHAKE_LIMIT
 from fastmgr.link.sockets import connect
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{address}: {found[0]} ({milliseconds:.1f} ms)")
         return 0
     why = in_words(wrong[0]) if wrong else None
-    print(f"{address}: {why or f'no answer within {options.timeout:g} s'}")
+    print(one_line(f"{address}: {why or f'no answer within {options.timeout:g} s'}"))
     return 1
 
 

@@ -4,6 +4,7 @@ It has to be there: a program makes it, as manager.Counter(name="hits").
 """
 
 import argparse
+from typing import Any
 
 from fastmgr.cli import named
 from fastmgr.cli.options import Refusal, said
@@ -32,14 +33,22 @@ def _number(text: str) -> int | float:
 def run(options: argparse.Namespace) -> int:
     """Add, and print the sum."""
     manager = named.connected(options)
-    found = named.one(manager, options)
-    part = named.part_of(found, manager, options)
-    if not part and found.typeid in ("Counters", "Array"):
+    with named.refusing(options.address, manager._authkey):
+        found = named.one(manager, options.name)
+        proxy = found.proxy(manager)
+        print(_sum(found, proxy, options))
+    return 0
+
+
+def _sum(found: named.Named, proxy: Any, options: argparse.Namespace) -> Any:
+    """Add, and return the sum; `Refusal` where that does not go."""
+    is_row = found.typeid in ("Counters", "Array")
+    part = named.part_of(found, proxy if is_row else None, options)
+    if is_row and not part:
         raise Refusal(f"{found.name!r} is a row of numbers: say which, KEY")
     try:
-        print(found.proxy(manager).incr(*part, options.by))
+        return proxy.incr(*part, options.by)
     except LookupError:
         raise named.no_part(found, options) from None
     except (TypeError, ValueError, OverflowError) as error:
         raise Refusal(f"{found.name!r}: {options.by} is not added: {said(error)}", 1) from None
-    return 0

@@ -14,6 +14,7 @@ import json
 
 from fastmgr.cli import named, reports
 from fastmgr.cli.reports import Source, about_deadlock, about_lock, title
+from fastmgr.cli.units import one_line
 from fastmgr.cli.waitfor import deadlocks, waits
 
 #: What of a report is printed as JSON.
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({key: plain[key] for key in PARTS}))
         return 1 if plain["deadlocks"] else 0
     for one in report.locks:
-        print(title(one) + (f" ({one.typeid})" if one.name else ""))
+        print(title(one) + (f" ({one_line(one.typeid)})" if one.name else ""))
         for line in about_lock(one):
             print(f"  {line}")
     if not report.locks:

@@ -12,7 +12,9 @@ from typing import Any
 
 import fastmgr
 from fastmgr.cli import named
+from fastmgr.cli.named import Unreadable
 from fastmgr.cli.options import Refusal
+from fastmgr.cli.units import one_line
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,20 +43,21 @@ def run(options: argparse.Namespace) -> int:
     """Print a line for each object."""
     manager = named.connected(options)
     rows = []
-    for found in named.listed(manager):
-        try:
-            value = found.value(manager)
-            if isinstance(value, fastmgr.BaseProxy):  # `get` prints what the other object has
-                value = short = f"<{value._token.typeid} {value._token.id}>"  # as `top` calls it
+    with named.refusing(options.address, manager._authkey):
+        for found in named.listed(manager):
+            try:
+                value = found.value(manager)
+                if isinstance(value, fastmgr.BaseProxy):  # `get` prints what the other object has
+                    value = short = f"<{value._token.typeid} {value._token.id}>"  # as in `top`
+                else:
+                    short = _shortened(value)
+            except Refusal as error:
+                value, short = None, "<unreadable here>" if isinstance(error, Unreadable) else ""
+            if options.json:
+                about = {"name": found.name, "type": found.typeid, "value": value}
+                print(json.dumps(about, default=repr))
             else:
-                short = _shortened(value)
-        except Refusal:
-            value, short = None, ""
-        if options.json:
-            about = {"name": found.name, "type": found.typeid, "value": value}
-            print(json.dumps(about, default=repr))
-        else:
-            rows.append((found.name, found.typeid, short))
+                rows.append(tuple(map(one_line, (found.name, found.typeid, short))))
     if rows:
         first = max(len(name) for name, _, _ in rows)
         second = max(len(typeid) for _, typeid, _ in rows)

@@ -1,22 +1,23 @@
-"""The named objects of a running server, as the commands ls, get and incr see them."""
+"""The named objects of a running server, as the commands ls, get, incr and watch see them."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import AuthenticationError
+from multiprocessing import AuthenticationError, process
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import fastmgr
 from fastmgr.cli import options as common
 from fastmgr.cli.health import in_words
-from fastmgr.cli.options import Refusal, shown
+from fastmgr.cli.options import Refusal, said, shown
+from fastmgr.contrib.series import FORMAT, Series
 
 __all__ = [
-    "Named", "add_name", "add_server", "connected", "listed", "no_name", "no_part", "one",
-    "part_of", "refusing",
+    "Metrics", "Named", "Unreadable", "add_name", "add_server", "connected", "introduce", "listed",
+    "no_part", "one", "part_of", "refusing",
 ]  # fmt: skip
 
 
@@ -42,9 +43,21 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 
 def connected(options: argparse.Namespace) -> Any:
     """Return a manager that is connected to the server; `Refusal` where that cannot be."""
-    key, _, _ = common.read_key(options.authkey_file)
+    key = introduce(options)
     with refusing(options.address, key):
         return fastmgr.SyncManager.from_address(options.address, key)
+
+
+def introduce(options: argparse.Namespace) -> bytes:
+    """Return the server's key, and have this process be one that a server's reports can tell.
+
+    It has the command's name there; and the key by which proxies reach their server that are in
+    what is read.
+    """
+    key, _, _ = common.read_key(options.authkey_file)
+    this = process.current_process()
+    this.name, this.authkey = f"fastmgr {options.command}", key
+    return key
 
 
 @contextmanager
@@ -58,6 +71,22 @@ def refusing(address: Any, key: bytes) -> Iterator[None]:
         if isinstance(error, AuthenticationError) and not key and "digest" in str(error):
             why = "the server has a key, and none is given: --authkey-file FILE, or see --help"
         raise Refusal(f"{shown(address)}: {why}", 1) from None
+
+
+class Unreadable(Refusal):
+    """What an object has cannot be unpickled here, say."""
+
+
+class Metrics:
+    """What a row of counters has that holds the metrics of prometheus-client."""
+
+    def __init__(self, words: list[int]) -> None:
+        series = Series(None, b"", "")
+        series.look(words)
+        self.count = len(series.records)
+
+    def __repr__(self) -> str:
+        return f"<metrics: {self.count} series>"
 
 
 class Named(NamedTuple):
@@ -78,19 +107,35 @@ class Named(NamedTuple):
             return manager.Value(code, None, name=name)
         if self.typeid == "Array" and code is not None:
             return manager.Array(code, (), name=name)
-        raise Refusal(f"{name!r} is a {self.typeid}, which is not read here", 1)
+        where = " on such a server" if self.typeid in ("Value", "Array") else ""
+        raise Refusal(f"{name!r} is a {self.typeid}, which this command cannot read{where}", 1)
 
     def value(self, manager: Any) -> Any:
-        """Return what it has: a number, an object, a dict of counters or a list of items."""
+        """Return what it has: a number, an object, a dict of counters, a list of items, `Metrics`.
+
+        `Unreadable` where that is an object which is none here.
+        """
         return self.read(self.proxy(manager))
 
     def read(self, proxy: Any) -> Any:
         """Return what it has, by a proxy of it."""
-        if self.typeid in ("Counter", "Value"):
+        if self.typeid == "Value":
+            try:
+                return proxy.value
+            except (OSError, EOFError, AuthenticationError):
+                raise
+            except Exception as error:  # of the code by which a program's object is unpickled
+                raise Unreadable(
+                    f"{self.name!r} has an object that cannot be read here: {said(error)}", 1
+                ) from None
+        if self.typeid == "Counter":
             return proxy.value
         if self.typeid == "Array":
             return list(proxy[:])
-        return dict(zip(proxy.keys(), proxy.snapshot(), strict=False))
+        words = proxy.snapshot()
+        if words and words[0] == FORMAT:
+            return Metrics(words)
+        return dict(zip(proxy.keys(), words, strict=False))
 
 
 def listed(manager: Any) -> list[Named]:
@@ -103,38 +148,40 @@ def listed(manager: Any) -> list[Named]:
         ) from None
 
 
-def one(manager: Any, options: argparse.Namespace) -> Named:
-    """Return the object that the options name; `Refusal` where there is none."""
+def one(manager: Any, name: str) -> Named:
+    """Return the object of a name; `Refusal` where there is none, or it has metrics."""
     for found in listed(manager):
-        if found.name == options.name:
+        if found.name == name:
+            if found.typeid == "Counters":
+                value = found.value(manager)
+                if isinstance(value, Metrics):
+                    raise Refusal(
+                        f"{name!r} has metrics of prometheus-client ({value.count} series), and a "
+                        "scrape shows them: fastmgr serve --metrics",
+                        1,
+                    )
             return found
-    raise no_name(options.name)
+    raise Refusal(f"there is no name {name!r}: 'fastmgr ls' lists those there are", 1)
 
 
-def part_of(found: Named, manager: Any, options: argparse.Namespace) -> tuple[Any, ...]:
+def part_of(found: Named, whole: Any, options: argparse.Namespace) -> tuple[Any, ...]:
     """Return the key or index that is meant, as arguments; none for the whole.
 
-    Digits are an index, or a number that is a key, unless a counter has these very digits, a str,
-    as its key.
+    `whole` is what may have parts. Digits are an index, or a number that is a key, unless these
+    very digits, a str, are a key.
     """
     text = options.part
-    if found.typeid in ("Counter", "Value"):
-        if text is not None:
-            raise Refusal(f"{found.name!r} is a {found.typeid}, which has no parts")
-        return ()
     if text is None:
         return ()
-    if found.typeid == "Counters" and text in found.proxy(manager):
+    if not hasattr(whole, "__getitem__") or isinstance(whole, (str, bytes)):
+        what = "" if found.typeid == "Counter" or whole is None else f" ({type(whole).__name__})"
+        raise Refusal(f"{found.name!r} is a {found.typeid}{what}, which has no parts")
+    if hasattr(whole, "keys") and text in whole:
         return (text,)
     try:
         return (int(text),)
     except ValueError:
         return (text,)
-
-
-def no_name(name: str) -> Refusal:
-    """Return what to raise where no object has that name."""
-    return Refusal(f"there is no name {name!r}: 'ls' lists those there are", 1)
 
 
 def no_part(found: Named, options: argparse.Namespace) -> Refusal:

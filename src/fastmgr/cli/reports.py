@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from fastmgr.cli import named, options as common
+from fastmgr.cli import named
 from fastmgr.cli.options import Refusal
-from fastmgr.cli.units import as_seconds
+from fastmgr.cli.units import as_seconds, one_line
 from fastmgr.cli.waitfor import Deadlock, Wait, chain, deadlocks, tree, waits, who
 from fastmgr.link.sockets import connect_timeout
 from fastmgr.monitor import ClientReport, LockReport, Monitor, NoReport, ObjectReport, Report
@@ -37,7 +37,7 @@ class Source:
 
     def report(self) -> Report:
         """Return what the server reports now; `Refusal` where it does not."""
-        key, _, _ = common.read_key(self._options.authkey_file)
+        key = named.introduce(self._options)
         if self._monitor is None:  # it connects when it is asked
             try:
                 self._monitor = Monitor(
@@ -100,12 +100,12 @@ def _wait_as_json(wait: Wait) -> dict[str, Any]:
 
 def title(thing: LockReport | ObjectReport) -> str:
     """Return what people call an object: its name, or else its type and its number."""
-    return thing.name or f"{thing.typeid} {number(thing)}"
+    return one_line(thing.name or f"{thing.typeid} {number(thing)}")
 
 
 def number(thing: LockReport | ObjectReport) -> str:
     """Return the number of an object, as in its proxies' tokens."""
-    return thing.id.lstrip("0") or "0"
+    return one_line(thing.id.lstrip("0") or "0")
 
 
 def how_long(seconds: float | None) -> str:
@@ -163,8 +163,8 @@ def about_thing(thing: Any, report: Report) -> Iterator[str]:
     Of a client its threads are named.
     """
     if isinstance(thing, ClientReport):
-        yield f"peer: {thing.address}"
-        yield f"threads: {', '.join(thing.threads)}"
+        yield f"peer: {one_line(thing.address)}"
+        yield f"threads: {one_line(', '.join(thing.threads))}"
         return
     one = next((lock for lock in report.locks if lock.id == thing.id), None)
     if one is None:

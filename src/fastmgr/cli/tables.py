@@ -6,11 +6,12 @@ they grew in the time between the two.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from fastmgr.cli.reports import number
-from fastmgr.cli.units import as_bytes, as_number, as_seconds
+from fastmgr.cli.units import as_bytes, as_number, as_seconds, counted, one_line
 from fastmgr.cli.waitfor import Deadlock, deadlocks, waits, who
 from fastmgr.monitor import Report
 
@@ -48,7 +49,7 @@ class Column(NamedTuple):
     @property
     def is_text(self) -> bool:
         """Whether it is put on the left, and sorted from A to Z."""
-        return self.shown is str
+        return self.shown is one_line
 
     def sorted(self, rows: Iterable[Row], is_reversed: bool = False) -> list[Row]:
         """Return rows in the order of this column; those in which there is nothing come last."""
@@ -66,6 +67,9 @@ class Table(NamedTuple):
     key: Callable[[Any], Any]
     columns: tuple[Column, ...]
     order: str  # the heading of the column by which it is sorted at first
+    least: tuple[
+        str, ...
+    ]  # headings of what a narrow terminal does without, the first of them first
 
     def column(self, heading: str) -> Column:
         """Return the column of that heading."""
@@ -114,25 +118,26 @@ OBJECTS = Table(
     "objects",
     lambda one: one.id,
     (
-        Column("object", _name, str),
-        Column("type", _field("typeid"), str),
+        Column("object", _name, one_line),
+        Column("type", _field("typeid"), one_line),
         *TRAFFIC,
         Column("waiters", _field("waiters")),
         Column("waited", _field("waited"), as_seconds),
         Column("items", _field("size")),
         Column("references", _field("references")),
-        Column("memory", lambda row: "shared" if row.now.in_memory else "", str),
+        Column("memory", lambda row: "shared" if row.now.in_memory else "", one_line),
     ),
     "calls",
+    ("in", "out", "references", "waited", "mean", "items", "memory"),
 )
 CLIENTS = Table(
     "clients",
     "clients",
     lambda one: (one.host, one.pid, one.address) if one.number is None else one.number,
     (
-        Column("process", _field("name"), str),
+        Column("process", _field("name"), one_line),
         Column("pid", _field("pid"), lambda pid: "" if pid is None else str(pid)),
-        Column("host", _field("host"), str),
+        Column("host", _field("host"), one_line),
         *TRAFFIC,
         Column("connections", _field("connections")),
         Column("threads", lambda row: len(row.now.threads)),
@@ -140,22 +145,24 @@ CLIENTS = Table(
         Column("mapped", _field("mapped"), as_bytes),
     ),
     "calls",
+    ("in", "out", "mapped", "references", "threads", "mean", "connections", "host"),
 )
 LOCKS = Table(
     "locks",
     "locks",
     lambda one: one.id,
     (
-        Column("lock", _name, str),
-        Column("type", _field("typeid"), str),
+        Column("lock", _name, one_line),
+        Column("type", _field("typeid"), one_line),
         Column("waiters", lambda row: len(row.now.waiters)),
         Column("for", lambda row: _since(row.now.waiters), as_seconds),
-        Column("next", _first, str),
-        Column("held by", _holders, str),
+        Column("next", _first, one_line),
+        Column("held by", _holders, one_line),
         Column("since", lambda row: _since(row.now.holders), as_seconds),
-        Column("deadlock", lambda row: row.deadlock, str),
+        Column("deadlock", lambda row: row.deadlock, one_line),
     ),
     "waiters",
+    ("since", "next", "for"),
 )
 TABLES = (OBJECTS, CLIENTS, LOCKS)
 
@@ -214,34 +221,53 @@ class Sight:
             calls, came, went = (show(row.rate(field)) for field, show in rates)
             facts += [f"{calls} calls/s", f"{came}/s in", f"{went}/s out"]
         facts += [
-            f"{as_number(server.clients)} clients",
-            f"{as_number(server.connections)} connections",
-            f"{as_number(server.objects)} objects",
-            f"{as_number(server.calls)} calls",
-            f"{as_number(server.errors)} errors",
+            counted(server.clients, "client"),
+            counted(server.connections, "connection"),
+            counted(server.objects, "object"),
+            counted(server.calls, "call"),
+            counted(server.errors, "error"),
             f"{as_number(server.refused)} refused",
-            f"{server.workers} workers ({server.idle_workers} idle)",
+            f"{counted(server.workers, 'worker')} ({server.idle_workers} idle)",
             f"loop lag {as_seconds(server.loop_lag)}",
             f"memory {as_bytes(server.memory)}",
             f"shared memory {as_bytes(server.shared_memory)}",
-            f"{as_number(server.descriptors)} descriptors",
+            counted(server.descriptors, "descriptor"),
             f"process {self.report.pid}",
             f"up {as_seconds(self.report.uptime)}",
         ]
         if server.backlog is not None:
-            facts.append(f"{as_number(server.backlog)} wait to be accepted")
+            facts.append(f"{counted(server.backlog, 'connection')} to be accepted")
         return facts
 
 
-def as_text(table: Table, rows: Iterable[Row]) -> str:
-    """Return a table as lines of text, as wide as it has to be."""
-    cells = [[column.heading for column in table.columns]]
-    cells += [[column.shown(column.value(row)) for column in table.columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
+def as_text(table: Table, rows: Iterable[Row], width: int | None = None) -> str:
+    """Return a table as lines of text, as wide as it has to be.
+
+    Where there is a width, columns are left out that have no room, and the last line names them.
+    """
+    rows = list(rows)
+    there = {
+        column.heading: [column.heading, *(column.shown(column.value(row)) for row in rows)]
+        for column in table.columns
+    }
+    widths = {heading: max(map(len, cells)) for heading, cells in there.items()}
+    empty = [heading for heading, cells in there.items() if not any(cells[1:])]
+    left_out = []
+    for heading in dict.fromkeys([*empty, *table.least]):
+        if width is None or sum(widths.values()) + 2 * (len(widths) - 1) <= width:
+            break
+        left_out.append(heading)
+        del widths[heading]
+    columns = [column for column in table.columns if column.heading in widths]
+    lines = [
         "  ".join(
-            f"{cell:{'<' if column.is_text else '>'}{width}}"
-            for cell, width, column in zip(line, widths, table.columns, strict=True)
+            f"{there[name][number]:{'<' if column.is_text else '>'}{widths[name]}}"
+            for column in columns
+            for name in [column.heading]
         ).rstrip()
-        for line in cells
-    )
+        for number in range(len(rows) + 1)
+    ]
+    unseen = [heading for heading in left_out if heading not in empty]
+    if unseen and width:
+        lines += textwrap.wrap(f"(no room for: {', '.join(unseen)})", width)
+    return "\n".join(lines)

@@ -9,7 +9,9 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import sys
+import textwrap
 from time import sleep
 from typing import Any
 
@@ -17,6 +19,7 @@ from fastmgr.cli import named, options as common, reports
 from fastmgr.cli.options import Refusal, shown
 from fastmgr.cli.reports import Source, about_deadlock
 from fastmgr.cli.tables import TABLES, UNCOUNTED, Sight, as_text
+from fastmgr.cli.units import one_line
 
 INTERVAL = 1.0
 PLACE = "127.0.0.1:8789"
@@ -94,7 +97,8 @@ def once(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(as_json(sight)))
     else:
-        print("\n".join(as_lines(sight, shown(options.address))))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print("\n".join(as_lines(sight, shown(options.address), width)))
     return 0
 
 
@@ -115,15 +119,20 @@ def as_json(sight: Sight) -> dict[str, Any]:
     return plain
 
 
-def as_lines(sight: Sight, address: str) -> list[str]:
-    """Return what is seen as lines for people."""
-    lines = [f"fastmgr {sight.report.version} at {address}: {', '.join(sight.facts())}"]
+def as_lines(sight: Sight, address: str, width: int | None = None) -> list[str]:
+    """Return what is seen as lines for people, who have a terminal of a width or none."""
+    head = f"fastmgr {one_line(sight.report.version)} at {address}: {', '.join(sight.facts())}"
+    lines = _wrapped(head, width)
     for found in (*sight.deadlocks, *sight.possible):
         lines += about_deadlock(found)
     for table in TABLES:
         rows = table.column(table.order).sorted(sight.rows(table))
         lines += ["", f"{table.name}: {len(rows)}"]
-        lines += [as_text(table, rows)] if rows else []
+        lines += [as_text(table, rows, width)] if rows else []
     if any(one.in_memory for one in sight.report.objects):
-        lines += ["", UNCOUNTED]
+        lines += ["", *_wrapped(UNCOUNTED, width)]
     return lines
+
+
+def _wrapped(text: str, width: int | None) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ") if width else [text]

@@ -1,8 +1,8 @@
-"""Numbers, amounts and durations in few letters, for people."""
+"""Numbers, amounts, durations and names as people read them, in few letters."""
 
 from __future__ import annotations
 
-__all__ = ["as_bytes", "as_number", "as_seconds"]
+__all__ = ["as_bytes", "as_number", "as_seconds", "counted", "one_line"]
 
 LARGE = ((1, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
 BYTES = ((1, " B"), (2**10, " KiB"), (2**20, " MiB"), (2**30, " GiB"), (2**40, " TiB"))
@@ -34,6 +34,23 @@ def as_seconds(seconds: float | None) -> str:
     place = next(place for place, (size, _) in enumerate(LONG) if whole >= size)
     (larger, first), (smaller, second) = LONG[place : place + 2]
     return f"{whole // larger} {first} {whole % larger // smaller} {second}"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things, as 1 client or 2 clients."""
+    return f"{as_number(number)} {what}{'' if number == 1 else 's'}"
+
+
+def one_line(text: object) -> str:
+    """Return a text from elsewhere without what would begin a line or command the terminal.
+
+    Such characters are escaped, as in a str's `repr`: also those that turn the direction of writing
+    round, and those that cannot be encoded.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _scaled(number: float, units: tuple[tuple[float, str], ...]) -> str:

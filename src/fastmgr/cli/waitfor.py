@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fastmgr.cli.units import one_line
 from fastmgr.monitor import ClientReport, LockReport, Party
 
 __all__ = ["Deadlock", "Wait", "Who", "chain", "deadlocks", "tree", "waits", "who"]
@@ -49,7 +50,7 @@ class Who:
         text = f"{party.process or 'process'} ({'?' if party.pid is None else party.pid})"
         if party.thread not in (None, "MainThread"):
             text += f" {party.thread}"
-        return text if party.host in ("", HERE) else f"{text} on {party.host}"
+        return one_line(text if party.host in ("", HERE) else f"{text} on {party.host}")
 
 
 class Wait(NamedTuple):

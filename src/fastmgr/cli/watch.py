@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import fastmgr
 from fastmgr.cli import named, options as common
 from fastmgr.cli.named import Named
+from fastmgr.cli.units import one_line
 
 INTERVAL = 1.0
 
@@ -44,11 +45,11 @@ def _count(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """Print lines until there are enough of them, or the user ends it."""
     manager = named.connected(options)
-    there = {found.name: found for found in named.listed(manager)}
-    for name in options.name:
-        if name not in there:
-            raise named.no_name(name)
-    watched = [(there[name], there[name].proxy(manager)) for name in options.name]
+    with named.refusing(options.address, manager._authkey):
+        watched = [
+            (found, found.proxy(manager))
+            for found in (named.one(manager, name) for name in options.name)
+        ]
     before: dict[Named, Look] = {}
     lines = 0
     while True:
@@ -82,7 +83,7 @@ class Change(NamedTuple):
         """Return it as a line for people."""
         name = self.name if self.key is None else f"{self.name} {self.key}"
         rate = "" if self.per_second is None else f"  {self.per_second:+,.6g}/s"
-        return f"{self.when:%H:%M:%S}  {name}  {self.value}{rate}"
+        return one_line(f"{self.when:%H:%M:%S}  {name}  {self.value}{rate}")
 
 
 class Look:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,9 @@ Say = Callable[..., tuple[int, str]]
 def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Say:
     """What a command says: its status, and its output or its complaint."""
     monkeypatch.setenv("FASTMGR_AUTHKEY", KEY.decode())
+    this = multiprocessing.current_process()  # a command gives it another name, and a key
+    monkeypatch.setattr(this, "name", this.name)
+    monkeypatch.setattr(this, "authkey", this.authkey)
 
     def say(*words: str) -> tuple[int, str]:
         status = main(words)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import pickle
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from support import KEY, ProbeManager, Script, poll, say as tell
+from support.reports import hostile
+
+from fastmgr.cli import locks
 
 Say = Callable[..., tuple[int, str]]
 
@@ -44,8 +49,8 @@ def report(say: Say, manager: Any) -> tuple[int, Any]:
 def test_deadlock_of_three_processes_is_named(say: Say) -> None:
     with ProbeManager(authkey=KEY) as manager, contextlib.ExitStack() as stack:
         multiprocessing.current_process().authkey = KEY
-        locks = [manager.Lock(), manager.RLock(), manager.Lock()]
-        texts = [pickle.dumps(lock).hex() for lock in locks]
+        made = [manager.Lock(), manager.RLock(), manager.Lock()]
+        texts = [pickle.dumps(lock).hex() for lock in made]
         scripts = [
             stack.enter_context(Script(take_two, number, texts[number], texts[number - 2]))
             for number in range(3)
@@ -62,7 +67,7 @@ def test_deadlock_of_three_processes_is_named(say: Say) -> None:
         for number, script in enumerate(scripts):
             wait = waits[f"worker-{number}"]
             assert wait["waiter"]["pid"] == script.pid
-            assert wait["lock"]["id"] == locks[number - 2]._token.id
+            assert wait["lock"]["id"] == made[number - 2]._token.id
             assert [holder["pid"] for holder in wait["holders"]] == [scripts[number - 2].pid]
         status, said = say("locks", manager.address)
         assert status == 1 and "deadlock: 3 threads" in said
@@ -87,6 +92,12 @@ def test_semaphore_that_is_used_as_a_signal(manager: Any, say: Say) -> None:
         assert consumer.line()
 
 
+def test_names_that_would_command_the_terminal(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks.Source, "report", lambda source: hostile())
+    said = say("locks", "/socket")[1]
+    assert said.count("red") > 6 and all(line.isprintable() for line in said.split("\n"))
+
+
 def test_who_holds_and_who_waits(manager: Any, say: Say) -> None:
     assert say("locks", manager.address) == (0, "nobody holds a lock, or waits for one\n")
     lock = manager.Lock()
@@ -95,8 +106,8 @@ def test_who_holds_and_who_waits(manager: Any, say: Say) -> None:
         thread.start()
         poll(lambda: "1. waits: " in say("locks", manager.address)[1], "it waits")
         said = say("locks", manager.address)[1]
-        assert "held by MainProcess" in said and ") second for " in said
+        assert said.splitlines()[1].endswith(f"({os.getpid()})") and ") second for " in said
     thread.join()
     said = say("locks", manager.address)[1]
-    assert "held by MainProcess" in said and "waits" not in said
+    assert "held by " in said and "waits" not in said
     lock.release()

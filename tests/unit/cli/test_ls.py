@@ -48,6 +48,17 @@ def test_an_object_in_a_value(manager: Any, say: Say) -> None:
     del root
 
 
+def test_names_that_would_command_the_terminal(manager: Any, say: Say) -> None:
+    name = "\x1b[31mred\nname"
+    row = manager.Counters({name: 1}, name=name)
+    assert say("ls", manager.address)[1].startswith(r"\x1b[31mred\nname  Counters  {")
+    assert say("get", manager.address, name) == (0, "\\x1b[31mred\\nname 1\n")
+    said = say("watch", manager.address, name, "--count", "1")[1]
+    assert said.endswith(r"  \x1b[31mred\nname \x1b[31mred\nname  1" + "\n")
+    manager.forget(name)
+    del row
+
+
 def test_list_of_nothing(manager: Any, say: Say) -> None:
     assert say("ls", manager.address) == (0, "nothing has a name there\n")
     assert say("ls", manager.address, "--json") == (0, "")

@@ -9,13 +9,15 @@ from multiprocessing import managers as stock
 
 import pytest
 from support import KEY
-from support.reports import CLIENTS, LOCKS, OBJECTS, report
+from support.reports import CLIENTS, LOCKS, OBJECTS, hostile, report
 
 from fastmgr.cli import reports
 from fastmgr.cli.options import Refusal
 from fastmgr.cli.reports import Source, about_deadlock, about_thing, about_waits, as_json, title
 from fastmgr.cli.waitfor import deadlocks, waits
 from fastmgr.monitor import Report
+
+Say = Callable[..., tuple[int, str]]
 
 
 def test_titles() -> None:
@@ -55,6 +57,15 @@ def test_one_thing_in_words() -> None:
     assert list(about_thing(CLIENTS[1], report())) == ["peer: 10.0.0.7", "threads: MainThread"]
 
 
+def test_names_that_would_command_the_terminal() -> None:
+    said = hostile()
+    things = [*said.objects, *said.clients, *said.locks]
+    lines = [line for thing in things for line in about_thing(thing, said)]
+    (found,) = deadlocks(waits(said.locks, said.clients))
+    lines += [*about_deadlock(found), *about_waits(said), *map(title, said.locks)]
+    assert len(lines) > 12 and all(line.isprintable() for line in lines)
+
+
 def test_reports_as_json() -> None:
     plain = json.loads(json.dumps(as_json(report())))
     assert plain["server"]["calls"] == 1043 and plain["objects"][1]["name"] == "hits"
@@ -63,7 +74,7 @@ def test_reports_as_json() -> None:
     assert [wait["lock"]["id"] for wait in found["behind"]] == ["00a1"]
 
 
-def test_servers_that_report_nothing(say: Callable[..., tuple[int, str]]) -> None:
+def test_servers_that_report_nothing(say: Say) -> None:
     with stock.SyncManager(authkey=KEY) as manager:
         status, said = say("locks", manager.address)
         assert status == 1 and "reports nothing: it is the standard library's" in said
@@ -90,10 +101,9 @@ class FakeMonitor:
         pass
 
 
-def test_lost_connections_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_connections_are_made_anew(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "Monitor", FakeMonitor)
-    monkeypatch.setenv("FASTMGR_AUTHKEY", KEY.decode())
-    options = argparse.Namespace(address="/socket", authkey_file=None)
+    options = argparse.Namespace(address="/socket", authkey_file=None, command="top")
     with Source(options) as source:
         assert source.report().pid == 77
         with pytest.raises(Refusal, match="closed the connection"):

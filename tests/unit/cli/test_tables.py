@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from support.reports import report
 
-from fastmgr.cli.tables import CLIENTS, LOCKS, OBJECTS, TABLES, Sight, as_text
+from fastmgr.cli.tables import CLIENTS, LOCKS, OBJECTS, TABLES, Sight, Table, as_text
 
 
 def ids(sight: Sight, heading: str, is_reversed: bool = False) -> list[str]:
@@ -67,3 +69,17 @@ def test_locks_of_a_deadlock_are_marked() -> None:
     sight = Sight(report())
     assert [row.is_deadlocked for row in sight.rows(LOCKS)] == [True, True, False]
     assert as_text(LOCKS, sight.rows(LOCKS)).count("deadlock") == 3
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_narrow_tables(table: Table) -> None:
+    """Columns for which there is no room are named, empty ones are not; the others stay."""
+    rows = Sight(report()).rows(table)
+    wide = as_text(table, rows).splitlines()
+    assert as_text(table, rows, len(wide[0])).splitlines() == wide
+    narrow = as_text(table, rows, 60).splitlines()
+    assert max(map(len, narrow)) <= 60
+    shown, said = narrow[0].split(), " ".join(narrow[len(wide) :])
+    assert table.columns[0].heading == shown[0] and table.order in shown
+    left_out = re.findall(r"[a-z]+(?=[,)])", said)
+    assert list(table.least[: len(left_out)]) == left_out and not set(left_out) & set(shown)

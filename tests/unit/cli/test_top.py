@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 from support import KEY, ProbeManager, Script, call_in_subprocess
+from support.reports import hostile, report
+
+from fastmgr.cli.tables import Sight
+from fastmgr.cli.top import as_lines
+from fastmgr.monitor import ServerReport
 
 Say = Callable[..., tuple[int, str]]
 
@@ -67,6 +72,29 @@ def test_report_as_text(manager: Any, objects: Any, say: Say) -> None:
     assert any(line.split()[0] == "hits" for line in lines[3:] if line)
     assert "memory: shared" in lines[-1]
     del shared
+
+
+def test_names_that_would_command_the_terminal() -> None:
+    lines = as_lines(Sight(hostile()), "/socket")
+    assert all(line.isprintable() for text in lines for line in text.split("\n"))
+    assert str(lines).count("red") > 10
+
+
+def test_narrow_terminals() -> None:
+    head = as_lines(Sight(report(locks=())), "/socket", 60)
+    assert len(head[1]) <= 60 and "(no room for: in, out" in " ".join(head)
+
+
+def test_numbers_of_one() -> None:
+    said = report(server=ServerReport(clients=1, connections=1, backlog=1))
+    facts = Sight(said).facts()
+    assert "1 client" in facts and facts[-1] == "1 connection to be accepted"
+
+
+def test_client_that_asks_is_told_apart(manager: Any, say: Say) -> None:
+    """The command itself is a client, of that name."""
+    said = say("top", manager.address, "--once")[1]
+    assert "fastmgr top" in said
 
 
 def test_what_does_not_go_together(manager: Any, say: Say) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastmgr.cli.units import as_bytes, as_number, as_seconds
+from fastmgr.cli.units import as_bytes, as_number, as_seconds, counted, one_line
 
 SHOWN = [
     (as_number, 0, "0"),
@@ -36,3 +36,24 @@ def test_what_is_shown(show, number: float, text: str) -> None:  # type: ignore[
 @pytest.mark.parametrize("show", [as_number, as_bytes, as_seconds])
 def test_what_cannot_be_had_is_not_shown(show) -> None:  # type: ignore[no-untyped-def]
     assert show(None) == ""
+
+
+def test_numbers_of_things() -> None:
+    assert [counted(number, "client") for number in (0, 1, 2, 1000)] == [
+        "0 clients", "1 client", "2 clients", "1,000 clients"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("jobs of Zoë", "jobs of Zoë"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\x1b[31mred\x9b0m\x7f", r"\x1b[31mred\x9b0m\x7f"),
+        ("\u202eturned\u2028", r"\u202eturned\u2028"),
+        ("\udcff", r"\udcff"),
+        (7, "7"),
+    ],
+)
+def test_text_that_would_command_the_terminal(text: object, shown: str) -> None:
+    assert one_line(text) == shown
