@@ -243,7 +243,7 @@ def threads(pid: int) -> int:
 
 
 def members(field: int, number: int) -> list[int]:
-    """The living processes of a group (field 2 of their state) or of a session (3)."""
+    """The living processes of a parent (field 1 of their state), a group (2) or a session (3)."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -251,6 +251,10 @@ def members(field: int, number: int) -> list[int]:
             if fields[0] not in "ZX" and int(fields[field]) == number:
                 found.append(int(stat.parent.name))
     return found
+
+
+def children(number: int) -> list[int]:
+    return members(1, number)
 
 
 def group(number: int) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import select
 import signal
 import threading
 from collections import deque
@@ -44,11 +45,24 @@ MOST = 300
 def show(options: argparse.Namespace) -> int:
     """Show the screen until the user leaves it; return the exit status."""
     source = Source(options)
-    if DRIVER not in os.environ:  # a page in a browser says itself that there is no server
+    if DRIVER in os.environ:
+        threading.Thread(target=end_with_stdin, name="fastmgr-end", daemon=True).start()
+    else:  # a page in a browser says itself that there is no server
         source.report()
     app = Top(source, shown(options.address), options.interval)
     app.run()
     return app.return_code or 0
+
+
+def end_with_stdin() -> None:
+    """End this process when its standard input ends: the process is gone that shows its screen.
+
+    Its other threads may be drawing, or may be waiting for somebody to read what they have drawn.
+    """
+    look = select.poll()
+    look.register(0, 0)  # the end is told in any case, and what comes before it is not
+    look.poll()
+    os._exit(1)
 
 
 def _padded(rates: list[float | None]) -> list[float]:

@@ -8,20 +8,30 @@ which site a page comes, and by which name it has found this one.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import html
 import ipaddress
 import shlex
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
-from aiohttp import web
-from textual_serve.server import Server
+from aiohttp import WSCloseCode, web
+from textual_serve.app_service import AppService
+from textual_serve.server import Server, to_int
 
 from fastmgr.cli import options as common
 from fastmgr.cli.options import Refusal, said, shown
 
 __all__ = ["Pages", "serve"]
+
+#: The largest screen that is drawn: what a browser sends is limited by nothing else.
+COLUMNS, ROWS = 1000, 400
+#: How many pages can be open at once, each of which has a process.
+MOST = 20
+#: What is raised where a message is none that the page's script sends.
+UNKNOWN = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -94,7 +104,44 @@ def command(options: argparse.Namespace) -> str:
     words = [sys.executable, "-m", "fastmgr", "top", "--interval", str(options.interval)]
     if options.authkey_file is not None:
         words += ["--authkey-file", options.authkey_file]
-    return shlex.join([*words, "--", shown(options.address)])
+    # No shell is left between this process and the screen's.
+    return f"exec {shlex.join([*words, '--', shown(options.address)])}"
+
+
+class Drawing(AppService):
+    """The process that draws the screen of one page, and ends with it.
+
+    It also ends with this process, whatever ends that: `screen.end_with_stdin`.
+    """
+
+    async def start(self, width: int, height: int) -> None:
+        await super().start(bounded(width, COLUMNS), bounded(height, ROWS))
+
+    async def set_terminal_size(self, width: int, height: int) -> None:
+        await super().set_terminal_size(bounded(width, COLUMNS), bounded(height, ROWS))
+
+    async def run(self) -> None:
+        """Pass on what it draws; the page is told when it has ended by itself."""
+        with suppress(ConnectionError):  # the browser has gone
+            await super().run()
+        if self._task is not None:
+            await self.remote_close()
+
+    async def stop(self) -> None:
+        """End the process. It has nothing to put right, and may not be able to read a request."""
+        task, self._task = self._task, None
+        if task is None or self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        task.cancel()
+        await asyncio.wait([task])
+        await self._process.communicate()  # reads what was not passed on, and waits
+
+
+def bounded(size: Any, most: int) -> int:
+    """Return how many lines or columns are drawn where a browser asks for `size`."""
+    return min(max(int(size), 1), most)
 
 
 class Pages(Server):
@@ -112,6 +159,7 @@ class Pages(Server):
     def __init__(self, command: str, title: str, names: set[str] | None) -> None:
         super().__init__(command, title=f"fastmgr top {title}")
         self.names = names
+        self.open = 0
 
     async def made(self) -> web.Application:
         """Return what serves them."""
@@ -134,6 +182,34 @@ class Pages(Server):
         site = f"http://{request.host}"
         named = self.names is None or request.url.host in self.names
         return named and request.headers.get("Origin", site) == site
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """Draw the screen of a page until the page is closed or the screen ends."""
+        if self.open >= MOST:
+            raise web.HTTPServiceUnavailable(text=f"{MOST} pages are open already: close one\n")
+        self.open += 1
+        websocket = web.WebSocketResponse(heartbeat=15)
+        drawing = Drawing(
+            self.command,
+            write_bytes=websocket.send_bytes,
+            write_str=websocket.send_str,
+            close=websocket.close,  # type: ignore[arg-type]
+            download_manager=self.download_manager,
+        )
+        try:
+            await websocket.prepare(request)
+            size = {"width": 80, "height": 24}
+            asked = {name: to_int(request.query.get(name, ""), size[name]) for name in size}
+            await drawing.start(**asked)
+            await self._process_messages(websocket, drawing)
+        except ConnectionError:
+            pass  # the browser has gone
+        except UNKNOWN:
+            await websocket.close(code=WSCloseCode.UNSUPPORTED_DATA)
+        finally:
+            self.open -= 1
+            await drawing.stop()
+        return websocket
 
     async def page(self, request: web.Request) -> web.Response:
         """Return the page, in which a script draws what the screen's process sends."""
