@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import managers as stock
@@ -11,30 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import DEADLINE, KEY, ProbeManager, connected, in_thread, poll
+from support import DEADLINE, KEY, ProbeManager, Script, connected, in_thread, poll
 from support.forwarding import Relay
+from support.processes import say
 
 import fastmgr
 from fastmgr.client.sessions import retire_sessions
+from fastmgr.monitor import ClientReport
 
 pytestmark = pytest.mark.timeout(120)
 
 
 class Service:
-    """A server at one address, with a file, which can be killed and started again."""
+    """A server at one address, with or without a file, which can be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, arena: bool = False) -> None:
         self.address = str(folder / "socket")
-        self.file = folder / "arena"
+        self.arena = arena or folder / "arena"
+        #: A manager that goes ends this process's sessions with its address.
+        self.ended: list[ProbeManager] = []
         self.start()
 
     def start(self) -> None:
-        self.manager = ProbeManager(self.address, KEY, arena=self.file)
+        self.manager = ProbeManager(self.address, KEY, arena=self.arena)
         self.manager.start()
 
     def restart(self) -> None:
         self.manager._process.kill()
         self.manager._process.join(DEADLINE)
+        self.ended.append(self.manager)
         self.start()
 
 
@@ -84,6 +91,60 @@ def test_others_say_that_the_server_was_restarted(service: Service, client: Prob
         assert repr(client.address) in str(raised.value)
     with pytest.raises(fastmgr.LockLost, match="restarted"):
         lock.release()
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_named_object_that_is_gone_until_it_is_made_again(tmp_path: Path, forgotten: bool) -> None:
+    """Where no file keeps it the error says what has happened, and what makes the proxy work."""
+    service = Service(tmp_path, arena=True)
+    client = connected(service.address)
+    hits, value = client.Counter(name="hits"), client.Value("d", 1.5, name="value")
+    pickled = pickle.dumps(hits)
+    service.restart()
+    if forgotten:  # then the server cannot tell whether it has had the name
+        client.Counter(name="another")
+        assert client.forget("another")
+    for call in (hits.incr, lambda: value.value, lambda: pickle.loads(pickled).value):
+        with pytest.raises(fastmgr.ServerRestarted, match="was restarted.*make it anew") as raised:
+            call()
+        assert re.search(r"manager\.(Counter|Value)\(\.\.\., name=", str(raised.value))
+        assert ("forgotten" in str(raised.value), raised.value.applied) == (forgotten, False)
+    in_thread(lambda: client.Counter(name="hits").incr())
+    assert (hits.incr(), pickle.loads(pickled).value) == (2, 2)
+    service.manager.shutdown()
+
+
+def test_named_object_that_is_made_again_is_held(tmp_path: Path) -> None:
+    """Else the server would give its cell, in which the client counts, to another object."""
+    service = Service(tmp_path, arena=True)
+    client = connected(service.address)
+    hits = client.Counter(name="hits")
+    service.restart()
+    assert client.names() == []  # the client has met a server that does not know the object
+    with Script(make_and_forget, service.address) as script:
+        assert script.line() == "made"
+        assert hits.incr() == 1
+        script.tell()
+        assert script.line() == "forgotten"
+    poll(lambda: len(clients(client)) == 1, "the other client has gone")
+    assert (hits.incr(), clients(client)[0].references) == (2, 1)
+    service.manager.shutdown()
+
+
+def make_and_forget(address: str) -> str:
+    client = connected(address)
+    counter = client.Counter(name="hits")
+    say("made")
+    sys.stdin.readline()
+    del counter
+    client.forget("hits")
+    return "forgotten"
+
+
+def clients(client: ProbeManager) -> list[ClientReport]:
+    """The clients that hold something, or call: not who asks."""
+    with fastmgr.Monitor(client.address, authkey=KEY) as monitor:
+        return [one for one in monitor.report().clients if one.calls or one.references]
 
 
 def test_server_that_is_away(service: Service, client: ProbeManager) -> None:

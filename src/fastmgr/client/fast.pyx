@@ -256,6 +256,9 @@ cdef class ClientSession(Connections):
             return Connections.acquire(self, target)
         return self.fallback.acquire(target)
 
+    cdef bint regain(self, Target target) except -1:
+        return self.fallback is None and Connections.regain(self, target)
+
     def held(self):
         return Connections.held(self) if self.fallback is None else self.fallback.held()
 
@@ -477,6 +480,12 @@ cdef class ClientSession(Connections):
         if view.none:
             return None
         found = self.perform(OP_LOCATE, 0, target, None, None, None)
+        try:
+            # Without a reference the server could give the cell to another object.
+            if found and self.regain(target):
+                found = self.perform(OP_LOCATE, 0, target, None, None, None)
+        except RemoteError:
+            return None     # the object is gone again
         if found is False:
             view.none = True
         if not found or type(found) is Outcome:

@@ -3,7 +3,7 @@
 cimport cython
 
 from fastmgr.client.reads cimport Reads
-from fastmgr.client.session cimport Session, Target, posting_channels
+from fastmgr.client.session cimport Outcome, Session, Target, posting_channels
 from fastmgr.memory.atomics cimport uint32_t
 from fastmgr.memory.arena cimport View
 from fastmgr.memory.segments cimport Segment
@@ -22,6 +22,7 @@ cdef class ProxyCore(Target):
     cdef object __weakref__
     cdef dict __dict__
     cdef object error_in_words(self, error)
+    cdef bint is_there_again(self, Outcome outcome) except -1
     cdef Session _session(self)
     cdef object read(self, Session session, object name, object args, object kwds)
     cdef Reads begin_reads(self, Session session, object name)

@@ -20,7 +20,7 @@ from fastmgr.client.session cimport (
     Kept, Outcome, Session, Target, error_of, handle_of, makes_oneway_calls, outcome_of,
     posting_channels,
 )
-from fastmgr.link.stream cimport OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN
+from fastmgr.link.stream cimport OP_FAILED, OP_PROXY, OP_REFUSED, OP_RETURN, OP_TRACEBACK
 from fastmgr.memory.arena cimport KIND_VERSION, View
 from fastmgr.memory.segments cimport Segment
 from fastmgr.memory.versions cimport VERSIONS
@@ -30,8 +30,8 @@ from traceback import format_exception_only
 cdef extern from "Python.h":
     object PyObject_GenericGetAttr(object obj, object name)
 
-from fastmgr.kinds.rows import BY_TYPEID, GAINS
-from fastmgr.stock.dialect import RESTARTED, RemoteError, ServerRestarted
+from fastmgr.kinds.rows import BY_TYPEID, GAINS, NAMED
+from fastmgr.stock.dialect import FORGOTTEN, RESTARTED, RemoteError, ServerRestarted
 
 
 cdef enum:
@@ -110,13 +110,27 @@ cdef str in_a_line(error):
     return line if len(line) <= 500 else line[:500] + "..."
 
 
-cdef object restarted(Target target):
-    """The error of a call whose object went with the server that had it."""
+cdef bint is_gone(text) except -1:
+    """Whether a server says that it has no such object, though another one had, or itself."""
+    return RESTARTED in str(text) or FORGOTTEN in str(text)
+
+
+cdef object restarted(Target target, bint forgotten):
+    """The error of a call whose object went with the server that had it, or with its name."""
+    cdef str server = f"the server at {target._token.address!r}"
+    cdef str typeid = target._token.typeid
+    if not target._handle & NAMED:
+        return ServerRestarted(
+            f"{server} was restarted, and has no longer the {typeid} of this proxy: make it anew. "
+            "The call was not made. A Counter, Counters, Value or Array that has a name (name=...) "
+            "is found again where the server keeps such objects in a file (arena=...)")
+    gone = f"and has no {typeid} of this proxy's name"
+    if forgotten:
+        gone = f"or the name was forgotten: it has no {typeid} of that name any more"
     return ServerRestarted(
-        f"the server at {target._token.address!r} was restarted, and has no longer the "
-        f"{target._token.typeid} of this proxy: make it anew. The call was not made. A Counter, "
-        "Counters, Value or Array that has a name (name=...) is found again where the server keeps "
-        "such objects in a file (arena=...)")
+        f"{server} was restarted, {gone}: make it anew with the same name (manager.{typeid}(..., "
+        "name=...)), and this proxy finds it. The call was not made. A server that keeps such "
+        "objects in a file (arena=...) has them again after a restart")
 
 
 cdef class ProxyCore(Target):
@@ -159,8 +173,22 @@ cdef class ProxyCore(Target):
         else:
             result = session.call(self, methodname, args, kwds)
         if type(result) is Outcome:
+            if (<Outcome>result).op == OP_TRACEBACK and self.is_there_again(result):
+                return ProxyCore._callmethod(self, methodname, args, kwds)
             return self._settle(result)
         return result
+
+    cdef bint is_there_again(self, Outcome outcome) except -1:
+        """Whether a call was not made, for nobody held the object of this name, which is there.
+
+        It is held from now on.
+        """
+        if self._ref is None or not self._handle & NAMED or not is_gone(outcome.payload):
+            return False
+        try:
+            return self._session().regain(self)
+        except RemoteError:
+            return False
 
     cdef object read(self, Session session, object name, object args, object kwds):
         """Return what was kept of a call, or make it and keep what it returns.
@@ -264,8 +292,8 @@ cdef class ProxyCore(Target):
 
     cdef object error_in_words(self, error):
         """The error of a call; where the object's server has ended it says that, and what to do."""
-        if type(error) is RemoteError and RESTARTED in str(error.args[0]):
-            return restarted(self)
+        if type(error) is RemoteError and is_gone(error.args[0]):
+            return restarted(self, FORGOTTEN in str(error.args[0]))
         return error
 
     cdef Session _session(self):
@@ -346,6 +374,12 @@ cdef class CellCore(ProxyCore):
         self.size = size
         self.segment = segment
         self.cell = segment.at + <size_t>offset
+        return True
+
+    cdef bint is_there_again(self, Outcome outcome) except -1:
+        if not ProxyCore.is_there_again(self, outcome):
+            return False
+        self.view = None        # `find` asks for its cell
         return True
 
     cdef bint accepts(self, int kind, size_t size, object about) except -1:

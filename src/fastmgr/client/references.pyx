@@ -69,6 +69,16 @@ cdef class References(Session):
             holding.counted += 1
         return self.refer_to(holding)
 
+    cdef bint regain(self, Target target) except -1:
+        cdef Holding holding = self.holdings.get(target._id)
+        if holding is None or holding.counted != 0 or holding.local == 0:
+            return False
+        self.request_reference(target)
+        holding.counted += 1
+        if holding.local == 0:      # dropped meanwhile
+            self.drop(holding)
+        return True
+
     cdef Holding holding_of(self, object ident):
         """What the books say of an object that the server has counted a reference of."""
         cdef Holding holding = self.holdings.get(ident)

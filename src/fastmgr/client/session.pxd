@@ -50,6 +50,7 @@ cdef class Session:
     cpdef bint is_lost(self, error) except -1
     cdef int keep_failure(self, Target target, object name, object outcome) except -1
     cdef bint has_posted(self) except -1
+    cdef bint regain(self, Target target) except -1
     cdef void took(self) noexcept
     cdef void gave(self, Py_ssize_t count) noexcept
     cdef uint64_t thread_number(self) except 0

@@ -174,6 +174,14 @@ cdef class Session:
         """
         raise undefined(self, "acquire")
 
+    cdef bint regain(self, Target target) except -1:
+        """Count a proxy's reference which the server has not, though the proxy has it; if one is.
+
+        A server that was restarted did not have the object: somebody has made it anew since.
+        RemoteError where the object is still gone.
+        """
+        return False
+
     def held(self):
         """Return the idents of the objects that this process has references to."""
         return []

@@ -192,6 +192,8 @@ KEPT_ARGUMENT: dict[tuple[type, str], int] = {}
 #: What makes objects whose errors a client gets as they are: always, or if they have a name.
 SHOWN_IF_MADE_BY: set[Callable[..., Any]] = set()
 SHOWN_IF_NAMED_BY: set[Callable[..., Any]] = set()
+#: The bit that only handles of objects with a name have.
+NAMED = 1 << 62
 #: By what makes an object that may have a name: the type of the object.
 NAMED_BY: dict[Callable[..., Any], type] = {}
 #: By the number in a record of a file.

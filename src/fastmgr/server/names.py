@@ -11,11 +11,11 @@ import threading
 from types import FunctionType
 from typing import Any
 
-from fastmgr.kinds.rows import NAMED_BY, codec_of
+from fastmgr.kinds.rows import NAMED, NAMED_BY, codec_of
 from fastmgr.memory.arena import Arena
 from fastmgr.server.arenafile import ArenaFile
 
-__all__ = ["NAMED", "Finder", "Names", "named_handle"]
+__all__ = ["Finder", "Names", "named_handle"]
 
 
 class Names:
@@ -90,10 +90,6 @@ def _refusal(name: str, kept: Any, wanted: Any) -> str:
         f"the name {name!r} is in use: {here} is kept there, and {asked} was asked for; "
         f"manager.forget({name!r}) would drop what is kept"
     )
-
-
-#: The bit that only handles of named objects have.
-NAMED = 1 << 62
 
 
 def named_handle(typeid: str, name: str) -> int:

@@ -454,7 +454,9 @@ class Server(_StockServer):
 
     def forget_name(self, c: Any, name: str) -> bool:
         """Drop a name; return whether there was such."""
-        return self.names.forget(name)
+        forgotten = self.names.forget(name)
+        self.table.forgets = self.table.forgets or forgotten
+        return forgotten
 
     def shutdown(self, c: Any) -> None:
         """Reply, then let `serve_forever` return."""

@@ -82,6 +82,7 @@ cdef class Table:
     cdef uint64_t epoch                   # in the handles of this server's objects
     cdef uint64_t next_handle
     cdef public object revive             # key -> Entry or None: a named object that is not shared
+    cdef public bint forgets              # whether this server has ever forgotten a name
     cdef uint64_t sessions_made
     cdef Tally gone                       # of clients that have left
     cdef Recent recent[RECENT_ENTRIES]    # by the low bits of the handle

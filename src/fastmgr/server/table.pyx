@@ -21,7 +21,7 @@ import os
 from weakref import KeyedRef, WeakValueDictionary
 
 from fastmgr.kinds import rows
-from fastmgr.stock.dialect import RESTARTED
+from fastmgr.stock.dialect import FORGOTTEN, RESTARTED
 
 # Filled as types are declared.
 cdef set RUN_ON_LOOP = rows.RUN_ON_LOOP
@@ -153,7 +153,7 @@ cdef class Table:
         self.by_object = {}
         self.forgetter = Forgetter(self.by_object)
         self.sessions = {}
-        # 30 bits: above them is the bit of named objects (`names.NAMED`).
+        # 30 bits: above them is the bit of named objects (`rows.NAMED`).
         self.epoch = <uint64_t>int.from_bytes(os.urandom(4), "little") & 0x3fffffff
         self.next_handle = (self.epoch << 32) + 1
 
@@ -203,12 +203,12 @@ cdef class Table:
         cdef object key = key_of(ident)
         if isinstance(key, int):
             ident = "%x" % key
-            if key >> 62:
-                reason = "the server keeps no object of its name (any more)"
-            elif key >> 32 == self.epoch:
+            if key >> 32 == self.epoch:
                 reason = "its last reference was returned"
+            elif not key >> 62:
+                reason = f"{RESTARTED}; make it anew"
             else:
-                reason = RESTARTED
+                reason = f"{FORGOTTEN if self.forgets else RESTARTED}; make it anew, with its name"
             return KeyError(f"{ident}: no such object: {reason}")
         return KeyError(ident)
 

@@ -22,8 +22,8 @@ from fastmgr.link.stream import Stream
 from fastmgr.wire.opaque import check_nesting
 
 __all__ = [
-    "RESTARTED", "SERIALIZERS", "Idle", "LockLost", "NotHosted", "RemoteError", "ServerRestarted",
-    "StaleFence", "StockConnection", "Token",
+    "FORGOTTEN", "RESTARTED", "SERIALIZERS", "Idle", "LockLost", "NotHosted", "RemoteError",
+    "ServerRestarted", "StaleFence", "StockConnection", "Token",
     "convert_to_error", "dispatch", "listener_and_client", "listener_client", "receive",
     "stock_client", "uses_raw_sockets",
 ]  # fmt: skip
@@ -124,7 +124,8 @@ class ServerRestarted(RemoteError):
     """The object was that of a server which has ended: another one serves at its address now.
 
     The call was not made.  Objects that have a name (``name=``) are found again, if the server
-    keeps them in a file (``arena=``).
+    keeps them in a file (``arena=``), or once somebody has made one of that name.  Where such a
+    name may have been forgotten instead (`BaseManager.forget`), the message says so.
 
     Attributes
     ----------
@@ -138,8 +139,10 @@ class ServerRestarted(RemoteError):
         return str(self.args[0])
 
 
-#: What a server says of an ident that is not one of its own.
+#: What a server says of an ident that is not one of its own, and of one that only a name explains
+#: which the server had, or another one before. Clients of other versions look for these texts.
 RESTARTED = "another server shared it: the one at this address was restarted"
+FORGOTTEN = "the server keeps no object of its name (any more)"
 
 
 class NotHosted(RemoteError):
