@@ -105,7 +105,7 @@ def test_named_object_that_is_gone_until_it_is_made_again(tmp_path: Path, forgot
         client.Counter(name="another")
         assert client.forget("another")
     for call in (hits.incr, lambda: value.value, lambda: pickle.loads(pickled).value):
-        with pytest.raises(fastmgr.ServerRestarted, match="was restarted.*make it anew") as raised:
+        with pytest.raises(fastmgr.ServerRestarted, match=r"was restarted.*make it anew") as raised:
             call()
         assert re.search(r"manager\.(Counter|Value)\(\.\.\., name=", str(raised.value))
         assert ("forgotten" in str(raised.value), raised.value.applied) == (forgotten, False)
