@@ -6,15 +6,18 @@ loop has nothing to do with it.
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, MetricsHandler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as _Collector
 
@@ -36,8 +39,10 @@ __all__ = ["HostedSeries", "ServerCollector", "start"]
 #: Connections that are served at once; one more is closed, for each takes a thread and a descriptor
 #: of the server.
 CONNECTIONS = 32
-#: Seconds for which a connection may be silent, or not read.
-SILENCE = 5.0
+#: Seconds within which a request has to arrive, and its answer to be read.
+REQUEST, ANSWER = 5.0, 30.0
+
+log = logging.getLogger("fastmgr.contrib.endpoint")
 
 
 def _name(number: Number) -> str:
@@ -106,19 +111,62 @@ class _HostedCollector(Collector):
         """No program counts here."""
 
 
-class _Handler(WSGIRequestHandler):
-    """Answers one connection, and logs nothing."""
+class _Arriving(io.RawIOBase):
+    """The request of a connection: all of it has to arrive within `REQUEST` seconds."""
 
-    timeout = SILENCE
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection, self.until = connection, time.monotonic() + REQUEST
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log no request."""
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for bytes, as long as there is time."""
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request has not arrived in time")
+        self.connection.settimeout(left)
+        return self.connection.recv_into(buffer)
 
 
-class _HTTPServer(ThreadingMixIn, WSGIServer):
+class _Handler(MetricsHandler):
+    """Answers one connection, and logs nothing.
+
+    As with other exporters, any Host header will do, for Prometheus comes by whatever name it has
+    been given.
+    """
+
+    server_version, sys_version = "fastmgr", ""
+    error_content_type = "text/plain; charset=utf-8"
+    error_message_format = "%(code)d %(message)s: %(explain)s\n"
+
+    def setup(self) -> None:
+        """Have a limit for the whole request."""
+        super().setup()
+        self.rfile = io.BufferedReader(_Arriving(self.connection))
+
+    def do_GET(self) -> None:
+        """Answer a scrape; what else is asked for is not there."""
+        self.connection.settimeout(ANSWER)
+        if self.path.partition("?")[0] != "/metrics":
+            self.send_error(404, explain="the metrics are at /metrics")
+            return
+        try:
+            super().do_GET()
+        except (ConnectionError, TimeoutError):  # the peer has gone, or does not read
+            raise
+        except Exception as error:
+            log.warning("the metrics cannot be shown: %s: %s", type(error).__name__, error)
+            self.send_error(500, explain="the metrics cannot be shown")
+
+
+class _HTTPServer(ThreadingMixIn, TCPServer):
     """Serves each connection by a thread, and no more of them than `CONNECTIONS` at once."""
 
+    allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = CONNECTIONS
 
     def __init__(self, *args: Any) -> None:
         self.free = threading.BoundedSemaphore(CONNECTIONS)
@@ -171,9 +219,8 @@ def start(server: Any, host: str, port: int) -> int:
     registry = CollectorRegistry()
     registry.register(ServerCollector(lambda: report_of(server.report(None, OBJECTS))))
     _HostedCollector(registry, series=HostedSeries(server, NAME))
-    httpd = _HTTPServer((host, port), _Handler)
-    httpd.set_app(make_wsgi_app(registry))
+    httpd = _HTTPServer((host, port), _Handler.factory(registry))
     threading.Thread(target=httpd.serve_forever, name="fastmgr-metrics", daemon=True).start()
     # What the server's code forks must not keep the port.
     os.register_at_fork(after_in_child=httpd.socket.close)
-    return int(httpd.server_port)
+    return int(httpd.server_address[1])

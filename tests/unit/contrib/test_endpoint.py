@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 import urllib.parse
 import urllib.request
@@ -23,7 +25,7 @@ import fastmgr
 
 pytest.importorskip("prometheus_client")
 
-from prometheus_client import parser
+from prometheus_client import CollectorRegistry, Gauge, parser
 
 from fastmgr.contrib import endpoint
 from fastmgr.contrib.endpoint import CONNECTIONS
@@ -182,15 +184,64 @@ def test_names_that_utf_8_cannot_encode(served: tuple[str, str]) -> None:
     assert kept.get() == 0
 
 
-def test_connections_that_say_nothing(served: tuple[str, str]) -> None:
-    """Each would take a thread and a descriptor of the server for ever."""
-    place = urllib.parse.urlsplit(served[1])
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    place: Any = urllib.parse.urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), DEADLINE) as connection:
+        yield connection
+
+
+def test_connections_that_never_ask(served: tuple[str, str]) -> None:
+    """Each would take a thread and a descriptor of the server for ever; some send a bit of late."""
     with contextlib.ExitStack() as stack:
-        silent = [
-            stack.enter_context(socket.create_connection((place.hostname, place.port), DEADLINE))
-            for _ in range(CONNECTIONS + 1)
-        ]
-        assert silent[-1].recv(1) == b""  # it was one too many
-        for one in silent:  # the others have had their time
+        held = [stack.enter_context(connected(served[1])) for _ in range(CONNECTIONS + 1)]
+        assert held[-1].recv(1) == b""  # it was one too many
+        begun = time.monotonic()
+        tricklers = held[: CONNECTIONS // 2]
+        while tricklers and time.monotonic() < begun + DEADLINE:
+            for one in tricklers.copy():
+                try:
+                    one.sendall(b"G")
+                except OSError:
+                    tricklers.remove(one)
+            time.sleep(0.1)
+        assert not tricklers
+        for one in held[CONNECTIONS // 2 : -1]:  # the others have had their time
             assert one.recv(1) == b""
         assert scraped(served[1])
+
+
+REQUESTS = {
+    b"\x16\x03\x01\x02\x00\x01\r\n\r\n": 400,  # TLS
+    b"GET /metrics\r\n": None,  # HTTP 0.9 has no status
+    b"GET /metrics HTTP/1.1\r\n\r\n": 200,
+    b"GET /metrics?a=b HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n": 200,
+    b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=x\r\n\r\n": 500,
+    b"GET / HTTP/1.0\r\n\r\n": 404,
+    b"GET http://[/metrics HTTP/1.0\r\n\r\n": 404,
+    b"POST /metrics HTTP/1.0\r\nContent-Length: 99999999999\r\n\r\n": 501,
+    b"PRI * HTTP/2.0\r\n\r\n": 505,
+    b"GET /" + b"x" * 65_532: 414,
+    b"GET /metrics HTTP/1.0\r\n" + b"a: b\r\n" * 200 + b"\r\n": 431,
+}
+
+
+def test_requests_of_all_sorts(served: tuple[str, str]) -> None:
+    for request, status in REQUESTS.items():
+        with connected(served[1]) as connection:
+            connection.sendall(request)
+            answer = connection.makefile("rb").read()
+        found = re.match(rb"(?:HTTP/1.0 )?(\d+) ", answer)
+        assert (found and int(found[1])) == status, answer
+        assert scraped(served[1])
+
+
+def test_answer_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "ANSWER", 0.1)
+    registry = CollectorRegistry()
+    Gauge("a", "x" * 10_000_000, registry=registry)
+    mine, its = socket.socketpair()
+    with mine, its:
+        mine.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        endpoint._Handler.factory(registry)(its, "", None)  # type: ignore[call-arg]
+        assert mine.recv(15) == b"HTTP/1.0 200 OK"
