@@ -51,6 +51,17 @@ def test_reference_has_each_public_name() -> None:
     assert sorted(documented) == sorted({*fastmgr.__all__, *fastmgr._OF_VALKEY})
 
 
+@pytest.mark.parametrize("extra", ["opentelemetry", "prometheus"])
+def test_reference_has_what_an_extra_brings(extra: str) -> None:
+    listed = re.search(r"^__all__ = \[(.*)\]$", (SOURCE / f"contrib/{extra}.py").read_text(), re.M)
+    assert listed is not None
+    documented = re.findall(
+        rf"^\.\. auto\w+:: fastmgr\.contrib\.{extra}\.(\w+)$",
+        (REFERENCE / "monitoring.rst").read_text(), re.M,
+    )  # fmt: skip
+    assert sorted(documented) == re.findall(r"\w+", listed[1])
+
+
 def test_configuration_has_each_variable_of_the_environment() -> None:
     sources = (path for kind in ("*.py", "*.pyx") for path in SOURCE.rglob(kind))
     read = {name for path in sources for name in re.findall(r"FASTMGR_[A-Z_]+", path.read_text())}
