@@ -308,26 +308,30 @@ cdef inline void ring_drop_first(Turn *turn, uint64_t size) noexcept nogil:
         ring_empty(turn)
 
 
+cdef inline void ring_clear(char *at, uint64_t capacity, uint64_t peak) noexcept nogil:
+    """Give back the memory of an empty ring that was in use: all whole pages but the first."""
+    cdef size_t page = RING_PAGE
+    cdef size_t start = <size_t>(at + RING_HEAD)
+    cdef size_t end = (start + min(peak, capacity)) // page * page
+    start = (start + page) // page * page
+    if end > start:
+        fm_clear(<char *>start, end - start)
+
+
 cdef inline void ring_shrink(char *at, uint64_t capacity, uint64_t owner) noexcept nogil:
-    """Give the memory of an empty ring back, where that was long: all whole pages but the first.
+    """Give the memory of an empty ring back, where that was long.
 
     This is a turn of its own.  Before the turn that took the last item has been committed that item
     is still there.  While items stream the memory will be needed again soon: so it is given back
     when somebody wants an item and there is none.
     """
     cdef Turn turn
-    cdef size_t page = RING_PAGE
-    cdef size_t start, end
     if ring_take(&turn, at, capacity, owner) != RING_DONE:
         return
     if ring_count(&turn) != 0 or turn.state.peak <= RING_KEPT:
         ring_let_go(&turn)
         return
-    start = <size_t>(at + RING_HEAD)
-    end = (start + min(turn.state.peak, capacity)) // page * page
-    start = (start + page) // page * page
-    if end > start:
-        fm_clear(<char *>start, end - start)
+    ring_clear(at, capacity, turn.state.peak)
     turn.state.peak = 0
     ring_commit(&turn)
 

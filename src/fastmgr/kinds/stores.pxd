@@ -8,7 +8,7 @@ cdef class Store(Primitive):
     cdef object items           # deque
     cdef object front           # deque of items, before those of the ring
     cdef Ring ring              # None: all items are in `items`
-    cdef list old               # cells of rings that have ended
+    cdef list old               # (cell, when) of each ring that has ended
     cdef Py_ssize_t unfinished  # tasks; with a ring those that its state does not count yet
 
     cdef uint64_t flags(self) except? 0

@@ -9,16 +9,21 @@ which sets them at the end of each of its turns: what it changes in its own book
 effect for clients then.
 """
 
-from fastmgr.kinds.ring cimport RING_HEAD, ring_count
+from fastmgr.kinds.ring cimport RING_HEAD, ring_clear, ring_count
 from fastmgr.kinds.rings cimport NOTHING, Ring
 from fastmgr.kinds.waits cimport Primitive
+from fastmgr.link.system cimport fm_now_ns
 from fastmgr.memory.arena cimport KIND_QUEUE, Arena, Cell
 from fastmgr.memory.atomics cimport uint64_t
 
 from collections import deque
 
 cdef enum:
-    MOST_RINGS = 64     # of one queue: memory that was a ring is not used again while the queue is
+    MOST_RINGS = 64     # of one queue that may end within `PERIOD_NS`
+
+# The memory of a ring that has ended is not used again as long as the queue is there.  What that
+# costs is addresses, and a page: little enough for a program that runs long, whose clients die.
+PERIOD_NS = 3600 * 10**9
 
 
 cdef class Store(Primitive):
@@ -42,7 +47,10 @@ cdef class Store(Primitive):
         cdef Cell cell
         if self.ring is not None:
             return not self.ring.gone and self.cell.settle(arena)
-        if arena.ring_size == 0 or len(self.old) >= MOST_RINGS:
+        if arena.ring_size == 0 or (
+            len(self.old) >= MOST_RINGS
+            and fm_now_ns() - self.old[len(self.old) - MOST_RINGS][1] < PERIOD_NS
+        ):
             return False
         cell = Cell(RING_HEAD + arena.ring_size)
         if not cell.settle(arena):
@@ -122,10 +130,14 @@ cdef class Store(Primitive):
 
     cdef int come_home(self, Ring ring) except -1:
         """Do without a ring that has ended and is empty."""
+        cdef tuple old = (self.cell, fm_now_ns())       # made first: it may collect garbage
+        if self.ring is not ring:
+            return 0
+        ring_clear(ring.cell.at, ring.capacity, ring.turn.state.peak)
         self.unfinished += <Py_ssize_t>min(ring.turn.state.unfinished, <uint64_t>1 << 62)
         self.items.extendleft(reversed(self.front))
         self.front.clear()
-        self.old.append(self.cell)
+        self.old.append(old)
         self.ring = self.cell = None
         return 0
 

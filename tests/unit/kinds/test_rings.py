@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import queue
 import signal
 import threading
@@ -18,6 +19,7 @@ from support.signals import Interrupt
 
 import fastmgr
 from fastmgr import managers
+from fastmgr.kinds import stores
 from fastmgr.managers import Token
 from fastmgr.memory.arena import Arena, settle
 
@@ -162,20 +164,31 @@ def test_spoiled_items_are_dropped(manager: ProbeManager) -> None:
     assert got == [0, 1, 2, "spoiled", 3]
 
 
-def test_rings_are_not_made_without_end(manager: ProbeManager) -> None:
-    """Where clients do not let go again and again, the queue stays in the server."""
-    q = manager.Queue()
-    for _ in range(70):
-        if q._session_of().locate(with_ring(q)) is None:
-            break
-        ring = memory_of(q)
-        ring.slot = rings.IS_GONE
-        q.put(1)
-        assert q.get() == 1
-    else:
-        pytest.fail("it has a ring yet")
-    q.put(2)
-    assert in_thread(q.get) == 2
+@pytest.mark.parametrize("hour", [0, 3600 * 10**9])
+def test_rings_are_not_made_without_end(monkeypatch: pytest.MonkeyPatch, hour: int) -> None:
+    """Where clients do not let go again and again, the queue stays in the server for a while."""
+    monkeypatch.setattr(stores, "PERIOD_NS", hour)
+    with ProbeManager(authkey=KEY, ctx=multiprocessing.get_context("fork")) as manager:
+        q = manager.Queue()
+        rings_had = 0
+        while rings_had < 70 and q._session_of().locate(with_ring(q)) is not None:
+            rings_had += 1
+            memory_of(q).slot = rings.IS_GONE
+            q.put(1)
+            assert q.get() == 1
+        assert rings_had == (64 if hour else 70)
+        q.put(2)
+        assert in_thread(q.get) == 2
+
+
+def test_a_ring_that_has_ended_gives_its_memory_back(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue())
+    q.put_many(["x" * 1000] * 500)
+    _, segment, offset, size, _ = q._session_of().locate(q)
+    memory = memoryview(segment)[offset : offset + size]
+    rings.Memory(memory).slot |= rings.IS_GONE
+    assert len(q.get_many(500)) == 500
+    assert any(memory[:4096]) and not any(memory[8192:500_000])
 
 
 def test_who_begins_to_wait_gets_what_is_in_the_ring_first(manager: ProbeManager) -> None:
