@@ -31,3 +31,4 @@ cdef bint is_blind(object obj, object name)
 cdef bint shows_values(Entry entry, object name) except -1
 cdef int note_carried(Entry entry) except -1
 cpdef int look_inside(Entry entry) except -1
+cpdef int show(Entry entry) except -1

@@ -56,7 +56,7 @@ cdef bint may_make(object function) except -1:
 cdef int note_carried(Entry entry) except -1:
     """See whether the object may hold `Opaque` values, and whether it does."""
     cdef object unread = UNREAD.get(type(entry.obj))
-    entry.carries = entry.known
+    entry.carries = entry.known and not entry.shown
     if unread is not None and unread.beside_cell is not None:
         # An object with a name may have been used before, in another server.
         held = unread.beside_cell(entry.obj)
@@ -134,6 +134,21 @@ cpdef int look_inside(Entry entry) except -1:
     finally:
         entry.looking -= 1
         assert entry.is_legal()
+    return 0
+
+
+cpdef int show(Entry entry) except -1:
+    """Give an object to code in the server: it holds no unread values from then on."""
+    entry.shown = True
+    entry.looking += 1      # from here on no call begins to carry
+    try:
+        while entry.carrying:
+            sleep(0)        # another thread has a few steps left
+        entry.carries = False
+    finally:
+        entry.looking -= 1
+    look_inside(entry)
+    entry.reveal()
     return 0
 
 
@@ -352,8 +367,8 @@ cdef class Calls:
                     f"method {name!r} of {type(obj)!r} object is not in "
                     f"exposed={some_names(entry.names)}"
                 )
-            if entry.readers is not None and not is_ours(fallback):
-                entry.reveal()      # the user's function may keep the object
+            if not is_ours(fallback):
+                show(entry)         # the user's function may keep the object
             return fallback(self.hooks, c, entry.ident, obj, *args, **(kwds or {}))
         except BaseException as error:
             if not isinstance(error, Exception):

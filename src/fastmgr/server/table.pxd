@@ -31,6 +31,7 @@ cdef class Entry:
     cdef public bint known                # only built-in code has filled it; it only ever falls
     cdef public bint carries              # set when it is shared: it may hold `Opaque` values
     cdef public bint opaque               # it may do so now; falls when all values have been read
+    cdef bint shown                       # code in the server has it, and must meet no such values
     cdef Py_ssize_t carrying              # calls under way that may put one there
     cdef Py_ssize_t looking               # threads that are about to put values in their place
     # What clients may keep of the object ("Memory in place of calls" in docs/architecture.md).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-from fastmgr.server.calls import look_inside
+from fastmgr.server.calls import show
 from fastmgr.server.table import Entry, Table, key_of
 
 __all__ = ["Counts", "LocalObjects", "Objects"]
@@ -22,8 +22,7 @@ class Objects(MutableMapping[str, tuple[Any, Any, Any]]):
 
     @staticmethod
     def _as_tuple(entry: Entry) -> tuple[Any, Any, Any]:
-        look_inside(entry)
-        entry.reveal()  # the caller may change the object unseen
+        show(entry)  # the caller may keep the object, and change it unseen
         return entry.obj, entry.exposed, entry.method_to_typeid
 
     def __getitem__(self, ident: str) -> tuple[Any, Any, Any]:

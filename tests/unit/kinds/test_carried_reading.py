@@ -366,7 +366,14 @@ class Wrapper:
 
 
 class PeekServer(Server):
-    public: ClassVar[list[str]] = [*Server.public, "peek"]
+    public: ClassVar[list[str]] = [*Server.public, "peek", "keep", "kept"]
+
+    def keep(self, c: Any, ident: str) -> None:
+        self.object = self.id_to_obj[ident][0]
+
+    def kept(self, c: Any) -> tuple[str, ...]:
+        held = self.object.get_many(9) if hasattr(self.object, "get_many") else self.object
+        return tuple(type(value).__name__ for value in held)
 
     def peek(self, c: Any, ident: str) -> str:
         """As users' servers do: look at a shared object itself."""
@@ -395,6 +402,19 @@ SharingManager.register("Outer", list, ListProxy, method_to_typeid={"__getitem__
 def sharing_manager() -> Iterator[SharingManager]:
     with SharingManager(authkey=KEY) as manager:
         yield manager
+
+
+@pytest.mark.parametrize("kind", ["list", "Queue"])
+def test_code_in_the_server_that_has_an_object_meets_no_unread_values(
+    sharing_manager: SharingManager, kind: str
+) -> None:
+    shared = getattr(sharing_manager, kind)()
+    put = shared.append if kind == "list" else shared.put
+    control = sharing_manager._session.control
+    control("keep", (shared._token.id,))
+    for value in (Fraction(1), 1, bytes):
+        put(value)
+    assert control("kept") == ("Fraction", "int", "type")
 
 
 def test_two_look_at_once(sharing_manager: SharingManager) -> None:
