@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         The command line without the program's name; `sys.argv` by default.
     """
+    _open_what_is_closed()
     given = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in given if not word.startswith("-")), None)
     parser = _parser(chosen)
@@ -103,6 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         status = 1
     return status
+
+
+def _open_what_is_closed() -> None:
+    """Let standard input, output and error be something, else a socket would get the number."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which gets the lowest number that is free
+        if getattr(sys, name) is None:
+            stream = open(fd, "r" if fd == 0 else "w", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 def _nobody_reads(stream: TextIO) -> bool:

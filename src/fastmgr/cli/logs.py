@@ -67,6 +67,27 @@ class Json(logging.Formatter):
         return json.dumps(fields, default=str)
 
 
+class _File(logging.handlers.WatchedFileHandler):
+    """A file in whose place another may be put; while it cannot be opened, standard error.
+
+    Whoever logs is not to fail for it: it may be the loop.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.instead = logging.StreamHandler(sys.stderr)
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        super().setFormatter(fmt)
+        self.instead.setFormatter(fmt)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.instead.emit(record)
+
+
 class Logs:
     """Where this process logs; what users' code logs goes there, too.
 
@@ -88,8 +109,7 @@ class Logs:
     def __init__(self, level: str, form: str, path: str | None) -> None:
         self.handler: logging.Handler = logging.StreamHandler(sys.stderr)
         if path is not None:
-            # It looks for itself whether another file has been put in the place of its own.
-            self.handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+            self.handler = _File(path)
         if level != "debug":
             self.handler.addFilter(lambda record: not str(record.msg).startswith(_OF_NO_INTEREST))
         self.handler.setFormatter(Json() if form == "json" else Text())
@@ -101,14 +121,19 @@ class Logs:
         logging.captureWarnings(True)
         threading.excepthook = _log_uncaught
 
-    def reopen(self) -> None:
-        """Let go of a file that was renamed, and begin another of the name."""
+    def reopen(self) -> str:
+        """Let go of a file that was renamed, and begin another of the name; say what was done."""
         if isinstance(self.handler, logging.handlers.WatchedFileHandler):
             self.handler.acquire()
             try:
                 self.handler.reopenIfNeeded()
+                self.handler.stream = self.handler.stream or self.handler._open()
+            except OSError as error:
+                path = self.handler.baseFilename
+                return f"the log cannot be opened, standard error has it: {error.strerror}: {path}"
             finally:
                 self.handler.release()
+        return "the log is opened anew"
 
 
 def _log_uncaught(error: threading.ExceptHookArgs) -> None:

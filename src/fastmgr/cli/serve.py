@@ -198,6 +198,11 @@ def load(name: str) -> Any:
             f"--manager {name}: there is no module {error.name!r}, neither in {os.getcwd()} nor "
             "among those that are installed"
         ) from None
+    except SystemExit as error:
+        raise Refusal(
+            f"--manager {name}: {module_name} ends the program where it is imported, by {error!r}; "
+            "what it does as a program belongs behind: if __name__ == '__main__'"
+        ) from None
     found: Any = getattr(module, class_name, None)
     if not isinstance(found, type) or not issubclass(found, fastmgr.BaseManager):
         classes = [
@@ -334,5 +339,10 @@ def owned(where: Any, mode: int, group: int | None) -> Iterator[None]:
         os.umask(before)
     if where is not None:
         if group is not None:
-            os.chown(where, -1, group)
+            try:
+                os.chown(where, -1, group)
+            except OSError as error:
+                raise Refusal(
+                    f"--group: {error.strerror}: a socket's group must be one of yours"
+                ) from None
         os.chmod(where, mode)

@@ -93,8 +93,7 @@ class Service:
         """Do what signals say, on a worker."""
         for number in came:
             if number == signal.SIGHUP:
-                self.logs.reopen()
-                log.info("SIGHUP: the log is opened anew")
+                log.info("SIGHUP: %s", self.logs.reopen())
             elif number in STOPPING:
                 self.begin_to_stop(signal.Signals(number).name)
                 self.server.stop_event.set()

@@ -193,7 +193,7 @@ def _unlink(path: str | bytes, identity: tuple[int, int] | None) -> None:
 def cannot_bind(error: OSError, address: Address) -> OSError:
     """Return an error of the same kind that names the address, and who has it."""
     if error.errno is None:  # "AF_UNIX path too long" carries no number
-        return OSError(errno.ENAMETOOLONG, f"{error}: {address!r}")
+        return OSError(errno.ENAMETOOLONG, f"{error}, about 100 bytes are the most: {address!r}")
     who = _who_is_at(address) if error.errno == errno.EADDRINUSE else ""
     return OSError(error.errno, f"{error.strerror}: {address!r}{who}")
 

@@ -206,3 +206,11 @@ def test_error_of_the_managers_module_shows_where_it_is(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=DEADLINE, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1 and "broken.py" in done.stderr
+
+
+def test_managers_module_that_ends_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "program.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    assert "program ends the program where it is" in refused("--manager", "program:Manager")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import AuthenticationError
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import DEADLINE, poll, process_gone
-from support.services import service
+from support.services import COMMAND, service
 
 import fastmgr
 
@@ -163,6 +166,37 @@ def test_log_file_that_is_rotated(tmp_path: Path) -> None:
     first, rest = old.read_text(), log.read_text()
     assert f"INFO fastmgr {fastmgr.__version__} serves fastmgr:SyncManager at {path}" in first
     assert "SIGHUP" in rest and "the server has ended" in rest and "serves" not in rest
+
+
+def test_log_whose_folder_goes_away(tmp_path: Path) -> None:
+    """The server serves on, and the log goes to standard error until there is a file again."""
+    folder, path = tmp_path / "logs", str(tmp_path / "socket")
+    folder.mkdir()
+    with service("--address", path, "--log-file", str(folder / "log")) as served:
+        shutil.rmtree(folder)
+        served.process.send_signal(signal.SIGHUP)
+        assert "No such file" in served.logged("SIGHUP: the log cannot be opened")["message"]
+        with pytest.raises(AuthenticationError):
+            fastmgr.SyncManager.from_address(path, authkey=b"wrong")
+        served.logged("connection refused")
+        assert fastmgr.SyncManager.from_address(path, authkey=b"").list([1])[0] == 1
+        folder.mkdir()
+        served.process.terminate()
+        assert served.ends() == 0
+    assert "the server has ended" in (folder / "log").read_text()
+
+
+def test_standard_streams_that_are_closed(tmp_path: Path) -> None:
+    """No socket, and not the signals' pipe, gets the number of one: what is printed is lost."""
+    command = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *COMMAND, "serve"]
+    path = str(tmp_path / "socket")
+    with service("--address", path, command=command) as served:
+        assert fastmgr.SyncManager.from_address(path, authkey=b"").list([1])[0] == 1
+        if sys.platform == "linux":
+            fds = f"/proc/{served.process.pid}/fd"
+            assert [os.readlink(f"{fds}/{fd}") for fd in range(3)] == ["/dev/null"] * 3
+        served.process.terminate()
+        assert served.ends() == 0
 
 
 def test_hangup_of_a_terminal_does_not_end_the_server(
