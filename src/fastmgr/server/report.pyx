@@ -20,6 +20,7 @@ import array
 import os
 from collections import deque
 from heapq import nlargest
+from threading import Lock
 from time import time
 
 from fastmgr.server.process import own_version
@@ -93,6 +94,9 @@ cdef class Reporter:
     cdef Arena arena
     cdef double started
     cdef object version         # None: nobody has asked yet
+    cdef readonly object lock   # of who makes a report: one thread does, the others wait
+    cdef readonly Py_ssize_t asking     # threads that want one
+    cdef dict made              # by what was asked for: when it was begun, and the report
 
     def __init__(self, hooks, workers, Loop loop, Arena arena):
         self.hooks = hooks
@@ -101,21 +105,41 @@ cdef class Reporter:
         self.loop = loop
         self.arena = arena
         self.started = time()
+        self.lock = Lock()
+        self.made = {}
 
     def report(self, object most, object by):
         """Return the report, with `most` objects, clients and locks of each at most.
 
-        The objects are those with the largest numbers of `by`, those first.
+        The objects are those with the largest numbers of `by`, those first.  Of those who ask at the
+        same time several get the same report, which was begun after all of them had asked.
         """
         cdef Py_ssize_t limit
+        cdef int64_t asked, begun
         if type(most) is not int or most < 0:
             raise ValueError(f"most={most!r}: a number of objects, 0 or more, is needed")
         if by not in ("calls", "seconds", "errors", "bytes", "references", "waiters"):
             raise ValueError(
                 f"by={by!r}: calls, seconds, errors, bytes, references or waiters is needed")
+        limit = min(most, MOST)
+        asked = fm_now_ns()
+        self.asking += 1
+        try:
+            with self.lock:
+                begun, report = self.made.get((limit, by), (0, None))
+                if begun < asked:
+                    begun = fm_now_ns()
+                    report = self.make(limit, by)
+                    self.made[limit, by] = begun, report
+        finally:
+            self.asking -= 1
+            if self.asking == 0:
+                self.made.clear()
+        return report
+
+    cdef dict make(self, Py_ssize_t limit, object by):
         if self.version is None:
             self.version = own_version()
-        limit = min(most, MOST)
         conns = list(self.loop.conns.values())
         names = self.names()
         parties = Parties(conns, list(self.table.sessions.values()))
@@ -186,10 +210,10 @@ cdef class Reporter:
         cdef Py_ssize_t i
         for i, entry in enumerate(entries):
             ranked.append((rank(entry, by), -i))
-            if i % AT_ONCE == AT_ONCE - 1:
+            if len(ranked) > AT_ONCE + 4 * most:    # to choose takes as long as there are many
                 best = nlargest(most, best + ranked)
                 ranked = []
-                let_others_run(i)
+            let_others_run(i)
         for i, (_number, place) in enumerate(nlargest(most, best + ranked)):
             found.append(self.about_object(entries[-place], names))
             let_others_run(i)
