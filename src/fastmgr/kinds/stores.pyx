@@ -52,8 +52,11 @@ cdef class Store(Primitive):
             and fm_now_ns() - self.old[len(self.old) - MOST_RINGS][1] < PERIOD_NS
         ):
             return False
-        cell = Cell(RING_HEAD + arena.ring_size)
-        if not cell.settle(arena):
+        try:
+            cell = Cell(RING_HEAD + arena.ring_size)
+            if not cell.settle(arena):
+                return False
+        except MemoryError:
             return False
         if self.ring is None:       # else another thread was quicker
             self.ring = Ring(cell, self.unfinished, arena.thread)

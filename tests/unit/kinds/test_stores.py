@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ProbeManager, locally
+from fastmgr.kinds.queues import Queue
+from support import ProbeManager, call_in_subprocess, locally
 from support.places import with_ring
+
+from fastmgr.memory.arena import Arena, settle
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,3 +55,22 @@ def test_a_queue_with_items_gets_a_ring(manager: ProbeManager) -> None:
     for _ in range(10):
         q.task_done()
     q.join()
+
+
+def settle_without_memory() -> list[Any]:
+    arena, q = Arena(), Queue()
+    arena.open()
+    q.put_nowait(1)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), used + (100 << 20)))
+    try:
+        return [settle(q, arena), q.get_nowait()]
+    finally:
+        arena.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks into /proc")
+def test_a_queue_for_whose_ring_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays where it is; asking for its ring ended the connection of who asked."""
+    monkeypatch.setenv("FASTMGR_RING_SIZE", str(1 << 30))
+    assert call_in_subprocess(settle_without_memory) == [False, 1]
