@@ -25,6 +25,7 @@ from support import (
 )
 from support.signals import Interrupt
 
+import fastmgr
 from fastmgr.client.sessions import ClientSession
 from fastmgr.managers import ListProxy, Token
 
@@ -86,8 +87,17 @@ def await_sleep() -> None:
     poll(waits, "the main thread waits")
 
 
+def await_waiter(manager: Any) -> None:
+    """Wait until a call waits in the server; the main thread may sleep for another reason."""
+    with fastmgr.Monitor(manager.address, authkey=bytes(manager._authkey)) as monitor:
+        poll(
+            lambda: any(shared.waiters for shared in monitor.report().objects),
+            "the call waits in the server",
+        )
+
+
 @contextlib.contextmanager
-def interrupted(manager: Any, act: Act) -> Iterator[None]:
+def interrupted(manager: Any, act: Act, stands_still: bool = False) -> Iterator[None]:
     """Interrupt the block's call once `act`, called when it waits, has brought its reply."""
     main = threading.get_ident()
     done = threading.Event()
@@ -103,6 +113,8 @@ def interrupted(manager: Any, act: Act) -> Iterator[None]:
             raise Interrupt
 
     def interrupt() -> None:
+        if not stands_still:
+            await_waiter(manager)
         await_sleep()
         signal.pthread_kill(main, signal.SIGUSR1)
 
@@ -126,7 +138,7 @@ def served_late(manager: Any, act: Act = int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
         act()
 
-    with stopped(pid), interrupted(manager, go_on):
+    with stopped(pid), interrupted(manager, go_on, True):
         yield
 
 
@@ -319,7 +331,7 @@ def test_a_reference_that_was_asked_for_is_not_kept(manager: InterruptManager) -
     other = ClientSession(manager.address, "pickle", bytes(manager._authkey))
     ident, _, reference = other.create("list", ([1],), {}, False)
     before = manager._number_of_objects()
-    with stopped(pid), interrupted(manager, give_up):
+    with stopped(pid), interrupted(manager, give_up, True):
         ListProxy(Token("list", manager.address, ident), "pickle", authkey=manager._authkey)
     del reference
     other.close()
