@@ -84,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_what_is_closed()
     given = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in given if not word.startswith("-")), None)
-    parser = _parser(chosen)
     try:
+        parser = _parser(chosen)
         try:
             options, unknown = parser.parse_known_args(given)
             if unknown:  # the usage that is shown is the command's

@@ -35,8 +35,8 @@ class Source:
         self._options = options
         self._monitor: Monitor | None = None
 
-    def report(self) -> Report:
-        """Return what the server reports now; `Refusal` where it does not."""
+    def report(self, by: str = "calls") -> Report:
+        """Return what the server reports now, by that order; `Refusal` where it does not."""
         key = named.introduce(self._options)
         if self._monitor is None:  # it connects when it is asked
             try:
@@ -47,7 +47,7 @@ class Source:
                 raise Refusal(str(error)) from None
         try:
             with named.refusing(self._options.address, key):
-                return self._monitor.report()
+                return self._monitor.report(by=by)
         except BaseException as error:
             self.close()
             if isinstance(error, NoReport):

@@ -94,13 +94,14 @@ class Feed(threading.Thread):
         self.app = app
         self.source = source
         self.interval = interval
+        self.by = "calls"  # which objects it asks for, where there are very many
         self.ended = threading.Event()
 
     def run(self) -> None:
         before = None
         while not self.ended.is_set():
             try:
-                report = self.source.report()
+                report = self.source.report(self.by)
             except Refusal as error:
                 self.app.post_message(Lost(str(error)))
             else:
@@ -354,10 +355,15 @@ class Top(App[None]):
         if self._listing is not None:
             self._listing.refill()
 
+    def _ask_for_order(self) -> None:
+        """Have the next report tell of the objects that come first on the screen."""
+        self.feed.by = self._base.query_one("#objects", Listing).order.by
+
     def action_sort(self) -> None:
         """Sort the table that is seen by its next column."""
         if self._listing is not None:
             self._listing.sort_by_next()
+            self._ask_for_order()
 
     def action_reverse(self) -> None:
         """Sort the table that is seen the other way round."""
@@ -374,6 +380,7 @@ class Top(App[None]):
         """Sort by the column that was clicked."""
         if isinstance(event.data_table, Listing):
             event.data_table.sort_by(str(event.column_key.value))
+            self._ask_for_order()
 
     @on(DataTable.RowSelected)
     def look_closer(self, event: DataTable.RowSelected) -> None:

@@ -40,11 +40,16 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column: its heading, what is in it, and how that is shown."""
+    """A column: its heading, what is in it, and how that is shown.
+
+    `by` is which objects a server has to tell of, where it does not tell of all: see
+    `Monitor.report`.
+    """
 
     heading: str
     value: Callable[[Row], Any]
     shown: Callable[[Any], str] = as_number
+    by: str = "calls"
 
     @property
     def is_text(self) -> bool:
@@ -108,10 +113,10 @@ def _first(row: Row) -> str:
 TRAFFIC = (
     Column("calls/s", _rate("calls")),
     Column("calls", _field("calls")),
-    Column("errors", _field("errors")),
-    Column("mean", _mean, as_seconds),
-    Column("in", _field("bytes_in"), as_bytes),
-    Column("out", _field("bytes_out"), as_bytes),
+    Column("errors", _field("errors"), by="errors"),
+    Column("mean", _mean, as_seconds, by="seconds"),
+    Column("in", _field("bytes_in"), as_bytes, by="bytes"),
+    Column("out", _field("bytes_out"), as_bytes, by="bytes"),
 )
 OBJECTS = Table(
     "objects",
@@ -121,10 +126,10 @@ OBJECTS = Table(
         Column("object", _name, one_line),
         Column("type", _field("typeid"), one_line),
         *TRAFFIC,
-        Column("waiters", _field("waiters")),
-        Column("waited", _field("waited"), as_seconds),
+        Column("waiters", _field("waiters"), by="waiters"),
+        Column("waited", _field("waited"), as_seconds, by="waiters"),
         Column("items", _field("size")),
-        Column("references", _field("references")),
+        Column("references", _field("references"), by="references"),
         Column("memory", lambda row: "shared" if row.now.in_memory else "", one_line),
     ),
     "calls",
@@ -195,16 +200,20 @@ class Sight:
     def rows(self, table: Table) -> list[Row]:
         """Return the rows of a table, in no order."""
         before: dict[Any, Any] = {}
+        is_whole = True
         if self.before is not None:
             before = {table.key(one): one for one in getattr(self.before, table.part)}
+            is_whole = len(before) >= getattr(self.before.server, table.part, 0)
         return [
             Row(
                 one,
-                before.get(table.key(one)),
-                self.seconds,
+                before.get(key),
+                # Of a report that had no room for all, what was not in it need not be new.
+                self.seconds if is_whole or key in before else 0.0,
                 self._deadlocked.get(one.id, "") if table is LOCKS else "",
             )
             for one in getattr(self.report, table.part)
+            for key in (table.key(one),)
         ]
 
     @property

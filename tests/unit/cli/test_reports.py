@@ -92,7 +92,7 @@ class FakeMonitor:
         type(self).made += 1
         self.says: Iterator[Report] = iter([report()])
 
-    def report(self) -> Report:
+    def report(self, by: str) -> Report:
         for said in self.says:
             return said
         raise EOFError

@@ -29,8 +29,10 @@ class FakeSource:
     def __init__(self, *says: Any) -> None:
         self.rest: Iterator[Any] = iter(says)
         self.last: Any = None
+        self.by: list[str] = []
 
-    def report(self) -> Any:
+    def report(self, by: str = "calls") -> Any:
+        self.by.append(by)
         self.last = next(self.rest, self.last)
         if isinstance(self.last, str):
             raise Refusal(self.last, 1)
@@ -127,6 +129,20 @@ def test_orders() -> None:
     sit(FakeSource(report()), do)
 
 
+def test_a_server_that_cannot_tell_of_all_objects_is_asked_for_those_that_come_first() -> None:
+    async def do(seat: Seat) -> None:
+        await seat.until(lambda: seat.listing.row_count)
+        await seat.press("s")
+        await seat.until(lambda: source.by[-1] == "errors")
+        await seat.press("c", "r")  # of the order of clients the server need not know
+        count = len(source.by)
+        await seat.until(lambda: source.by[count:])
+        assert source.by[-1] == "errors"
+
+    source = FakeSource(report())
+    sit(source, do)
+
+
 def test_cursor_stays_with_its_row() -> None:
     async def do(seat: Seat) -> None:
         await seat.until(lambda: seat.listing.row_count)
@@ -207,6 +223,19 @@ def test_leaving(key: str) -> None:
     async def do(seat: Seat) -> None:
         await seat.press(key)
         await seat.until(lambda: seat.app.return_code == 0)
+
+    sit(FakeSource(report()), do)
+
+
+def test_sizes_with_room_for_nothing() -> None:
+    async def do(seat: Seat) -> None:
+        await seat.until(lambda: seat.listing.row_count)
+        for size in [(1, 1), (20, 5), (200, 1), (1, 60)]:
+            await seat.pilot.resize_terminal(*size)
+            await seat.press("c", "w", "l", "enter", "escape", "o")
+        await seat.pilot.resize_terminal(140, 40)
+        await seat.until(lambda: seat.listing.region.height > 2)
+        assert seat.column() == ["b1", "hits", "a1"]
 
     sit(FakeSource(report()), do)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from support.reports import report
 
 from fastmgr.cli.tables import CLIENTS, LOCKS, OBJECTS, TABLES, Sight, Table, as_text
+from fastmgr.monitor import ORDERS
 
 
 def ids(sight: Sight, heading: str, is_reversed: bool = False) -> list[str]:
@@ -30,8 +32,18 @@ def test_rates_are_not_known_at_first_nor_across_a_restart() -> None:
 
 
 def test_new_objects_have_made_all_their_calls_since() -> None:
-    sight = Sight(report(12.0), report(10.0, objects=()))
+    none = replace(report().server, objects=0)
+    sight = Sight(report(12.0), report(10.0, objects=(), server=none))
     assert [row.rate("calls") for row in sight.rows(OBJECTS)] == [500.0, 20.0, 1.5]
+
+
+def test_rates_of_what_the_report_before_had_no_room_for_are_not_known() -> None:
+    sight = Sight(report(12.0, calls=8), report(10.0, objects=report().objects[:1]))
+    assert [row.rate("calls") for row in sight.rows(OBJECTS)] == [4.0, None, None]
+
+
+def test_orders_that_are_asked_for_exist() -> None:
+    assert {column.by for column in OBJECTS.columns} == set(ORDERS)
 
 
 def test_orders() -> None:

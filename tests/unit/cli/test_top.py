@@ -6,12 +6,13 @@ import contextlib
 import importlib.util
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import KEY, ProbeManager, Script, call_in_subprocess
+from support import KEY, ProbeManager, Script, call_in_subprocess, in_thread, stopped
 from support.reports import hostile, report
 
 from fastmgr.cli.tables import Sight
@@ -136,25 +137,61 @@ def libraries() -> list[str]:
     return list(sys.modules)
 
 
-def test_screen_in_a_terminal(manager: Any) -> None:
-    """A real one: it draws, and ends by Ctrl-C."""
+@contextlib.contextmanager
+def terminal(address: str, wait_for: bytes = b"calls") -> Iterator[tuple[int, Any]]:
+    """A screen's process and its terminal, in which something has been drawn."""
     pytest.importorskip("textual")
     pid, terminal = os.forkpty()
     if pid == 0:
         os.environ.update(FASTMGR_AUTHKEY=KEY.decode(), TERM="xterm-256color", NO_COLOR="1")
-        os.execv(sys.executable, [sys.executable, "-m", "fastmgr", "top", manager.address])
-    drawn = b""
+        os.execv(sys.executable, [sys.executable, "-m", "fastmgr", "top", address])
     with os.fdopen(terminal, "r+b", buffering=0) as screen:
-        while b"fastmgr " not in drawn or b"calls" not in drawn:
+        drawn = b""
+        while b"fastmgr " not in drawn or wait_for not in drawn:
             drawn += screen.read(65536)
-        screen.write(b"\x03")
-        try:
-            while screen.read(65536):
-                pass
-        except OSError:  # its other end has been closed
-            pass
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert b"\x1b[?1049h" in drawn  # the screen that was there before comes back
+        assert b"\x1b[?1049h" in drawn
+        yield pid, screen
+
+
+def last_of(screen: Any) -> bytes:
+    """What a terminal is sent until its process closes it."""
+    said = b""
+    with contextlib.suppress(OSError):  # its other end has been closed
+        while more := screen.read(65536):
+            said += more
+    return said
+
+
+def exit_status(pid: int) -> int:
+    return os.waitstatus_to_exitcode(in_thread(lambda: os.waitpid(pid, 0))[1])
+
+
+def end(pid: int, screen: Any, how: bytes | int) -> None:
+    """End a screen by a key or a signal, and expect the terminal as it was before."""
+    if isinstance(how, int):
+        os.kill(pid, how)
+    else:
+        screen.write(how)
+    said = last_of(screen)
+    assert exit_status(pid) == 0
+    assert b"\x1b[?1049l" in said and b"Traceback" not in said
+
+
+@pytest.mark.parametrize("how", [b"\x03", b"q", signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_end_of_a_screen_in_a_terminal(manager: Any, how: bytes | int) -> None:
+    with terminal(manager.address) as (pid, screen):
+        end(pid, screen, how)
+
+
+def test_terminal_that_goes_away(manager: Any) -> None:
+    with terminal(manager.address) as (pid, screen):
+        screen.close()
+        exit_status(pid)
+
+
+def test_end_of_a_screen_whose_server_says_nothing(manager: Any) -> None:
+    with terminal(manager.address) as (pid, screen), stopped(manager._process.pid):
+        end(pid, screen, b"q")
 
 
 def test_screen_of_a_server_that_is_not_there(tmp_path: Any) -> None:
