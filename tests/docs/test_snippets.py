@@ -202,6 +202,8 @@ def test_command_is_right(command: str, tmp_path: Path) -> None:
     program, *words = shlex.split(command)
     if command in ELSEWHERE:
         pytest.skip(ELSEWHERE[command])
+    if program == "sudo":
+        pytest.skip("it changes the machine")
     if program == "make":
         for word in words:
             variable, is_variable, _ = word.partition("=")

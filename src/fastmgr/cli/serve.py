@@ -241,7 +241,10 @@ def made(options: argparse.Namespace) -> tuple[Any, str]:
         with owned(where, mode, options.group):
             server = manager._Server(manager._registry, where, key, options.serializer)
     except OSError as error:
-        hint = " (there is no such folder)" if isinstance(error, FileNotFoundError) else ""
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            folder = os.path.dirname(str(where))
+            hint = f" (there is no folder {folder}: make it, or give another path)"
         raise Refusal(f"it cannot listen: {said(error)}{hint}", 1) from None
     except ValueError as error:
         raise Refusal(said(error)) from None

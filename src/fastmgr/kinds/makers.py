@@ -63,6 +63,10 @@ def Counter(initial: int = 0, *, name: str | None = None) -> Any:
     >>> hits.value
     3
     """
+    if isinstance(initial, str):
+        raise TypeError(
+            f"Counter({initial!r}): it begins with an int; its name is name={initial!r}"
+        )
     return make_named(name, counters.Counter, (initial,))
 
 

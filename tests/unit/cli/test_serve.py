@@ -195,7 +195,9 @@ def test_what_cannot_be_is_refused_in_a_sentence(words: tuple[str, ...], why: st
 
 
 def test_file_whose_folder_is_missing() -> None:
-    assert "no such folder" in refused("--address", "/no/such/socket", status=1)
+    assert "there is no folder /no/such: make it" in refused(
+        "--address", "/no/such/socket", status=1
+    )
     assert "--log-file: No such" in refused("--log-file", "/no/such/file", status=1)
 
 

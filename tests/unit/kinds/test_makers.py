@@ -32,6 +32,11 @@ def made(row: Row, *args: Any) -> Any:
     return row.make(*args)
 
 
+def test_name_of_a_counter_in_the_place_of_its_number() -> None:
+    with pytest.raises(TypeError, match="its name is name='hits'"):
+        made(makers.COUNTER, "hits")
+
+
 @pytest.mark.parametrize(("row", "args"), MADE)
 def test_what_a_file_keeps_is_enough_to_make_the_object_again(row: Row, args: Any) -> None:
     codec, obj = codec_of(row), made(row, *args)
