@@ -23,8 +23,9 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import fastmgr
 from fastmgr.contrib.metrics import encodable
-from fastmgr.contrib.series import AWAY, OWNER, PID, TIME, VALUE, Series, float_of
+from fastmgr.contrib.series import AWAY, LIMIT, OWNER, PID, TIME, VALUE, Series, float_of
 from fastmgr.contrib.values import EXTREMES, OF_THE_DEAD, SHARED, Ledger
 
 try:
@@ -297,12 +298,13 @@ class Collector(_Collector):
             The server is away.
         """
         series = self._series
-        with series.lock:
-            if not series.reach():
-                return self._nothing()
-            if _used is not None and _used.series is series:
+        # Increments may have to wait for the lock.
+        with series.lock, fastmgr.timeout(LIMIT):
+            if _used is not None and _used.series is series and series.reach():
                 _used.note_meeting()
                 _used.pay()
+            if not series.reach():
+                return self._nothing()
             try:
                 words = series.row.snapshot()
                 series.look(words)

@@ -180,14 +180,19 @@ class Value(FloatWord):
         """Replace the sum of all processes, as `Counter.reset` does."""
         if not self.store(value):
             with self.used.series.lock:
-                self.owed = 0.0
                 self.inc(value - self.get())
 
     def get(self) -> float:
         """Return the float; while the server is away what this process has added."""
-        found = self.load()
-        if found is None and self.settle() and (found := self.load()) is None:
-            found = float_of(self.used.series.row[self.place(self.used.series) + VALUE])
+        found, series = self.load(), self.used.series
+        if found is None:
+            with series.lock:
+                if self.settle() and (found := self.load()) is None:
+                    try:
+                        with fastmgr.timeout(LIMIT):
+                            found = float_of(series.row[self.place(series) + VALUE])
+                    except Exception as error:
+                        self.used.lost(error)
         return self.mine if found is None else found
 
     def set_exemplar(self, exemplar: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,12 @@ pc = pytest.importorskip("prometheus_client")
 from prometheus_client import values  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
-from fastmgr.contrib import prometheus, series  # noqa: E402
+import fastmgr  # noqa: E402
+from fastmgr.contrib import (  # noqa: E402
+    prometheus,
+    series,
+    values as contrib_values,
+)
 
 FORK: Any = multiprocessing.get_context("fork")
 Totals = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -295,6 +301,30 @@ def test_while_the_server_is_away(
             scraped()
     away = [record for record in caplog.records if "is away" in record.message]
     assert len(away) == 3 and "FileNotFoundError" in away[0].message
+
+
+def test_a_server_that_does_not_answer(
+    registry: pc.CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scrape gives up, too: while it waits nothing is counted."""
+    for module in (series, prometheus, contrib_values):
+        monkeypatch.setattr(module, "LIMIT", 0.2)
+    with ProbeManager(("127.0.0.1", 0), KEY) as manager:
+        prometheus.use(manager.address, KEY, registry=registry)
+        hits = pc.Counter("hits", "Hits", registry=registry)
+        hits.inc()
+        os.kill(manager._process.pid, signal.SIGSTOP)
+        os.waitpid(manager._process.pid, os.WUNTRACED)
+        try:
+            for _ in range(2):
+                with pytest.raises(fastmgr.CallTimeout):
+                    scraped()
+                hits.inc()
+                assert hits._value.get() >= 2.0
+        finally:
+            os.kill(manager._process.pid, signal.SIGCONT)
+        poll(lambda: hits.inc(0) or not prometheus._used.owing, "what is owed is paid")  # type: ignore[union-attr]
+        assert scraped()["hits_total", ()] >= 3.0
 
 
 def test_a_server_that_has_lost_all(registry: pc.CollectorRegistry, tmp_path: Path) -> None:

@@ -59,6 +59,24 @@ def test_what_cannot_be_counted_is_owed_and_told_once(
     manager.forget(request.node.name)
 
 
+def test_a_reset_while_the_server_is_away(
+    manager: ProbeManager, request: pytest.FixtureRequest
+) -> None:
+    books = ledger(manager, request.node.name)
+    value = books.value("counter", *ABOUT)
+    value.inc(2)
+    books.series.begin_process()  # no server is known
+    books.series.retry_at = float("inf")
+    value = books.value("counter", *ABOUT)
+    value.inc(5)
+    value.set(0)
+    assert value.get() == 0.0
+    books.series.retry_at = 0.0
+    value.inc(1)
+    assert value.get() == 3.0  # what was counted at the server, which nobody could ask
+    manager.forget(request.node.name)
+
+
 def test_a_child_owes_nothing(manager: ProbeManager, request: pytest.FixtureRequest) -> None:
     books = ledger(manager, request.node.name)
     books.series.retry_at = float("inf")
