@@ -194,6 +194,17 @@ def test_program_runs(program: str, tmp_path: Path) -> None:
         run(sys.executable, "program.py", cwd=tmp_path)
 
 
+def test_page_of_tests_shows_what_is_left_behind(tmp_path: Path) -> None:
+    """The lock of the page's example is noticed where the fixture is not told to let it be."""
+    blocks = fenced((ROOT / "docs/howto/testing.md").read_text())
+    (program,) = (text for text in programs(blocks) if "check=False" in text)
+    (tmp_path / "test_page.py").write_text(program.replace("check=False", ""))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "has left behind: a Lock is still held by process" in done.stdout, done.stdout
+    assert done.returncode == 1 and "1 error" in done.stdout
+
+
 COMMANDS = dict.fromkeys(line for page in PAGES for line in commands(page.read_text()))
 
 
