@@ -63,7 +63,8 @@ class ServerReport:
     workers, idle_workers : int
         Threads beside the loop, and those of them without work.
     backlog : int or None
-        Connections that wait to be accepted.
+        Connections that wait to be accepted. None where the system does not tell: it is not
+        Linux, or the server may not ask the kernel, as in a sandbox without AF_NETLINK.
     loop_lag : float
         Seconds: the longest turn of the loop, within the last 10 to 20. So long a client may have
         waited for the loop to look at its request.

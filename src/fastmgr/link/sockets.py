@@ -17,6 +17,7 @@ from multiprocessing import AuthenticationError, connection, util
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
+from fastmgr.link.backlog import backlog_of
 from fastmgr.link.handshake import HANDSHAKE_LIMIT, Responder
 from fastmgr.link.stream import SIGNALS_INTERVAL, Stream
 
@@ -152,10 +153,7 @@ class Listener:
 
     def backlog(self) -> int | None:
         """Return how many connections wait to be accepted; None where the system does not tell."""
-        if self._socket.family == socket.AF_UNIX or sys.platform != "linux":
-            return None
-        about = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
-        return int.from_bytes(about[24:28], sys.byteorder)  # tcpi_unacked
+        return backlog_of(self._socket)
 
     def close(self) -> None:
         """Stop listening and remove the path."""
