@@ -13,6 +13,7 @@ import signal
 import threading
 from collections import deque
 from contextlib import suppress
+from time import monotonic
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -40,6 +41,8 @@ HISTORY = 120
 LOW = 20
 #: How many rows a table has on the screen; where there are more, the first in its order.
 MOST = 300
+#: Seconds after which a server that says nothing, where a report is due, is said to be silent.
+SILENT = 3.0
 
 
 def show(options: argparse.Namespace) -> int:
@@ -249,6 +252,7 @@ class Top(App[None]):
         self.address = address
         self.history: deque[Sight] = deque(maxlen=HISTORY)
         self.paused = False
+        self.heard = monotonic()
         self.feed = Feed(self, source, interval)
 
     def compose(self) -> ComposeResult:
@@ -271,6 +275,7 @@ class Top(App[None]):
             if threading.current_thread() is threading.main_thread():
                 asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self.action_tab("objects")
+        self.set_interval(1.0, self.tell_of_silence)
         self.feed.start()
 
     def on_resize(self, event: Resize) -> None:
@@ -285,6 +290,7 @@ class Top(App[None]):
     @on(Seen)
     def take(self, message: Seen) -> None:
         """Show what the server has said."""
+        self.heard = monotonic()
         if self.paused:
             return
         self.history.append(message.sight)
@@ -308,6 +314,13 @@ class Top(App[None]):
         self._first("#waits").update("\n".join([*about_waits(sight.report), "", *notes]))
         if isinstance(self.screen, Detail) and self.screen.is_mounted:
             self.screen.refill()
+
+    def tell_of_silence(self) -> None:
+        """Say that what is shown is old, before the server has had all its time to answer."""
+        silent = monotonic() - self.heard
+        if silent > SILENT + self.feed.interval:
+            with suppress(NoMatches, IndexError):
+                self._head(f"at {self.address}: no answer for {silent:.0f} s")
 
     @on(Lost)
     def lose(self, message: Lost) -> None:

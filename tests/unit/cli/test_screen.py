@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -200,6 +201,25 @@ def test_server_that_goes_away_and_comes_back() -> None:
 
     source = FakeSource(report())
     sit(source, do)
+
+
+def test_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmgr.cli.screen.SILENT", 0.1)
+    said = threading.Event()
+
+    class Silent(FakeSource):
+        def report(self, by: str = "calls") -> Any:
+            if self.by:  # it has been asked before
+                said.wait(DEADLINE)
+            return super().report(by)
+
+    async def do(seat: Seat) -> None:
+        await seat.until(lambda: "no answer for" in seat.text("#head"))
+        assert seat.listing.row_count
+        said.set()
+        await seat.until(lambda: "fastmgr 9.9 at" in seat.text("#head"))
+
+    sit(Silent(report()), do)
 
 
 def test_pause() -> None:
