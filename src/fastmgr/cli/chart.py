@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ ACROSS, COLUMN, MARGIN = 4.6, 1.0, 0.2  # inches; labels are left of the scale, 
 TOP, ROW, GAP, BOTTOM = 0.75, 0.3, 0.75, 0.6  # inches, from top to bottom
 HEADING = -0.95  # where names and headings stand, in rows
 NAMES_APART = 0.15  # inches between one contender's name and the next
+NOTE, NOTE_LINE = 90, 0.16  # how many characters of a note are in a line; its height in inches
 FONT_SIZE = 9.5
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
@@ -70,7 +72,9 @@ def draw(
     counts = [len(panel.rows) + 1 for panel in panels]  # one for the contenders' names
     left = 2 * MARGIN + max(inches(label) for panel in panels for label in panel.rows)
     width = left + ACROSS + COLUMN * max(len(panel.columns) for panel in panels) + MARGIN
-    height = TOP + ROW * sum(counts) + GAP * (len(counts) - 1) + BOTTOM
+    below = [*textwrap.wrap(note, NOTE), "logarithmic; further left is faster"]
+    bottom = BOTTOM + NOTE_LINE * max(0, len(below) - 2)
+    height = TOP + ROW * sum(counts) + GAP * (len(counts) - 1) + bottom
     # The same file for the same figures.
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with rc_context({"font.size": FONT_SIZE, "svg.hashsalt": "fastmgr", "svg.fonttype": "none"}):
@@ -84,9 +88,7 @@ def draw(
             axes = figure.add_axes(box, xscale="log", xlim=limits, ylim=(count - 1.5, -1.5))
             draw_panel(axes, panel, looks)
             top -= GAP
-        figure.axes[-1].set_xlabel(
-            plain(f"{note}\n" * bool(note)) + "logarithmic; further left is faster"
-        )
+        figure.axes[-1].set_xlabel(plain("\n".join(below)))
         figure.savefig(path, dpi=150, metadata=metadata)
 
 

@@ -55,3 +55,13 @@ def test_chart_needs_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: True)
     with pytest.raises(argparse.ArgumentTypeError, match="there is no directory"):
         chart.file(str(tmp_path / "nowhere" / "plot.svg"))
+
+
+def test_long_note_is_broken_into_lines(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    panel = chart.Panel("", {"row": {"ours": 1e-6, "theirs": 1e-3}})
+    looks = {"theirs": "square", "ours": "circle"}
+    chart.draw("", [panel], looks, tmp_path / "chart.svg", "a package 1.0; " * 20)
+    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+    lines = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
+    assert 60 < max(map(len, lines)) <= chart.NOTE
