@@ -314,7 +314,10 @@ class _Hidden:
         self.name = name
 
     def __get__(self, obj: object, kind: type) -> Any:
-        raise AttributeError(f"{kind.__name__!r} object has no attribute {self.name!r}")
+        raise AttributeError(
+            f"{kind.__name__!r} object has no attribute {self.name!r}: the server's queue has no "
+            "such method; it is none of fastmgr's, or an older one's"
+        )
 
 
 def MakeProxyType(

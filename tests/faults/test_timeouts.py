@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import queue
 import random
 import threading
@@ -16,6 +17,7 @@ import pytest
 from support import DEADLINE, KEY, ProbeManager, connected, in_thread, poll, together, valkeys
 
 import fastmgr
+from fastmgr.client.limits import dial_limit
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -82,6 +84,29 @@ def test_own_time_of_a_call_that_is_over_first(manager: Any) -> None:
     lock = manager.Lock()
     with fastmgr.timeout(DEADLINE), lock:
         assert not in_thread(lock.acquire, True, 0.01)
+
+
+def test_pipeline_of_which_calls_were_made(manager: Any) -> None:
+    """It is not to be made again, though of the call that was late it is known that it was not."""
+    values, items = manager.list(), manager.Queue()
+    pipe = manager.pipeline()
+    pipe(values).append(1)
+    pipe(items).get()
+    with pytest.raises(fastmgr.CallTimeout) as raised, fastmgr.timeout(0.5):
+        pipe.execute()
+    assert raised.value.applied is None
+    assert values[:] == [1]
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e300, 10**400], ids=["inf", "float", "int"])
+def test_block_that_never_ends(manager: Any, seconds: float) -> None:
+    items, lock = manager.Queue(), manager.Lock()
+    with fastmgr.timeout(seconds), lock:
+        with pytest.raises(queue.Empty):
+            items.get(timeout=0.05)
+        assert not lock.acquire(timeout=0.05)
+    with fastmgr.timeout(DEADLINE), fastmgr.timeout(seconds):
+        assert dial_limit(1000.0) <= DEADLINE
 
 
 def test_hammered_queue(manager: Any) -> None:

@@ -15,6 +15,8 @@ from time import monotonic
 
 # Seconds that a call may take that gives something back, also where the block's time is over.
 GRACE = 2.0
+# Seconds from which on a block has no end: 30 years, which fit all clocks that compute with them.
+cdef double NEVER = 1e9
 
 # Until when calls must be done, on the monotonic clock (0: any time), and the value outside the
 # block; None outside of all blocks.
@@ -68,7 +70,7 @@ class timeout:
     Parameters
     ----------
     seconds : float or None
-        From when the block begins; None for no limit of its own.
+        From when the block begins; None, or more than 30 years, for no limit of its own.
 
     Raises
     ------
@@ -93,14 +95,17 @@ class timeout:
         if seconds is not None:
             if isinstance(seconds, (str, bytes, bytearray)):
                 raise TypeError(f"timeout({seconds!r}): a number of seconds is needed")
-            seconds = float(seconds)
+            try:
+                seconds = float(seconds)
+            except OverflowError:       # an int with hundreds of digits
+                seconds = math.inf if seconds > 0 else -math.inf
             if math.isnan(seconds) or seconds < 0:
                 raise ValueError(f"timeout({seconds}): a number of seconds from 0 is needed")
         self._seconds = seconds
 
     def __enter__(self):
         cdef double end = 0.0, outer = end_of_calls()
-        if self._seconds is not None:
+        if self._seconds is not None and <double>self._seconds < NEVER:
             note_limits()
             end = <double>monotonic() + <double>self._seconds
         if outer != 0.0 and (end == 0.0 or outer < end):

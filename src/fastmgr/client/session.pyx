@@ -271,10 +271,15 @@ cdef class Session:
             The connection failed; how many calls were served is unknown.
         """
         cdef Py_ssize_t i
-        cdef list results = [
-            self.call_after_posts(calls[i], calls[i + 1], calls[i + 2], calls[i + 3], False)
-            for i in range(0, len(calls), 4)
-        ]
+        cdef list results = []
+        try:
+            for i in range(0, len(calls), 4):
+                results.append(self.call_after_posts(
+                    calls[i], calls[i + 1], calls[i + 2], calls[i + 3], False))
+        except (OSError, EOFError) as error:
+            if results and getattr(error, "applied", None) is False:
+                error.applied = None        # of the pipeline: calls before this one were made
+            raise
         return results, [i for i in range(len(results)) if type(results[i]) is Outcome]
 
     def control(self, name, args=(), kwds=None):

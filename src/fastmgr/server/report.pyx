@@ -111,8 +111,8 @@ cdef class Reporter:
     def report(self, object most, object by):
         """Return the report, with `most` objects, clients and locks of each at most.
 
-        The objects are those with the largest numbers of `by`, those first.  Of those who ask at the
-        same time several get the same report, which was begun after all of them had asked.
+        The objects are those with the largest numbers of `by`, those first.  Of those who ask at
+        the same time several get the same report, which was begun after all of them had asked.
         """
         cdef Py_ssize_t limit
         cdef int64_t asked, begun

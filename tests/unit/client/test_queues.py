@@ -109,6 +109,8 @@ def test_a_timeout_that_no_clock_knows_matters_only_to_who_waits(manager: ProbeM
 def test_a_queue_without_many_has_no_such_methods() -> None:
     made = managers.MakeProxyType("Few", managers.public_methods(queue.Queue()))
     assert not hasattr(made, "put_many") and hasattr(made, "put")
+    with pytest.raises(AttributeError, match=r"'put_many': the server's queue has no such method"):
+        made.put_many([1])
 
 
 def test_all_kinds_of_clients_see_one_queue(manager: ProbeManager) -> None:
