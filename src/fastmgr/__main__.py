@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import select
 import sys
@@ -44,11 +45,16 @@ class _Help(argparse.HelpFormatter):
         )
 
 
+def _program() -> str:
+    """Return how the command line was called."""
+    is_script = os.path.basename(sys.argv[0]) == "fastmgr"
+    return "fastmgr" if is_script else "python -m fastmgr"
+
+
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """Return the parser; only the chosen command's module is loaded, and its options declared."""
-    is_script = os.path.basename(sys.argv[0]) == "fastmgr"
     parser = argparse.ArgumentParser(
-        prog="fastmgr" if is_script else "python -m fastmgr",
+        prog=_program(),
         description=DESCRIPTION,
         epilog="'%(prog)s COMMAND --help' says more of a command.",
         formatter_class=_Help,
@@ -84,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_what_is_closed()
     given = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in given if not word.startswith("-")), None)
+    if chosen != "run" and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for what its encoding has not, as µ
     try:
         parser = _parser(chosen)
         try:
@@ -94,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except Refusal as error:
-        print(one_line(f"{parser.prog} {chosen}: {error}"), file=sys.stderr)
+        print(one_line(f"{_program()} {chosen}: {error}"), file=sys.stderr)
         status = error.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

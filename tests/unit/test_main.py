@@ -66,6 +66,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"fastmgr {fastmgr.__version__}\n"
 
 
+def test_terminal_that_has_few_characters() -> None:
+    """What it cannot show is escaped, as the unit of a duration, and it is no error."""
+    with fastmgr.SyncManager(authkey=b"key") as manager:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastmgr", "doctor", manager.address],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "ascii", "FASTMGR_AUTHKEY": "key"},
+            timeout=100,
+        )
+    assert b"a small call takes " in done.stdout and not done.stderr
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_nobody_reads_what_is_printed(unbuffered: str) -> None:
     """As in ``python -m fastmgr demo | head -1``."""

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         except Refusal as error:
             if error.status == 2:
                 raise  # the server was not asked
-            findings.say(str(error), "the server cannot be asked")
+            findings.say("the server cannot be asked", str(error))
     return 1 if findings.wrong else 0
 
 

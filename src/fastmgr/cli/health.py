@@ -81,6 +81,8 @@ def in_words(error: Exception) -> str | None:
         return "what is there has closed the connection"
     if isinstance(error, OSError) and error.errno in (errno.ECONNREFUSED, errno.ENOENT):
         return "nobody serves there"
+    if isinstance(error, OSError) and error.filename is None:
+        return said(error).partition(": ")[0]  # which would name the address again
     return said(error)
 
 

@@ -144,7 +144,9 @@ def listed(manager: Any) -> list[Named]:
         return [Named(*about) for about in manager._session.control("described_names")]
     except (fastmgr.RemoteError, ValueError):
         raise Refusal(
-            "the server does not tell what has a name: it is no fastmgr server", 1
+            "the server does not tell what has a name: it is the standard library's, or an older "
+            "one of fastmgr",
+            1,
         ) from None
 
 

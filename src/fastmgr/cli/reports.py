@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from fastmgr.cli import named
-from fastmgr.cli.options import Refusal
+from fastmgr.cli.options import Refusal, shown
 from fastmgr.cli.units import as_seconds, one_line
 from fastmgr.cli.waitfor import Deadlock, Wait, chain, deadlocks, tree, waits, who
 from fastmgr.link.sockets import connect_timeout
@@ -51,7 +51,11 @@ class Source:
         except BaseException as error:
             self.close()
             if isinstance(error, NoReport):
-                raise Refusal(str(error), 1) from None
+                raise Refusal(
+                    f"{shown(self._options.address)}: the server reports nothing: it is the "
+                    "standard library's, or an older one of fastmgr",
+                    1,
+                ) from None
             raise
 
     def close(self) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 from multiprocessing import managers as stock
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from support import KEY, ProbeManager, valkeys
 
 from fastmgr.__main__ import main
+from fastmgr.cli import health
 
 
 @pytest.fixture
@@ -52,6 +54,13 @@ def test_what_is_no_server_of_managers(say) -> None:  # type: ignore[no-untyped-
         status, said = say(address, "--timeout", "0.1")
         assert status == 1 and "no answer within 0.1 s" in said
     assert say(address)[0] == 1
+
+
+def test_host_that_nobody_knows(say, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """The address is said once."""
+    error = socket.gaierror(socket.EAI_NONAME, "Name or service not known: ('host.invalid', 5)")
+    monkeypatch.setattr(health, "probe", Mock(side_effect=error))
+    assert say("host.invalid:5") == (1, "host.invalid:5: Name or service not known\n")
 
 
 @pytest.mark.parametrize("command", ["health", "doctor", "ls"])

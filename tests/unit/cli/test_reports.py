@@ -77,6 +77,7 @@ def test_reports_as_json() -> None:
 def test_servers_that_report_nothing(say: Say) -> None:
     with stock.SyncManager(authkey=KEY) as manager:
         status, said = say("locks", manager.address)
+        assert said.startswith(f"python -m fastmgr locks: {manager.address}: the server")
         assert status == 1 and "reports nothing: it is the standard library's" in said
     status, said = say("top", "valkey://localhost", "--once")
     assert status == 2 and "its own tools look into it" in said and said.count("\n") == 1
