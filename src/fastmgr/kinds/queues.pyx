@@ -20,6 +20,9 @@ from collections import deque
 from math import ceil
 from operator import index
 
+cdef enum:
+    MOST_BATCHES = 4    # that one call moves into a ring: others are waiting for the loop
+
 cdef object ShutDown = getattr(queue, "ShutDown", None)
 
 
@@ -197,10 +200,12 @@ cdef class _BaseQueue(Store):
         cdef Batch batch
         cdef Waiter waiter
         cdef Py_ssize_t total, moved
+        cdef int batches = 0
         cdef bint serve, admit, end_joins
         while True:
             batch = None
-            if ring is not None and self.items and ring.wants():
+            if ring is not None and self.items and batches < MOST_BATCHES and ring.wants():
+                batches += 1
                 batch = ring.encode(self.items)
             ring = self.enter()
             if ring is None:

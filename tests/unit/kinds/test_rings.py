@@ -191,6 +191,20 @@ def test_a_ring_that_has_ended_gives_its_memory_back(manager: ProbeManager) -> N
     assert any(memory[:4096]) and not any(memory[8192:500_000])
 
 
+def test_one_call_moves_few_items_into_the_ring(manager: ProbeManager) -> None:
+    """Others wait for the loop meanwhile."""
+    q = with_ring(manager.Queue())
+    q.put_many(range(100_000))
+    ring = memory_of(q)
+    got = [q.get() for _ in range(ring.peek()[0])]
+    assert ring.peek()[0] == 0
+    got.append(q.get())
+    assert 0 < ring.peek()[0] < 10_000
+    while not q.empty():
+        got += q.get_many(10_000)
+    assert got == list(range(100_000))
+
+
 def test_who_begins_to_wait_gets_what_is_in_the_ring_first(manager: ProbeManager) -> None:
     """A client may put just before the flags say that somebody waits; then comes what is large."""
     q = with_ring(manager.Queue())
