@@ -8,6 +8,9 @@ import argparse
 import os
 import platform
 import resource
+import shutil
+import sys
+import textwrap
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -41,7 +44,10 @@ class Findings:
 
     def say(self, fact: str, wrong: str | None = None) -> None:
         """Print a fact; where something is wrong with it, what that is and what to do."""
-        print(one_line(f"  {fact}" if wrong is None else f"! {fact}: {wrong}"))
+        text = one_line(f"  {fact}" if wrong is None else f"! {fact}: {wrong}")
+        if sys.stdout.isatty():
+            text = textwrap.fill(text, shutil.get_terminal_size().columns, subsequent_indent="    ")
+        print(text)
         self.wrong += wrong is not None
 
 

@@ -91,3 +91,17 @@ def test_engine(say: Say) -> None:
     with fastmgr.SyncManager(address="valkey+embedded://") as manager:
         status, said = say("doctor", manager.address)
         assert status == 0 and "an engine keeps" in said and "a small call takes" in said
+
+
+def test_lines_fit_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for is_terminal in (True, False):
+        monkeypatch.setattr(type(sys.stdout), "isatty", lambda stream, yes=is_terminal: yes)
+        doctor.Findings().say("load: 9.9", "more is to be run than there are processors")
+    assert capsys.readouterr().out.splitlines() == [
+        "! load: 9.9: more is to be run than",
+        "    there are processors",
+        "! load: 9.9: more is to be run than there are processors",
+    ]
