@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from multiprocessing import AuthenticationError, managers as stock
@@ -97,6 +98,42 @@ def test_totals_outlive_a_client_that_is_killed(manager: Any, monitor: Monitor) 
         assert scripts[0].pid not in {one.pid for one in after.clients}
         for total in ("calls", "errors", "bytes_in", "bytes_out"):
             assert getattr(after.server, total) == getattr(report.server, total)
+    finally:
+        for script in scripts:
+            script.__exit__()
+
+
+def hold_and_wait(address: Any) -> str:
+    """Hold a lock and a permit, and wait for three more things, until the process is killed."""
+    client = connected(address)
+    lock, permits = client.Lock(), client.Semaphore(2)
+    lock.acquire()
+    permits.acquire()
+    for wait in (client.Queue().get, client.Event().wait, client.Barrier(2).wait):
+        threading.Thread(target=wait).start()
+    say("begins")
+    return sys.stdin.readline()
+
+
+def test_nothing_is_left_of_clients_that_stood_still_and_were_killed(
+    manager: Any, monitor: Monitor
+) -> None:
+    scripts = [Script(hold_and_wait, manager.address) for _ in range(3)]
+
+    def held_and_waited_for() -> tuple[int, int]:
+        locks = monitor.report().locks
+        return sum(len(one.holders) for one in locks), sum(len(one.waiters) for one in locks)
+
+    try:
+        assert [script.line() for script in scripts] == ["begins"] * 3
+        poll(lambda: held_and_waited_for() == (6, 9), "each holds two things and waits for three")
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            assert held_and_waited_for() == (6, 9)
+            for script in scripts:
+                script.process.send_signal(number)
+        poll(lambda: monitor.report().objects == (), "the server sees their ends")
+        assert held_and_waited_for() == (0, 0)
+        assert [one.pid for one in monitor.report().clients] == [os.getpid()]
     finally:
         for script in scripts:
             script.__exit__()
