@@ -291,7 +291,11 @@ QUEUE = declare(
             "put put_nowait put_many get get_nowait get_many qsize empty full task_done"
         ),
         unread=Unread(
-            keeps={"put": 0, "put_nowait": 0, "put_many": 0}, blind=None, each=names("put_many")
+            keeps={"put": 0, "put_nowait": 0, "put_many": 0},
+            blind=None,
+            each=names("put_many"),
+            find="fastmgr.kinds.queues:unread_values",
+            put_in_place="fastmgr.kinds.queues:put_in_place",
         ),
         loop_makes=True,
         parks=True,

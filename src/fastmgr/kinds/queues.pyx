@@ -11,6 +11,7 @@ from fastmgr.kinds.rings cimport Batch, Ring
 from fastmgr.kinds.stores cimport Store
 from fastmgr.kinds.waits cimport BUSY, Waiter, still_waiting
 from fastmgr.memory.atomics cimport uint64_t
+from fastmgr.wire.opaque cimport Opaque
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -447,6 +448,34 @@ cdef class _BaseQueue(Store):
 
     def full(self):
         return 0 < self.maxsize <= self.size()
+
+
+cdef list unread_places(_BaseQueue q):
+    """Each deque of the server's own that may have unread values: none are in a ring."""
+    cdef Waiter waiter
+    return [q.front, q.items, *[waiter.item for waiter in q.putting if waiter.most]]
+
+
+def unread_values(_BaseQueue q not None):
+    """Return the items that the server has not read, also of puts that wait."""
+    cdef Waiter waiter
+    values = [waiter.item for waiter in q.putting if not waiter.most]
+    for place in unread_places(q):
+        values += place
+    return [value for value in values if type(value) is Opaque]
+
+
+def put_in_place(_BaseQueue q not None, dict read not None):
+    """Put values that were read in the place of the unread ones."""
+    cdef Waiter waiter
+    cdef Py_ssize_t i
+    for waiter in q.putting:
+        if not waiter.most and type(waiter.item) is Opaque:
+            waiter.item = read.get(waiter.item, waiter.item)
+    for place in unread_places(q):
+        for i in range(len(place)):
+            if type(place[i]) is Opaque:
+                place[i] = read.get(place[i], place[i])
 
 
 class Queue(_BaseQueue):
