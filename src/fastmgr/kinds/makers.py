@@ -63,7 +63,7 @@ def Counter(initial: int = 0, *, name: str | None = None) -> Any:
     >>> hits.value
     3
     """
-    if isinstance(initial, str):
+    if isinstance(initial, str):  # type: ignore[unreachable]  # callers are not all checked
         raise TypeError(
             f"Counter({initial!r}): it begins with an int; its name is name={initial!r}"
         )
