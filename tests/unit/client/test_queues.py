@@ -210,7 +210,8 @@ def test_clients_over_tcp_take_part() -> None:
 @pytest.mark.parametrize("size", ["0", "8192", "1,000"])
 def test_the_size_of_rings_can_be_set(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     monkeypatch.setenv("FASTMGR_RING_SIZE", size)
-    manager = ProbeManager(authkey=KEY)
+    # A server that is forked by a fork server has that one's environment.
+    manager = ProbeManager(authkey=KEY, ctx=multiprocessing.get_context("spawn"))
     if size == "1,000":
         with pytest.raises(ValueError, match="FASTMGR_RING_SIZE='1,000'"):
             manager.start()
