@@ -188,7 +188,8 @@ class BaseManager(_StockManager):
         address : address
             Where the server listens.
         authkey : bytes, optional
-            The server's key; that of the current process by default.
+            The server's key, ``b""`` if a ``fastmgr serve`` has none; that of the current process
+            by default.
         serializer : str
             The server's.
 
