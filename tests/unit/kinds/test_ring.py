@@ -19,6 +19,7 @@ from support import TESTS
 pytestmark = pytest.mark.timeout(120)
 
 rings: Any = compiled("rings", TESTS / "support")
+turns: Any = compiled("traced_turns")
 ME, OTHER = 1 << 24, 2 << 24
 KILLS = int(os.environ.get("FASTMGR_RING_KILLS", "24"))
 
@@ -106,6 +107,58 @@ def test_nothing_has_happened_before_the_commit() -> None:
     assert ring.end() == [b"first"]
     assert not turn.commit()
     assert ring.put(ME, b"third") == rings.OVER and ring.get(ME) == rings.OVER
+
+
+ITEMS = [b"first", b"", b"third"]
+
+
+def records(*items: bytes) -> bytes:
+    return b"".join(struct.pack("<Q", len(item)) + item for item in items)
+
+
+#: What one process does, with which bytes, of how many items.
+OPERATIONS: dict[str, tuple[bytes, int]] = {
+    "put": (b"an item of some bytes", 0),
+    "get": (b"", 0),
+    "put_many": (records(b"one", b"", b"another of some bytes"), 3),
+    "get_many": (b"", 2),
+    "task_done": (b"", 0),
+    "shrink": (b"", 0),
+}
+
+
+def prepared(name: str, fillers: int) -> bytearray:
+    """The memory of a ring with three items, behind the place of others; to be shrunk with none."""
+    shrinks = name == "shrink"
+    data = bytearray(rings.HEAD + (1 << 17 if shrinks else 256))
+    ring = rings.Memory(data)
+    ring.begin()
+    first, then = ([bytes(1000)] * 100, []) if shrinks else ([bytes(24)] * fillers, ITEMS)
+    assert all(ring.put(ME, item) == rings.DONE for item in first)
+    assert all(ring.get(ME, 1000) == item for item in first[1:])
+    assert all(ring.put(ME, item) == rings.DONE for item in then)
+    assert ring.get(ME, 1000) == first[0]
+    return data
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("fillers", [1, 7])
+def test_who_dies_at_any_step_has_done_all_or_nothing(name: str, fillers: int) -> None:
+    """It is the commit that does it.  Before that step the slot is the dead one's, if anybody's."""
+    begun, enough = prepared(name, fillers), 10_000
+
+    def dies_after(steps: int) -> tuple[int, int, list[Any]]:
+        data = bytearray(begun)
+        left = turns.operate(data, name, OTHER, *OPERATIONS[name], steps)
+        ring = rings.Memory(data)
+        about, _, used, unfinished, peak = ring.state()
+        return left, ring.slot & rings.OWNER_BITS, [about, used, unfinished, peak, ring.items()]
+
+    _, _, before = dies_after(0)
+    left, owner, after = dies_after(enough)
+    assert owner == 0 and before != after
+    for steps in range(1, enough - left):
+        assert dies_after(steps) == (0, OTHER, before)
 
 
 def test_memory_that_is_no_ring_is_nobodys() -> None:
