@@ -413,8 +413,8 @@ cdef class ContainerCore(ProxyCore):
         if reads is not None and is_key(key):
             kept = reads.find(reads.members, key)
             if kept is not None:
-                return kept.value
-        return self._callmethod("__contains__", (key,))
+                return <bint>kept.value
+        return <bint>self._callmethod("__contains__", (key,))    # of a user's object: any value
 
     def __len__(self):
         cdef Reads reads = self.reads

@@ -94,6 +94,8 @@ cdef class Reads:
             return 0
         if is_plain(kept.value):
             kept.data = None
+        elif table is self.members or table is self.lengths:
+            return 0        # whose values are not decoded anew
         else:
             kept.value = None
         kept_bytes += size

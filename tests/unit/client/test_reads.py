@@ -70,6 +70,13 @@ class Items(dict[str, int]):
     """A user's dict."""
 
 
+class Loose(Items):
+    """A user's dict that says more than whether a key is there."""
+
+    def __contains__(self, key: object) -> Any:
+        return [self[str(key)]] if key in list(self) else []
+
+
 class OwnServer(managers.Server):
     def take(self, conn: Any, ident: str, obj: Any) -> None:
         obj["taken"] = 1
@@ -85,6 +92,7 @@ OwnManager.register("Stats", Stats, readers=["get", "size", "has"])
 OwnManager.register("Plain", Stats)
 OwnManager.register("Items", Items, managers.DictProxy, readers=["get"])
 OwnManager.register("OtherItems", Items, managers.DictProxy, readers=["__getitem__"])
+OwnManager.register("Loose", Loose, managers.DictProxy, readers=["__contains__"])
 OwnManager.register("inner", None, managers.ListProxy)
 OwnManager.register("outer", dict, managers.DictProxy, method_to_typeid={"get": "inner"})
 
@@ -316,6 +324,11 @@ def test_a_users_type_may_name_some_readers(manager: Any) -> None:
         assert found == (1, 1, True, 1, 2)
         shared["a"] = 3
         assert (shared["a"], shared.get("a")) == (3, 3)
+
+
+def test_whether_a_key_is_there_may_be_said_by_any_value(manager: Any) -> None:
+    shared = manager.Loose(a=0)
+    assert [("a" in shared, "b" in shared) for _ in range(MANY)] == [(True, False)] * MANY
 
 
 @pytest.mark.parametrize("forks", [False, True])
