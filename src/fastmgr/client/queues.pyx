@@ -43,6 +43,7 @@ cdef extern from "<sched.h>" nogil:
 import queue
 
 from fastmgr.client.limits import CallTimeout
+from fastmgr.wire.opaque import WireError
 
 cdef enum:
     ASK_AFTER = 16          # calls of a proxy, after which it asks where its queue is
@@ -376,17 +377,14 @@ cdef class QueueCore(CellCore):
     cdef bint get_some(self, list got, Py_ssize_t most, double waits) except -1:
         """Add the first items to `got`, in one turn; whether there were any."""
         cdef Request request
-        cdef Reader reader
-        cdef uint64_t size = 0, _i
-        cdef char *data
-        cdef char *at
         cdef uint64_t room
         cdef RingOutcome outcome
+        cdef char *data
         # With items in `got` nothing may raise: they would be lost.
         if not (self.ready() if got else self.at_hand()):
             return False
-        room = MANY + sizeof(size) + ring_most(self.capacity)
-        data = at = <char *>malloc(room)
+        room = MANY + sizeof(uint64_t) + ring_most(self.capacity)
+        data = <char *>malloc(room)
         if data is NULL:
             if got:
                 return False
@@ -398,13 +396,7 @@ cdef class QueueCore(CellCore):
             outcome = self.attempt(&request) if got else self.perform(&request, waits)
             if outcome != RING_DONE:
                 return False
-            reader = Reader()
-            for _i in range(request.count):
-                memcpy(&size, at, sizeof(size))
-                reader.feed(at + sizeof(size), size, None, False)
-                got.append(reader.get())
-                at += sizeof(size) + size
-            return True
+            return read_all(data, request.count, got)
         finally:
             free(data)
 
@@ -414,17 +406,22 @@ cdef class QueueCore(CellCore):
         It takes ``items, block=True, timeout=None``; the seconds are for all items together.
         """
         cdef double waits = waiting_of(args, 1, kwds)
+        cdef double left = waits        # of the time for all items
+        cdef int64_t since
         cdef Py_ssize_t moved, done = 0
         cdef list items
         if waits < 0 or not self.at_hand():
             return self._callmethod("put_many", args, kwds)
         items = list(args[0])
+        since = fm_now_ns()
         try:
             while done < len(items):
-                moved = self.put_some(items, done, waits)
+                moved = self.put_some(items, done, left)
                 if moved == 0:
-                    return self._callmethod("put_many", (items[done:], *args[1:]), kwds)
+                    timeout = None if waits == INFINITY else left
+                    return self._callmethod("put_many", (items[done:], waits > 0, timeout))
                 done += moved
+                left = max(0.0, waits - <double>(fm_now_ns() - since) * 1e-9)
             return None
         except Exception as error:
             if done and isinstance(error, CallTimeout) and error.applied is False:
@@ -548,6 +545,26 @@ cdef class QueueCore(CellCore):
         if size < 0:
             return self._callmethod("full", args, kwds)
         return self.maxsize != 0 and <uint64_t>size >= self.maxsize
+
+
+cdef bint read_all(const char *at, uint64_t left, list got) except -1:
+    """Add items to `got`, but for what is no value: an error only if nothing else was taken."""
+    cdef Reader reader = Reader()
+    cdef uint64_t size = 0
+    wrong = None
+    while left:
+        try:
+            while left:
+                memcpy(&size, at, sizeof(size))
+                reader.feed(at + sizeof(size), size, None, False)
+                at += sizeof(size) + size
+                left -= 1
+                got.append(reader.get())
+        except WireError as error:
+            wrong = error
+    if not got:
+        raise wrong
+    return True
 
 
 cdef bint let_others_run(int64_t *since) except -1:

@@ -96,6 +96,17 @@ def test_many_items_that_have_no_room(manager: ProbeManager) -> None:
     assert got.pop(7)["k"].copy() == {"a": 1} and got == [0, 1, 2, 3, 4, 5, 6, 8]
 
 
+@pytest.mark.parametrize("keyword", [False, True])
+def test_the_time_of_a_put_many_is_for_all_items(manager: ProbeManager, keyword: bool) -> None:
+    """What the server is asked for has the time that is left."""
+    q, calls = with_ring(manager.Queue(3)), []
+    q._callmethod = lambda *call: calls.append(call)
+    q.put_many(range(5), timeout=30) if keyword else q.put_many(range(5), True, 30)
+    ((name, (items, block, left), *_),) = calls
+    assert (name, items, block) == ("put_many", [3, 4], True)
+    assert 0 < left < 30
+
+
 def test_a_timeout_that_no_clock_knows_matters_only_to_who_waits(manager: ProbeManager) -> None:
     for q in (manager.Queue(1), with_ring(manager.Queue(1))):
         assert q.put("item", True, 10**400) is None and q.get(True, 10**400) == "item"
