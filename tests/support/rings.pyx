@@ -5,6 +5,7 @@ from libc.stdlib cimport free, malloc
 
 from fastmgr.kinds.ring cimport *
 from fastmgr.memory.atomics cimport fm_load, fm_replace, fm_store, uint64_t
+from fastmgr.memory.segments cimport fm_clear
 
 HEAD, MOST_FLAGS = RING_HEAD, RING_FLAGS
 FLAG_PUT, FLAG_GET, FLAG_DONE, FLAG_NONE = PUT_ASKS, GET_ASKS, DONE_ASKS, NONE_ASKS
@@ -13,6 +14,14 @@ DONE, BUSY, OVER, SPOILED, ASK, FULL, EMPTY, LARGER, CROWDED = (
     RING_CROWDED)
 IS_GONE, IS_SIDE, IS_PLACED = GONE, SIDE, PLACED
 OWNER_BITS = (1 << 56) - 1
+
+
+def clear(buffer, size_t start, size_t size):
+    """Make a part of a buffer zero, as the memory of a ring or cell that nobody uses any more."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    fm_clear(<char *>view.buf + start, size)
+    PyBuffer_Release(&view)
 
 
 cdef class Memory:
@@ -32,9 +41,10 @@ cdef class Memory:
 
     def begin(self, uint64_t unfinished=0, uint64_t flags=0):
         cdef Turn turn
-        ring_begin(self.at, unfinished)
+        ring_begin(self.at)
         if ring_take(&turn, self.at, self.capacity, 1) == RING_DONE:
             turn.state.about = flags
+            turn.state.unfinished = unfinished
             ring_commit(&turn)
 
     def put(self, uint64_t owner, bytes data, uint64_t maxsize=0):

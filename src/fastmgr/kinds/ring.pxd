@@ -41,6 +41,9 @@ cdef extern from *:
     #endif
     /* A whole word, in whatever order: nobody reads it before a later atomic step. */
     #define fm_ring_note(word, value) __atomic_store_n(word, value, __ATOMIC_RELAXED)
+    /* `ring_peek` reads this word at any time.  Whoever has read the new value then sees in the
+       slot, too, that the copy had ceased to hold: on x86 with any order, on ARM with this one. */
+    #define fm_ring_show(word, value) __atomic_store_n(word, value, __ATOMIC_RELEASE)
 
     #define FM_RING_GONE ((uint64_t)1 << 63)
     #define FM_RING_SIDE ((uint64_t)1 << 62)
@@ -56,6 +59,7 @@ cdef extern from *:
     """
     void fm_ring_pause() nogil
     void fm_ring_note(uint64_t *word, uint64_t value) nogil
+    void fm_ring_show(uint64_t *word, uint64_t value) nogil
     const uint64_t GONE "FM_RING_GONE"
     const uint64_t SIDE "FM_RING_SIDE"
     const uint64_t PLACED "FM_RING_PLACED"
@@ -137,6 +141,11 @@ cdef inline uint64_t ring_wrapped(const Turn *turn, uint64_t position) noexcept 
     return position - turn.capacity if position >= turn.capacity else position
 
 
+cdef inline uint64_t *ring_size_at(const Turn *turn, uint64_t position) noexcept nogil:
+    """The word with an item's size.  Records are whole words, so none of them is in two parts."""
+    return <uint64_t *>(turn.at + RING_HEAD + position)
+
+
 cdef inline void ring_write(
     Turn *turn, uint64_t position, const char *data, uint64_t size
 ) noexcept nogil:
@@ -184,7 +193,7 @@ cdef inline void ring_read_state(RingState *state, char *at, bint second) noexce
 cdef inline void ring_write_state(const RingState *state, char *at, bint second) noexcept nogil:
     """Write a copy that does not hold."""
     cdef uint64_t *words = ring_copy(at, second)
-    fm_ring_note(words, state.about)
+    fm_ring_show(words, state.about)
     fm_ring_note(words + 1, state.head)
     fm_ring_note(words + 2, state.used)
     fm_ring_note(words + 3, state.unfinished)
@@ -270,7 +279,7 @@ cdef inline bint ring_push(Turn *turn, const char *data, uint64_t size) noexcept
     if record > turn.capacity - state.used:
         return False
     tail = ring_wrapped(turn, state.head + state.used)
-    ring_write(turn, tail, <const char *>&size, sizeof(size))
+    fm_ring_note(ring_size_at(turn, tail), size)
     ring_write(turn, ring_wrapped(turn, tail + sizeof(size)), data, size)
     state.used += record
     state.about += RING_FLAGS + 1
@@ -282,7 +291,8 @@ cdef inline bint ring_first(const Turn *turn, uint64_t *size) noexcept nogil:
     """How many bytes the first item has; False where what is written there is no item."""
     if turn.state.used < sizeof(uint64_t):
         return False
-    ring_read(turn, turn.state.head, <char *>size, sizeof(uint64_t))
+    # In one load, which no compiler makes twice: what was checked is what is used.
+    size[0] = fm_load(ring_size_at(turn, turn.state.head))
     return size[0] <= ring_most(turn.capacity) and ring_record(size[0]) <= turn.state.used
 
 
@@ -486,12 +496,11 @@ cdef inline RingOutcome ring_task_done(
 
 # -- the server alone --------------------------------------------------------------------
 
-cdef inline void ring_begin(char *at, uint64_t unfinished) noexcept nogil:
+cdef inline void ring_begin(char *at) noexcept nogil:
     """Make an empty ring of a cell that nobody knows yet."""
     cdef RingState state
     state.about = PUT_ASKS | GET_ASKS | NONE_ASKS
-    state.head = state.used = state.peak = 0
-    state.unfinished = unfinished
+    state.head = state.used = state.unfinished = state.peak = 0
     ring_write_state(&state, at, False)
     fm_store(ring_slot(at), PLACED)
 

@@ -60,17 +60,15 @@ cdef class Ring:
     ----------
     cell : Cell
         Where clients can map it; nobody else knows it yet.
-    unfinished : int
-        Tasks of the queue.
     loop : int
         The thread that serves clients.
     """
 
-    def __init__(self, Cell cell not None, uint64_t unfinished, unsigned long loop):
+    def __init__(self, Cell cell not None, unsigned long loop):
         self.cell = cell
         self.loop = loop
         self.capacity = ring_capacity(cell.size)
-        ring_begin(cell.at, unfinished)
+        ring_begin(cell.at)
 
     cdef bint is_busy(self) noexcept:
         """Whether the loop had better leave the ring to a thread that can wait."""
@@ -147,7 +145,7 @@ cdef class Ring:
         self.gone = True
         while not ring_end(&self.turn, self.cell.at, self.capacity, fm_load(slot)):
             tries += 1
-            if tries == MOST_TRIES:     # clients take turns faster than that only on purpose
+            if tries >= MOST_TRIES:     # clients take turns faster than that only on purpose
                 fm_store(slot, GONE | fm_load(slot) & SIDE)
 
     cdef int end_of(self, uint64_t session) except -1:

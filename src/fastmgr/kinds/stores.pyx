@@ -45,6 +45,7 @@ cdef class Store(Primitive):
 
     cdef bint settle(self, Arena arena) except -1:
         cdef Cell cell
+        cdef Ring ring
         if self.ring is not None:
             return not self.ring.gone and self.cell.settle(arena)
         if arena.ring_size == 0 or (
@@ -58,11 +59,11 @@ cdef class Store(Primitive):
                 return False
         except MemoryError:
             return False
+        ring = Ring(cell, arena.thread)
         if self.ring is None:       # else another thread was quicker
-            self.ring = Ring(cell, self.unfinished, arena.thread)
-            self.unfinished = 0
+            self.ring = ring
             self.cell = cell
-            self.balance()
+            self.balance()      # which tells the ring of the tasks that there are
         return self.ring is not None and not self.ring.gone
 
     cdef int hand_on_all_of(self, uint64_t session) except -1:

@@ -95,11 +95,21 @@ static inline int fm_part(char *at, size_t size) {
     return mmap(at, size, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? -1 : 0;
 }
 
-/* Make whole pages of a segment zero, and give their memory back where the system can do that. */
+/* Make a part of a segment zero, and give the memory of whole pages back where the system can do
+   that.  Its pages may be larger than ours, as on many ARM machines, and it takes the end of a part
+   for that of a page: it would clear what follows, too. */
 static inline void fm_clear(char *at, size_t size) {
 #ifdef MADV_REMOVE
-    if (madvise(at, size, MADV_REMOVE) == 0)
-        return;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t before = (page - (uintptr_t)at % page) % page, whole;
+    if (size >= before + page) {
+        whole = (size - before) / page * page;
+        if (madvise(at + before, whole, MADV_REMOVE) == 0) {
+            memset(at, 0, before);
+            memset(at + before + whole, 0, size - before - whole);
+            return;
+        }
+    }
 #endif
     memset(at, 0, size);
 }

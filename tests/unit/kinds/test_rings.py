@@ -22,6 +22,8 @@ from fastmgr import managers
 from fastmgr.kinds import stores
 from fastmgr.managers import Token
 from fastmgr.memory.arena import Arena, settle
+from fastmgr.wire.codec import dumps
+from fastmgr.wire.opaque import WireError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -162,6 +164,20 @@ def test_spoiled_items_are_dropped(manager: ProbeManager) -> None:
         except (ValueError, queue.Empty):
             got.append("spoiled")
     assert got == [0, 1, 2, "spoiled", 3]
+
+
+def test_one_spoiled_item_spoils_no_others(manager: ProbeManager) -> None:
+    q = with_ring(manager.Queue())
+    q.put_many(range(3))
+    turn = rings.Step(memory_of(q), STRANGER)
+    for data in (b"\xff is no value", dumps(3), b""):
+        assert turn.take() == rings.DONE and turn.push(data) and turn.commit()
+    assert locally(manager, q.get_many, 2) == [0, 1]
+    assert locally(manager, q.get_many, 10) == [2, 3]
+    turn.take()
+    assert turn.push(b"\xff") and turn.commit()
+    with pytest.raises(WireError):
+        locally(manager, q.get_many, 10)
 
 
 @pytest.mark.parametrize("hour", [0, 3600 * 10**9])

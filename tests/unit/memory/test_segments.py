@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from model.compiled import compiled
+from support import TESTS
 from support.frames import OP_ATTACH
 from support.memory import PAGE, on_linux
 from support.peers import PassedPeer
@@ -15,6 +19,8 @@ from fastmgr.memory.arena import Arena, Cell
 from fastmgr.memory.segments import map_segment
 
 pytestmark = pytest.mark.timeout(90)
+
+rings: Any = compiled("rings", TESTS / "support")
 
 
 def test_segments_that_do_not_exist(peer: PassedPeer) -> None:
@@ -52,6 +58,16 @@ def test_only_what_stays_as_large_is_mapped(tmp_path: Path) -> None:
     os.close(fd)
     with pytest.raises(OSError):
         map_segment(5, fd, 0, PAGE, False)
+
+
+@pytest.mark.parametrize("start", [0, 8, PAGE])
+@pytest.mark.parametrize("size", [0, 8, PAGE, PAGE + 8, 3 * PAGE])
+def test_only_what_nobody_uses_is_cleared(start: int, size: int) -> None:
+    """A cell ends where the system's pages need not end: these may be larger than ours."""
+    with mmap.mmap(-1, 8 * PAGE) as memory:
+        memory[:] = b"\xff" * len(memory)
+        rings.clear(memory, start, size)
+        assert memory[:] == (b"\xff" * start + bytes(size)).ljust(len(memory), b"\xff")
 
 
 def test_segments_count_up_and_go() -> None:
