@@ -62,6 +62,17 @@ cdef class Memory:
         finally:
             free(into)
 
+    def put_many(self, uint64_t owner, bytes records, uint64_t count, uint64_t maxsize=0):
+        """What has come of it, and how many were put."""
+        outcome = ring_put_many(self.at, self.capacity, owner, maxsize, records, &count)
+        return outcome, count
+
+    def get_many(self, uint64_t owner, uint64_t count):
+        """What has come of it, and how many were taken, of small items."""
+        cdef char into[4096]
+        outcome = ring_get_many(self.at, self.capacity, owner, into, sizeof(into), &count)
+        return outcome, count
+
     def shrink(self, uint64_t owner):
         ring_shrink(self.at, self.capacity, owner)
 

@@ -82,6 +82,74 @@ def test_flags_say_what_the_server_does() -> None:
     assert new(4096).get(ME) == rings.EMPTY
 
 
+def test_many_items_obey_the_flags_and_the_limit() -> None:
+    for flags, put, got in (
+        (0, (rings.DONE, 3), (rings.DONE, 3)),
+        (rings.FLAG_PUT, (rings.ASK, 0), (rings.EMPTY, 0)),
+        (rings.FLAG_GET, (rings.DONE, 3), (rings.ASK, 0)),
+        (rings.FLAG_NONE, (rings.DONE, 3), (rings.ASK, 0)),
+    ):
+        ring = new(4096, flags)
+        assert ring.put_many(ME, records(b"a", b"b", b"c"), 3) == put
+        assert ring.state()[3] == put[1]
+        assert ring.get_many(ME, 4) == got
+    assert ring.get_many(ME, 3) == (rings.DONE, 3)
+    ring = new(4096)
+    assert ring.put_many(ME, records(b"a", b"b", b"c"), 3, 2) == (rings.DONE, 2)
+    assert ring.put_many(ME, records(b"c"), 1, 2) == (rings.FULL, 0)
+
+
+def test_who_shrinks_leaves_items_and_the_first_page() -> None:
+    with mmap.mmap(-1, rings.HEAD + (1 << 20)) as shared:
+        ring = rings.Memory(shared)
+        ring.begin()
+        items = [b"\xff" * 1000] * 100
+        assert all(ring.put(ME, item) == rings.DONE for item in items)
+        ring.shrink(OTHER)
+        assert ring.state()[4] > 100_000
+        assert all(ring.get(OTHER, 1000) == item for item in items)
+        ring.shrink(OTHER)
+        assert ring.state()[4] == 0 and shared[rings.HEAD + 8 : mmap.PAGESIZE].count(0xFF) > 3000
+        del ring
+
+
+#: Of an empty ring of 64 bytes, or one with an item of 8 bytes: how many, where, bytes.
+INSANE = [
+    *((1 << 8, 64, 16), (1 << 8, 4, 16), (1 << 8, 0, 72), (1 << 8, 0, 12), (0, 0, 16)),
+    *((1 << 8, 0, 0), (3 << 8, 0, 16)),
+]
+
+
+@pytest.mark.parametrize("state", INSANE)
+def test_a_state_that_cannot_be_is_nobodys(state: tuple[int, int, int]) -> None:
+    data = bytearray(rings.HEAD + 64)
+    ring = rings.Memory(data)
+    ring.begin()
+    for at in (64, 128):
+        struct.pack_into("<3Q", data, at, *state)
+    outcomes = ring.put(ME, b""), ring.get(ME), ring.task_done(ME)
+    assert {*outcomes} <= {rings.SPOILED, rings.EMPTY} and outcomes[0] == rings.SPOILED
+    assert ring.slot & rings.OWNER_BITS == 0 and ring.end() == []
+
+
+def test_an_item_longer_than_all_items_is_none() -> None:
+    data = bytearray(rings.HEAD + 4096)
+    ring = rings.Memory(data)
+    ring.begin()
+    assert ring.put(ME, bytes(8)) == rings.DONE
+    struct.pack_into("<Q", data, rings.HEAD, 16)
+    assert ring.get(ME) == rings.SPOILED and ring.state()[2] == 16
+
+
+def test_the_end_of_a_ring_keeps_what_holds() -> None:
+    for count in range(4):
+        ring = new(4096)
+        for _ in range(count):
+            assert ring.put(ME, b"item") == rings.DONE
+        ring.end()
+        assert ring.items() == [b"item"] * count
+
+
 def test_tasks_are_counted() -> None:
     ring = new(4096, rings.FLAG_DONE)
     assert ring.task_done(ME) == rings.ASK
