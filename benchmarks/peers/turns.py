@@ -113,18 +113,18 @@ def markdown(results: Sequence[Result], clients: Sequence[str]) -> str:
 def plot(
     title: str, results: Sequence[Result], clients: Mapping[str, str], path: Path, caption: str
 ) -> None:
-    """Draw the medians, with the ratios beside them; `clients` has the mark of each."""
+    """Draw the medians, with the ratios and our time beside; `clients` has the mark of each."""
     rows = {
         result.row.label.replace("`", ""): {
             name: median(found) for name, found in result.seconds.items()
         }
         for result in results
     }
-    headings = dict.fromkeys(name for result in results for name in result.ratios)
     columns = {
         name: [result.ratios.get(name, "").partition(" ")[0] for result in results]
-        for name in headings
+        for name in dict.fromkeys(name for result in results for name in result.ratios)
     }
+    columns["us"] = [f"{median(result.seconds[OURS]) * 1e6:.2f}" for result in results]
     looks = {name: look for name, look in reversed(clients.items()) if name != OURS}
     looks[OURS] = clients[OURS]  # on top
     chart.draw(title, [chart.Panel("", rows, columns)], looks, path, caption)
