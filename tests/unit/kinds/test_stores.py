@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 from pathlib import Path
 from typing import Any
@@ -75,33 +74,3 @@ def test_a_queue_for_whose_ring_there_is_no_memory(monkeypatch: pytest.MonkeyPat
     """It stays where it is; asking for its ring ended the connection of who asked."""
     monkeypatch.setenv("FASTMGR_RING_SIZE", str(1 << 30))
     assert call_in_subprocess(settle_without_memory) == [False, 1]
-
-
-@pytest.mark.parametrize("collection", range(6))
-def test_a_queue_that_is_used_while_it_gets_a_ring(collection: int) -> None:
-    """Before Python 3.12 the collector may run at an allocation, and so anything else."""
-    q, arena, collections = Queue(), Arena(), []
-
-    def use_it(phase: str, _info: Any) -> None:
-        if phase == "start":
-            collections.append(len(collections))
-            q.put(collections[-1])
-            if collections[-1] == collection:
-                settle(q, arena)
-
-    thresholds = gc.get_threshold()
-    arena.open()
-    try:
-        gc.callbacks.append(use_it)
-        gc.set_threshold(1)
-        assert settle(q, arena)
-        gc.set_threshold(*thresholds)
-        gc.callbacks.remove(use_it)
-        q.put("last")
-        assert q.get_many(100) == [*collections, "last"]
-        for _ in range(len(collections) + 1):
-            q.task_done()
-        q.join()
-    finally:
-        gc.set_threshold(*thresholds)
-        arena.close()
