@@ -260,7 +260,7 @@ def test_nobody_waits_for_a_server_that_is_stopped(kind: Any) -> None:
 
         waiting = threading.Thread(target=wait, daemon=True)
         waiting.start()
-        poll(lambda: server.table.entries and not queue.qsize(), "there are connections")
+        poll(waits_in_a_call, "the server has the call that waits")
         stop()
         waiting.join(DEADLINE)
         assert len(outcome) == 1
